@@ -1,0 +1,218 @@
+"""What an audit found: the schema of report.json, and the facts that every view of it is drawn from."""
+
+from enum import Enum
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+SCHEMA_VERSION = 1
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="null")
+
+
+class VerdictName(Enum):
+    """What an audit concludes (docs/design.md, the plan and the verdict)."""
+
+    LEAKS = "leaks"
+    BOUNDED = "bounded"
+    NOT_SHOWN = "not shown"
+
+
+class Verdict(_Record):
+    """The conclusion in one word, in one sentence, and as an exit code."""
+
+    name: VerdictName
+    sentence: str
+    exit_code: Literal[0, 1, 3]
+
+
+class Score(_Record):
+    """One metric over the private examples of one trial.
+
+    Attributes:
+        values: one per private example, in their order; None where no reconstruction was matched to it.
+        mean, median, worst, quantiles: over the examples that have a value; `worst` is the closest
+            reconstruction (the worst for the client); quantiles at 10, 25, 75, 90 %.
+        capped: how many values stand at the metric's cap (PSNR: 100 dB) and pull the mean.
+        not_computed: why there are no values, if there are none.
+    """
+
+    metric: str
+    unit: str
+    higher_is_closer: bool
+    values: list[float | None]
+    mean: float | None = None
+    median: float | None = None
+    worst: float | None = None
+    quantiles: dict[str, float] = Field(default_factory=dict)
+    capped: int = 0
+    not_computed: str | None = None
+
+
+class Rate(_Record):
+    """A share of examples with its Wilson score interval (95 %).
+
+    Attributes:
+        criterion: what an example must meet to count, e.g. "psnr >= 20 dB".
+    """
+
+    criterion: str
+    hits: int
+    n: int
+    rate: float
+    low: float
+    high: float
+
+
+class Baseline(_Record):
+    """The same scores for a guess made without the update."""
+
+    name: Literal["mean image", "best public image", "TV only"]
+    explanation: str
+    scores: list[Score]
+
+
+class Labels(_Record):
+    """Where the labels came from and how many were right (multiset overlap in [0, 1])."""
+
+    source: Literal["granted", "inferred", "none"]
+    method: str | None = None
+    overlap: float | None = None
+
+
+class Identification(_Record):
+    """Image identification precision (IIP; Yin et al. 2021): is the target the nearest of a reference set?"""
+
+    distance: Literal["pixel", "lpips", "feature"]
+    reference: str
+    rate: Rate | None = None
+    not_computed: str | None = None
+
+
+class Trial(_Record):
+    """One update, one attack, one seed.
+
+    Attributes:
+        name: unique within the report; also the stem of the trial's pictures.
+        examples: indices of the private examples within the data split.
+        gradient_norm: of the update; close to 0 there is nothing to invert.
+        self_check: the attack's matching value at the true input (0 up to rounding when attacker and client
+            compute the same); None for closed forms.
+        iterations: of the best run; 0 for closed forms.
+        objective: the curve of the best run, thinned to at most 200 points as [iteration, value].
+        confidence: the attack's own, one per reconstruction, in the order of the tensors stored.
+        matched: for each private example the index of its reconstruction, None if it got none.
+        skipped: why the trial was not run, if it was not.
+    """
+
+    name: str
+    attack: str
+    preset: str
+    title: str
+    role: str
+    seed: int
+    update: int
+    examples: list[int]
+    seconds: float = 0.0
+    iterations: int = 0
+    objective: list[tuple[int, float]] = Field(default_factory=list)
+    converged: bool = False
+    ended_by_budget: bool = False
+    gradient_norm: float | None = None
+    self_check: float | None = None
+    added_parameters: int = 0
+    labels: Labels = Labels(source="none")
+    scores: list[Score] = Field(default_factory=list)
+    leakage_rate: Rate | None = None
+    identification: list[Identification] = Field(default_factory=list)
+    baselines: list[Baseline] = Field(default_factory=list)
+    confidence: list[float] = Field(default_factory=list)
+    matched: list[int | None] = Field(default_factory=list)
+    notes: list[str] = Field(default_factory=list)
+    skipped: str | None = None
+
+
+class WorstExample(_Record):
+    """One private example and the closest that any attack came to it."""
+
+    example: int
+    update: int
+    trial: str
+    metric: str
+    unit: str
+    value: float
+    leaked: bool
+
+
+class Caveat(_Record):
+    """A condition that limits what the numbers mean."""
+
+    topic: str
+    text: str
+    trials: list[str] = Field(default_factory=list)
+
+
+class Grant(_Record):
+    """One thing that the server could know, and whether this plan grants it."""
+
+    name: str
+    granted: bool
+    explanation: str
+
+
+class Environment(_Record):
+    """The conditions of the run."""
+
+    fedspill: str
+    python: str
+    torch: str
+    device: str
+    device_name: str
+    threads: int
+    started: str
+    seconds: float
+    command: str
+    plan_sha256: str
+    weights_sha256: str
+    data: str
+    model: str
+
+
+class Pictures(_Record):
+    """Files beside the report, relative to its folder; all None in a redacted report."""
+
+    strip: str | None = None
+    trials: dict[str, str] = Field(default_factory=dict)
+
+
+class AuditReport(_Record):
+    """All that an audit found. `report.json` is this record; every other view is a function of it.
+
+    Attributes:
+        plan: the plan as it was run, with every default filled in.
+        worst: the worst case per private example over all attacks (as auto-attack reports robustness),
+            the closest first.
+        leakage_rate: over the private examples, counting one as leaked if any trial leaked it.
+        label_rate: mean multiset overlap where labels were inferred.
+        not_tested: what a reader might believe to be covered and is not.
+    """
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    plan: dict[str, Any]
+    environment: Environment
+    grants: list[Grant]
+    trials: list[Trial]
+    worst: list[WorstExample]
+    leakage_rate: Rate | None
+    caveats: list[Caveat]
+    not_tested: list[str]
+    verdict: Verdict
+    pictures: Pictures = Pictures()
+    redacted: bool = False
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON schema of report.json."""
+    return AuditReport.model_json_schema(mode="serialization")

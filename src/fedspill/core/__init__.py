@@ -1,0 +1,1 @@
+"""The vocabulary of an audit; imports nothing else of the package."""

@@ -1,0 +1,60 @@
+"""What the server holds when it attacks."""
+
+from collections.abc import Set
+from dataclasses import dataclass
+from enum import Enum
+
+from jaxtyping import Int
+from torch import Tensor
+
+from fedspill.core.local_update import LocalTraining
+from fedspill.core.model import Model
+from fedspill.core.types import Batch, Params
+
+
+class Knows(Enum):
+    """What a server may be granted; the values are the fields of `ServerKnowledge` and the words in a plan."""
+
+    NUM_EXAMPLES = "num_examples"
+    LABELS = "labels"
+    LOCAL_TRAINING = "local_training"
+    PUBLIC_DATA = "public_data"
+    BN_STATISTICS = "bn_statistics"
+
+
+@dataclass(frozen=True)
+class ServerKnowledge:
+    """Data that the server holds; a field that it does not hold is None, there are no flags.
+
+    Attributes:
+        model: as sent to the clients, tampered with or not.
+        num_clients: how many updates were averaged into the one that is attacked; a server always knows.
+        num_examples: n, over all clients.
+        labels: of the private examples, in their order.
+        local_training: the protocol with its settings.
+        public_data: examples from the clients' distribution, disjoint from the private ones.
+        bn_statistics: mean and variance of the private batch at every BatchNorm layer: "NAME.mean", "NAME.var".
+    """
+
+    model: Model
+    num_clients: int = 1
+    num_examples: int | None = None
+    labels: Int[Tensor, " n"] | None = None
+    local_training: LocalTraining | None = None
+    public_data: Batch | None = None
+    bn_statistics: Params | None = None
+
+    def holds(self) -> frozenset[Knows]:
+        """The grants that this server has."""
+        held = {
+            Knows.NUM_EXAMPLES: self.num_examples,
+            Knows.LABELS: self.labels,
+            Knows.LOCAL_TRAINING: self.local_training,
+            Knows.PUBLIC_DATA: self.public_data,
+            Knows.BN_STATISTICS: self.bn_statistics,
+        }
+        return frozenset(k for k, v in held.items() if v is not None)
+
+    def missing(self, needs: Set[Knows]) -> frozenset[Knows]:
+        """The needs that this server cannot meet."""
+        return frozenset(needs) - self.holds()

@@ -1,0 +1,118 @@
+"""A network and its loss as pure functions of parameters and encoded inputs."""
+
+import copy
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional
+
+from fedspill.core.errors import BadInput
+from fedspill.core.inputs import InputSpec
+from fedspill.core.types import LossFn, Params
+
+
+@dataclass(frozen=True)
+class Model:
+    """Architecture, parameters, loss and input. The module is a template; its own weights are never read.
+
+    Attributes:
+        training: BatchNorm uses batch statistics and dropout is on; False is eval mode.
+    """
+
+    module: nn.Module
+    params: Params
+    buffers: Params
+    loss_fn: LossFn
+    input: InputSpec
+    training: bool = False
+
+    def __post_init__(self) -> None:
+        if any(m.training != self.training for m in self.module.modules()):
+            # A template shared with a Model in the other mode must not change under its feet.
+            object.__setattr__(self, "module", copy.deepcopy(self.module).train(self.training))
+
+    @classmethod
+    def of(
+        cls,
+        module: nn.Module,
+        input: InputSpec,
+        loss_fn: LossFn = functional.cross_entropy,
+        *,
+        training: bool = False,
+    ) -> "Model":
+        """A Model with the weights that `module` has now."""
+        params = {k: v.detach().clone() for k, v in module.named_parameters()}
+        buffers = {k: v.detach().clone() for k, v in module.named_buffers()}
+        return cls(module, params, buffers, loss_fn, input, training)
+
+    def forward(self, params: Params, buffers: Params, z: Tensor) -> tuple[Tensor, Params]:
+        """Logits, and the buffers afterwards; nothing that was passed in is written to.
+
+        In train mode BatchNorm writes its running statistics in place, so it is handed clones.
+        """
+        own = {k: v.clone() for k, v in buffers.items()} if self.training else dict(buffers)
+        return functional_call(self.module, {**params, **own}, (z,)), own
+
+    def logits(self, params: Params, z: Float[Tensor, "n ..."]) -> Tensor:
+        """What the network says of encoded inputs."""
+        return self.forward(params, self.buffers, z)[0]
+
+    def loss(self, params: Params, z: Float[Tensor, "n ..."], labels: Tensor) -> Float[Tensor, ""]:
+        """The mean loss; `labels` are classes, or class probabilities (n, classes)."""
+        return self.loss_fn(self.logits(params, z), labels)
+
+    def with_params(self, params: Params, buffers: Params | None = None) -> "Model":
+        """This model with other weights.
+
+        Raises:
+            BadInput: names or shapes differ from the model's, or a value is not finite.
+        """
+        checked = conform(params, self.params, "parameter")
+        kept = self.buffers if buffers is None else conform(buffers, self.buffers, "buffer")
+        return replace(self, params=checked, buffers=kept)
+
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> "Model":
+        """On another device, and in another floating dtype if one is given."""
+
+        def move(tensor: Tensor) -> Tensor:
+            return tensor.to(device, dtype if tensor.is_floating_point() else None)
+
+        return replace(
+            self,
+            params={k: move(v) for k, v in self.params.items()},
+            buffers={k: move(v) for k, v in self.buffers.items()},
+        )
+
+    @property
+    def like(self) -> Tensor:
+        """A parameter to copy device and dtype from."""
+        return next(iter(self.params.values()))
+
+
+def conform(got: Params, wanted: Params, what: str) -> Params:
+    """`got` in the order, device and dtype of `wanted`.
+
+    Raises:
+        BadInput: names or shapes differ, or a value is not finite.
+    """
+    missing, unknown = [k for k in wanted if k not in got], [k for k in got if k not in wanted]
+    if missing or unknown:
+        raise BadInput(
+            f"{what} names do not fit the model: missing {_some(missing)}, unknown {_some(unknown)};"
+            f" the model has {_some(list(wanted))}"
+        )
+    for name, tensor in wanted.items():
+        if got[name].shape != tensor.shape:
+            raise BadInput(
+                f"{what} {name!r} has shape {tuple(got[name].shape)}, the model needs {tuple(tensor.shape)}"
+            )
+        if not got[name].isfinite().all():
+            raise BadInput(f"{what} {name!r} holds NaN or infinite values; finite numbers are needed")
+    return {k: got[k].detach().to(v) for k, v in wanted.items()}
+
+
+def _some(names: list[str]) -> str:
+    return str(names[:4])[:-1] + (f", ... {len(names)} in all]" if len(names) > 4 else "]")

@@ -1,0 +1,199 @@
+"""The verbs of an audit: who does what, each as one method."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fedspill.core.inputs import ImageSpec, InputSpec
+from fedspill.core.knowledge import Knows, ServerKnowledge
+from fedspill.core.local_update import LocalTraining
+from fedspill.core.model import Model
+from fedspill.core.types import Batch, Params, Reconstruction, ServerRole, Update
+
+State = Mapping[str, Any]
+"""Tensors, numbers, strings, and lists and dictionaries of them: what `torch.load(weights_only=True)` reads back."""
+
+
+@runtime_checkable
+class Watch(Protocol):
+    """Whoever runs an attack: hears of its progress, keeps its state, and may end it early."""
+
+    def progress(self, done: int, total: int, objective: float) -> None:
+        """`done` of at most `total` iterations; `objective` is the best value so far."""
+        ...
+
+    def save(self, state: Callable[[], State]) -> None:
+        """The attack could go on from here; `state` is called only if it is to be written now."""
+        ...
+
+    def load(self) -> State | None:
+        """The state that an earlier, broken run of the same attack left, if any."""
+        ...
+
+    def out_of_time(self) -> bool:
+        """The budget is spent: the attack should return its best so far."""
+        ...
+
+
+class Unwatched:
+    """Nobody listens and there is no limit."""
+
+    def progress(self, done: int, total: int, objective: float) -> None:
+        """Nobody listens."""
+
+    def save(self, state: Callable[[], State]) -> None:
+        """Nothing is kept."""
+
+    def load(self) -> State | None:
+        """Nothing was kept."""
+        return None
+
+    def out_of_time(self) -> bool:
+        """There is no limit."""
+        return False
+
+
+UNWATCHED = Unwatched()
+
+
+@runtime_checkable
+class Attack(Protocol):
+    """Reconstructs clients' inputs from what they sent. Never sees the truth.
+
+    Raises:
+        NotApplicable: the attack does not fit the model, the update or the knowledge.
+    """
+
+    def reconstruct(
+        self, update: Update, knowledge: ServerKnowledge, rng: torch.Generator, watch: Watch = UNWATCHED
+    ) -> Reconstruction: ...
+
+
+@dataclass(frozen=True)
+class Tampered:
+    """A model made to leak, and the attack that reads its answers; its typed fields are the server's secret.
+
+    A readout of None means that the plan's own attacks are run on the tampered model.
+    """
+
+    model: Model
+    readout: Attack | None = None
+
+
+@runtime_checkable
+class Tampering(Protocol):
+    """Alters the model before it is sent."""
+
+    def tamper(self, model: Model, public_data: Batch | None, round: int, rng: torch.Generator) -> Tampered: ...
+
+
+@dataclass(frozen=True)
+class ClientContext:
+    """What a client's own defence may look at."""
+
+    model: Model
+    batch: Batch
+    training: LocalTraining
+
+
+def _same_model(model: Model) -> Model:
+    return model
+
+
+def _same_batch(batch: Batch, rng: torch.Generator) -> Batch:
+    return batch
+
+
+def _same_update(update: Update, context: ClientContext, rng: torch.Generator) -> Update | None:
+    return update
+
+
+@dataclass(frozen=True)
+class Defence:
+    """A record of pure functions; a stage that is left out does nothing.
+
+    Attributes:
+        prepare: changes the architecture before training.
+        transform: changes the data before training.
+        per_example: changes the gradients of single examples (n, ...) before they are averaged.
+        protect: changes the update before it is sent; None withholds it.
+    """
+
+    prepare: Callable[[Model], Model] = _same_model
+    transform: Callable[[Batch, torch.Generator], Batch] = _same_batch
+    per_example: Callable[[Params, torch.Generator], Params] | None = None
+    protect: Callable[[Update, ClientContext, torch.Generator], Update | None] = _same_update
+
+
+@dataclass(frozen=True)
+class Incoming:
+    """What a client has at hand when a model arrives."""
+
+    model: Model
+    previous: Model | None = None
+    reference: Model | None = None
+    own_data: Batch | None = None
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One reason not to train on an incoming model; severity runs from 0 (a note) to 1 (refuse)."""
+
+    check: str
+    where: str
+    severity: float
+    evidence: Mapping[str, float]
+    explanation: str
+
+
+@runtime_checkable
+class Check(Protocol):
+    """Inspects an incoming model on the client. No finding means nothing seen, not safe."""
+
+    def inspect(self, incoming: Incoming) -> list[Finding]: ...
+
+
+@runtime_checkable
+class Metric(Protocol):
+    """Closeness of matched pairs, one value per pair, on inputs as people see them."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def unit(self) -> str: ...
+    @property
+    def higher_is_closer(self) -> bool: ...
+
+    def __call__(
+        self, rebuilt: Float[Tensor, "n ..."], private: Float[Tensor, "n ..."]
+    ) -> Float[Tensor, " n"]: ...
+
+
+R = TypeVar("R", Attack, Tampering, Defence, Check)
+
+
+@dataclass(frozen=True)
+class Card(Generic[R]):
+    """How the catalogue, the CLI, the docs and the benchmarks see one component.
+
+    Attributes:
+        title: the method's name in the field.
+        paper: authors, venue, year, arXiv number.
+        summary: one sentence for a table.
+        presets: name to component; "paper" is required, "quick" and "strong" are customary.
+        role: what the server must be willing to do.
+        needs: grants without which it cannot run.
+        accepts: the kinds of inputs that it works on.
+    """
+
+    title: str
+    paper: str
+    summary: str
+    presets: Mapping[str, R]
+    role: ServerRole = ServerRole.HONEST_BUT_CURIOUS
+    needs: frozenset[Knows] = frozenset()
+    accepts: frozenset[type[InputSpec]] = frozenset({ImageSpec})

@@ -1,0 +1,105 @@
+"""The nouns of an audit. Everything else in the package is a function between these."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from fedspill.core.errors import BadInput
+
+Params = Mapping[str, Tensor]
+"""Tensors keyed by the name in `module.named_parameters()` (or `named_buffers()`)."""
+
+LossFn = Callable[[Tensor, Tensor], Float[Tensor, ""]]
+"""Logits and labels (classes, or class probabilities) to the mean loss."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Inputs as a person would see them (not normalised), with their labels.
+
+    Raises:
+        BadInput: no example, or not one label per example.
+    """
+
+    inputs: Float[Tensor, "n ..."] | Int[Tensor, "n ..."]
+    labels: Int[Tensor, " n ..."]
+
+    def __post_init__(self) -> None:
+        if len(self.inputs) == 0:
+            raise BadInput("a batch of 0 examples was got; at least 1 example is needed")
+        if len(self.inputs) != len(self.labels):
+            raise BadInput(
+                f"{len(self.inputs)} inputs and {len(self.labels)} labels were got; one label per input is needed"
+            )
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def __getitem__(self, index: slice | list[int] | Tensor) -> "Batch":
+        return Batch(self.inputs[index], self.labels[index])
+
+    def to(self, like: Tensor) -> "Batch":
+        """On the device of `like`; floating inputs also take its dtype."""
+        inputs = self.inputs.to(like) if self.inputs.is_floating_point() else self.inputs.to(like.device)
+        return Batch(inputs, self.labels.to(like.device))
+
+
+class UpdateKind(Enum):
+    """What the numbers in an update are."""
+
+    GRADIENT = "gradient"
+    """FedSGD: the mean gradient over the batch."""
+    DELTA = "delta"
+    """FedAvg: server parameters minus client parameters."""
+
+
+@dataclass(frozen=True)
+class Update:
+    """What leaves a client. Both kinds point uphill; a parameter that was not trained has no key."""
+
+    kind: UpdateKind
+    values: Params
+    buffers: Params | None = None
+
+    def to(self, like: Tensor) -> "Update":
+        """On the device and in the dtype of `like`."""
+        buffers = None if self.buffers is None else {k: v.to(like.device) for k, v in self.buffers.items()}
+        return Update(self.kind, {k: v.to(like) for k, v in self.values.items()}, buffers)
+
+    def norm(self) -> float:
+        """Euclidean norm over all values."""
+        return float(torch.stack([v.double().pow(2).sum() for v in self.values.values()]).sum().sqrt())
+
+
+class ServerRole(Enum):
+    """What a server must be willing to do to run an attack."""
+
+    HONEST_BUT_CURIOUS = "honest-but-curious"
+    MALICIOUS_PARAMETERS = "malicious parameters"
+    MALICIOUS_ARCHITECTURE = "malicious architecture"
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """What an attack believes the clients held: m candidates in any order; m may differ from the true n.
+
+    Attributes:
+        inputs: as a person would see them, inside the bounds of the model's input.
+        labels: the labels that the attack used or found, if any.
+        confidence: the attack's own, in [0, 1], never from the truth.
+        objective: the value that the attack minimised, one per iteration of its best run; () for a closed form.
+        converged: the attack's own word: its objective fell below the level that it states, or a blind
+            certificate holds.
+        notes: what a reader must know about this run, one sentence each.
+    """
+
+    inputs: Float[Tensor, "m ..."] | Int[Tensor, "m ..."]
+    labels: Int[Tensor, " m ..."] | None = None
+    confidence: Float[Tensor, " m"] | None = None
+    objective: tuple[float, ...] = ()
+    converged: bool = False
+    notes: tuple[str, ...] = ()

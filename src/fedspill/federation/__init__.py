@@ -1,0 +1,1 @@
+"""The simulated world; sole holder of private data."""

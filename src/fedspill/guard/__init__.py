@@ -1,0 +1,1 @@
+"""One file, one check of an incoming model, one CARD."""

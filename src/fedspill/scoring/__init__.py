@@ -1,0 +1,1 @@
+"""How close a reconstruction came; the only place, with audit, where the truth is opened."""
