@@ -22,7 +22,7 @@ class InputSpec(Protocol):
         ...
 
     def decode(self, z: Tensor) -> Tensor:
-        """z to inputs."""
+        """Z to inputs."""
         ...
 
     def project(self, z: Tensor) -> Tensor:

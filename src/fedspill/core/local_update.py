@@ -4,7 +4,7 @@ The simulated client and every gradient-matching attack call this one code, so a
 protocol that differs subtly from the one that it attacks.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -105,18 +105,14 @@ def encoded_update(
     return _trained_update(model, z, labels, training, create_graph)
 
 
-def _gradient_update(
-    model: Model, z: Tensor, labels: Tensor, training: FedSGD, create_graph: bool
-) -> Update:
+def _gradient_update(model: Model, z: Tensor, labels: Tensor, training: FedSGD, create_graph: bool) -> Update:
     names = trained_names(list(model.params), training.trainable)
     current = {k: model.params[k].detach().requires_grad_() for k in names}
     gradients, buffers = _gradients(model, current, model.buffers, z, labels, create_graph)
     return Update(UpdateKind.GRADIENT, gradients, buffers if model.training else None)
 
 
-def _trained_update(
-    model: Model, z: Tensor, labels: Tensor, training: FedAvg, create_graph: bool
-) -> Update:
+def _trained_update(model: Model, z: Tensor, labels: Tensor, training: FedAvg, create_graph: bool) -> Update:
     names = trained_names(list(model.params), training.trainable)
     start = {k: model.params[k].detach() for k in names}
     current = {k: v.clone().requires_grad_() for k, v in start.items()}
@@ -128,7 +124,9 @@ def _trained_update(
             gradients, buffers = _gradients(model, current, buffers, z[part], labels[part], create_graph)
             step = {k: g + training.weight_decay * current[k] for k, g in gradients.items()}
             if training.momentum:
-                velocity = {k: training.momentum * velocity[k] + s for k, s in step.items()} if velocity else step
+                velocity = (
+                    {k: training.momentum * velocity[k] + s for k, s in step.items()} if velocity else step
+                )
                 step = velocity
             current = {k: current[k] - training.lr * s for k, s in step.items()}
             if not create_graph:
@@ -146,11 +144,11 @@ def _gradients(
     with torch.enable_grad():
         logits, after = model.forward({**model.params, **current}, buffers, z)
         loss = model.loss_fn(logits, labels)
-        gradients = torch.autograd.grad(
+        gradients: Sequence[Tensor | None] = torch.autograd.grad(
             loss, list(current.values()), create_graph=create_graph, allow_unused=True
         )
-    filled = (torch.zeros_like(p) if g is None else g for p, g in zip(current.values(), gradients, strict=True))
-    return dict(zip(current, filled, strict=True)), after
+    pairs = zip(current.items(), gradients, strict=True)
+    return {k: torch.zeros_like(p) if g is None else g for (k, p), g in pairs}, after
 
 
 def aggregate_update(
@@ -186,6 +184,7 @@ def mean_update(updates: list[Update]) -> Update:
     values = {k: torch.stack([u.values[k] for u in updates]).mean(0) for k in first.values}
     sent = [u.buffers for u in updates if u.buffers is not None]
     buffers = {
-        k: torch.stack([b[k] for b in sent]).double().mean(0).to(v.dtype) for k, v in (first.buffers or {}).items()
+        k: torch.stack([b[k] for b in sent]).double().mean(0).to(v.dtype)
+        for k, v in (first.buffers or {}).items()
     }
     return Update(first.kind, values, buffers if sent else None)

@@ -88,7 +88,9 @@ class Tampered:
 class Tampering(Protocol):
     """Alters the model before it is sent."""
 
-    def tamper(self, model: Model, public_data: Batch | None, round: int, rng: torch.Generator) -> Tampered: ...
+    def tamper(
+        self, model: Model, public_data: Batch | None, round: int, rng: torch.Generator
+    ) -> Tampered: ...
 
 
 @dataclass(frozen=True)
@@ -188,6 +190,7 @@ class Card(Generic[R]):
         role: what the server must be willing to do.
         needs: grants without which it cannot run.
         accepts: the kinds of inputs that it works on.
+        reads: of a tampering: it brings the attack that reads the answers, so it is an entry of `attacks`.
     """
 
     title: str
@@ -197,3 +200,4 @@ class Card(Generic[R]):
     role: ServerRole = ServerRole.HONEST_BUT_CURIOUS
     needs: frozenset[Knows] = frozenset()
     accepts: frozenset[type[InputSpec]] = frozenset({ImageSpec})
+    reads: bool = False

@@ -90,6 +90,7 @@ class Reconstruction:
     Attributes:
         inputs: as a person would see them, inside the bounds of the model's input.
         labels: the labels that the attack used or found, if any.
+        label_method: how it found them; None for granted labels, or for none.
         confidence: the attack's own, in [0, 1], never from the truth.
         objective: the value that the attack minimised, one per iteration of its best run; () for a closed form.
         converged: the attack's own word: its objective fell below the level that it states, or a blind
@@ -99,6 +100,7 @@ class Reconstruction:
 
     inputs: Float[Tensor, "m ..."] | Int[Tensor, "m ..."]
     labels: Int[Tensor, " m ..."] | None = None
+    label_method: str | None = None
     confidence: Float[Tensor, " m"] | None = None
     objective: tuple[float, ...] = ()
     converged: bool = False

@@ -1,0 +1,128 @@
+"""Inverting Gradients: match the direction of the update, with total variation as the image prior.
+
+Geiping, Bauermeister, Dröge, Moeller: "Inverting Gradients - How easy is it to break privacy in federated
+learning?", NeurIPS 2020, arXiv:2003.14053. Equation 4; equation 6 for FedAvg; hyperparameters of appendix C.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fedspill.core.knowledge import ServerKnowledge
+from fedspill.core.rng import randn
+from fedspill.core.roles import UNWATCHED, Attack, Card, Watch
+from fedspill.core.types import Reconstruction, Update
+from fedspill.inversion.hypotheses import Hypothesis, Unknowns, hypotheses
+from fedspill.inversion.matching import DISTANCES, DistanceName, Matching, check_observed
+from fedspill.inversion.outcome import conclude
+from fedspill.inversion.priors import total_variation
+from fedspill.inversion.search import LBFGS, Problem, Search, SignedAdam, StepRule
+
+
+@dataclass(frozen=True)
+class InvertingGradients:
+    """The paper's method with its ablations as fields.
+
+    Attributes:
+        steps: iterations of one run (the paper: 4,800 for its tables, up to 24,000).
+        lr: Adam's step in normalised space, in [0.01, 1].
+        tv: weight of the total variation of the normalised candidate.
+        distance: "cosine" (eq. 4), or "squared" (eq. 3) as an ablation.
+        signed: give Adam the sign of the gradient.
+        boxed: keep the candidate inside the range of valid images.
+        optimiser: "adam", or "lbfgs" as an ablation.
+        restarts: runs from different starts; the lowest objective is kept.
+        unknowns: how to guess what the server was not granted.
+        converged_below: cosine distance of the updates below which a run calls itself converged.
+    """
+
+    steps: int = 4800
+    lr: float = 0.1
+    tv: float = 1e-2
+    distance: DistanceName = "cosine"
+    signed: bool = True
+    boxed: bool = True
+    optimiser: Literal["adam", "lbfgs"] = "adam"
+    restarts: int = 1
+    unknowns: Unknowns = Unknowns()
+    converged_below: float = 0.1
+
+    def reconstruct(
+        self, update: Update, knowledge: ServerKnowledge, rng: torch.Generator, watch: Watch = UNWATCHED
+    ) -> Reconstruction:
+        """Searches for images whose update points where the observed one does."""
+        observed = check_observed(update, knowledge.model)
+        tried = hypotheses(observed, knowledge, self.unknowns, rng)
+        matchings = [self._matching(observed, knowledge, h) for h in tried]
+        problems = [self._problem(m, h) for m, h in zip(matchings, tried, strict=True)]
+        found = Search(self._rule(), self.steps, self.restarts).run(problems, rng, watch)
+        kept = tried[found.problem]
+        labels = self._given(kept, knowledge)
+        return conclude(
+            matchings[found.problem], found.variables[0], labels, found, tried, self.converged_below
+        )
+
+    def _matching(self, observed: Update, knowledge: ServerKnowledge, hypothesis: Hypothesis) -> Matching:
+        return Matching(
+            knowledge.model, observed, hypothesis.training, knowledge.num_clients, DISTANCES[self.distance]
+        )
+
+    def _given(self, hypothesis: Hypothesis, knowledge: ServerKnowledge) -> Tensor:
+        assert hypothesis.labels is not None, "hypotheses() infers what was not granted"
+        return hypothesis.labels.to(knowledge.model.like.device)
+
+    def _problem(self, matching: Matching, hypothesis: Hypothesis) -> Problem:
+        model, spec = matching.model, matching.model.input
+        assert hypothesis.labels is not None, "hypotheses() infers what was not granted"
+        labels = hypothesis.labels.to(model.like.device)
+
+        def draw(rng: torch.Generator) -> list[Tensor]:
+            return [randn((hypothesis.num_examples, *spec.encoded_shape), rng, model.like)]
+
+        def value(variables: list[Tensor]) -> Float[Tensor, ""]:
+            matched = matching(variables[0], labels)
+            return matched + self.tv * total_variation(variables[0]) if self.tv else matched
+
+        def project(variables: list[Tensor]) -> None:
+            if self.boxed:
+                variables[0].copy_(spec.project(variables[0]))
+
+        return Problem(draw, value, project)
+
+    def _rule(self) -> StepRule:
+        return SignedAdam(self.lr, self.signed) if self.optimiser == "adam" else LBFGS(self.lr)
+
+
+_PAPER = InvertingGradients()
+_FEDAVG = replace(_PAPER, lr=1.0)
+
+CARD: Card[Attack] = Card(
+    title="Inverting Gradients",
+    paper="Geiping et al., NeurIPS 2020, arXiv:2003.14053",
+    summary="Searches for images whose update points in the observed direction: cosine distance, total variation,"
+    " signed Adam.",
+    presets={
+        "paper": _PAPER,
+        "quick": replace(_PAPER, steps=240),
+        "strong": replace(_PAPER, steps=24_000, restarts=4),
+        # Table 1 (appendix C, table 4)
+        "paper_lenet_untrained": replace(_PAPER, tv=1e-2),
+        "paper_lenet_trained": replace(_PAPER, tv=1e-3),
+        "paper_resnet20_untrained": replace(_PAPER, tv=0.0),
+        "paper_resnet20_trained": replace(_PAPER, tv=1e-2),
+        # Table 2 (appendix C, table 5): epochs, images, images per mini-batch
+        "paper_fedavg_1_4_2": replace(_FEDAVG, tv=1e-6),
+        "paper_fedavg_1_8_2": replace(_FEDAVG, tv=1e-6),
+        "paper_fedavg_1_8_8": replace(_FEDAVG, tv=1e-4),
+        "paper_fedavg_5_1_1": replace(_FEDAVG, tv=1e-4),
+        "paper_fedavg_5_8_8": replace(_FEDAVG, tv=1e-4),
+        # Table 3, ablations of the setup for a trained ResNet-18
+        "ablation_squared": replace(_PAPER, distance="squared"),
+        "ablation_no_tv": replace(_PAPER, tv=0.0),
+        "ablation_unsigned": replace(_PAPER, signed=False),
+        "ablation_lbfgs": replace(_PAPER, optimiser="lbfgs", lr=1e-4, steps=300),
+    },
+)

@@ -1,0 +1,86 @@
+"""Analytic recovery from a fully connected layer: no search, exact for one example.
+
+Geiping, Bauermeister, Dröge, Moeller: "Inverting Gradients", NeurIPS 2020, arXiv:2003.14053, Prop. 3.1, D.1 and
+D.2; for several examples the rows that belong to one example alone are read, as in Pan et al., "Exploring the
+Security Boundary of Data Reconstruction via Neuron Exclusivity Analysis", USENIX Security 2022, arXiv:2010.13356.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from fedspill.core.errors import NotApplicable
+from fedspill.core.knowledge import ServerKnowledge
+from fedspill.core.local_update import FedAvg
+from fedspill.core.roles import UNWATCHED, Attack, Card, Watch
+from fedspill.core.types import Reconstruction, Update
+from fedspill.inversion.chain import Trace, first_linear, trace
+from fedspill.inversion.fully_connected import dense_layers, recursive_input
+from fedspill.inversion.mean_gradient import mean_gradient
+from fedspill.inversion.readout import Layer, known_labels, read_layer, single_example
+
+
+@dataclass(frozen=True)
+class LinearLayer:
+    """Divides the weight gradient by the bias gradient of the first layer, or walks back to it from a later one.
+
+    Converged means a blind certificate: all rows agree and replaying the reconstruction gives the update (one
+    example); rows agree and the network confirms the candidate (several).
+
+    Attributes:
+        peel: take confirmed examples out of the gradient and look again (several examples; not in the papers).
+    """
+
+    peel: bool = False
+
+    def reconstruct(
+        self, update: Update, knowledge: ServerKnowledge, rng: torch.Generator, watch: Watch = UNWATCHED
+    ) -> Reconstruction:
+        """The inputs of the network, in float64 arithmetic.
+
+        Raises:
+            NotApplicable: the network does not begin with fully connected layers, or what is needed of their
+                gradients was not sent.
+        """
+        traced = trace(knowledge.model)
+        first = first_linear(traced, knowledge.model.input)
+        weight, bias = first.parameter("weight"), first.parameter("bias")
+        if weight is not None and bias is not None and bias in update.values:
+            return read_layer(update, knowledge, Layer(weight, bias), rng, peel=self.peel)
+        return self._from_later_layer(update, knowledge, traced, rng)
+
+    def _from_later_layer(
+        self, update: Update, knowledge: ServerKnowledge, traced: Trace, rng: torch.Generator
+    ) -> Reconstruction:
+        if knowledge.num_examples not in (None, 1):
+            raise NotApplicable(
+                f"the first layer has no trained bias, so only a single example can be computed; the update holds"
+                f" {knowledge.num_examples}"
+            )
+        layers = dense_layers(traced)
+        names = [n for layer in layers for n in (layer.weight, layer.bias) if n is not None]
+        gradient = mean_gradient(update, knowledge, names, 1)
+        x, residual = recursive_input(layers, knowledge.model.params, gradient.values)
+        labels = known_labels(update, knowledge, rng, 1)
+        found = single_example(update, knowledge, (layers[0].weight,), x, residual, labels)
+        return found if _one_step(knowledge) else _drifting(found)
+
+
+def _one_step(knowledge: ServerKnowledge) -> bool:
+    training = knowledge.local_training
+    return not isinstance(training, FedAvg) or training.epochs == 1
+
+
+def _drifting(found: Reconstruction) -> Reconstruction:
+    note = "Inputs of later layers drift over several local steps, so walking back from one is not exact."
+    return Reconstruction(
+        found.inputs, found.labels, found.confidence, (), found.converged, (*found.notes, note)
+    )
+
+
+CARD: Card[Attack] = Card(
+    title="Analytic recovery from a fully connected layer",
+    paper="Geiping et al., NeurIPS 2020, arXiv:2003.14053, Prop. 3.1",
+    summary="Computes the input of a fully connected network from its gradient; exact for one example.",
+    presets={"paper": LinearLayer(), "quick": LinearLayer(), "strong": LinearLayer(peel=True)},
+)

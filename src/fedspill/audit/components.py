@@ -1,0 +1,121 @@
+"""From an entry of a plan to a configured component of the catalogue."""
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from fedspill import catalogue
+from fedspill.audit.plan import AttackEntry, AuditPlan
+from fedspill.core.errors import BadInput
+from fedspill.core.knowledge import Knows
+from fedspill.core.roles import Attack, Card, Tampering
+from fedspill.core.types import ServerRole
+
+_ROLES = list(ServerRole)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """One world of an audit: an attack on the plan's model, or a tampering that brings its own readout.
+
+    Attributes:
+        explicit: named in the plan; False for those that "standard" added, which may turn out not to fit.
+    """
+
+    name: str
+    preset: str
+    label: str
+    card: Card[Any]
+    component: Attack | Tampering
+    explicit: bool
+
+
+def configure(card: Card[Any], entry: AttackEntry, what: str) -> Any:
+    """The preset with the entry's fields changed.
+
+    Raises:
+        BadInput: a field does not exist or has a value of the wrong type.
+    """
+    component = card.presets[entry.preset]
+    known = [f.name for f in fields(component)]
+    unknown = [k for k in entry.overrides if k not in known]
+    if unknown:
+        raise BadInput(
+            f"{what} {entry.name!r} has no field {', '.join(map(repr, unknown))}; it has {', '.join(known)}"
+        )
+    if not entry.overrides:
+        return component
+    merged = asdict(component)
+    for key, value in entry.overrides.items():
+        nested = isinstance(value, dict) and isinstance(merged[key], dict)
+        merged[key] = {**merged[key], **value} if nested else value
+    try:
+        return TypeAdapter(type(component)).validate_python(merged)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise BadInput(
+            f"{what} {entry.name!r}, field {where!r}: {first['msg']} (got {first['input']!r})"
+        ) from None
+
+
+def choose(plan: AuditPlan) -> list[Chosen]:
+    """The worlds of a plan, in its order.
+
+    Raises:
+        BadInput: unknown names, presets or fields, or an attack that needs more than the plan grants.
+    """
+    chosen = list[Chosen]()
+    for entry in plan.audit.attacks:
+        chosen += _standard(plan) if entry.name == "standard" else [_one(plan, entry)]
+    if not chosen:
+        raise BadInput("audit.attacks is empty; name at least one attack, or 'standard'")
+    return chosen
+
+
+def _one(plan: AuditPlan, entry: AttackEntry) -> Chosen:
+    cards: dict[str, Card[Any]] = {**catalogue.attacks(), **_readable()}
+    if entry.name in catalogue.tamperings() and entry.name not in cards:
+        raise BadInput(f"{entry.name!r} brings no readout of its own; name it in server.tampering instead")
+    catalogue.pick(cards, f"{entry.name}:{entry.preset}", "attack")
+    card = cards[entry.name]
+    missing = card.needs - _grants(plan)
+    if missing:
+        raise BadInput(
+            f"attack {entry.name!r} needs {sorted(k.value for k in missing)}, which server.knows ="
+            f" {[k.value for k in plan.server.knows]} does not grant"
+        )
+    component = configure(card, entry, "attack")
+    return Chosen(entry.name, entry.preset, entry.label, card, component, explicit=True)
+
+
+def _standard(plan: AuditPlan) -> list[Chosen]:
+    """Every attack whose needs are met, and every readable tampering that the server is willing to do."""
+    cards: dict[str, Card[Any]] = {**catalogue.attacks(), **_readable()}
+    limit = _ROLES.index(plan.server.role)
+    fitting = {n: c for n, c in cards.items() if c.needs <= _grants(plan) and _ROLES.index(c.role) <= limit}
+    return [
+        Chosen(n, "paper", f"{n}:paper", c, c.presets["paper"], explicit=False) for n, c in fitting.items()
+    ]
+
+
+def _grants(plan: AuditPlan) -> frozenset[Knows]:
+    granted = frozenset(plan.server.knows)
+    return granted | {Knows.NUM_EXAMPLES} if Knows.LABELS in granted else granted
+
+
+def _readable() -> dict[str, Card[Any]]:
+    return {n: c for n, c in catalogue.tamperings().items() if c.reads}
+
+
+def tampering_of(plan: AuditPlan) -> tuple[Tampering, Card[Tampering]] | None:
+    """The tampering without a readout that the plan names, if any."""
+    entry = plan.server.tampering
+    if entry is None:
+        return None
+    cards = catalogue.tamperings()
+    name, _, card = catalogue.pick(cards, f"{entry.name}:{entry.preset}", "tampering")
+    if card.reads:
+        raise BadInput(f"tampering {name!r} brings its own readout; name it in audit.attacks instead")
+    return configure(card, entry, "tampering"), card

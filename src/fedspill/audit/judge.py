@@ -1,0 +1,169 @@
+"""Opens the truth: scores of a reconstruction, and of guesses made without any update."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from fedspill.audit.guess import tv_only
+from fedspill.audit.report import Baseline, Identification, Labels, Rate, Score
+from fedspill.audit.scenario import Scenario
+from fedspill.core.inputs import ImageSpec
+from fedspill.core.rng import stream
+from fedspill.core.roles import Metric
+from fedspill.core.types import Batch, Reconstruction
+from fedspill.scoring import baselines, identification
+from fedspill.scoring.images import NotComputed
+from fedspill.scoring.labels import overlap
+from fedspill.scoring.leakage import criterion, leaked, wilson
+from fedspill.scoring.metrics import by_names
+from fedspill.scoring.score import MetricValues, Scored, score_all, score_pairs
+
+
+def metrics_of(scenario: Scenario) -> tuple[Metric, ...]:
+    """The plan's metrics."""
+    weights = scenario.plan.audit.lpips_weights
+    return by_names(scenario.plan.audit.metrics, lpips_weights=None if weights is None else Path(weights))
+
+
+def as_score(values: MetricValues) -> Score:
+    """One metric as report.json holds it."""
+    found = values.summary()
+    return Score(
+        metric=values.name,
+        unit=values.unit,
+        higher_is_closer=values.higher_is_closer,
+        values=values.listed(),
+        mean=found.mean,
+        median=found.median,
+        worst=found.worst,
+        quantiles=dict(found.quantiles or {}),
+        capped=found.capped,
+        not_computed=values.not_computed,
+    )
+
+
+def rate(label: str, hits: int, n: int) -> Rate:
+    """A share with its interval."""
+    share = wilson(hits, n)
+    return Rate(criterion=label, hits=hits, n=n, rate=share.rate, low=share.low, high=share.high)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What the truth says of one reconstruction.
+
+    Attributes:
+        leaked: per private example; None where a threshold could not be judged.
+    """
+
+    scored: Scored
+    leaked: list[bool] | None
+    leakage_rate: Rate | None
+    labels: Labels
+    identification: list[Identification]
+
+
+def judge(scenario: Scenario, rebuilt: Reconstruction, private: Batch) -> Judged:
+    """Matches, scores, and compares with the plan's thresholds."""
+    metrics = metrics_of(scenario)
+    scored = score_all(rebuilt.inputs, private.inputs, metrics, rebuilt.labels, private.labels)
+    flags = leaks(scenario, scored)
+    share = None
+    if flags is not None:
+        share = rate(criterion(scenario.plan.audit.leak_threshold, metrics), sum(flags), len(flags))
+    return Judged(
+        scored, flags, share, _labels(rebuilt, private), _identify(scenario, rebuilt, private, scored)
+    )
+
+
+def leaks(scenario: Scenario, scored: Scored) -> list[bool] | None:
+    """Which examples meet all thresholds; None if there are none, or one of their metrics was not computed."""
+    thresholds = scenario.plan.audit.leak_threshold
+    if not thresholds or any(name not in scored.values() for name in thresholds):
+        return None
+    return leaked(scored.values(), thresholds, scored.directions()).tolist()
+
+
+def _labels(rebuilt: Reconstruction, private: Batch) -> Labels:
+    if rebuilt.labels is None:
+        return Labels(source="none")
+    if rebuilt.label_method is None:
+        return Labels(source="granted")
+    share = overlap(rebuilt.labels.cpu(), private.labels.cpu())
+    return Labels(source="inferred", method=rebuilt.label_method, overlap=share)
+
+
+def _identify(
+    scenario: Scenario, rebuilt: Reconstruction, private: Batch, scored: Scored
+) -> list[Identification]:
+    where = [i for i, m in enumerate(scored.matched) if m is not None]
+    picked = rebuilt.inputs[[m for m in scored.matched if m is not None]]
+    others = _others(scenario, private)
+    found = list[Identification]()
+    for name in scenario.plan.audit.identification:
+        try:
+            if others is None and len(private) < 2:
+                raise NotComputed("the reference set would hold the target alone")
+            hit = identification.identify(
+                picked, torch.tensor(where, dtype=torch.long), private, others, _distance(scenario, name)
+            )
+            share = rate(f"nearest by {name} is the target", int(hit.hits.sum()), len(private))
+            found.append(Identification(distance=name, reference=hit.reference, rate=share))
+        except NotComputed as error:
+            found.append(Identification(distance=name, reference="", not_computed=str(error)))
+    return found
+
+
+def _distance(scenario: Scenario, name: str) -> identification.Distance:
+    if name == "pixel":
+        return identification.pixel_distance()
+    if name == "lpips":
+        weights = scenario.plan.audit.lpips_weights
+        return identification.lpips_distance(None if weights is None else Path(weights))
+    return identification.feature_distance(
+        identification.penultimate_features(scenario.model), scenario.model.input
+    )
+
+
+def _others(scenario: Scenario, private: Batch) -> Batch | None:
+    """The rest of the pool: every image of it that is not private in this update."""
+    pool = scenario.pool.batch.to(private.inputs)
+    same = torch.stack([(pool.inputs == x).flatten(1).all(1) for x in private.inputs]).any(0)
+    rest = (~same).nonzero()[:, 0]
+    return pool[rest] if len(rest) else None
+
+
+def prior_only(scenario: Scenario, private: Batch, seed: int) -> list[Baseline]:
+    """What the same scores are without the update."""
+    spec, metrics = scenario.model.input, metrics_of(scenario)
+    if not isinstance(spec, ImageSpec):
+        return []
+    public = scenario.public_batch
+    guesses = [
+        (
+            "mean image",
+            "the mean of the public images" if public else "one flat colour, the normalisation's mean",
+            baselines.mean_image(spec, len(private), public).to(private.inputs),
+        ),
+        (
+            "TV only",
+            "the search of Inverting Gradients from noise with total variation and no update",
+            tv_only(spec, len(private), scenario.model.like, stream(seed, "baseline", "tv")),
+        ),
+    ]
+    if public is not None:
+        best = baselines.best_public(public, private.inputs)
+        guesses.insert(
+            1, ("best public image", "the closest public image, chosen with the truth: an upper bound", best)
+        )
+    return [
+        Baseline(name=name, explanation=words, scores=_scores(metrics, guess, private))  # pyright: ignore[reportArgumentType]
+        for name, words, guess in guesses
+    ]
+
+
+def _scores(metrics: Sequence[Metric], guess: Tensor, private: Batch) -> list[Score]:
+    return [as_score(m) for m in score_pairs(guess, private.inputs, metrics).metrics]

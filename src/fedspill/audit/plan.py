@@ -1,0 +1,265 @@
+"""The plan of an audit: a TOML file, checked key by key."""
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from fedspill.core.errors import BadInput
+from fedspill.core.knowledge import Knows
+from fedspill.core.local_update import FedAvg, FedSGD, LocalTraining
+from fedspill.core.types import ServerRole
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+def _as_entry(value: object) -> object:
+    if isinstance(value, str):
+        name, _, preset = value.partition(":")
+        return {"name": name, "preset": preset or "paper"}
+    return value
+
+
+class AttackEntry(BaseModel):
+    """One attack: "name", "name:preset", or a table with fields of the attack to change."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+    name: str
+    preset: str = "paper"
+
+    @property
+    def overrides(self) -> dict[str, Any]:
+        """Fields of the attack that differ from the preset's."""
+        return dict(self.model_extra or {})
+
+    @property
+    def label(self) -> str:
+        """How reports call it."""
+        changes = ",".join(f"{k}={v}" for k, v in self.overrides.items())
+        return f"{self.name}:{self.preset}" + (f"({changes})" if changes else "")
+
+
+def _seconds(value: object) -> object:
+    """ "90", "90s", "5m", "1h" or a number, in seconds."""
+    if not isinstance(value, str):
+        return value
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(s|m|h)?\s*", value)
+    if match is None:
+        raise ValueError(f"{value!r} is no duration; write for example '90s', '5m' or '1h'")
+    return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2] or "s"]
+
+
+Entry = Annotated[AttackEntry, BeforeValidator(_as_entry)]
+Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0)]
+
+
+class AuditSection(_Section):
+    """What is run and how it is judged.
+
+    Attributes:
+        attacks: entries, or "standard": all whose needs the server's knowledge meets.
+        leak_threshold: metric to value; an example leaks when all are met.
+        budget: seconds for all trials together.
+        lpips_weights: AlexNet weights for LPIPS.
+        identification: also compute IIP.
+    """
+
+    attacks: tuple[Entry, ...] = (AttackEntry(name="standard"),)
+    seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
+    metrics: tuple[str, ...] = Field(default=("psnr", "ssim", "mse"), min_length=1)
+    leak_threshold: dict[str, float] = Field(default={"psnr": 20.0})
+    budget: Seconds | None = None
+    lpips_weights: str | None = None
+    identification: tuple[Literal["pixel", "lpips", "feature"], ...] = ("pixel",)
+
+
+class ModelSection(BaseModel):
+    """The network; what is not listed here is handed to it as its own option (width, padding, ...)."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", protected_namespaces=())
+    name: str = "convnet"
+    weights: str = "untrained"
+    mode: Literal["eval", "train"] = "eval"
+    seed: int = 0
+    dtype: Literal["float32", "float64"] = "float32"
+    num_classes: int | None = Field(default=None, ge=1)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The network's own options."""
+        return dict(self.model_extra or {})
+
+
+class PoolSection(_Section):
+    """Examples of one source."""
+
+    name: str = "photos"
+    root: str | None = None
+    split: str | None = None
+    indices: str | None = None
+    size: int | None = Field(default=None, ge=1)
+
+
+class DataSection(PoolSection):
+    """The private pool; it is cut into consecutive updates of `num_examples`."""
+
+
+class ClientSection(_Section):
+    """What a client computes.
+
+    Attributes:
+        num_examples: n, over all clients of one update.
+        clients: how many clients' updates are averaged before the server sees anything.
+        distinct_labels: skip an image whose label its mini-batch already holds (Inverting Gradients, C.2).
+    """
+
+    protocol: Literal["fedsgd", "fedavg"] = "fedsgd"
+    num_examples: int = Field(default=1, ge=1)
+    epochs: int = Field(default=1, ge=1)
+    minibatch_size: int | None = Field(default=None, ge=1)
+    lr: float = Field(default=0.01, gt=0)
+    momentum: float = Field(default=0.0, ge=0, lt=1)
+    weight_decay: float = Field(default=0.0, ge=0)
+    trainable: tuple[str, ...] = Field(default=("*",), min_length=1)
+    clients: int = Field(default=1, ge=1)
+    distinct_labels: bool = False
+
+    @model_validator(mode="after")
+    def _check(self) -> "ClientSection":
+        if self.num_examples % self.clients:
+            raise ValueError(
+                f"num_examples={self.num_examples} cannot be shared out equally to clients={self.clients}"
+            )
+        steps_only = ("epochs", "minibatch_size", "lr", "momentum", "weight_decay")
+        given = [k for k in steps_only if k in self.model_fields_set]
+        if self.protocol == "fedsgd" and given:
+            raise ValueError(
+                f"{', '.join(given)} given with protocol='fedsgd', which sends one gradient; use 'fedavg'"
+            )
+        return self
+
+    def training(self) -> LocalTraining:
+        """The protocol as the client runs it."""
+        if self.protocol == "fedsgd":
+            return FedSGD(self.trainable)
+        return FedAvg(
+            self.epochs, self.minibatch_size, self.lr, self.momentum, self.weight_decay, self.trainable
+        )
+
+
+class ServerSection(_Section):
+    """What the server knows, and what it is willing to do.
+
+    Attributes:
+        role: "standard" runs malicious servers only up to this role.
+        tampering: a tampering without a readout, on whose model the attacks are run.
+        public: examples from the clients' distribution, checked to be disjoint from the private ones.
+    """
+
+    knows: tuple[Knows, ...] = (Knows.LABELS, Knows.NUM_EXAMPLES, Knows.LOCAL_TRAINING)
+    role: ServerRole = ServerRole.HONEST_BUT_CURIOUS
+    tampering: Annotated[AttackEntry | None, BeforeValidator(_as_entry)] = None
+    public: PoolSection | None = None
+
+
+class PolicySection(_Section):
+    """When an audit fails.
+
+    Attributes:
+        max_leakage_rate: share of examples that may leak.
+        max_psnr: in dB; no example may be rebuilt better.
+        require_bound: without a bound there is no pass.
+    """
+
+    max_leakage_rate: float = Field(default=0.0, ge=0, le=1)
+    max_psnr: float | None = None
+    require_bound: bool = False
+
+
+class AuditPlan(_Section):
+    """All that an audit needs to know; every key has a default."""
+
+    audit: AuditSection = AuditSection()
+    model: ModelSection = ModelSection()
+    data: DataSection = DataSection()
+    client: ClientSection = ClientSection()
+    server: ServerSection = ServerSection()
+    policy: PolicySection = PolicySection()
+
+    @model_validator(mode="after")
+    def _check(self) -> "AuditPlan":
+        unscored = [m for m in self.audit.leak_threshold if m not in self.audit.metrics]
+        if unscored:
+            raise ValueError(
+                f"leak_threshold names {unscored}, which metrics={list(self.audit.metrics)} lacks"
+            )
+        return self
+
+
+def parse_plan(table: dict[str, Any]) -> AuditPlan:
+    """A plan from plain values.
+
+    Raises:
+        BadInput: names the key, the value, and what is allowed.
+    """
+    try:
+        return AuditPlan.model_validate(table)
+    except ValidationError as error:
+        raise BadInput("; ".join(_explain(e) for e in error.errors())) from None
+
+
+def _explain(error: Any) -> str:
+    where = ".".join(
+        str(part) for part in error["loc"] if part != "function-before[_as_entry(), AttackEntry]"
+    )
+    if error["type"] == "extra_forbidden":
+        return f"plan key {where!r} is unknown; {_known(error['loc'])}"
+    got = "" if error["type"] == "missing" else f" (got {error['input']!r})"
+    return f"plan key {where or 'plan'!r}: {error['msg'].removeprefix('Value error, ')}{got if where else ''}"
+
+
+def _known(loc: tuple[Any, ...]) -> str:
+    section: Any = AuditPlan
+    for part in loc[:-1]:
+        field = section.model_fields.get(part)
+        section = field.annotation if field is not None else section
+    names = getattr(section, "model_fields", AuditPlan.model_fields)
+    return f"allowed here: {', '.join(names)}"
+
+
+def read_plan(path: Path, settings: list[str] | None = None) -> AuditPlan:
+    """A plan from a TOML file, with `SECTION.KEY=VALUE` settings laid over it.
+
+    Raises:
+        BadInput: the file is missing, is no TOML, or holds keys or values that are not allowed.
+    """
+    if not path.is_file():
+        raise BadInput(f"plan file {str(path)!r} does not exist")
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadInput(f"plan file {str(path)!r} is not valid TOML: {error}") from None
+    for setting in settings or []:
+        _lay_over(table, setting)
+    return parse_plan(table)
+
+
+def _lay_over(table: dict[str, Any], setting: str) -> None:
+    key, equals, text = setting.partition("=")
+    parts = key.strip().split(".")
+    if not equals or len(parts) < 2:
+        raise BadInput(f"--set {setting!r}: write SECTION.KEY=VALUE, for example client.num_examples=8")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()  # a bare word is a string, so that shells need no second pair of quotes
+    for part in parts[:-1]:
+        inner = table.setdefault(part, {})
+        if not isinstance(inner, dict):
+            raise BadInput(f"--set {setting!r}: {part!r} is a value, not a section")
+        table = inner
+    table[parts[-1]] = value

@@ -1,0 +1,208 @@
+"""A whole audit: every update, every attack, every seed, one report."""
+
+import hashlib
+import json
+import platform
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+import fedspill
+from fedspill.audit import verdict as verdicts
+from fedspill.audit.components import choose, tampering_of
+from fedspill.audit.plan import AuditPlan
+from fedspill.audit.report import AuditReport, Environment, Grant, Trial
+from fedspill.audit.scenario import Scenario, pick_device, prepare, weights_sha256
+from fedspill.audit.store import REPORT_FILE, TENSOR_FILE, Store, write_tensors, write_whole
+from fedspill.audit.trial import Finished, Task, run_trial
+from fedspill.audit.watch import Listener, Silent, TrialWatch
+from fedspill.core.inputs import ImageSpec
+from fedspill.core.knowledge import Knows
+from fedspill.core.model import Model
+from fedspill.zoo.data import DataPool, from_tensors
+
+EXPLAINED = {
+    Knows.NUM_EXAMPLES: "how many examples are behind the update",
+    Knows.LABELS: "the labels of the private examples",
+    Knows.LOCAL_TRAINING: "the protocol: epochs, mini-batches, learning rate, momentum, weight decay",
+    Knows.PUBLIC_DATA: "examples from the clients' distribution",
+    Knows.BN_STATISTICS: "mean and variance of the private batch at every BatchNorm layer",
+}
+
+
+@dataclass(frozen=True)
+class AuditResult:
+    """The report, with what it speaks of.
+
+    Attributes:
+        tensors: "private/INDEX" and "rebuilt/TRIAL"; empty for a redacted audit.
+        folder: where it was written, if it was.
+    """
+
+    report: AuditReport
+    tensors: Mapping[str, Tensor]
+    folder: Path | None
+
+
+def run_audit(
+    plan: AuditPlan,
+    *,
+    out: Path | None = None,
+    model: Model | nn.Module | None = None,
+    data: DataPool | tuple[Tensor, Tensor] | None = None,
+    device: str = "auto",
+    listener: Listener | None = None,
+    fresh: bool = False,
+    redact: bool = False,
+    command: str = "",
+) -> AuditResult:
+    """Runs a plan.
+
+    Args:
+        out: folder to write to and to resume from; None keeps everything in memory.
+        model: used instead of the plan's model.
+        data: private pool used instead of the plan's; a pair is images (n, c, h, w) in [0, 1] and labels (n,).
+        device: "auto", "cpu" or "cuda".
+        listener: shows progress.
+        fresh: start over in a folder that already holds this audit.
+        redact: keep no private pixel and no reconstruction.
+        command: what the user typed, for the report.
+
+    Raises:
+        BadInput: something cannot be used as given.
+        NotApplicable: an attack that the plan names does not fit the model.
+    """
+    began, listener = time.monotonic(), listener or Silent()
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    verdicts.check_policy(plan)
+    worlds = choose(plan)
+    tampering_of(plan)
+    pool = from_tensors(*data) if isinstance(data, tuple) else data
+    scenario = prepare(plan, pick_device(device), model=_as_model(model, pool, plan), pool=pool)
+    tasks = [
+        Task(world, update, seed)
+        for world in worlds
+        for update in range(len(scenario.groups))
+        for seed in plan.audit.seeds
+    ]
+    store = None if out is None else Store(out, scenario.key())
+    if store is not None:
+        store.open(fresh=fresh)
+    finished = _run_all(scenario, tasks, store, listener, began, keep_tensors=not redact)
+    trials = [f.record for f in finished]
+    report = _report(
+        scenario, trials, _environment(scenario, started, time.monotonic() - began, command), redact
+    )
+    tensors = {} if redact else _tensors(scenario, finished)
+    if store is not None:
+        _write(store, report, tensors)
+    return AuditResult(report, tensors, out)
+
+
+def _as_model(model: Model | nn.Module | None, pool: DataPool | None, plan: AuditPlan) -> Model | None:
+    if model is None or isinstance(model, Model):
+        return model
+    images = (pool or _no_pool()).batch.inputs
+    shape = (images.shape[1], images.shape[2], images.shape[3])
+    return Model.of(model, ImageSpec(shape), training=plan.model.mode == "train")
+
+
+def _no_pool() -> DataPool:
+    raise ValueError(
+        "a bare nn.Module needs `data`, from which the input shape is read; or give a fedspill Model"
+    )
+
+
+def _run_all(
+    scenario: Scenario,
+    tasks: Sequence[Task],
+    store: Store | None,
+    listener: Listener,
+    began: float,
+    *,
+    keep_tensors: bool,
+) -> list[Finished]:
+    finished, budget = list[Finished](), scenario.plan.audit.budget
+    for number, task in enumerate(tasks):
+        held = None if store is None else store.finished(task.name)
+        if held is not None and not held[0].ended_by_budget:
+            finished.append(Finished(*held))
+            continue
+        listener.trial(number + 1, len(tasks), task.name)
+        deadline = None
+        if budget is not None:  # what is left, shared out equally to the trials that are left
+            now = time.monotonic()
+            deadline = now + max(0.0, began + budget - now) / (len(tasks) - number)
+        checkpoint = None if store is None else store.checkpoint(task.name)
+        done = run_trial(scenario, task, TrialWatch(listener, checkpoint, deadline))
+        if store is not None:
+            store.keep(done.record, done.tensors if keep_tensors else {})
+        finished.append(done)
+    return finished
+
+
+def _report(scenario: Scenario, trials: list[Trial], environment: Environment, redacted: bool) -> AuditReport:
+    plan = scenario.plan
+    worst = verdicts.worst_examples(plan, trials)
+    share = verdicts.overall_rate(plan, trials, worst)
+    return AuditReport(
+        plan=plan.model_dump(mode="json", exclude_none=True),
+        environment=environment,
+        grants=[Grant(name=k.value, granted=k in plan.server.knows, explanation=EXPLAINED[k]) for k in Knows],
+        trials=trials,
+        worst=worst,
+        leakage_rate=share,
+        caveats=verdicts.caveats(plan, trials),
+        not_tested=verdicts.not_tested(plan),
+        verdict=verdicts.verdict(plan, trials, worst, share),
+        redacted=redacted,
+    )
+
+
+def _environment(scenario: Scenario, started: str, seconds: float, command: str) -> Environment:
+    device = scenario.model.like.device
+    name = (
+        torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else platform.processor() or platform.machine()
+    )
+    plan = json.dumps(scenario.plan.model_dump(mode="json"), sort_keys=True)
+    return Environment(
+        fedspill=fedspill.__version__,
+        python=platform.python_version(),
+        torch=torch.__version__,
+        device=device.type,
+        device_name=name,
+        threads=torch.get_num_threads(),
+        started=started,
+        seconds=seconds,
+        command=command or f"run_audit() of {Path(sys.argv[0] or 'python').name}",
+        plan_sha256=hashlib.sha256(plan.encode()).hexdigest(),
+        weights_sha256=weights_sha256(scenario.model),
+        data=scenario.pool.source,
+        model=_describe(scenario.model, scenario.plan),
+    )
+
+
+def _describe(model: Model, plan: AuditPlan) -> str:
+    size = sum(p.numel() for p in model.params.values())
+    return f"{plan.model.name}, {plan.model.weights} weights, {size:,} parameters, {plan.model.mode} mode"
+
+
+def _tensors(scenario: Scenario, finished: Sequence[Finished]) -> dict[str, Tensor]:
+    used = sorted({i for group in scenario.groups for i in group})
+    private = {f"private/{scenario.pool.indices[i]}": scenario.pool.batch.inputs[i] for i in used}
+    return {**private, **{f"rebuilt/{f.record.name}": f.tensors["rebuilt"] for f in finished if f.tensors}}
+
+
+def _write(store: Store, report: AuditReport, tensors: Mapping[str, Tensor]) -> None:
+    if tensors:
+        write_tensors(store.folder / TENSOR_FILE, tensors)
+    write_whole(store.folder / REPORT_FILE, report.model_dump_json(indent=1))
+    store.tidy()

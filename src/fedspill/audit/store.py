@@ -1,0 +1,130 @@
+"""The folder of an audit: what is done, what is under way, what was found. Files are written whole or not at all."""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from fedspill.audit.report import AuditReport, Trial
+from fedspill.core.errors import BadInput
+
+KEY_FILE = "audit.json"
+REPORT_FILE = "report.json"
+TENSOR_FILE = "reconstructions.safetensors"
+
+
+def write_whole(path: Path, content: bytes | str) -> None:
+    """Writes a file so that a reader, or a kill, never meets half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_bytes(content.encode() if isinstance(content, str) else content)
+    os.replace(partial, path)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Tensors as safetensors, on the CPU, whole or not at all."""
+    write_whole(path, save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}))
+
+
+@dataclass(frozen=True)
+class Store:
+    """An audit's output folder.
+
+    Attributes:
+        key: identifies plan, weights and data; a folder of another key is never written over.
+    """
+
+    folder: Path
+    key: str
+
+    def open(self, *, fresh: bool) -> None:
+        """Makes the folder, or goes on in one of the same audit.
+
+        Raises:
+            BadInput: it holds something else.
+        """
+        if fresh and (self.folder / KEY_FILE).is_file():
+            shutil.rmtree(self.folder)
+        if self.folder.exists() and not self.folder.is_dir():
+            raise BadInput(f"--out {str(self.folder)!r} is a file; a folder is needed")
+        if (self.folder / KEY_FILE).is_file():
+            self._check_key()
+        elif self.folder.is_dir() and any(self.folder.iterdir()):
+            raise BadInput(
+                f"folder {str(self.folder)!r} is not empty and holds no audit; choose another --out"
+            )
+        else:
+            try:
+                write_whole(self.folder / KEY_FILE, json.dumps({"key": self.key}))
+            except OSError as error:
+                raise BadInput(f"cannot write to {str(self.folder)!r}: {error.strerror}") from None
+
+    def _check_key(self) -> None:
+        try:
+            held = json.loads((self.folder / KEY_FILE).read_text())["key"]
+        except (ValueError, KeyError, TypeError):
+            held = None
+        if held != self.key:
+            raise BadInput(
+                f"folder {str(self.folder)!r} holds the audit of another plan, model or data;"
+                " choose another --out, or --fresh to start over"
+            )
+
+    def checkpoint(self, trial: str) -> Path:
+        """Where a running trial keeps its state."""
+        return self.folder / "checkpoints" / f"{trial}.pt"
+
+    def finished(self, trial: str) -> tuple[Trial, Mapping[str, Tensor]] | None:
+        """A trial that an earlier run finished, with its tensors."""
+        record, tensors = self._trial_files(trial)
+        if not record.is_file():
+            return None
+        try:
+            found = Trial.model_validate_json(record.read_text())
+        except ValidationError:
+            return None
+        return found, load_file(tensors) if tensors.is_file() else {}
+
+    def keep(self, trial: Trial, tensors: Mapping[str, Tensor]) -> None:
+        """A finished trial; its checkpoint is no longer needed."""
+        record, values = self._trial_files(trial.name)
+        if tensors:
+            write_tensors(values, tensors)
+        write_whole(record, trial.model_dump_json())
+        if not trial.ended_by_budget:
+            self.checkpoint(trial.name).unlink(missing_ok=True)
+
+    def _trial_files(self, trial: str) -> tuple[Path, Path]:
+        return self.folder / "trials" / f"{trial}.json", self.folder / "trials" / f"{trial}.safetensors"
+
+    def tidy(self) -> None:
+        """Removes what only a broken run would have needed."""
+        checkpoints = self.folder / "checkpoints"
+        if checkpoints.is_dir() and not any(checkpoints.iterdir()):
+            checkpoints.rmdir()
+
+
+def read_report(folder: Path) -> tuple[AuditReport, Mapping[str, Tensor]]:
+    """A report and its tensors ("private/INDEX", "rebuilt/TRIAL"), from an audit's folder.
+
+    Raises:
+        BadInput: there is no report, or it is not one of this schema.
+    """
+    path = folder / REPORT_FILE
+    if not path.is_file():
+        raise BadInput(f"{str(folder)!r} holds no {REPORT_FILE}; give the output folder of an audit")
+    try:
+        report = AuditReport.model_validate_json(path.read_text())
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise BadInput(
+            f"{str(path)!r} is not a report of this version: {'.'.join(map(str, first['loc']))}: {first['msg']}"
+        ) from None
+    tensors = folder / TENSOR_FILE
+    return report, load_file(tensors) if tensors.is_file() else {}

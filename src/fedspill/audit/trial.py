@@ -1,0 +1,182 @@
+"""One trial: the server sends, the clients answer, the server attacks, the truth is opened."""
+
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fedspill.audit.components import Chosen, tampering_of
+from fedspill.audit.judge import as_score, judge, prior_only
+from fedspill.audit.report import Trial
+from fedspill.audit.scenario import Scenario
+from fedspill.audit.watch import TrialWatch
+from fedspill.core.errors import NotApplicable
+from fedspill.core.local_update import aggregate_update
+from fedspill.core.model import Model
+from fedspill.core.rng import stream
+from fedspill.core.roles import Attack, Tampering
+from fedspill.core.types import Batch, Reconstruction, Update
+from fedspill.federation.aggregation import collect
+from fedspill.federation.client import shared_out
+from fedspill.federation.threat import observe
+from fedspill.inversion.matching import cosine_distance
+
+CURVE_POINTS = 200
+
+
+@dataclass(frozen=True)
+class Task:
+    """Which trial to run."""
+
+    world: Chosen
+    update: int
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Unique within an audit, and fit for a file name."""
+        return f"{re.sub(r'[^A-Za-z0-9_.=-]+', '-', self.world.label).strip('-')}.u{self.update}.s{self.seed}"
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A trial's record, and its reconstructions in the order of the private examples where they were matched."""
+
+    record: Trial
+    tensors: Mapping[str, Tensor]
+
+
+def run_trial(scenario: Scenario, task: Task, watch: TrialWatch) -> Finished:
+    """Runs one trial; an attack that does not fit is recorded as skipped if "standard" chose it.
+
+    Raises:
+        NotApplicable: the plan named an attack that does not fit.
+    """
+    private = scenario.private(task.update)
+    began = time.perf_counter()
+    try:
+        sent, attack, added = _send(scenario, task)
+        update = _answer(scenario, sent, private, task)
+        rebuilt = _attack(scenario, sent, attack, update, private, task, watch)
+    except NotApplicable as reason:
+        if task.world.explicit:
+            raise NotApplicable(f"attack {task.world.label!r} does not apply: {reason}") from None
+        return Finished(_blank(scenario, task, skipped=str(reason)), {})
+    seconds = time.perf_counter() - began
+    record = _record(scenario, task, rebuilt, private).model_copy(
+        update={
+            "seconds": seconds,
+            "ended_by_budget": watch.ended,
+            "gradient_norm": update.norm(),
+            "added_parameters": added,
+            "self_check": _self_check(scenario, sent, update, private),
+        }
+    )
+    return Finished(record, {"rebuilt": rebuilt.inputs.detach().float().cpu()})
+
+
+def _send(scenario: Scenario, task: Task) -> tuple[Model, Attack, int]:
+    """The model that the server sends, who reads the answer, and how many parameters were added."""
+    model, component = scenario.model, task.world.component
+    rng = stream(task.seed, "server", task.world.name)
+    if isinstance(component, Tampering):
+        tampered = component.tamper(model, scenario.public_batch, 0, rng)
+        assert tampered.readout is not None, "components.choose() takes only tamperings that bring a readout"
+        return tampered.model, tampered.readout, _size(tampered.model) - _size(model)
+    planned = tampering_of(scenario.plan)
+    if planned is not None:
+        model = planned[0].tamper(model, scenario.public_batch, 0, stream(task.seed, "server")).model
+    return model, component, _size(model) - _size(scenario.model)
+
+
+def _size(model: Model) -> int:
+    return sum(p.numel() for p in model.params.values())
+
+
+def _answer(scenario: Scenario, sent: Model, private: Batch, task: Task) -> Update:
+    settings = scenario.plan.client
+    clients = shared_out(private, settings.clients, settings.training())
+    update = collect(sent, clients, stream(task.seed, "clients", task.update))
+    if update is None:
+        raise NotApplicable("the clients' defences withheld every update")
+    return update
+
+
+def _attack(
+    scenario: Scenario,
+    sent: Model,
+    attack: Attack,
+    update: Update,
+    private: Batch,
+    task: Task,
+    watch: TrialWatch,
+) -> Reconstruction:
+    plan = scenario.plan
+    knowledge = observe(
+        sent,
+        private,
+        plan.client.clients,
+        plan.client.training(),
+        scenario.public_batch,
+        frozenset(plan.server.knows),
+    )
+    rng = stream(task.seed, "attack", task.world.label, task.update)
+    return attack.reconstruct(update, knowledge, rng, watch)
+
+
+def _self_check(scenario: Scenario, sent: Model, update: Update, private: Batch) -> float | None:
+    """Cosine distance at the true input: 0 up to rounding where attacker and client compute the same."""
+    if update.norm() == 0:
+        return None
+    client = scenario.plan.client
+    z = sent.input.encode(private.inputs)
+    again = aggregate_update(sent, z, private.labels, client.training(), client.clients)
+    with torch.no_grad():
+        doubled = {k: v.double() for k, v in again.values.items()}
+        return abs(float(cosine_distance(doubled, {k: v.double() for k, v in update.values.items()})))
+
+
+def _blank(scenario: Scenario, task: Task, *, skipped: str | None = None) -> Trial:
+    card = task.world.card
+    return Trial(
+        name=task.name,
+        attack=task.world.name,
+        preset=task.world.label.partition(":")[2],
+        title=card.title,
+        role=card.role.value,
+        seed=task.seed,
+        update=task.update,
+        examples=[scenario.pool.indices[i] for i in scenario.groups[task.update]],
+        skipped=skipped,
+    )
+
+
+def _record(scenario: Scenario, task: Task, rebuilt: Reconstruction, private: Batch) -> Trial:
+    judged = judge(scenario, rebuilt, private)
+    confidence = [] if rebuilt.confidence is None else [float(c) for c in rebuilt.confidence]
+    return _blank(scenario, task).model_copy(
+        update={
+            "iterations": max(0, len(rebuilt.objective) - 1),
+            "objective": thinned(rebuilt.objective),
+            "converged": rebuilt.converged,
+            "labels": judged.labels,
+            "scores": [as_score(m) for m in judged.scored.metrics],
+            "leakage_rate": judged.leakage_rate,
+            "identification": judged.identification,
+            "baselines": prior_only(scenario, private, task.seed),
+            "confidence": confidence,
+            "matched": list(judged.scored.matched),
+            "notes": list(rebuilt.notes),
+        }
+    )
+
+
+def thinned(values: tuple[float, ...]) -> list[tuple[int, float]]:
+    """At most `CURVE_POINTS` points of a curve, the first and the last among them."""
+    if len(values) <= CURVE_POINTS:
+        return list(enumerate(values))
+    marks = torch.linspace(0, len(values) - 1, CURVE_POINTS).round().long().tolist()
+    return [(i, values[i]) for i in marks]

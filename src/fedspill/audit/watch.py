@@ -1,0 +1,98 @@
+"""The audit's side of a running attack: progress for the eye, checkpoints for a kill, the budget's end."""
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from fedspill.core.roles import State
+
+CHECKPOINT_SECONDS = 5.0
+
+
+class Listener(Protocol):
+    """Whoever shows an audit's progress."""
+
+    def trial(self, number: int, total: int, name: str) -> None:
+        """A trial begins; `number` counts from 1."""
+        ...
+
+    def progress(self, done: int, total: int, objective: float) -> None:
+        """Iterations of the running trial."""
+        ...
+
+    def message(self, text: str) -> None:
+        """Something that a person should read."""
+        ...
+
+
+class Silent:
+    """Shows nothing."""
+
+    def trial(self, number: int, total: int, name: str) -> None:
+        """Shows nothing."""
+
+    def progress(self, done: int, total: int, objective: float) -> None:
+        """Shows nothing."""
+
+    def message(self, text: str) -> None:
+        """Shows nothing."""
+
+
+@dataclass
+class TrialWatch:
+    """Watches one attack.
+
+    Attributes:
+        checkpoint: file of its state; None keeps none.
+        deadline: `time.monotonic()` at which its budget ends; None is no limit.
+        ended: the attack was told that its time is out.
+    """
+
+    listener: Listener
+    checkpoint: Path | None = None
+    deadline: float | None = None
+    ended: bool = False
+    _written: float = field(default_factory=time.monotonic)
+
+    def progress(self, done: int, total: int, objective: float) -> None:
+        """Passes it on."""
+        self.listener.progress(done, total, objective)
+
+    def save(self, state: Callable[[], State]) -> None:
+        """Writes the state, at most every few seconds; the file is whole or not there."""
+        if self.checkpoint is None or time.monotonic() - self._written < CHECKPOINT_SECONDS:
+            return
+        self._write(state())
+
+    def _write(self, state: State) -> None:
+        assert self.checkpoint is not None
+        self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        partial = self.checkpoint.with_suffix(".partial")
+        torch.save(dict(state), partial)
+        os.replace(partial, self.checkpoint)
+        self._written = time.monotonic()
+
+    def load(self) -> State | None:
+        """The state of a broken run; an unreadable one is set aside and the attack starts anew."""
+        if self.checkpoint is None or not self.checkpoint.is_file():
+            return None
+        try:
+            state: Any = torch.load(self.checkpoint, weights_only=True)
+        except Exception as error:  # any damage means the same: it cannot be used
+            self.listener.message(
+                f"the checkpoint {self.checkpoint.name} cannot be read ({error}); starting anew"
+            )
+            return None
+        self.listener.message(f"going on from the checkpoint {self.checkpoint.name}")
+        return state
+
+    def out_of_time(self) -> bool:
+        """Whether the budget has ended; once it has, it stays so."""
+        if not self.ended and self.deadline is not None and time.monotonic() >= self.deadline:
+            self.ended = True
+        return self.ended

@@ -1,0 +1,30 @@
+"""What a server comes to hold under a threat model: the one door through which facts of private data pass."""
+
+from collections.abc import Set
+
+from fedspill.core.knowledge import Knows, ServerKnowledge
+from fedspill.core.local_update import LocalTraining
+from fedspill.core.model import Model
+from fedspill.core.types import Batch
+from fedspill.federation.client import bn_statistics
+
+
+def observe(
+    sent: Model,
+    private: Batch,
+    clients: int,
+    training: LocalTraining,
+    public_data: Batch | None,
+    grants: Set[Knows],
+) -> ServerKnowledge:
+    """The server's knowledge, reduced to what was granted; labels bring their number with them."""
+    counted = Knows.NUM_EXAMPLES in grants or Knows.LABELS in grants
+    return ServerKnowledge(
+        model=sent,
+        num_clients=clients,
+        num_examples=len(private) if counted else None,
+        labels=private.labels if Knows.LABELS in grants else None,
+        local_training=training if Knows.LOCAL_TRAINING in grants else None,
+        public_data=public_data if Knows.PUBLIC_DATA in grants else None,
+        bn_statistics=bn_statistics(sent, private) if Knows.BN_STATISTICS in grants else None,
+    )

@@ -1,0 +1,124 @@
+"""What the label methods look at: the head's gradient, and the network's answers to the server's inputs."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from fedspill.core.errors import NotApplicable
+from fedspill.core.knowledge import ServerKnowledge
+from fedspill.core.model import Model
+from fedspill.core.rng import randn
+from fedspill.core.types import Params, Update
+from fedspill.inversion.head import Head, features_and_logits, find_head, sent
+from fedspill.inversion.mean_gradient import local_steps, mean_gradient
+
+PROBES = 64
+"""How many inputs a white-box method passes through the network."""
+
+
+@dataclass(frozen=True)
+class HeadGradient:
+    """The mean gradient of the head in float64, with the number of examples behind it.
+
+    Attributes:
+        scaled: False if the scale is arbitrary (FedAvg of unknown settings).
+    """
+
+    head: Head
+    values: Params
+    num_examples: int
+    scaled: bool
+
+    def rows(self) -> Float[Tensor, "k d"]:
+        """The gradient of the weight, one row per class."""
+        return self.values[self.head.weight]
+
+    def row_sums(self) -> Float[Tensor, " k"]:
+        """s_c, the sum of class c's row."""
+        return self.rows().sum(1)
+
+    def bias(self) -> Float[Tensor, " k"]:
+        """The gradient of the bias.
+
+        Raises:
+            NotApplicable: the head has no bias.
+        """
+        if self.head.bias is None:
+            raise NotApplicable(
+                f"this label method reads the head's bias, and the head {self.head.name!r} has none"
+            )
+        if self.head.bias not in self.values:
+            raise NotApplicable(f"this label method reads {self.head.bias!r}, which the update does not hold")
+        return self.values[self.head.bias]
+
+
+def head_gradient(update: Update, knowledge: ServerKnowledge, num_examples: int) -> HeadGradient:
+    """Reads the head out of an update.
+
+    Raises:
+        NotApplicable: no head is found, or its weight was not trained.
+    """
+    head = find_head(knowledge.model)
+    sent(update, head.weight, "the head's weight")
+    names = [n for n in (head.weight, head.bias) if n is not None]
+    mean = mean_gradient(update, knowledge, names, num_examples)
+    return HeadGradient(head, mean.values, num_examples, mean.scaled)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """The network's answers to inputs that the server holds, in float64.
+
+    Attributes:
+        probabilities: softmax of the logits.
+        feature_sums: the sum over the head's input, one number per example.
+        smallest: the smallest feature seen.
+        labels: of public data; None for noise.
+    """
+
+    probabilities: Float[Tensor, "m k"]
+    feature_sums: Float[Tensor, " m"]
+    smallest: float
+    labels: Int[Tensor, " m"] | None
+
+
+def probe(knowledge: ServerKnowledge, head: Head, params: Params, rng: torch.Generator) -> Probe:
+    """Passes public data, or N(0, 1) noise without it, through the network with the given parameters."""
+    model, public = knowledge.model, knowledge.public_data
+    if public is None:
+        z, labels = randn((PROBES, *model.input.encoded_shape), rng, model.like), None
+    else:
+        chosen = torch.randperm(len(public), generator=rng)[: 4 * PROBES]
+        own = public[chosen.to(public.labels.device)].to(model.like)
+        z, labels = model.input.encode(own.inputs), own.labels
+    features, logits = features_and_logits(model, params, z, head)
+    return Probe(logits.double().softmax(1), features.double().sum(1), float(features.min()), labels)
+
+
+def probe_path(update: Update, knowledge: ServerKnowledge, rng: torch.Generator) -> Probe:
+    """`probe` averaged over the local steps: between the start and the end of a FedAvg client's path.
+
+    The T gradients are taken at steps 0 .. T-1, so on a straight path the end weighs (T - 1) / (2 T).
+    """
+    head, model = find_head(knowledge.model), knowledge.model
+    state = rng.get_state()
+    first = probe(knowledge, head, model.params, rng)
+    steps = local_steps(knowledge) or 1
+    if steps == 1:
+        return first
+    rng.set_state(state)  # the same inputs at both ends
+    last = probe(knowledge, head, end_params(model, update), rng)
+    late = (steps - 1) / (2 * steps)
+    return Probe(
+        first.probabilities.lerp(last.probabilities, late),
+        first.feature_sums.lerp(last.feature_sums, late),
+        min(first.smallest, last.smallest),
+        first.labels,
+    )
+
+
+def end_params(model: Model, update: Update) -> Params:
+    """The client's parameters after local training, from a delta."""
+    return {k: v - update.values[k].to(v) if k in update.values else v for k, v in model.params.items()}

@@ -1,0 +1,82 @@
+"""From an update to the mean gradient of a local step: one scale for FedSGD and FedAvg."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from fedspill.core.knowledge import ServerKnowledge
+from fedspill.core.local_update import FedAvg
+from fedspill.core.types import Params, Update, UpdateKind
+
+
+@dataclass(frozen=True)
+class MeanGradient:
+    """Gradients in float64, averaged over the local steps.
+
+    Attributes:
+        values: keyed as the update.
+        scaled: False if the protocol is unknown, so that the scale is arbitrary and weight decay remains.
+    """
+
+    values: Params
+    scaled: bool
+
+
+@dataclass(frozen=True)
+class StepSums:
+    """What T steps of local SGD do: start - end = decay * start + gradient * (weighted mean gradient).
+
+    SGD with momentum and weight decay is linear in the start value and in the gradients, so both numbers are
+    exact at every step size, and the weights of the steps are the same for every parameter. Hence a ratio
+    dW / db of one example's constant input is exact too.
+    """
+
+    decay: float
+    gradient: float
+
+
+def step_sums(training: FedAvg, steps: int) -> StepSums:
+    """The coefficients of `StepSums` for `steps` local steps."""
+
+    def end(start: float, gradient: float) -> float:
+        value, velocity = start, 0.0
+        for _ in range(steps):
+            velocity = training.momentum * velocity + gradient + training.weight_decay * value
+            value -= training.lr * velocity
+        return value
+
+    return StepSums(decay=1.0 - end(1.0, 0.0), gradient=-end(0.0, 1.0))
+
+
+def local_steps(knowledge: ServerKnowledge, num_examples: int | None = None) -> int | None:
+    """How many SGD steps each client took, None if the server cannot tell."""
+    training = knowledge.local_training
+    count = num_examples or knowledge.num_examples
+    if not isinstance(training, FedAvg):
+        return None
+    if training.minibatch_size is None:
+        return training.epochs
+    return None if count is None else training.local_steps(max(1, count // knowledge.num_clients))
+
+
+def mean_gradient(
+    update: Update, knowledge: ServerKnowledge, names: Iterable[str], num_examples: int | None = None
+) -> MeanGradient:
+    """The named tensors of `update` as mean gradients; names that were not trained are left out.
+
+    Args:
+        update: gradient or delta.
+        knowledge: the model as sent, the protocol, the number of clients.
+        names: of parameters.
+        num_examples: n over all clients, if the server has it from elsewhere than `knowledge`.
+    """
+    values = {k: update.values[k].double() for k in names if k in update.values}
+    if update.kind is UpdateKind.GRADIENT:
+        return MeanGradient(values, True)
+    training, steps = knowledge.local_training, local_steps(knowledge, num_examples)
+    if not isinstance(training, FedAvg) or steps is None:
+        return MeanGradient(values, False)
+    sums = step_sums(training, steps)
+    start = knowledge.model.params
+    return MeanGradient(
+        {k: (v - sums.decay * start[k].to(v)) / sums.gradient for k, v in values.items()}, True
+    )

@@ -1,0 +1,253 @@
+"""Reads the inputs of one biased linear layer, that sees the (flattened) network input, out of an update."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from fedspill.core.errors import NotApplicable
+from fedspill.core.inputs import InputSpec
+from fedspill.core.knowledge import ServerKnowledge
+from fedspill.core.model import Model
+from fedspill.core.types import Reconstruction, Update, UpdateKind
+from fedspill.inversion import labels as inference
+from fedspill.inversion.certificate import explanation, range_violation, replay_residual
+from fedspill.inversion.head import sent
+from fedspill.inversion.linear_leakage import (
+    RowGroup,
+    layer_input,
+    rank_one_residual,
+    row_floor,
+    row_groups,
+)
+from fedspill.inversion.mean_gradient import mean_gradient
+
+ONE_EXAMPLE = 1e-3
+"""Residual of the rank-one test, and of a replay, below which one example explains the layer."""
+EXPLAINED = 1e-2
+"""Relative error below which a candidate accounts for its rows; leaves room for the drift of local training."""
+IN_RANGE = 1e-2
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Names of a linear layer's weight and bias."""
+
+    weight: str
+    bias: str
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One input that the layer's gradient shows.
+
+    Attributes:
+        certified: the update itself confirms it.
+        label: of the certificate, if there is one.
+    """
+
+    z: Float[Tensor, " d"]
+    confidence: float
+    certified: bool
+    label: int | None = None
+
+
+@dataclass(frozen=True)
+class LayerGradient:
+    """A layer's mean gradient in float64, with the size of its rounding."""
+
+    weight: Float[Tensor, "out d"]
+    bias: Float[Tensor, " out"]
+    floor: float
+    noise: float
+
+    def groups(self) -> list[RowGroup]:
+        """Rows that agree on their input."""
+        return row_groups(self.weight, self.bias, floor=self.floor, noise=self.noise)
+
+    def without(self, x: Tensor, bias_grad: Tensor) -> "LayerGradient":
+        """What is left when one example's share is taken away; the floor and the rounding stay."""
+        weight = self.weight - torch.outer(bias_grad, x)
+        return LayerGradient(weight, self.bias - bias_grad, self.floor, self.noise)
+
+
+def layer_gradient(update: Update, knowledge: ServerKnowledge, layer: Layer) -> LayerGradient:
+    """Reads a layer's gradient.
+
+    Raises:
+        NotApplicable: its weight or its bias was not trained, or its bias gradient is zero.
+    """
+    dtype = sent(update, layer.bias, "the layer's bias").dtype
+    sent(update, layer.weight, "the layer's weight")
+    mean = mean_gradient(update, knowledge, (layer.weight, layer.bias))
+    weight, bias = mean.values[layer.weight], mean.values[layer.bias]
+    top = float(bias.abs().max())
+    if top == 0:
+        raise NotApplicable(f"the gradient of {layer.bias!r} is zero, so nothing can be divided by it")
+    return LayerGradient(weight, bias, row_floor(dtype) * top, _rounding(update, knowledge, layer, weight))
+
+
+def _rounding(update: Update, knowledge: ServerKnowledge, layer: Layer, weight: Tensor) -> float:
+    # A delta is the difference of two rounded parameters: its error is that of the parameters, not its own.
+    raw = update.values[layer.weight]
+    if update.kind is UpdateKind.GRADIENT:
+        return 0.0
+    scale = float(weight.norm() / raw.double().norm().clamp_min(1e-300))
+    return torch.finfo(raw.dtype).eps * float(knowledge.model.params[layer.weight].abs().max()) * scale
+
+
+def known_labels(
+    update: Update, knowledge: ServerKnowledge, rng: torch.Generator, count: int | None
+) -> Int[Tensor, " n"] | None:
+    """Granted labels, else inferred ones, else None."""
+    if knowledge.labels is not None:
+        return knowledge.labels
+    if count is None:
+        return None
+    try:
+        method = inference.default_method(update, knowledge, count)
+        return inference.infer(method, update, knowledge, count, rng)
+    except NotApplicable:
+        return None
+
+
+def read_layer(
+    update: Update, knowledge: ServerKnowledge, layer: Layer, rng: torch.Generator, *, peel: bool = False
+) -> Reconstruction:
+    """Reconstructs what a layer on the network's flattened input saw.
+
+    One example (n = 1, or n unknown and all rows agree): least squares over all rows. Several: rows that are
+    exclusive to one example, found by their agreement and confirmed by passing the candidate through the
+    network; single rows whose ratio is a valid input fill up to n with low confidence.
+
+    Args:
+        peel: take the share of every confirmed example out of the gradient and look again; rows that two
+            examples shared become exclusive to the other. Not in the papers.
+
+    Raises:
+        NotApplicable: the layer was not trained, or its bias gradient is zero.
+    """
+    gradient = layer_gradient(update, knowledge, layer)
+    x = layer_input(gradient.weight, gradient.bias)
+    residual = rank_one_residual(gradient.weight, gradient.bias, x)
+    count = knowledge.num_examples
+    if count == 1 or (count is None and residual < ONE_EXAMPLE):
+        labels = known_labels(update, knowledge, rng, 1)
+        return single_example(update, knowledge, (layer.weight, layer.bias), x, residual, labels)
+    labels = known_labels(update, knowledge, rng, count)
+    found = _several(knowledge, layer, gradient, labels, peel)
+    if not found:
+        return _mixture(knowledge.model.input, x, knowledge.model.like)
+    return _reconstruction(knowledge, found, count)
+
+
+def single_example(
+    update: Update,
+    knowledge: ServerKnowledge,
+    names: tuple[str, ...],
+    x: Float[Tensor, " d"],
+    residual: float,
+    labels: Int[Tensor, " n"] | None,
+) -> Reconstruction:
+    """The reconstruction of one example, certified if the rows agree and a replay gives the same update.
+
+    Args:
+        names: the tensors that a replay must reproduce.
+        x: the flattened encoded input.
+        residual: the worst rank-one residual behind `x`.
+    """
+    spec, like = knowledge.model.input, knowledge.model.like
+    z = x.view(1, *spec.encoded_shape)
+    notes = list[str]()
+    replayed = None if labels is None else replay_residual(update, knowledge, names, z, labels[:1])
+    if replayed is None:
+        notes.append(
+            "The update was not replayed (label or protocol unknown); the rows' agreement alone counts."
+        )
+    worst = max(residual, replayed or 0.0)
+    if worst >= ONE_EXAMPLE:
+        notes.append(
+            f"Not one example alone: rows disagree or a replay differs (relative residual {worst:.1e})."
+        )
+    return Reconstruction(
+        inputs=spec.decode(z).to(like),
+        labels=None if labels is None else labels[:1].to(like.device),
+        confidence=like.new_tensor([max(0.0, 1.0 - worst)]),
+        converged=worst < ONE_EXAMPLE and float(range_violation(spec, z)) < IN_RANGE,
+        notes=tuple(notes),
+    )
+
+
+def _several(
+    knowledge: ServerKnowledge, layer: Layer, gradient: LayerGradient, labels: Tensor | None, peel: bool
+) -> list[Candidate]:
+    model = knowledge.model.to(knowledge.model.like.device, torch.float64)
+    tried = _labels_to_try(model, labels)
+    count, sure, first = knowledge.num_examples, list[Candidate](), gradient
+    while True:
+        fresh = list[Candidate]()
+        for group in gradient.groups():
+            if len(group.rows) < 2 or _known(group.x, [*sure, *fresh]):
+                continue
+            z = group.x.view(model.input.encoded_shape)
+            share = 1.0 / (count or 1)
+            told = explanation(model, layer.bias, z, tried, gradient.bias, group.rows, share)
+            if told.residual < EXPLAINED and _valid(model.input, group.x):
+                fresh.append(Candidate(group.x, 1.0, True, told.label))
+                if peel:
+                    gradient = gradient.without(group.x, told.bias_grad)
+                    break  # the other groups were computed with this example still inside
+        sure += fresh
+        if not peel or not fresh or (count is not None and len(sure) >= count):
+            return sure + _unsure(model.input, first, sure, count)
+
+
+def _labels_to_try(model: Model, labels: Tensor | None) -> Tensor:
+    if labels is not None:
+        return labels.unique()
+    z = model.like.new_zeros(1, *model.input.encoded_shape)
+    return torch.arange(model.logits(model.params, z).shape[1])
+
+
+def _unsure(
+    spec: InputSpec, gradient: LayerGradient, sure: list[Candidate], count: int | None
+) -> list[Candidate]:
+    room = max(0, (count or len(gradient.bias)) - len(sure))
+    found = list[Candidate]()
+    for group in gradient.groups():
+        if len(found) < room and _valid(spec, group.x) and not _known(group.x, [*sure, *found]):
+            found.append(Candidate(group.x, 0.5 if len(group.rows) > 1 else 0.1, False))
+    return found
+
+
+def _valid(spec: InputSpec, x: Tensor) -> bool:
+    return float(range_violation(spec, x.view(1, *spec.encoded_shape))) < IN_RANGE
+
+
+def _known(x: Tensor, found: list[Candidate]) -> bool:
+    return any(float((x - c.z).norm()) < 1e-2 * float(c.z.norm()) for c in found)
+
+
+def _mixture(spec: InputSpec, x: Tensor, like: Tensor) -> Reconstruction:
+    return Reconstruction(
+        inputs=spec.decode(x.view(1, *spec.encoded_shape)).to(like),
+        confidence=like.new_zeros(1),
+        notes=("No row shows a valid input of one example; this is a mixture of all examples.",),
+    )
+
+
+def _reconstruction(knowledge: ServerKnowledge, found: list[Candidate], count: int | None) -> Reconstruction:
+    spec, like = knowledge.model.input, knowledge.model.like
+    labels = [c.label for c in found if c.label is not None]
+    sure = sum(c.certified for c in found)
+    return Reconstruction(
+        inputs=spec.decode(torch.stack([c.z for c in found]).view(-1, *spec.encoded_shape)).to(like),
+        labels=torch.tensor(labels, device=like.device) if len(labels) == len(found) else None,
+        confidence=like.new_tensor([c.confidence for c in found]),
+        converged=sure > 0,
+        notes=(
+            f"{sure} of {count if count is not None else 'an unknown number of'} examples are confirmed by"
+            " rows that agree and by the network itself; the others are rows that may mix examples.",
+        ),
+    )

@@ -1,0 +1,262 @@
+"""The optimisation loop of every search: step rules, restarts, the best by its objective, checkpoints.
+
+Nothing here knows the truth: a run is judged by the value that it minimises, which is all that a server has.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fedspill.core.roles import State, Watch
+
+Variables = list[Tensor]
+
+
+@dataclass(frozen=True)
+class SignedAdam:
+    """Adam on the sign of the gradient, or on the gradient itself, with a step decay.
+
+    Defaults are those of Inverting Gradients, appendix C: times 0.1 after 3/8, 5/8 and 7/8 of the run.
+    """
+
+    lr: float = 0.1
+    signed: bool = True
+    decay_at: tuple[float, ...] = (3 / 8, 5 / 8, 7 / 8)
+    decay: float = 0.1
+
+    def optimiser(self, variables: Variables) -> torch.optim.Optimizer:
+        """A fresh optimiser over the variables."""
+        return torch.optim.Adam(variables, lr=self.lr)
+
+    def before_step(self, optimiser: torch.optim.Optimizer, variables: Variables, done: float) -> None:
+        """Sets the step size for the share of the run that is done, and signs the gradients."""
+        passed = sum(done >= mark for mark in self.decay_at)
+        for group in optimiser.param_groups:
+            group["lr"] = self.lr * self.decay**passed
+        if self.signed:
+            for v in variables:
+                if v.grad is not None:
+                    v.grad.sign_()
+
+
+@dataclass(frozen=True)
+class LBFGS:
+    """L-BFGS as in the code of DLG: `inner` evaluations at most in one iteration.
+
+    With `line_search` (strong Wolfe) a step never raises the objective; the field's codes do without.
+    """
+
+    lr: float = 1.0
+    history: int = 100
+    inner: int = 20
+    line_search: bool = False
+
+    def optimiser(self, variables: Variables) -> torch.optim.Optimizer:
+        """A fresh optimiser over the variables."""
+        return torch.optim.LBFGS(
+            variables,
+            lr=self.lr,
+            max_iter=self.inner,
+            history_size=self.history,
+            tolerance_grad=0.0,
+            tolerance_change=0.0,
+            line_search_fn="strong_wolfe" if self.line_search else None,
+        )
+
+    def before_step(self, optimiser: torch.optim.Optimizer, variables: Variables, done: float) -> None:
+        """L-BFGS takes the gradients as they are."""
+
+
+StepRule = SignedAdam | LBFGS
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One hypothesis of what the clients held, as something to minimise.
+
+    Attributes:
+        draw: a random start; called once per restart, in order.
+        value: the objective of the variables.
+        project: moves the variables back into their bounds, in place.
+    """
+
+    draw: Callable[[torch.Generator], Variables]
+    value: Callable[[Variables], Float[Tensor, ""]]
+    project: Callable[[Variables], None]
+
+
+@dataclass(frozen=True)
+class Found:
+    """The best iterate of all runs.
+
+    Attributes:
+        problem: index of the hypothesis that it belongs to.
+        history: the objective at every iteration of the run that it comes from.
+        best_by_problem: the lowest objective of every hypothesis, infinite where none was finite.
+        diverged: runs that were given up.
+        complete: False if the budget ended before the last iteration.
+    """
+
+    problem: int
+    variables: Variables
+    value: float
+    history: tuple[float, ...]
+    best_by_problem: tuple[float, ...]
+    diverged: int
+    complete: bool
+
+
+@dataclass(frozen=True)
+class Search:
+    """Minimises every hypothesis from several starts and keeps the iterate with the lowest objective.
+
+    Attributes:
+        rule: how a step is made.
+        steps: iterations of one run.
+        restarts: runs per hypothesis.
+        tolerance: an objective below this ends the whole search; 0 never does.
+        give_up: (iteration, level): a run above the level after so many iterations has diverged
+            (methods: 5-30 % of DLG's runs do), as has one whose objective is not finite.
+    """
+
+    rule: StepRule
+    steps: int
+    restarts: int = 1
+    tolerance: float = 0.0
+    give_up: tuple[int, float] | None = None
+
+    def run(self, problems: Sequence[Problem], rng: torch.Generator, watch: Watch) -> Found:
+        """Searches all problems; resumes where the watch has a saved state."""
+        progress = _Progress.resume(watch.load(), len(problems))
+        runs = [p for p in range(len(problems)) for _ in range(self.restarts)]
+        total = len(runs) * self.steps
+        for number, index in enumerate(runs):
+            start = problems[index].draw(rng)
+            if number < progress.run:
+                continue
+            finished = self._one_run(problems[index], index, start, progress, watch, total)
+            if not finished or progress.best_value < self.tolerance:
+                break
+            progress.next_run()
+        return progress.found(complete=not watch.out_of_time())
+
+    def _one_run(
+        self, problem: Problem, index: int, start: Variables, progress: "_Progress", watch: Watch, total: int
+    ) -> bool:
+        """One restart; False if the budget ended it. Leaves its best in `progress`."""
+        variables = [v.detach().clone().requires_grad_() for v in (progress.variables or start)]
+        optimiser = self.rule.optimiser(variables)
+        if progress.optimiser is not None:
+            optimiser.load_state_dict(progress.optimiser)
+        for step in range(progress.step, self.steps + 1):
+            value = self._evaluate(problem, variables)
+            progress.note(index, value, variables)
+            if self._is_over(step, value, progress):
+                return True
+            if watch.out_of_time():
+                return False
+            self._step(problem, optimiser, variables, step)
+            watch.progress(progress.run * self.steps + step + 1, total, progress.best_value)
+            watch.save(lambda step=step: progress.state(step + 1, variables, optimiser))
+        return True
+
+    def _is_over(self, step: int, value: float, progress: "_Progress") -> bool:
+        lost = not math.isfinite(value)
+        if self.give_up is not None and step == self.give_up[0] and progress.run_best > self.give_up[1]:
+            lost = True
+        progress.diverged += lost
+        return lost or value < self.tolerance or step == self.steps
+
+    def _evaluate(self, problem: Problem, variables: Variables) -> float:
+        """The objective; leaves its gradient in the variables."""
+        value = problem.value(variables)
+        _set_gradients(variables, torch.autograd.grad(value, variables))
+        return float(value.detach())
+
+    def _step(
+        self, problem: Problem, optimiser: torch.optim.Optimizer, variables: Variables, step: int
+    ) -> None:
+        if isinstance(self.rule, SignedAdam):
+            self.rule.before_step(optimiser, variables, step / self.steps)
+            optimiser.step()
+        else:
+
+            def closure() -> float:
+                return self._evaluate(problem, variables)
+
+            optimiser.step(closure)
+        with torch.no_grad():
+            problem.project(variables)
+
+
+def _set_gradients(variables: Variables, gradients: Iterable[Tensor]) -> None:
+    for variable, gradient in zip(variables, gradients, strict=True):
+        variable.grad = gradient.detach()
+
+
+@dataclass
+class _Progress:
+    """What must be known to go on, and what was found so far."""
+
+    best_by_problem: list[float]
+    run: int = 0
+    step: int = 0
+    variables: Variables | None = None
+    optimiser: dict[str, Any] | None = None
+    best: Variables = field(default_factory=list[Tensor])
+    best_value: float = math.inf
+    best_problem: int = 0
+    best_history: list[float] = field(default_factory=list[float])
+    run_best: float = math.inf
+    history: list[float] = field(default_factory=list[float])
+    diverged: int = 0
+    best_run: int = -1
+
+    @classmethod
+    def resume(cls, state: State | None, problems: int) -> "_Progress":
+        return cls([math.inf] * problems) if state is None else cls(**state)
+
+    def state(self, step: int, variables: Variables, optimiser: torch.optim.Optimizer) -> State:
+        return {
+            **self.__dict__,
+            "step": step,
+            "variables": [v.detach() for v in variables],
+            "optimiser": optimiser.state_dict(),
+        }
+
+    def note(self, problem: int, value: float, variables: Variables) -> None:
+        self.history.append(value)
+        if value < self.run_best:
+            self.run_best = value
+        if value < self.best_by_problem[problem]:
+            self.best_by_problem[problem] = value
+        if value < self.best_value or not self.best:
+            self.best = [v.detach().clone() for v in variables]
+            self.best_value = value if math.isfinite(value) else math.inf
+            self.best_problem, self.best_run = problem, self.run
+
+    def next_run(self) -> None:
+        self._keep_history()
+        self.run, self.step, self.variables, self.optimiser = self.run + 1, 0, None, None
+        self.run_best, self.history = math.inf, []
+
+    def _keep_history(self) -> None:
+        if self.best_run == self.run:
+            self.best_history = self.history
+
+    def found(self, *, complete: bool) -> Found:
+        self._keep_history()
+        return Found(
+            self.best_problem,
+            self.best,
+            self.best_value,
+            tuple(self.best_history),
+            tuple(self.best_by_problem),
+            self.diverged,
+            complete,
+        )

@@ -1,0 +1,204 @@
+"""What every view of a report says: the trials gathered by attack, and what their scores come to."""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import binomtest
+
+from fedspill.audit.report import AuditReport, Rate, Score, Trial
+
+
+@dataclass(frozen=True)
+class MetricInfo:
+    """A metric as the report's scores describe it."""
+
+    name: str
+    unit: str
+    higher_is_closer: bool
+
+
+@dataclass(frozen=True)
+class Spread:
+    """One metric over n values; `total` also counts the examples that got no reconstruction."""
+
+    n: int
+    total: int
+    mean: float
+    median: float
+    worst: float
+    q10: float
+    q25: float
+    q75: float
+    q90: float
+    capped: int = 0
+
+
+@dataclass(frozen=True)
+class AttackGroup:
+    """All trials of one attack with one preset."""
+
+    attack: str
+    preset: str
+    title: str
+    role: str
+    ran: tuple[Trial, ...]
+    skipped: tuple[Trial, ...]
+
+    @property
+    def label(self) -> str:
+        """As the plan writes it."""
+        return f"{self.attack}:{self.preset}" if self.preset else self.attack
+
+    @property
+    def converged(self) -> int:
+        """How many of its trials say that they converged."""
+        return sum(t.converged for t in self.ran)
+
+
+def attack_groups(report: AuditReport) -> list[AttackGroup]:
+    """The trials by attack and preset, in the order of the plan."""
+    gathered: dict[tuple[str, str], list[Trial]] = {}
+    for trial in report.trials:
+        gathered.setdefault((trial.attack, trial.preset), []).append(trial)
+    return [_group(trials) for trials in gathered.values()]
+
+
+def _group(trials: list[Trial]) -> AttackGroup:
+    first = trials[0]
+    ran = tuple(t for t in trials if t.skipped is None)
+    skipped = tuple(t for t in trials if t.skipped is not None)
+    return AttackGroup(first.attack, first.preset, first.title, first.role, ran, skipped)
+
+
+def metrics(report: AuditReport) -> list[MetricInfo]:
+    """Every metric of the report, the main one first."""
+    infos = {
+        s.metric: MetricInfo(s.metric, s.unit, s.higher_is_closer) for t in report.trials for s in t.scores
+    }
+    main = _main_name(report)
+    return sorted(infos.values(), key=lambda info: info.name != main)
+
+
+def main_metric(report: AuditReport) -> MetricInfo | None:
+    """The metric by which the worst examples are ordered; None if nothing was scored."""
+    return next(iter(metrics(report)), None)
+
+
+def _main_name(report: AuditReport) -> str:
+    if report.worst:
+        return report.worst[0].metric
+    computed = (s.metric for t in report.trials for s in t.scores if not s.not_computed)
+    return next(computed, "")
+
+
+def score_of(scores: Iterable[Score], metric: str) -> Score | None:
+    """The scores of one metric."""
+    return next((s for s in scores if s.metric == metric), None)
+
+
+def spread(scores: Sequence[Score], higher_is_closer: bool) -> Spread | None:
+    """What several trials' values of one metric come to; None if there are none."""
+    values = [v for s in scores for v in s.values]
+    known = np.array([v for v in values if v is not None], dtype=float)
+    if known.size == 0:
+        return None
+    q10, q25, median, q75, q90 = (float(q) for q in np.quantile(known, [0.1, 0.25, 0.5, 0.75, 0.9]))
+    worst = float(known.max() if higher_is_closer else known.min())
+    capped = sum(s.capped for s in scores)
+    return Spread(known.size, len(values), float(known.mean()), median, worst, q10, q25, q75, q90, capped)
+
+
+def trial_scores(trials: Iterable[Trial], metric: str) -> list[Score]:
+    """One metric of every trial that has it."""
+    return [s for t in trials if (s := score_of(t.scores, metric)) is not None]
+
+
+def baseline_scores(trials: Iterable[Trial], metric: str) -> dict[str, list[Score]]:
+    """One metric of every baseline by its name; each update counts once, whatever was run on it."""
+    found: dict[tuple[str, int], Score] = {}
+    for trial in trials:
+        for baseline in trial.baselines:
+            score = score_of(baseline.scores, metric)
+            if score is not None and score.not_computed is None:
+                found.setdefault((baseline.name, trial.update), score)
+    named: dict[str, list[Score]] = {}
+    for (name, _), score in found.items():
+        named.setdefault(name, []).append(score)
+    return named
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """What counts as leaked, on one metric."""
+
+    metric: str
+    at_least: bool
+    value: float
+
+    def passed(self, value: float) -> bool:
+        """Whether a value counts as leaked."""
+        return value >= self.value if self.at_least else value <= self.value
+
+
+def threshold(criterion: str) -> Threshold | None:
+    """Reads `psnr >= 20 dB`; None for a criterion that is not one comparison."""
+    found = re.fullmatch(r"\s*(\w+)\s*(>=|<=|≥|≤|>|<)\s*(-?[\d.]+(?:e-?\d+)?)\s*\w*\s*", criterion)
+    return Threshold(found[1], found[2] in (">=", "≥", ">"), float(found[3])) if found else None
+
+
+def leaked_share(trials: Sequence[Trial]) -> Rate | None:
+    """The share of private examples that any of these trials leaked; None without a leak threshold.
+
+    An example attacked with several seeds counts once. Only where the criterion cannot be read back are
+    the trials' own counts added up.
+    """
+    rates = [t.leakage_rate for t in trials if t.leakage_rate is not None]
+    if not rates:
+        return None
+    limit = threshold(rates[0].criterion)
+    if limit is None:
+        return wilson(rates[0].criterion, sum(r.hits for r in rates), sum(r.n for r in rates))
+    leaked: dict[tuple[int, int], bool] = {}
+    for trial in trials:
+        score = score_of(trial.scores, limit.metric)
+        for example, value in zip(trial.examples, score.values if score else [], strict=False):
+            hit = value is not None and limit.passed(value)
+            leaked[trial.update, example] = leaked.get((trial.update, example), False) or hit
+    return wilson(rates[0].criterion, sum(leaked.values()), len(leaked))
+
+
+def wilson(criterion: str, hits: int, n: int) -> Rate | None:
+    """A share with its Wilson score interval (95 %)."""
+    if n == 0:
+        return None
+    ends = binomtest(hits, n).proportion_ci(0.95, method="wilson")
+    return Rate(
+        criterion=criterion, hits=hits, n=n, rate=hits / n, low=float(ends.low), high=float(ends.high)
+    )
+
+
+def private_examples(report: AuditReport) -> int:
+    """How many different private examples were attacked."""
+    return len({(t.update, e) for t in report.trials if t.skipped is None for e in t.examples})
+
+
+def unconverged(report: AuditReport) -> list[AttackGroup]:
+    """The attacks of which at least one trial did not converge."""
+    return [g for g in attack_groups(report) if g.converged < len(g.ran)]
+
+
+def beats_guesses(trials: Iterable[Trial], metric: MetricInfo) -> tuple[int, int]:
+    """On how many values the attack beat every baseline on the same example, and of how many."""
+    better, compared = 0, 0
+    for trial in trials:
+        score = score_of(trial.scores, metric.name)
+        priors = [s for b in trial.baselines if (s := score_of(b.scores, metric.name)) and not s.not_computed]
+        for place, value in enumerate(score.values if score and priors else []):
+            guesses = [g for s in priors if place < len(s.values) and (g := s.values[place]) is not None]
+            compared += 1
+            best = max(guesses, default=None) if metric.higher_is_closer else min(guesses, default=None)
+            if value is not None and best is not None:
+                better += value > best if metric.higher_is_closer else value < best
+    return better, compared

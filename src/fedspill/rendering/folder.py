@@ -1,0 +1,57 @@
+"""Every view of an audit, written beside its report.json."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor
+
+from fedspill.audit.report import AuditReport, Pictures
+from fedspill.audit.store import REPORT_FILE, write_whole
+from fedspill.rendering.html import render
+from fedspill.rendering.junit import junit
+from fedspill.rendering.pictures import Pair, sheet, strip
+
+HTML_FILE = "report.html"
+STRIP_FILE = "worst.png"
+MOST_ON_A_SHEET = 64
+
+
+def pairs_of(report: AuditReport, tensors: Mapping[str, Tensor]) -> list[Pair]:
+    """Every private example of every trial beside what was rebuilt of it."""
+    found = list[Pair]()
+    for trial in report.trials:
+        rebuilt = tensors.get(f"rebuilt/{trial.name}")
+        for place, (example, match) in enumerate(zip(trial.examples, trial.matched, strict=False)):
+            private = tensors.get(f"private/{example}")
+            if private is None:
+                continue
+            values = {s.metric: v for s in trial.scores if s.values and (v := s.values[place]) is not None}
+            shown = None if rebuilt is None or match is None else rebuilt[match]
+            found.append(Pair(trial.name, example, private, shown, values))
+    return found
+
+
+def write_views(folder: Path, report: AuditReport, tensors: Mapping[str, Tensor]) -> AuditReport:
+    """Writes report.html, junit.xml and the pictures; returns the report with the pictures' names in it."""
+    pairs = [] if report.redacted else [p for p in pairs_of(report, tensors) if p.drawable]
+    report = report.model_copy(update={"pictures": _pictures(folder, report, pairs)})
+    write_whole(folder / REPORT_FILE, report.model_dump_json(indent=1))
+    write_whole(folder / "junit.xml", junit(report))
+    write_whole(folder / HTML_FILE, render(report, pairs))
+    return report
+
+
+def _pictures(folder: Path, report: AuditReport, pairs: list[Pair]) -> Pictures:
+    if not pairs:
+        return Pictures()
+    sheets = dict[str, str]()
+    for trial in dict.fromkeys(p.trial for p in pairs):
+        name = f"pictures/{trial}.png"
+        write_whole(folder / name, sheet([p for p in pairs if p.trial == trial][:MOST_ON_A_SHEET]))
+        sheets[trial] = name
+    by_place = {(p.trial, p.example): p for p in pairs}
+    worst = next((p for w in report.worst if (p := by_place.get((w.trial, w.example))) is not None), None)
+    if worst is None or worst.rebuilt is None:
+        return Pictures(trials=sheets)
+    write_whole(folder / STRIP_FILE, strip(worst))
+    return Pictures(strip=STRIP_FILE, trials=sheets)

@@ -1,0 +1,85 @@
+"""A report as one HTML file that needs nothing else: no script, no network, no fonts."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from fedspill.audit.report import AuditReport, Rate
+from fedspill.rendering import facts, figures, numbers, view
+from fedspill.rendering.pictures import DIFFERENCE_RANGE, Pair
+from fedspill.rendering.plan_text import plan_text
+
+
+_FILTERS = (
+    numbers.number,
+    numbers.plain,
+    numbers.score,
+    numbers.percent,
+    numbers.rate,
+    numbers.duration,
+    numbers.listing,
+)
+
+
+def render(report: AuditReport, pairs: Sequence[Pair]) -> str:
+    """The whole report for a browser.
+
+    Args:
+        report: what the audit found.
+        pairs: pictures to show; those of `report.worst` are drawn, none if the report is redacted.
+    """
+    return _environment().get_template("template.html.j2").render(_context(report, pairs))
+
+
+def _environment() -> Environment:
+    loader = PackageLoader("fedspill.rendering", ".")
+    environment = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    filters = cast("dict[str, Any]", environment.filters)
+    filters.update({f.__name__: f for f in _FILTERS}, metric=numbers.metric_name, ends=_ends)
+    return environment
+
+
+def _ends(rate: Rate) -> str:
+    return numbers.interval(rate.low, rate.high)
+
+
+def _context(report: AuditReport, pairs: Sequence[Pair]) -> dict[str, Any]:
+    metric, labels = facts.main_metric(report), view.label_rows(report)
+    return {
+        "report": report,
+        "environment": report.environment,
+        "verdict": view.WORDS[report.verdict.name],
+        "tiles": view.tiles(report),
+        "cards": view.cards(report, pairs),
+        "metric": metric,
+        "attacks": view.attack_rows(report, metric),
+        "metric_rows": view.metric_rows(report),
+        "capped": _capped(report),
+        "distributions": _both(figures.distribution, report),
+        "curves": _both(figures.curves, report),
+        "labels": labels,
+        "granted_labels": any(row.source == "granted" for row in labels),
+        "identification": view.identification_rows(report),
+        "unconverged": facts.unconverged(report),
+        "ran": [t for t in report.trials if t.skipped is None],
+        "plan": plan_text(report.plan),
+        "difference_range": DIFFERENCE_RANGE,
+    }
+
+
+def _both(
+    draw: Callable[[AuditReport, int], str | None], report: AuditReport
+) -> tuple[tuple[str, Markup], ...]:
+    """One figure for wide pages and one for narrow ones; empty if there is nothing to draw."""
+    drawn = (("wide", draw(report, figures.WIDE)), ("narrow", draw(report, figures.NARROW)))
+    return tuple((name, Markup(svg)) for name, svg in drawn if svg is not None)
+
+
+def _capped(report: AuditReport) -> tuple[int, int]:
+    """How many PSNR values stand at the cap, and of how many."""
+    scores = [s for t in report.trials for s in t.scores if s.metric == "psnr"]
+    return sum(s.capped for s in scores), sum(v is not None for s in scores for v in s.values)

@@ -1,0 +1,95 @@
+"""A report as JUnit XML, so that a CI shows every trial as a test."""
+
+import re
+from typing import Any
+from xml.etree import ElementTree
+
+from fedspill.audit.report import AuditReport, Trial, VerdictName
+from fedspill.rendering import facts, numbers
+
+_FORBIDDEN = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+"""What XML 1.0 cannot hold, escaped or not."""
+
+
+def junit(report: AuditReport) -> str:
+    """One test case per trial and one for the verdict.
+
+    A trial fails when it leaked a larger share than the policy's `max_leakage_rate` (0 if it has none), or
+    came closer than its `max_psnr`. A trial that was skipped is skipped.
+    """
+    suite = ElementTree.Element("testsuite", name="fedspill", timestamp=_clean(report.environment.started))
+    suite.append(_verdict(report))
+    suite.extend(_trial(report, trial) for trial in report.trials)
+    counts = {
+        "tests": len(suite),
+        "failures": len(suite.findall("testcase/failure")),
+        "errors": 0,
+        "skipped": len(suite.findall("testcase/skipped")),
+    }
+    for name, n in counts.items():
+        suite.set(name, str(n))
+    suite.set("time", f"{report.environment.seconds:.3f}")
+    root = ElementTree.Element("testsuites", {k: str(v) for k, v in counts.items()})
+    root.append(suite)
+    ElementTree.indent(root)
+    return '<?xml version="1.0" encoding="utf-8"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n"
+
+
+def _verdict(report: AuditReport) -> ElementTree.Element:
+    case = ElementTree.Element("testcase", classname="fedspill", name="verdict", time="0")
+    verdict = report.verdict
+    if verdict.exit_code:
+        failure = ElementTree.SubElement(
+            case, "failure", type=verdict.name.value, message=_clean(verdict.sentence)
+        )
+        failure.text = _clean("\n".join(f"{c.topic}: {c.text}" for c in report.caveats))
+    said = [f"{verdict.name.value}: {verdict.sentence}"]
+    said += ["Not evidence of safety."] if verdict.name is VerdictName.NOT_SHOWN else []
+    ElementTree.SubElement(case, "system-out").text = _clean("\n".join(said))
+    return case
+
+
+def _trial(report: AuditReport, trial: Trial) -> ElementTree.Element:
+    classname = _clean(f"fedspill.{trial.attack}.{trial.preset}".rstrip("."))
+    case = ElementTree.Element(
+        "testcase", classname=classname, name=_clean(trial.name), time=f"{trial.seconds:.3f}"
+    )
+    if trial.skipped is not None:
+        ElementTree.SubElement(case, "skipped", message=_clean(trial.skipped))
+        return case
+    broken = breaches(report, trial)
+    if broken:
+        ElementTree.SubElement(case, "failure", type="leak", message=_clean("; ".join(broken)))
+    ElementTree.SubElement(case, "system-out").text = _clean("\n".join(_facts(trial)))
+    return case
+
+
+def breaches(report: AuditReport, trial: Trial) -> list[str]:
+    """How one trial broke the plan's policy; empty if it did not."""
+    policy: dict[str, Any] = report.plan.get("policy") or {}
+    allowed, closest = policy.get("max_leakage_rate") or 0.0, policy.get("max_psnr")
+    found: list[str] = []
+    if trial.leakage_rate is not None and trial.leakage_rate.rate > allowed:
+        leaked = trial.leakage_rate
+        found.append(
+            f"leaked {numbers.rate(leaked)} at {leaked.criterion}; allowed {numbers.percent(allowed)}"
+        )
+    psnr = facts.score_of(trial.scores, "psnr")
+    if closest is not None and psnr is not None and psnr.worst is not None and psnr.worst > closest:
+        found.append(
+            f"worst PSNR {numbers.number(psnr.worst, 'dB')}; allowed {numbers.number(closest, 'dB')}"
+        )
+    return found
+
+
+def _facts(trial: Trial) -> list[str]:
+    lines = [
+        f"{s.metric}: worst {numbers.number(s.worst, s.unit)}, n = {len(s.values)}" for s in trial.scores
+    ]
+    if not trial.converged:
+        lines.append("did not converge: a low score is not evidence of safety")
+    return lines + list(trial.notes)
+
+
+def _clean(text: str) -> str:
+    return _FORBIDDEN.sub("\ufffd", text)

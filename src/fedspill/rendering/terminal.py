@@ -1,0 +1,118 @@
+"""A report's essentials for the terminal."""
+
+from rich.console import Console, Group
+from rich.markup import escape
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from fedspill.audit.report import AuditReport, VerdictName
+from fedspill.rendering import facts, numbers, view
+from fedspill.rendering.facts import MetricInfo
+from fedspill.rendering.view import AttackRow
+
+_COLOURS = {VerdictName.LEAKS: "red", VerdictName.BOUNDED: "green", VerdictName.NOT_SHOWN: "yellow"}
+_MOST_WORST = 5
+
+
+def summary(report: AuditReport, console: Console) -> None:
+    """Prints verdict, numbers, attacks, worst examples, caveats and what was not tested."""
+    metric = facts.main_metric(report)
+    console.print(_verdict(report))
+    console.print(_headline(report))
+    console.print(_attacks(report, metric))
+    for line in _reasons(report, metric):
+        console.print(line)
+    if report.worst:
+        console.print(_worst(report))
+    _bullets(console, "Caveats", [f"[b]{escape(c.topic)}[/b]: {escape(c.text)}" for c in report.caveats])
+    _bullets(console, "Not tested", [escape(item) for item in report.not_tested])
+    console.print(_conditions(report))
+
+
+def _verdict(report: AuditReport) -> Panel:
+    _, word, always = view.WORDS[report.verdict.name]
+    colour = _COLOURS[report.verdict.name]
+    body = Group(Text(report.verdict.sentence), Text(always, style=colour))
+    title = f"[b]{word.upper()}[/b]"
+    return Panel(body, title=title, title_align="left", border_style=colour, padding=(0, 1))
+
+
+def _headline(report: AuditReport) -> Table:
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for tile in view.tiles(report):
+        grid.add_row(tile.label, Text.assemble((tile.value, "bold"), "  ", (tile.note, "dim")))
+    return grid
+
+
+def _attacks(report: AuditReport, metric: MetricInfo | None) -> Table:
+    unit = f", {metric.unit}" if metric and metric.unit else ""
+    title = (
+        f"\nAttacks ({numbers.metric_name(metric.name)}{unit})" if metric else "\nAttacks (no score computed)"
+    )
+    table = Table(
+        title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 1)
+    )
+    table.add_column("attack", overflow="fold", ratio=1)
+    for name in ("n", "worst", "median", "guess"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("leaked", justify="right")
+    table.add_column("search")
+    for row in view.attack_rows(report, metric):
+        table.add_row(Text(row.group.label), *_numbers(row, metric.unit if metric else ""), row.converged)
+    table.expand = True
+    return table
+
+
+def _numbers(row: AttackRow, unit: str) -> list[Text]:
+    spread, share = row.spread, row.share
+    values = (
+        str(spread.n) if spread else "–",
+        numbers.plain(spread.worst, unit) if spread else "–",
+        numbers.plain(spread.median, unit) if spread else "–",
+        numbers.plain(row.guess[1].median, unit) if row.guess else "–",
+    )
+    leaked = f"{share.hits}/{share.n}, {numbers.interval(share.low, share.high)}" if share else "–"
+    return [*(Text(v) for v in values), Text(leaked, style="red" if share and share.hits else "")]
+
+
+def _reasons(report: AuditReport, metric: MetricInfo | None) -> list[Text]:
+    rows = view.attack_rows(report, metric)
+    return [Text(f"  {row.group.label} {reason}", style="dim") for row in rows for reason in row.reasons]
+
+
+def _worst(report: AuditReport) -> Table:
+    total = len(report.worst)
+    shown = min(_MOST_WORST, total)
+    title = f"\nWorst examples ({shown} of {total})"
+    table = Table(
+        title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 1)
+    )
+    for name in ("example", "update", "score"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("attack", overflow="fold")
+    table.add_column("")
+    for w in report.worst[:shown]:
+        score = f"{numbers.metric_name(w.metric)} {numbers.score(w.metric, w.value, w.unit)}"
+        leaked = Text("leaked", style="red") if w.leaked else Text("")
+        attack = Text(view.attack_of(report, w.trial))
+        table.add_row(str(w.example), str(w.update), score, attack, leaked)
+    return table
+
+
+def _bullets(console: Console, title: str, items: list[str]) -> None:
+    if not items:
+        return
+    console.print(f"\n[b]{title}[/b]")
+    grid = Table.grid(padding=(0, 1))
+    for item in items:
+        grid.add_row("-", item)
+    console.print(grid)
+
+
+def _conditions(report: AuditReport) -> Text:
+    e = report.environment
+    where = f"fedspill {e.fedspill}, torch {e.torch}, {e.device_name}, {numbers.duration(e.seconds)}"
+    return Text(f"\n{e.model} on {e.data}; {where}", style="dim")

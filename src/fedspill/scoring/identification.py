@@ -1,0 +1,199 @@
+"""Image identification precision (IIP; Yin et al. 2021, GradInversion): is the target recognisable?
+
+A reconstruction hits if, in a reference set that holds its target, no other image is as close to it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fedspill.core.errors import BadInput
+from fedspill.core.inputs import InputSpec
+from fedspill.core.model import Model
+from fedspill.core.types import Batch
+from fedspill.scoring.distances import same_examples, squared_errors
+from fedspill.scoring.images import NotComputed, clamped, pieces
+from fedspill.scoring.perceptual import alexnet
+
+SAME = 1e-3
+"""L2 distance in pixels below which a reference image counts as the target itself (a duplicate, no rival)."""
+
+
+@dataclass(frozen=True)
+class Distance:
+    """A distance between images as the Euclidean distance between vectors.
+
+    Attributes:
+        name: as in the report.
+        embed: images (n, c, h, w) in [0, 1] to vectors (n, d).
+    """
+
+    name: Literal["pixel", "lpips", "feature"]
+    embed: Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Identified:
+    """Which private examples their reconstructions point to.
+
+    Attributes:
+        hits: (n,) per private example; False where there is no reconstruction. IIP is their share: divide by
+            n.
+        reference: what the nearest neighbour was sought among, in words.
+    """
+
+    distance: Literal["pixel", "lpips", "feature"]
+    hits: Bool[Tensor, " n"]
+    reference: str
+
+
+def pixel_distance() -> Distance:
+    """Euclidean distance of pixels (Fowl et al. 2022)."""
+    return Distance("pixel", lambda images: images.flatten(1))
+
+
+def lpips_distance(weights: Path | None) -> Distance:
+    """Root of LPIPS, which has the same nearest neighbours.
+
+    Raises:
+        NotComputed: AlexNet's weights cannot be had; says why.
+    """
+    alexnet(weights, torch.device("cpu"))
+    return Distance("lpips", lambda images: alexnet(weights, images.device)(images))
+
+
+def feature_distance(features: Callable[[Tensor], Tensor], spec: InputSpec) -> Distance:
+    """Cosine distance of features (Yin et al. 2021): Euclidean between unit vectors, same neighbours.
+
+    Args:
+        features: z (n, ...) to features (n, ...), see `penultimate_features`.
+        spec: encodes images into z.
+    """
+
+    def embed(images: Tensor) -> Tensor:
+        return functional.normalize(features(spec.encode(images.float())).double().flatten(1), dim=1)
+
+    return Distance("feature", embed)
+
+
+def penultimate_features(model: Model) -> Callable[[Tensor], Tensor]:
+    """What enters the model's last linear layer, in eval mode: no image's features depend on others.
+
+    Raises:
+        NotComputed: the model has no linear layer.
+    """
+    calm = replace(model, training=False)
+    linear = [m for m in calm.module.modules() if isinstance(m, nn.Linear)]
+    if not linear:
+        raise NotComputed("the model has no linear layer whose inputs could serve as features")
+
+    def features(z: Tensor) -> Tensor:
+        seen: list[Tensor] = []
+        handle = linear[-1].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
+        try:
+            calm.logits(calm.params, z.to(calm.like))
+        finally:
+            handle.remove()
+        return seen[-1]
+
+    return features
+
+
+def identify(
+    rebuilt: Float[Tensor, "k c h w"],
+    private_idx: Int[Tensor, " k"],
+    private: Batch,
+    others: Batch | None,
+    distance: Distance,
+) -> Identified:
+    """Whether each reconstruction's nearest neighbour is the private example that it was matched to.
+
+    The reference set is `private` and `others`, so it holds every target. A target is compared within its own
+    class if that class has at least two images there, else with all. A tie with another image is a miss, so
+    features that say nothing earn nothing; copies of the target (L2 below 1e-3) are no rivals.
+
+    Args:
+        rebuilt: matched reconstructions, in [0, 1].
+        private_idx: for each, the position of its target in `private`.
+        private: the targets, all n of them.
+        others: further images of the reference split, with labels.
+        distance: `pixel_distance`, `lpips_distance` or `feature_distance`.
+
+    Returns:
+        n hits: a private example without a reconstruction is a miss.
+
+    Raises:
+        BadInput: shapes differ, positions lie outside `private`, or there is no rival at all.
+    """
+    inputs, labels = _reference(private, others)
+    same_examples(rebuilt, inputs)
+    where = private_idx.to(inputs.device)
+    if len(where) != len(rebuilt) or (
+        len(where) and not 0 <= int(where.min()) <= int(where.max()) < len(private)
+    ):
+        raise BadInput(
+            f"{len(rebuilt)} reconstructions and positions {private_idx.tolist()} were got;"
+            f" one position below {len(private)} for each is needed"
+        )
+    if len(inputs) < 2:
+        raise BadInput("a reference set of 1 image was got; at least 1 image besides the target is needed")
+    rivals, alone = _rivals(labels, where)
+    hits = torch.zeros(len(private), dtype=torch.bool)
+    if len(where):
+        hits[private_idx.cpu()] = _nearest(rebuilt.to(inputs), where, inputs, rivals, distance).cpu()
+    return Identified(distance.name, hits, _words(len(inputs), len(where), alone))
+
+
+def _reference(private: Batch, others: Batch | None) -> tuple[Tensor, Tensor]:
+    if others is None:
+        return private.inputs, private.labels
+    same_examples(private.inputs, others.inputs)
+    rest = others.to(private.inputs)
+    return torch.cat([private.inputs, rest.inputs]), torch.cat([private.labels, rest.labels])
+
+
+def _rivals(labels: Tensor, where: Tensor) -> tuple[Bool[Tensor, "k r"], int]:
+    """Who competes with each target, and how many targets are alone in their class."""
+    same_class = labels[where][:, None] == labels[None]
+    alone = same_class.sum(1) < 2
+    rivals = same_class | alone[:, None]
+    rivals[torch.arange(len(where), device=where.device), where] = False
+    return rivals, int(alone.sum())
+
+
+def _nearest(
+    rebuilt: Tensor, where: Tensor, inputs: Tensor, rivals: Tensor, distance: Distance
+) -> Bool[Tensor, " k"]:
+    """Whether each target is strictly closer than all its rivals."""
+    targets, best = (
+        inputs[where],
+        torch.full((len(where),), float("inf"), dtype=torch.float64, device=inputs.device),
+    )
+    with torch.no_grad():
+        candidates = _embedded(rebuilt, distance)
+        own = (candidates - _embedded(targets, distance)).double().square().sum(1)
+        needed = rivals.any(0).nonzero()[:, 0]
+        for part in pieces(len(needed), inputs[0].numel()):
+            some = needed[part]
+            rival = rivals[:, some] & (squared_errors(targets, inputs[some]) >= SAME**2)
+            squared = squared_errors(candidates, _embedded(inputs[some], distance))
+            best = torch.minimum(best, squared.masked_fill(~rival, float("inf")).amin(1))
+    return own < best
+
+
+def _embedded(images: Tensor, distance: Distance) -> Tensor:
+    parts = [distance.embed(clamped(images[s])) for s in pieces(len(images), images[0].numel())]
+    return torch.cat(parts)
+
+
+def _words(size: int, k: int, alone: int) -> str:
+    if k and alone == k:
+        return f"all {size} reference images (no class holds two of them)"
+    rest = f"; all for {alone} of {k} targets, alone in their class" if alone else ""
+    return f"reference images of the target's class, of {size} in all{rest}"

@@ -1,0 +1,178 @@
+"""Closeness of matched images, one float64 number per pair; nothing is pooled over a batch."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from jaxtyping import Float
+from torch import Tensor
+from torchmetrics.functional.image import (
+    multiscale_structural_similarity_index_measure,
+    structural_similarity_index_measure,
+)
+
+from fedspill.core.errors import BadInput
+from fedspill.core.roles import Metric
+from fedspill.scoring.images import NotComputed, in_pieces
+from fedspill.scoring.perceptual import LPIPS
+
+SSIM_BORDER = 5
+"""Half of the 11x11 window: pixels whose window leaves the image."""
+
+MS_SSIM_MIN_SIZE = 176
+"""Five scales of an 11x11 window, as torchmetrics requires: size // 16 > 10."""
+
+
+@dataclass(frozen=True)
+class MSE:
+    """Mean squared error of images clamped to [0, 1]; in [0, 1], 0 for equal images."""
+
+    name: str = "mse"
+    unit: str = ""
+    higher_is_closer: bool = False
+
+    def __call__(
+        self, rebuilt: Float[Tensor, "n c h w"], private: Float[Tensor, "n c h w"]
+    ) -> Float[Tensor, " n"]:
+        """One value per pair.
+
+        Raises:
+            BadInput: shapes differ, or these are no images.
+        """
+        return in_pieces(_mean_squared_errors, rebuilt, private)
+
+
+@dataclass(frozen=True)
+class PSNR:
+    """10 log10(1 / MSE) of images clamped to [0, 1], in dB, for each image; at most `cap`.
+
+    A pooled PSNR, or an infinite one, would let a single exact image speak for its whole batch.
+
+    Attributes:
+        cap: what an exact image gets; 100 dB is an error of 1e-5, below what 8-bit (or 16-bit) images hold.
+    """
+
+    cap: float = 100.0
+    name: str = "psnr"
+    unit: str = "dB"
+    higher_is_closer: bool = True
+
+    def __call__(
+        self, rebuilt: Float[Tensor, "n c h w"], private: Float[Tensor, "n c h w"]
+    ) -> Float[Tensor, " n"]:
+        """One value per pair, in [0, cap].
+
+        Raises:
+            BadInput: shapes differ, or these are no images.
+        """
+        return (-10 * in_pieces(_mean_squared_errors, rebuilt, private).log10()).clamp(max=self.cap)
+
+
+@dataclass(frozen=True)
+class SSIM:
+    """Structural similarity (Wang et al. 2004, eq. 13) of images clamped to [0, 1]; in [-1, 1], 1 when equal.
+
+    Gaussian 11x11 window with sigma 1.5, K = (0.01, 0.03), biased variances, mean over channels. As in the
+    paper and in scikit-image, only pixels whose window lies inside the image count; torchmetrics' own mean
+    also takes in the mirrored border.
+    """
+
+    name: str = "ssim"
+    unit: str = ""
+    higher_is_closer: bool = True
+
+    def __call__(
+        self, rebuilt: Float[Tensor, "n c h w"], private: Float[Tensor, "n c h w"]
+    ) -> Float[Tensor, " n"]:
+        """One value per pair.
+
+        Raises:
+            BadInput: shapes differ, or these are no images.
+            NotComputed: images below 11 pixels.
+        """
+        _at_least(2 * SSIM_BORDER + 1, private, "an 11x11 window")
+        return in_pieces(_ssim, rebuilt, private)
+
+
+@dataclass(frozen=True)
+class MSSSIM:
+    """Multi-scale structural similarity (Wang et al. 2003, eq. 7) of images clamped to [0, 1]; in [0, 1].
+
+    Five scales with the paper's weights; negative terms are set to 0, since their fractional powers do not
+    exist.
+    """
+
+    name: str = "ms_ssim"
+    unit: str = ""
+    higher_is_closer: bool = True
+
+    def __call__(
+        self, rebuilt: Float[Tensor, "n c h w"], private: Float[Tensor, "n c h w"]
+    ) -> Float[Tensor, " n"]:
+        """One value per pair.
+
+        Raises:
+            BadInput: shapes differ, or these are no images.
+            NotComputed: images below 176 pixels.
+        """
+        _at_least(MS_SSIM_MIN_SIZE, private, "five scales of an 11x11 window")
+        return in_pieces(_ms_ssim, rebuilt, private)
+
+
+METRICS: Mapping[str, Callable[[], Metric]] = {
+    "mse": MSE,
+    "psnr": PSNR,
+    "ssim": SSIM,
+    "ms_ssim": MSSSIM,
+    "lpips": LPIPS,
+}
+"""Metrics by the name that a plan uses; the made metric has the same name."""
+
+
+def by_names(names: Sequence[str], *, lpips_weights: Path | None = None) -> tuple[Metric, ...]:
+    """The metrics of these names, in this order.
+
+    Args:
+        names: keys of `METRICS`.
+        lpips_weights: file with AlexNet's convolutional layers (`perceptual.default_weights` looks for one);
+            without it LPIPS is made, but says "not computed".
+
+    Raises:
+        BadInput: a name is unknown, or stands twice.
+    """
+    unknown = [name for name in names if name not in METRICS]
+    if unknown:
+        raise BadInput(f"unknown metrics {unknown}; the metrics are {sorted(METRICS)}")
+    if len(set(names)) != len(names):
+        raise BadInput(f"metrics={list(names)} names one metric twice")
+    made = [METRICS[name]() for name in names]
+    return tuple(replace(m, weights=lpips_weights) if isinstance(m, LPIPS) else m for m in made)
+
+
+def capped(values: Float[Tensor, " n"], cap: float) -> int:
+    """How many values stand at the cap, and so pull a mean by an amount that the cap decides."""
+    return int((values >= cap).sum())
+
+
+def _mean_squared_errors(rebuilt: Tensor, private: Tensor) -> Tensor:
+    return (rebuilt - private).square().flatten(1).mean(1)
+
+
+def _ssim(rebuilt: Tensor, private: Tensor) -> Tensor:
+    maps = structural_similarity_index_measure(
+        rebuilt, private, sigma=1.5, data_range=1.0, reduction="none", return_full_image=True
+    )[1]
+    inside = slice(SSIM_BORDER, -SSIM_BORDER)
+    return maps[..., inside, inside].flatten(1).mean(1)
+
+
+def _ms_ssim(rebuilt: Tensor, private: Tensor) -> Tensor:
+    return multiscale_structural_similarity_index_measure(
+        rebuilt, private, sigma=1.5, kernel_size=11, data_range=1.0, reduction="none", normalize="relu"
+    )
+
+
+def _at_least(size: int, images: Tensor, what: str) -> None:
+    if images.ndim == 4 and min(images.shape[-2:]) < size:
+        got = "x".join(map(str, images.shape[-2:]))
+        raise NotComputed(f"{what} need at least {size} pixels a side; the images have {got}")

@@ -1,0 +1,141 @@
+"""Networks from elsewhere: torchvision, timm, transformers, and the user's own modules.
+
+None of these libraries is needed or imported unless a plan names one of its networks; none is let download.
+"""
+
+import importlib
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import nn
+
+from fedspill.core.errors import BadInput
+from fedspill.core.model import Model
+
+Shape = tuple[int, int, int]
+_kept: list[torch.library.Library] = []
+"""Operator schemas live as long as their library object."""
+
+
+def import_torchvision() -> ModuleType:
+    """torchvision, also where a CUDA build lies beside a CPU build of torch.
+
+    There its import fails with "operator torchvision::nms does not exist", since its compiled part is not loaded.
+    Two schemas without an implementation make models and transforms work; only the operators stay unusable.
+
+    Raises:
+        BadInput: not installed, or broken in another way.
+    """
+    try:
+        return _import("torchvision")
+    except RuntimeError as error:
+        if "operator torchvision::nms does not exist" not in str(error):
+            raise BadInput(f"torchvision is installed but cannot be imported: {error}") from error
+    library = torch.library.Library("torchvision", "DEF")
+    for operator in ("nms", "qnms"):
+        library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    _kept.append(library)
+    for name in [n for n in sys.modules if n.split(".")[0] == "torchvision"]:
+        del sys.modules[name]  # halves of the import that failed
+    return _import("torchvision")
+
+
+def _import(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise BadInput(
+            f"{name} cannot be imported ({error}); install it: pip install 'fedspill[vision]'"
+        ) from error
+
+
+def _call(what: str, make: Callable[[], Any]) -> nn.Module:
+    """A library's answer to a name or an option that it does not know becomes one line."""
+    try:
+        made = make()
+    except Exception as error:  # every library has its own
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise BadInput(f"{what} cannot be built: {reason}") from error
+    if not isinstance(made, nn.Module):
+        raise BadInput(f"{what} gave a {type(made).__name__}; a torch.nn.Module is needed")
+    return made
+
+
+def from_torchvision(name: str, shape: Shape, num_classes: int, options: Mapping[str, Any]) -> nn.Module:
+    """A torchvision classifier with untrained weights; options go to its constructor."""
+    import_torchvision()
+    models = importlib.import_module("torchvision.models")
+    if shape[0] != 3:
+        raise BadInput(f"torchvision:{name} takes 3 colour channels, the data has {shape[0]}")
+    settings = {"weights": None, "num_classes": num_classes, **options}
+    return _call(f"torchvision:{name}", lambda: models.get_model(name, **settings))
+
+
+def from_timm(name: str, shape: Shape, num_classes: int, options: Mapping[str, Any]) -> nn.Module:
+    """A timm classifier with untrained weights; options go to `timm.create_model`."""
+    import_torchvision()
+    timm = _import("timm")
+    settings = {"pretrained": False, "num_classes": num_classes, "in_chans": shape[0], **options}
+    return _call(f"timm:{name}", lambda: timm.create_model(name, **settings))
+
+
+def from_hf(name: str, shape: Shape, num_classes: int, options: Mapping[str, Any]) -> nn.Module:
+    """A transformers image classifier built from its configuration only; options override the configuration.
+
+    Args:
+        name: a folder with a config.json, or a model whose configuration lies in the local cache.
+    """
+    transformers = _import("transformers")
+    settings = {"num_labels": num_classes, "image_size": shape[1], "num_channels": shape[0], **options}
+
+    def make() -> nn.Module:
+        config = transformers.AutoConfig.from_pretrained(name, local_files_only=True, **settings)
+        return transformers.AutoModelForImageClassification.from_config(config)
+
+    module = _call(f"hf:{name}", make)
+    # A hook, not a wrapper: parameter names stay those of the library's checkpoints.
+    module.register_forward_hook(_logits_only)
+    return module
+
+
+def _logits_only(module: nn.Module, inputs: Any, output: Any) -> Any:
+    return output.logits
+
+
+LIBRARIES: dict[str, Callable[[str, Shape, int, Mapping[str, Any]], nn.Module]] = {
+    "torchvision": from_torchvision,
+    "timm": from_timm,
+    "hf": from_hf,
+}
+
+
+def from_user(name: str, options: Mapping[str, Any]) -> nn.Module | Model:
+    """What the user's own `package.module:factory` returns when called with the options.
+
+    Modules in the current folder are found too.
+
+    Raises:
+        BadInput: no such module or factory, or it returns something else.
+    """
+    place, _, attribute = name.partition(":")
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        factory = getattr(importlib.import_module(place), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise BadInput(f"model {name!r}: {error}; `package.module:factory` is needed") from error
+    made: list[Model] = []
+
+    def make() -> Any:
+        result = factory(**options)
+        if isinstance(result, Model):
+            made.append(result)
+            return result.module
+        return result
+
+    module = _call(f"model {name!r}", make)
+    return made[0] if made else module

@@ -1,0 +1,182 @@
+"""From a name in a plan to a Model."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from fedspill.core.errors import BadInput
+from fedspill.core.inputs import ImageSpec
+from fedspill.core.model import Model
+from fedspill.core.rng import stream
+from fedspill.zoo.adapters import LIBRARIES, from_user
+from fedspill.zoo.networks.initialise import materialise
+from fedspill.zoo.networks.registry import NETWORKS
+from fedspill.zoo.options import describe, with_options
+from fedspill.zoo.seeding import borrowed_globals
+from fedspill.zoo.statistics import IDENTITY, IMAGENET, PLAIN, Statistics
+from fedspill.zoo.trained import Trained, from_file, known
+from fedspill.zoo.weights import with_weights
+
+Mode = Literal["eval", "train"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of a listing."""
+
+    name: str
+    summary: str
+    options: str
+
+
+def listing() -> list[Entry]:
+    """Every model name that a plan may use."""
+    own = [Entry(name, n.summary, describe(n.options)) for name, n in NETWORKS.items()]
+    return [
+        *own,
+        Entry("torchvision:NAME", "A torchvision classifier", "those of its constructor"),
+        Entry("timm:NAME", "A timm classifier", "those of timm.create_model"),
+        Entry(
+            "hf:NAME",
+            "A transformers image classifier, from a local configuration",
+            "those of its configuration",
+        ),
+        Entry(
+            "package.module:factory",
+            "Your own: returns an nn.Module or a fedspill Model",
+            "the factory's arguments",
+        ),
+    ]
+
+
+def build(
+    name: str,
+    *,
+    input_shape: tuple[int, int, int],
+    num_classes: int,
+    weights: str | Path = "untrained",
+    mode: Mode = "eval",
+    seed: int = 0,
+    data_root: str | Path | None = None,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    options: Mapping[str, Any] | None = None,
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
+) -> Model:
+    """The model that a plan names; the same seed gives the same weights, and no global generator is touched.
+
+    Args:
+        name: a network of the zoo (see `listing`), "torchvision:NAME", "timm:NAME", "hf:NAME", or the user's
+            own "package.module:factory".
+        input_shape: (c, h, w) of the data.
+        num_classes: of the data.
+        weights: "untrained"; "trained", a set that the zoo knows; or a path to safetensors or a checkpoint.
+        mode: "train" makes BatchNorm use batch statistics.
+        seed: of the initial weights.
+        data_root: where known checkpoints lie (`weights/`); the variable FEDSPILL_DATA stands in for it.
+        device: where parameters live; weights are drawn on the CPU, so that every device gets the same ones.
+        dtype: of parameters and floating buffers.
+        options: the network's own, and `normalise`: true (default: by the statistics that trained weights
+            bring, else by the data's), false (none, as in DLG) or "imagenet".
+        mean: of the data per channel, pixels in [0, 1]; None takes 0.5.
+        std: likewise; None takes 0.25.
+
+    Raises:
+        BadInput: any of these cannot be used.
+    """
+    if mode not in ("eval", "train"):
+        raise BadInput(f'mode={mode!r}: "eval" or "train" is needed')
+    _check_device(device, dtype)
+    own = dict(options or {})
+    normalise = own.pop("normalise", True)
+    made = _make(name, input_shape, num_classes, seed, own)
+    trained = _weights(name, weights, data_root)
+    if isinstance(made, Model):
+        model = replace(made, training=mode == "train")
+    else:
+        statistics = _statistics(normalise, trained, mean, std, input_shape[0])
+        spec = ImageSpec(input_shape, mean=statistics.mean, std=statistics.std)
+        model = Model.of(made, spec, training=mode == "train")
+    if trained is not None:
+        model = with_weights(model, trained.tensors, trained.source)
+    _check_logits(name, model, input_shape, num_classes)
+    return model.to(device, dtype)
+
+
+def _make(
+    name: str, shape: tuple[int, int, int], num_classes: int, seed: int, options: dict[str, Any]
+) -> nn.Module | Model:
+    rng = stream(seed, "model", name, "weights")
+    if name in NETWORKS:
+        network = NETWORKS[name]
+        settings = with_options(network.options, options, name)
+        return materialise(lambda: network.make(shape, num_classes, settings), network.scheme, rng)
+    prefix, colon, rest = name.partition(":")
+    if not colon or not rest:
+        raise BadInput(f"unknown model {name!r}; there are {', '.join(e.name for e in listing())}")
+    with borrowed_globals(rng):
+        if prefix in LIBRARIES:
+            return LIBRARIES[prefix](rest, shape, num_classes, options)
+        return from_user(name, options)
+
+
+def _weights(name: str, weights: str | Path, root: str | Path | None) -> Trained | None:
+    if weights == "untrained":
+        return None
+    return known(name, root) if weights == "trained" else from_file(weights)
+
+
+def _statistics(
+    normalise: object,
+    trained: Trained | None,
+    mean: tuple[float, ...] | None,
+    std: tuple[float, ...] | None,
+    channels: int,
+) -> Statistics:
+    if normalise not in (True, False, "imagenet"):
+        raise BadInput(f'option normalise={normalise!r} must be true, false or "imagenet"')
+    if normalise is not True:
+        chosen = IMAGENET if normalise == "imagenet" else IDENTITY
+    elif trained is not None and trained.statistics is not None:
+        chosen = trained.statistics
+    else:
+        chosen = Statistics(tuple(mean or PLAIN.mean), tuple(std or PLAIN.std))
+    for word, values in (("mean", chosen.mean), ("std", chosen.std)):
+        if len(values) not in (1, channels):
+            raise BadInput(
+                f"normalisation {word}={values} has {len(values)} values; the data has {channels} channels"
+            )
+    if min(chosen.std) <= 0:
+        raise BadInput(f"normalisation std={chosen.std}: every value must be above 0")
+    return chosen
+
+
+def _check_device(device: torch.device | str, dtype: torch.dtype) -> None:
+    if not dtype.is_floating_point:
+        raise BadInput(f"dtype={dtype}: a floating dtype is needed")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise BadInput(f"device {str(device)!r} cannot be used: {reason}") from error
+
+
+def _check_logits(name: str, model: Model, shape: tuple[int, int, int], num_classes: int) -> None:
+    """One forward pass in eval mode: shapes that do not fit are told here, not in the midst of an audit."""
+    probe = replace(model, training=False)
+    try:
+        with torch.no_grad(), borrowed_globals(stream(0, "probe")):
+            logits: Any = probe.logits(probe.params, torch.zeros(1, *shape).to(model.like))
+    except Exception as error:  # a network of anyone's
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise BadInput(f"model {name!r} cannot take images of {shape}: {reason}") from error
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != 1:
+        got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise BadInput(f"model {name!r} returns {got} for one image; logits of shape (1, classes) are needed")
+    if logits.shape[1] < num_classes:
+        raise BadInput(f"model {name!r} knows {logits.shape[1]} classes, the data has {num_classes}")

@@ -1,0 +1,1 @@
+"""The zoo's own networks, one small file per family."""

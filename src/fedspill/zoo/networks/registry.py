@@ -1,0 +1,69 @@
+"""The zoo's own networks by name, with their options."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from torch import nn
+
+from fedspill.zoo.networks.convnet import ConvNetOptions, convnet
+from fedspill.zoo.networks.initialise import (
+    Scheme,
+    half_uniform,
+    kaiming_fan_in,
+    kaiming_fan_out,
+    torch_default,
+)
+from fedspill.zoo.networks.lenet import LeNetOptions, lenet
+from fedspill.zoo.networks.mlp import MLPOptions, mlp
+from fedspill.zoo.networks.resnet import Bottleneck, ResNetOptions, resnet
+from fedspill.zoo.networks.resnet_a import ResNetAOptions, resnet_a
+
+
+@dataclass(frozen=True)
+class Network:
+    """One name of the zoo.
+
+    Attributes:
+        summary: one line for a listing.
+        make: (input shape, number of classes, options) to the module.
+        scheme: how its weights are drawn.
+        options: the defaults; their class says what may be set.
+    """
+
+    summary: str
+    make: Callable[[tuple[int, int, int], int, Any], nn.Module]
+    scheme: Scheme
+    options: Any
+
+
+def _projection(summary: str, width: int = 64, **shape: Any) -> Network:
+    return Network(summary, partial(resnet, **shape), kaiming_fan_out, ResNetOptions(width=width))
+
+
+def _option_a(layers: int) -> Network:
+    summary = f"CIFAR ResNet-{layers} with option-A shortcuts; trained weights are known"
+    return Network(summary, partial(resnet_a, depth=(layers - 2) // 6), kaiming_fan_in, ResNetAOptions())
+
+
+NETWORKS: dict[str, Network] = {
+    "lenet": Network(
+        "LeNet of DLG: 3 convolutions, sigmoid, U(-0.5, 0.5)", lenet, half_uniform, LeNetOptions()
+    ),
+    "convnet": Network(
+        "ConvNet of Inverting Gradients: 8 convolutions, BatchNorm, ReLU",
+        convnet,
+        torch_default,
+        ConvNetOptions(),
+    ),
+    "mlp": Network("Fully connected network", mlp, torch_default, MLPOptions()),
+    "resnet20_4": _projection("ResNet20-4 of Inverting Gradients: 3 stages, 64/128/256", depths=(3, 3, 3)),
+    "resnet32_10": _projection(
+        "ResNet32-10 of Inverting Gradients: 3 stages, 160/320/640", 160, depths=(5, 5, 5)
+    ),
+    "resnet18": _projection("ResNet-18, CIFAR or ImageNet stem", depths=(2, 2, 2, 2)),
+    "resnet34": _projection("ResNet-34, CIFAR or ImageNet stem", depths=(3, 4, 6, 3)),
+    "resnet50": _projection("ResNet-50, CIFAR or ImageNet stem", block=Bottleneck, depths=(3, 4, 6, 3)),
+    **{f"resnet{layers}": _option_a(layers) for layers in (20, 32, 44, 56)},
+}

@@ -1,0 +1,23 @@
+"""Where the user's data lies."""
+
+import os
+from pathlib import Path
+
+from fedspill.core.errors import BadInput
+
+VARIABLE = "FEDSPILL_DATA"
+
+
+def data_root(root: str | Path | None) -> Path | None:
+    """The folder given, else the one that the environment variable FEDSPILL_DATA names, else None.
+
+    Raises:
+        BadInput: the folder does not exist.
+    """
+    given = root or os.environ.get(VARIABLE)
+    if not given:
+        return None
+    folder = Path(given).expanduser()
+    if not folder.is_dir():
+        raise BadInput(f"data folder {str(folder)!r} does not exist; give `root` or set {VARIABLE}")
+    return folder
