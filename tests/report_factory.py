@@ -187,9 +187,7 @@ def _skipped(update: int, reason: str, name: str | None = None, attack: str = "g
 def _rate(hits: int, n: int, state: State) -> Rate:
     ends = binomtest(hits, n).proportion_ci(0.95, method="wilson")
     criterion = f"psnr >= {state.limit or 20:g} dB"
-    return Rate(
-        criterion=criterion, hits=hits, n=n, rate=hits / n, low=float(ends.low), high=float(ends.high)
-    )
+    return Rate(criterion=criterion, hits=hits, n=n, rate=hits / n, low=float(ends.low), high=float(ends.high))
 
 
 def _worst(state: State, trials: list[Trial]) -> list[WorstExample]:
@@ -213,12 +211,8 @@ def _worst(state: State, trials: list[Trial]) -> list[WorstExample]:
 def _caveats(trials: list[Trial]) -> list[Caveat]:
     stuck = [t.name for t in trials if not t.converged and not t.skipped]
     return [
-        Caveat(
-            topic="Not converged", text="The objective of these runs did not fall to its level.", trials=stuck
-        ),
-        Caveat(
-            topic="One seed", text="Results of a search move by several dB with the start; one seed was run."
-        ),
+        Caveat(topic="Not converged", text="The objective of these runs did not fall to its level.", trials=stuck),
+        Caveat(topic="One seed", text="Results of a search move by several dB with the start; one seed was run."),
         Caveat(topic="BatchNorm", text="BatchNorm ran in eval mode with statistics that the server knows."),
     ]
 

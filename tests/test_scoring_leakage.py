@@ -36,9 +36,9 @@ def test_wilson_refuses(hits: int, n: int) -> None:
 def test_an_example_leaks_when_all_thresholds_are_met() -> None:
     values = {"psnr": torch.tensor([25.0, 20, 19, NAN]), "lpips": torch.tensor([0.5, 0.1, 0.05, NAN])}
     up = {"psnr": True, "lpips": False}
-    assert leaked(values, {"psnr": 20}, up).tolist() == [True, True, False, False]
+    assert leaked(values, {"psnr": 20.0}, up).tolist() == [True, True, False, False]
     assert leaked(values, {"lpips": 0.1}, up).tolist() == [False, True, True, False]
-    assert leaked(values, {"psnr": 20, "lpips": 0.1}, up).tolist() == [False, True, False, False]
+    assert leaked(values, {"psnr": 20.0, "lpips": 0.1}, up).tolist() == [False, True, False, False]
 
 
 def test_a_threshold_needs_values() -> None:
@@ -49,7 +49,7 @@ def test_a_threshold_needs_values() -> None:
 
 
 def test_the_criterion_in_words() -> None:
-    assert criterion({"psnr": 20, "mse": 0.001}, [MSE(), PSNR(), SSIM()]) == "psnr >= 20 dB and mse <= 0.001"
+    assert criterion({"psnr": 20.0, "mse": 0.001}, [MSE(), PSNR(), SSIM()]) == "psnr >= 20 dB and mse <= 0.001"
     with pytest.raises(BadInput, match=r"\['ssim'\]"):
         criterion({"ssim": 0.5}, [PSNR()])
 
@@ -57,7 +57,7 @@ def test_the_criterion_in_words() -> None:
 @pytest.mark.parametrize("higher", [True, False])
 def test_summary_leaves_out_what_has_no_value(higher: bool) -> None:
     present = np.array([3.0, 100, 7, 12, 100])
-    got = summary(torch.tensor([NAN, *present]), higher, cap=100)
+    got = summary(torch.tensor([NAN, *present]), higher, cap=100.0)
     assert got.mean == pytest.approx(present.mean())
     assert got.median == pytest.approx(np.median(present))
     assert got.worst == (100 if higher else 3)

@@ -87,9 +87,7 @@ def test_labels_break_ties_and_nothing_else() -> None:
     rebuilt = private[[0, 1, 2]]
     labels = torch.tensor([4, 7, 1])
     assert match(rebuilt, private, labels[[1, 0, 2]], labels)[0].tolist() == [1, 0, 2]
-    assert match(private[[2, 0]], private[[0, 2]], torch.tensor([4, 1]), torch.tensor([4, 1]))[
-        0
-    ].tolist() == [1, 0]
+    assert match(private[[2, 0]], private[[0, 2]], torch.tensor([4, 1]), torch.tensor([4, 1]))[0].tolist() == [1, 0]
 
 
 def test_tokens_are_matched_by_positions_that_differ() -> None:

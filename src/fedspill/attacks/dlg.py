@@ -31,7 +31,8 @@ class DLG:
             up after 50 iterations.
         tolerance: the squared distance at which the gradients count as equal.
         unknowns: how to guess what the server was not granted.
-        converged_below: cosine distance of the updates below which a run calls itself converged.
+        converged_below: share of a blank image's cosine distance of updates below which the search calls itself
+            converged.
     """
 
     labels: Literal["joint", "granted"] = "joint"

@@ -36,7 +36,8 @@ class InvertingGradients:
         optimiser: "adam", or "lbfgs" as an ablation.
         restarts: runs from different starts; the lowest objective is kept.
         unknowns: how to guess what the server was not granted.
-        converged_below: cosine distance of the updates below which a run calls itself converged.
+        converged_below: share of a blank image's cosine distance of updates below which the search calls itself
+            converged.
     """
 
     steps: int = 4800
@@ -61,14 +62,10 @@ class InvertingGradients:
         found = Search(self._rule(), self.steps, self.restarts).run(problems, rng, watch)
         kept = tried[found.problem]
         labels = self._given(kept, knowledge)
-        return conclude(
-            matchings[found.problem], found.variables[0], labels, found, tried, self.converged_below
-        )
+        return conclude(matchings[found.problem], found.variables[0], labels, found, tried, self.converged_below)
 
     def _matching(self, observed: Update, knowledge: ServerKnowledge, hypothesis: Hypothesis) -> Matching:
-        return Matching(
-            knowledge.model, observed, hypothesis.training, knowledge.num_clients, DISTANCES[self.distance]
-        )
+        return Matching(knowledge.model, observed, hypothesis.training, knowledge.num_clients, DISTANCES[self.distance])
 
     def _given(self, hypothesis: Hypothesis, knowledge: ServerKnowledge) -> Tensor:
         assert hypothesis.labels is not None, "hypotheses() infers what was not granted"

@@ -1,11 +1,12 @@
 """Analytic recovery from a fully connected layer: no search, exact for one example.
 
-Geiping, Bauermeister, Dröge, Moeller: "Inverting Gradients", NeurIPS 2020, arXiv:2003.14053, Prop. 3.1, D.1 and
-D.2; for several examples the rows that belong to one example alone are read, as in Pan et al., "Exploring the
-Security Boundary of Data Reconstruction via Neuron Exclusivity Analysis", USENIX Security 2022, arXiv:2010.13356.
+Geiping, Bauermeister, Dröge, Moeller: "Inverting Gradients", NeurIPS 2020, arXiv:2003.14053, Prop. 3.1, D.1
+and D.2. For several examples the rows that belong to one example alone are read, as in Pan et al., "Exploring
+the Security Boundary of Data Reconstruction via Neuron Exclusivity Analysis", USENIX Security 2022,
+arXiv:2010.13356.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -16,19 +17,20 @@ from fedspill.core.roles import UNWATCHED, Attack, Card, Watch
 from fedspill.core.types import Reconstruction, Update
 from fedspill.inversion.chain import Trace, first_linear, trace
 from fedspill.inversion.fully_connected import dense_layers, recursive_input
+from fedspill.inversion.layer_gradient import Layer, known_labels
 from fedspill.inversion.mean_gradient import mean_gradient
-from fedspill.inversion.readout import Layer, known_labels, read_layer, single_example
+from fedspill.inversion.readout import read_layer, single_example
 
 
 @dataclass(frozen=True)
 class LinearLayer:
-    """Divides the weight gradient by the bias gradient of the first layer, or walks back to it from a later one.
+    """Divides the first layer's weight gradient by its bias gradient, or walks back to it from a later one.
 
     Converged means a blind certificate: all rows agree and replaying the reconstruction gives the update (one
     example); rows agree and the network confirms the candidate (several).
 
     Attributes:
-        peel: take confirmed examples out of the gradient and look again (several examples; not in the papers).
+        peel: take confirmed examples out of the gradient and look again (n > 1; not in the papers).
     """
 
     peel: bool = False
@@ -54,8 +56,8 @@ class LinearLayer:
     ) -> Reconstruction:
         if knowledge.num_examples not in (None, 1):
             raise NotApplicable(
-                f"the first layer has no trained bias, so only a single example can be computed; the update holds"
-                f" {knowledge.num_examples}"
+                "the first layer has no trained bias, so only a single example can be computed; the update"
+                f" holds {knowledge.num_examples}"
             )
         layers = dense_layers(traced)
         names = [n for layer in layers for n in (layer.weight, layer.bias) if n is not None]
@@ -73,9 +75,7 @@ def _one_step(knowledge: ServerKnowledge) -> bool:
 
 def _drifting(found: Reconstruction) -> Reconstruction:
     note = "Inputs of later layers drift over several local steps, so walking back from one is not exact."
-    return Reconstruction(
-        found.inputs, found.labels, found.confidence, (), found.converged, (*found.notes, note)
-    )
+    return replace(found, notes=(*found.notes, note))
 
 
 CARD: Card[Attack] = Card(

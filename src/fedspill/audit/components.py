@@ -41,9 +41,7 @@ def configure(card: Card[Any], entry: AttackEntry, what: str) -> Any:
     known = [f.name for f in fields(component)]
     unknown = [k for k in entry.overrides if k not in known]
     if unknown:
-        raise BadInput(
-            f"{what} {entry.name!r} has no field {', '.join(map(repr, unknown))}; it has {', '.join(known)}"
-        )
+        raise BadInput(f"{what} {entry.name!r} has no field {', '.join(map(repr, unknown))}; it has {', '.join(known)}")
     if not entry.overrides:
         return component
     merged = asdict(component)
@@ -55,9 +53,7 @@ def configure(card: Card[Any], entry: AttackEntry, what: str) -> Any:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        raise BadInput(
-            f"{what} {entry.name!r}, field {where!r}: {first['msg']} (got {first['input']!r})"
-        ) from None
+        raise BadInput(f"{what} {entry.name!r}, field {where!r}: {first['msg']} (got {first['input']!r})") from None
 
 
 def choose(plan: AuditPlan) -> list[Chosen]:
@@ -95,9 +91,7 @@ def _standard(plan: AuditPlan) -> list[Chosen]:
     cards: dict[str, Card[Any]] = {**catalogue.attacks(), **_readable()}
     limit = _ROLES.index(plan.server.role)
     fitting = {n: c for n, c in cards.items() if c.needs <= _grants(plan) and _ROLES.index(c.role) <= limit}
-    return [
-        Chosen(n, "paper", f"{n}:paper", c, c.presets["paper"], explicit=False) for n, c in fitting.items()
-    ]
+    return [Chosen(n, "paper", f"{n}:paper", c, c.presets["paper"], explicit=False) for n, c in fitting.items()]
 
 
 def _grants(plan: AuditPlan) -> frozenset[Knows]:

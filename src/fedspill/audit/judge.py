@@ -74,9 +74,7 @@ def judge(scenario: Scenario, rebuilt: Reconstruction, private: Batch) -> Judged
     share = None
     if flags is not None:
         share = rate(criterion(scenario.plan.audit.leak_threshold, metrics), sum(flags), len(flags))
-    return Judged(
-        scored, flags, share, _labels(rebuilt, private), _identify(scenario, rebuilt, private, scored)
-    )
+    return Judged(scored, flags, share, _labels(rebuilt, private), _identify(scenario, rebuilt, private, scored))
 
 
 def leaks(scenario: Scenario, scored: Scored) -> list[bool] | None:
@@ -96,9 +94,7 @@ def _labels(rebuilt: Reconstruction, private: Batch) -> Labels:
     return Labels(source="inferred", method=rebuilt.label_method, overlap=share)
 
 
-def _identify(
-    scenario: Scenario, rebuilt: Reconstruction, private: Batch, scored: Scored
-) -> list[Identification]:
+def _identify(scenario: Scenario, rebuilt: Reconstruction, private: Batch, scored: Scored) -> list[Identification]:
     where = [i for i, m in enumerate(scored.matched) if m is not None]
     picked = rebuilt.inputs[[m for m in scored.matched if m is not None]]
     others = _others(scenario, private)
@@ -123,9 +119,7 @@ def _distance(scenario: Scenario, name: str) -> identification.Distance:
     if name == "lpips":
         weights = scenario.plan.audit.lpips_weights
         return identification.lpips_distance(None if weights is None else Path(weights))
-    return identification.feature_distance(
-        identification.penultimate_features(scenario.model), scenario.model.input
-    )
+    return identification.feature_distance(identification.penultimate_features(scenario.model), scenario.model.input)
 
 
 def _others(scenario: Scenario, private: Batch) -> Batch | None:

@@ -5,12 +5,21 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 
 from fedspill.core.errors import BadInput
 from fedspill.core.knowledge import Knows
 from fedspill.core.local_update import FedAvg, FedSGD, LocalTraining
 from fedspill.core.types import ServerRole
+from fedspill.core.values import toml_value
 
 
 class _Section(BaseModel):
@@ -44,13 +53,25 @@ class AttackEntry(BaseModel):
 
 
 def _seconds(value: object) -> object:
-    """ "90", "90s", "5m", "1h" or a number, in seconds."""
+    """Takes "90", "90s", "5m", "1h" or a number, in seconds."""
     if not isinstance(value, str):
         return value
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(s|m|h)?\s*", value)
     if match is None:
         raise ValueError(f"{value!r} is no duration; write for example '90s', '5m' or '1h'")
     return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2] or "s"]
+
+
+def parse_seconds(text: str) -> float:
+    """A duration such as "90s", "5m" or "1h".
+
+    Raises:
+        BadInput: it is none, or not above 0.
+    """
+    try:
+        return TypeAdapter(Seconds).validate_python(text)
+    except ValidationError:
+        raise BadInput(f"{text!r} is no duration above 0; write for example '90s', '5m' or '1h'") from None
 
 
 Entry = Annotated[AttackEntry, BeforeValidator(_as_entry)]
@@ -131,24 +152,18 @@ class ClientSection(_Section):
     @model_validator(mode="after")
     def _check(self) -> "ClientSection":
         if self.num_examples % self.clients:
-            raise ValueError(
-                f"num_examples={self.num_examples} cannot be shared out equally to clients={self.clients}"
-            )
+            raise ValueError(f"num_examples={self.num_examples} cannot be shared out equally to clients={self.clients}")
         steps_only = ("epochs", "minibatch_size", "lr", "momentum", "weight_decay")
         given = [k for k in steps_only if k in self.model_fields_set]
         if self.protocol == "fedsgd" and given:
-            raise ValueError(
-                f"{', '.join(given)} given with protocol='fedsgd', which sends one gradient; use 'fedavg'"
-            )
+            raise ValueError(f"{', '.join(given)} given with protocol='fedsgd', which sends one gradient; use 'fedavg'")
         return self
 
     def training(self) -> LocalTraining:
         """The protocol as the client runs it."""
         if self.protocol == "fedsgd":
             return FedSGD(self.trainable)
-        return FedAvg(
-            self.epochs, self.minibatch_size, self.lr, self.momentum, self.weight_decay, self.trainable
-        )
+        return FedAvg(self.epochs, self.minibatch_size, self.lr, self.momentum, self.weight_decay, self.trainable)
 
 
 class ServerSection(_Section):
@@ -194,9 +209,7 @@ class AuditPlan(_Section):
     def _check(self) -> "AuditPlan":
         unscored = [m for m in self.audit.leak_threshold if m not in self.audit.metrics]
         if unscored:
-            raise ValueError(
-                f"leak_threshold names {unscored}, which metrics={list(self.audit.metrics)} lacks"
-            )
+            raise ValueError(f"leak_threshold names {unscored}, which metrics={list(self.audit.metrics)} lacks")
         return self
 
 
@@ -213,9 +226,7 @@ def parse_plan(table: dict[str, Any]) -> AuditPlan:
 
 
 def _explain(error: Any) -> str:
-    where = ".".join(
-        str(part) for part in error["loc"] if part != "function-before[_as_entry(), AttackEntry]"
-    )
+    where = ".".join(str(part) for part in error["loc"] if part != "function-before[_as_entry(), AttackEntry]")
     if error["type"] == "extra_forbidden":
         return f"plan key {where!r} is unknown; {_known(error['loc'])}"
     got = "" if error["type"] == "missing" else f" (got {error['input']!r})"
@@ -253,10 +264,7 @@ def _lay_over(table: dict[str, Any], setting: str) -> None:
     parts = key.strip().split(".")
     if not equals or len(parts) < 2:
         raise BadInput(f"--set {setting!r}: write SECTION.KEY=VALUE, for example client.num_examples=8")
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text.strip()  # a bare word is a string, so that shells need no second pair of quotes
+    value = toml_value(text)
     for part in parts[:-1]:
         inner = table.setdefault(part, {})
         if not isinstance(inner, dict):

@@ -96,9 +96,7 @@ def run_audit(
         store.open(fresh=fresh)
     finished = _run_all(scenario, tasks, store, listener, began, keep_tensors=not redact)
     trials = [f.record for f in finished]
-    report = _report(
-        scenario, trials, _environment(scenario, started, time.monotonic() - began, command), redact
-    )
+    report = _report(scenario, trials, _environment(scenario, started, time.monotonic() - began, command), redact)
     tensors = {} if redact else _tensors(scenario, finished)
     if store is not None:
         _write(store, report, tensors)
@@ -114,9 +112,7 @@ def _as_model(model: Model | nn.Module | None, pool: DataPool | None, plan: Audi
 
 
 def _no_pool() -> DataPool:
-    raise ValueError(
-        "a bare nn.Module needs `data`, from which the input shape is read; or give a fedspill Model"
-    )
+    raise ValueError("a bare nn.Module needs `data`, from which the input shape is read; or give a fedspill Model")
 
 
 def _run_all(
@@ -167,11 +163,7 @@ def _report(scenario: Scenario, trials: list[Trial], environment: Environment, r
 
 def _environment(scenario: Scenario, started: str, seconds: float, command: str) -> Environment:
     device = scenario.model.like.device
-    name = (
-        torch.cuda.get_device_name(device)
-        if device.type == "cuda"
-        else platform.processor() or platform.machine()
-    )
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     plan = json.dumps(scenario.plan.model_dump(mode="json"), sort_keys=True)
     return Environment(
         fedspill=fedspill.__version__,

@@ -60,7 +60,7 @@ def weights_sha256(model: Model) -> str:
 
 
 def pick_device(name: str) -> torch.device:
-    """ "auto" is CUDA where there is one.
+    """CUDA for "auto" where there is one.
 
     Raises:
         BadInput: CUDA is asked for and there is none.
@@ -120,9 +120,7 @@ def _shape(inputs: Tensor) -> tuple[int, int, int]:
 
 def _pool(section: PoolSection, size: int | None = None) -> DataPool:
     root = None if section.root is None else Path(section.root)
-    return load(
-        section.name, root=root, split=section.split, indices=section.indices, size=section.size or size
-    )
+    return load(section.name, root=root, split=section.split, indices=section.indices, size=section.size or size)
 
 
 def _public(plan: AuditPlan, pool: DataPool) -> DataPool | None:

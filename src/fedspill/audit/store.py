@@ -1,7 +1,6 @@
 """The folder of an audit: what is done, what is under way, what was found. Files are written whole or not at all."""
 
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ def write_whole(path: Path, content: bytes | str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     partial.write_bytes(content.encode() if isinstance(content, str) else content)
-    os.replace(partial, path)
+    partial.replace(path)
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -56,9 +55,7 @@ class Store:
         if (self.folder / KEY_FILE).is_file():
             self._check_key()
         elif self.folder.is_dir() and any(self.folder.iterdir()):
-            raise BadInput(
-                f"folder {str(self.folder)!r} is not empty and holds no audit; choose another --out"
-            )
+            raise BadInput(f"folder {str(self.folder)!r} is not empty and holds no audit; choose another --out")
         else:
             try:
                 write_whole(self.folder / KEY_FILE, json.dumps({"key": self.key}))

@@ -47,8 +47,7 @@ def leaks_at(plan: AuditPlan, trial: Trial, place: int) -> bool:
     if not thresholds or any(name not in scores for name in thresholds):
         return False
     return all(
-        _meets(scores[name].values[place], limit, scores[name].higher_is_closer)
-        for name, limit in thresholds.items()
+        _meets(scores[name].values[place], limit, scores[name].higher_is_closer) for name, limit in thresholds.items()
     )
 
 
@@ -64,9 +63,7 @@ def overall_rate(plan: AuditPlan, trials: Sequence[Trial], worst: Sequence[Worst
     return rate(named, sum(w.leaked for w in worst), len(worst))
 
 
-def verdict(
-    plan: AuditPlan, trials: Sequence[Trial], worst: Sequence[WorstExample], share: Rate | None
-) -> Verdict:
+def verdict(plan: AuditPlan, trials: Sequence[Trial], worst: Sequence[WorstExample], share: Rate | None) -> Verdict:
     """The conclusion of docs/design.md: leaks, or not shown (bounds are not computed yet)."""
     broken = list[str]()
     if share is not None and share.rate > plan.policy.max_leakage_rate:
@@ -79,13 +76,9 @@ def verdict(
         default=None,
     )
     if plan.policy.max_psnr is not None and best is not None and best > plan.policy.max_psnr:
-        broken.append(
-            f"an example was rebuilt at {best:.1f} dB; the policy allows {plan.policy.max_psnr:g} dB"
-        )
+        broken.append(f"an example was rebuilt at {best:.1f} dB; the policy allows {plan.policy.max_psnr:g} dB")
     if broken:
-        return Verdict(
-            name=VerdictName.LEAKS, sentence="This setting leaks: " + "; ".join(broken) + ".", exit_code=1
-        )
+        return Verdict(name=VerdictName.LEAKS, sentence="This setting leaks: " + "; ".join(broken) + ".", exit_code=1)
     return _not_shown(plan, trials)
 
 
@@ -98,9 +91,7 @@ def _not_shown(plan: AuditPlan, trials: Sequence[Trial]) -> Verdict:
         why.append("the budget ended before the attacks did")
     if plan.policy.require_bound:
         why.append("the policy requires a bound and none was computed")
-    sentence = (
-        "No leak above the thresholds was shown, and no bound was computed: this is not evidence of safety"
-    )
+    sentence = "No leak above the thresholds was shown, and no bound was computed: this is not evidence of safety"
     if why:
         return Verdict(name=VerdictName.NOT_SHOWN, sentence=f"{sentence} ({'; '.join(why)}).", exit_code=3)
     return Verdict(name=VerdictName.NOT_SHOWN, sentence=f"{sentence}.", exit_code=0)
@@ -143,9 +134,7 @@ def caveats(plan: AuditPlan, trials: Sequence[Trial]) -> list[Caveat]:
             " the same, so gradient matching is handicapped.",
             lambda t: t.self_check is not None and t.self_check > 1e-4,
         ),
-        _about(
-            ran, "notes", "The attack itself has remarks, listed with its trials.", lambda t: bool(t.notes)
-        ),
+        _about(ran, "notes", "The attack itself has remarks, listed with its trials.", lambda t: bool(t.notes)),
         _about(ran, "failed to fall", "The objective did not fall during the search.", _did_not_fall),
     ]
     return [*(c for c in found if c is not None), *_general(plan)]
@@ -181,8 +170,7 @@ def _general(plan: AuditPlan) -> list[Caveat]:
         found.append(
             Caveat(
                 topic="untrained weights",
-                text="The model was untrained; leakage changes over training,"
-                " so audit the stages that you will send.",
+                text="The model was untrained; leakage changes over training, so audit the stages that you will send.",
             )
         )
     return found

@@ -1,11 +1,10 @@
 """The audit's side of a running attack: progress for the eye, checkpoints for a kill, the budget's end."""
 
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
@@ -14,6 +13,7 @@ from fedspill.core.roles import State
 CHECKPOINT_SECONDS = 5.0
 
 
+@runtime_checkable
 class Listener(Protocol):
     """Whoever shows an audit's progress."""
 
@@ -74,7 +74,7 @@ class TrialWatch:
         self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
         partial = self.checkpoint.with_suffix(".partial")
         torch.save(dict(state), partial)
-        os.replace(partial, self.checkpoint)
+        partial.replace(self.checkpoint)
         self._written = time.monotonic()
 
     def load(self) -> State | None:
@@ -84,9 +84,7 @@ class TrialWatch:
         try:
             state: Any = torch.load(self.checkpoint, weights_only=True)
         except Exception as error:  # any damage means the same: it cannot be used
-            self.listener.message(
-                f"the checkpoint {self.checkpoint.name} cannot be read ({error}); starting anew"
-            )
+            self.listener.message(f"the checkpoint {self.checkpoint.name} cannot be read ({error}); starting anew")
             return None
         self.listener.message(f"going on from the checkpoint {self.checkpoint.name}")
         return state

@@ -44,6 +44,7 @@ class ImageSpec:
 
     @property
     def encoded_shape(self) -> tuple[int, ...]:
+        """Shape of one encoded example."""
         return self.shape
 
     def _constants(self, like: Tensor) -> tuple[Tensor, Tensor]:

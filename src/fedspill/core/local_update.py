@@ -52,9 +52,7 @@ class FedAvg:
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or (self.minibatch_size is not None and self.minibatch_size < 1):
-            raise BadInput(
-                f"epochs={self.epochs}, minibatch_size={self.minibatch_size}: both must be at least 1"
-            )
+            raise BadInput(f"epochs={self.epochs}, minibatch_size={self.minibatch_size}: both must be at least 1")
         if not self.lr > 0:
             raise BadInput(f"lr={self.lr}: the local learning rate must be above 0")
 
@@ -124,9 +122,7 @@ def _trained_update(model: Model, z: Tensor, labels: Tensor, training: FedAvg, c
             gradients, buffers = _gradients(model, current, buffers, z[part], labels[part], create_graph)
             step = {k: g + training.weight_decay * current[k] for k, g in gradients.items()}
             if training.momentum:
-                velocity = (
-                    {k: training.momentum * velocity[k] + s for k, s in step.items()} if velocity else step
-                )
+                velocity = {k: training.momentum * velocity[k] + s for k, s in step.items()} if velocity else step
                 step = velocity
             current = {k: current[k] - training.lr * s for k, s in step.items()}
             if not create_graph:
@@ -173,9 +169,7 @@ def aggregate_update(
         return encoded_update(model, z, labels, training, create_graph=create_graph)
     share = len(z) // clients
     parts = [slice(first, first + share) for first in range(0, len(z), share)]
-    return mean_update(
-        [encoded_update(model, z[p], labels[p], training, create_graph=create_graph) for p in parts]
-    )
+    return mean_update([encoded_update(model, z[p], labels[p], training, create_graph=create_graph) for p in parts])
 
 
 def mean_update(updates: list[Update]) -> Update:
@@ -184,7 +178,6 @@ def mean_update(updates: list[Update]) -> Update:
     values = {k: torch.stack([u.values[k] for u in updates]).mean(0) for k in first.values}
     sent = [u.buffers for u in updates if u.buffers is not None]
     buffers = {
-        k: torch.stack([b[k] for b in sent]).double().mean(0).to(v.dtype)
-        for k, v in (first.buffers or {}).items()
+        k: torch.stack([b[k] for b in sent]).double().mean(0).to(v.dtype) for k, v in (first.buffers or {}).items()
     }
     return Update(first.kind, values, buffers if sent else None)

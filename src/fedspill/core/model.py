@@ -106,9 +106,7 @@ def conform(got: Params, wanted: Params, what: str) -> Params:
         )
     for name, tensor in wanted.items():
         if got[name].shape != tensor.shape:
-            raise BadInput(
-                f"{what} {name!r} has shape {tuple(got[name].shape)}, the model needs {tuple(tensor.shape)}"
-            )
+            raise BadInput(f"{what} {name!r} has shape {tuple(got[name].shape)}, the model needs {tuple(tensor.shape)}")
         if not got[name].isfinite().all():
             raise BadInput(f"{what} {name!r} holds NaN or infinite values; finite numbers are needed")
     return {k: got[k].detach().to(v) for k, v in wanted.items()}

@@ -70,7 +70,9 @@ class Attack(Protocol):
 
     def reconstruct(
         self, update: Update, knowledge: ServerKnowledge, rng: torch.Generator, watch: Watch = UNWATCHED
-    ) -> Reconstruction: ...
+    ) -> Reconstruction:
+        """What the attack believes the clients held."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -88,9 +90,9 @@ class Tampered:
 class Tampering(Protocol):
     """Alters the model before it is sent."""
 
-    def tamper(
-        self, model: Model, public_data: Batch | None, round: int, rng: torch.Generator
-    ) -> Tampered: ...
+    def tamper(self, model: Model, public_data: Batch | None, round: int, rng: torch.Generator) -> Tampered:
+        """The model to send in this round."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -156,7 +158,9 @@ class Finding:
 class Check(Protocol):
     """Inspects an incoming model on the client. No finding means nothing seen, not safe."""
 
-    def inspect(self, incoming: Incoming) -> list[Finding]: ...
+    def inspect(self, incoming: Incoming) -> list[Finding]:
+        """What was found."""
+        ...
 
 
 @runtime_checkable
@@ -164,15 +168,23 @@ class Metric(Protocol):
     """Closeness of matched pairs, one value per pair, on inputs as people see them."""
 
     @property
-    def name(self) -> str: ...
-    @property
-    def unit(self) -> str: ...
-    @property
-    def higher_is_closer(self) -> bool: ...
+    def name(self) -> str:
+        """In plans and reports."""
+        ...
 
-    def __call__(
-        self, rebuilt: Float[Tensor, "n ..."], private: Float[Tensor, "n ..."]
-    ) -> Float[Tensor, " n"]: ...
+    @property
+    def unit(self) -> str:
+        """Such as "dB"; "" for none."""
+        ...
+
+    @property
+    def higher_is_closer(self) -> bool:
+        """Which way is worse for the client."""
+        ...
+
+    def __call__(self, rebuilt: Float[Tensor, "n ..."], private: Float[Tensor, "n ..."]) -> Float[Tensor, " n"]:
+        """One value per pair."""
+        ...
 
 
 R = TypeVar("R", Attack, Tampering, Defence, Check)

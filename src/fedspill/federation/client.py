@@ -64,9 +64,7 @@ def bn_statistics(model: Model, batch: Batch) -> Params:
 
         return hook
 
-    layers = [
-        (n, m) for n, m in model.module.named_modules() if isinstance(m, BN_LAYERS)
-    ]
+    layers = [(n, m) for n, m in model.module.named_modules() if isinstance(m, BN_LAYERS)]
     handles = [m.register_forward_hook(keep(n)) for n, m in layers]
     try:
         with torch.no_grad():

@@ -1,7 +1,7 @@
 """Blind certificates: does the update itself confirm a candidate? None of them sees the truth.
 
-The ratio dW / db of a row that several examples share is a mixture that may look like an input. What a mixture
-cannot do is reproduce the numbers in the update when it is passed through the network.
+The ratio dW / db of a row that several examples share is a mixture that may look like an input. What a
+mixture cannot do is reproduce the numbers in the update when it is passed through the network.
 """
 
 from collections.abc import Iterable
@@ -39,7 +39,7 @@ def replay_residual(
     z: Float[Tensor, "n ..."],
     labels: Int[Tensor, " n"],
 ) -> float | None:
-    """||replayed - observed|| / ||observed|| over the named tensors if one client held exactly these examples.
+    """||replayed - observed|| / ||observed|| over the named tensors, if one client held just these examples.
 
     None if the protocol is not known, so that it cannot be replayed.
     """

@@ -29,7 +29,7 @@ class DeepLeakage:
         tolerance: the squared distance at which the updates count as equal.
         give_up: (iteration, level) at which a run counts as diverged.
         unknowns: how to guess what the server was not granted.
-        converged_below: cosine distance of the updates below which a run calls itself converged.
+        converged_below: share of a blank image's cosine distance of updates that counts as converged.
     """
 
     rule: LBFGS
@@ -53,8 +53,7 @@ class DeepLeakage:
         observed = check_observed(update, knowledge.model)
         tried = hypotheses(observed, knowledge, self.unknowns, rng, infer=not joint_labels)
         matchings = [
-            Matching(knowledge.model, observed, h.training, knowledge.num_clients, squared_distance)
-            for h in tried
+            Matching(knowledge.model, observed, h.training, knowledge.num_clients, squared_distance) for h in tried
         ]
         problems = [_problem(m, h) for m, h in zip(matchings, tried, strict=True)]
         search = Search(self.rule, self.steps, self.restarts, self.tolerance, self.give_up)

@@ -65,9 +65,7 @@ def dense_layers(traced: Trace) -> list[Dense]:
                 raise NotApplicable(f"two activations follow each other at {step.describe()}")
             layers[-1] = Dense(layers[-1].weight, layers[-1].bias, step.module)
         elif not step.passes():
-            raise NotApplicable(
-                f"{step.describe()} is neither fully connected nor an activation of known slope"
-            )
+            raise NotApplicable(f"{step.describe()} is neither fully connected nor an activation of known slope")
     if not layers or not traced.closed:
         raise NotApplicable("the network is not a chain of fully connected layers")
     return layers
@@ -80,9 +78,7 @@ def _dense(step: Step) -> Dense:
     return Dense(weight, step.parameter("bias"))
 
 
-def recursive_input(
-    layers: Sequence[Dense], params: Params, gradient: Params
-) -> tuple[Float[Tensor, " in"], float]:
+def recursive_input(layers: Sequence[Dense], params: Params, gradient: Params) -> tuple[Float[Tensor, " in"], float]:
     """The input of the first layer, walking back from the earliest layer whose bias gradient is known.
 
     There x = dW^T delta / delta^2 with delta = dL/db (Prop. D.1). This x is the activation's output of the

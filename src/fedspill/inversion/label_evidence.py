@@ -46,9 +46,7 @@ class HeadGradient:
             NotApplicable: the head has no bias.
         """
         if self.head.bias is None:
-            raise NotApplicable(
-                f"this label method reads the head's bias, and the head {self.head.name!r} has none"
-            )
+            raise NotApplicable(f"this label method reads the head's bias, and the head {self.head.name!r} has none")
         if self.head.bias not in self.values:
             raise NotApplicable(f"this label method reads {self.head.bias!r}, which the update does not hold")
         return self.values[self.head.bias]

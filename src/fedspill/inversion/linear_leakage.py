@@ -14,9 +14,7 @@ from torch import Tensor
 from fedspill.core.errors import NotApplicable
 
 
-def layer_input(
-    weight_grad: Float[Tensor, "out in"], bias_grad: Float[Tensor, " out"]
-) -> Float[Tensor, " in"]:
+def layer_input(weight_grad: Float[Tensor, "out in"], bias_grad: Float[Tensor, " out"]) -> Float[Tensor, " in"]:
     """The input of a layer that saw one example: dW^T delta / (delta^T delta) (Prop. D.1, all rows at once).
 
     This least-squares form weights rows by delta squared, so that no row is divided by a tiny number. With
@@ -28,9 +26,7 @@ def layer_input(
     delta = bias_grad.double()
     energy = delta.square().sum()
     if not float(energy) > 0:
-        raise NotApplicable(
-            "the gradient of the layer's output is zero: the update holds nothing of its input"
-        )
+        raise NotApplicable("the gradient of the layer's output is zero: the update holds nothing of its input")
     return weight_grad.double().T @ delta / energy
 
 
@@ -98,9 +94,7 @@ def row_groups(
             member = (agree[first] & free).nonzero()[:, 0]
             free[member] = False
             rows = order[member]
-            groups.append(
-                RowGroup(layer_input(weight[rows], delta[rows]), rows, float(angle[first, member].max()))
-            )
+            groups.append(RowGroup(layer_input(weight[rows], delta[rows]), rows, float(angle[first, member].max())))
     return sorted(groups, key=lambda g: -len(g.rows))
 
 

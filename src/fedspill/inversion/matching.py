@@ -98,7 +98,5 @@ def protocols(
     if isinstance(known, FedAvg):
         return [replace(known, trainable=trained)]
     if known is not None:
-        raise BadInput(
-            "the update is a delta, but the local training was said to be FedSGD, which sends gradients"
-        )
+        raise BadInput("the update is a delta, but the local training was said to be FedSGD, which sends gradients")
     return [FedAvg(epochs=e, lr=assumed_lr, trainable=trained) for e in epochs]

@@ -77,6 +77,4 @@ def mean_gradient(
         return MeanGradient(values, False)
     sums = step_sums(training, steps)
     start = knowledge.model.params
-    return MeanGradient(
-        {k: (v - sums.decay * start[k].to(v)) / sums.gradient for k, v in values.items()}, True
-    )
+    return MeanGradient({k: (v - sums.decay * start[k].to(v)) / sums.gradient for k, v in values.items()}, True)

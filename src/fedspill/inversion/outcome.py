@@ -3,38 +3,51 @@
 import torch
 from torch import Tensor
 
+from fedspill.core.local_update import aggregate_update
 from fedspill.core.types import Reconstruction
 from fedspill.inversion.hypotheses import Hypothesis, notes_on
 from fedspill.inversion.matching import Matching, cosine_distance
 from fedspill.inversion.search import Found
 
+TINY = 1e-30
+
 
 def conclude(
     matching: Matching, z: Tensor, labels: Tensor, found: Found, tried: list[Hypothesis], level: float
 ) -> Reconstruction:
-    """The reconstruction, with 1 - cosine distance of the two updates as its confidence.
+    """The reconstruction; confidence is the share of a blank image's distance that the search removed.
+
+    Distances are cosine distances of the updates, without any prior. A blank image is the centre of the encoded
+    space (the mean of the normalisation), so 0 means no closer to the observed update than nothing at all.
 
     Args:
         labels: classes (n,), or class probabilities (n, classes), of which the likeliest class is kept.
-        level: converged means a cosine distance of the updates, without any prior, below this.
+        level: converged means a distance below this share of the blank image's.
     """
-    judge = Matching(matching.model, matching.observed, matching.training, matching.clients, cosine_distance)
-    with torch.enable_grad():
-        distance = float(judge(z.detach(), labels.detach()).detach())
-    spec = matching.model.input
-    classes = labels.argmax(1) if labels.is_floating_point() else labels
-    kept = tried[found.problem]
+    left = _distance(matching, z, labels) / max(_distance(matching, torch.zeros_like(z), labels), TINY)
+    spec, kept = matching.model.input, tried[found.problem]
+    return Reconstruction(
+        inputs=spec.decode(spec.project(z.detach())),
+        labels=labels.argmax(1) if labels.is_floating_point() else labels,
+        label_method=None if kept.label_method == "granted" else kept.label_method,
+        confidence=torch.full((len(z),), max(0.0, min(1.0, 1.0 - left))),
+        objective=found.history,
+        converged=left < level,
+        notes=_notes(found, tried),
+    )
+
+
+def _distance(matching: Matching, z: Tensor, labels: Tensor) -> float:
+    """In float64 where the numbers are summed, since 1 - cosine loses what is below the rounding of 1."""
+    guess = aggregate_update(matching.model, z.detach(), labels.detach(), matching.training, matching.clients)
+    observed = {k: v.double() for k, v in matching.observed.values.items()}
+    return max(0.0, float(cosine_distance({k: v.double() for k, v in guess.values.items()}, observed)))
+
+
+def _notes(found: Found, tried: list[Hypothesis]) -> tuple[str, ...]:
     notes = notes_on(tried, found.best_by_problem, found.problem)
     if found.diverged:
         notes += (f"{found.diverged} of the runs diverged and were given up.",)
     if not found.complete:
         notes += ("The budget ended before the last iteration; this is the best so far.",)
-    return Reconstruction(
-        inputs=spec.decode(spec.project(z.detach())),
-        labels=classes,
-        label_method=None if kept.label_method == "granted" else kept.label_method,
-        confidence=torch.full((len(z),), max(0.0, min(1.0, 1.0 - distance))),
-        objective=found.history,
-        converged=distance < level,
-        notes=notes,
-    )
+    return notes

@@ -3,39 +3,22 @@
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from fedspill.core.errors import NotApplicable
 from fedspill.core.inputs import InputSpec
 from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.model import Model
-from fedspill.core.types import Reconstruction, Update, UpdateKind
-from fedspill.inversion import labels as inference
+from fedspill.core.types import Reconstruction, Update
 from fedspill.inversion.certificate import explanation, range_violation, replay_residual
-from fedspill.inversion.head import sent
-from fedspill.inversion.linear_leakage import (
-    RowGroup,
-    layer_input,
-    rank_one_residual,
-    row_floor,
-    row_groups,
-)
-from fedspill.inversion.mean_gradient import mean_gradient
+from fedspill.inversion.layer_gradient import Labels, Layer, LayerGradient, known_labels, layer_gradient
+from fedspill.inversion.linear_leakage import layer_input, rank_one_residual
 
 ONE_EXAMPLE = 1e-3
 """Residual of the rank-one test, and of a replay, below which one example explains the layer."""
 EXPLAINED = 1e-2
-"""Relative error below which a candidate accounts for its rows; leaves room for the drift of local training."""
+"""Relative error below which a candidate accounts for its rows; leaves room for drift in local training."""
 IN_RANGE = 1e-2
-
-
-@dataclass(frozen=True)
-class Layer:
-    """Names of a linear layer's weight and bias."""
-
-    weight: str
-    bias: str
 
 
 @dataclass(frozen=True)
@@ -53,65 +36,6 @@ class Candidate:
     label: int | None = None
 
 
-@dataclass(frozen=True)
-class LayerGradient:
-    """A layer's mean gradient in float64, with the size of its rounding."""
-
-    weight: Float[Tensor, "out d"]
-    bias: Float[Tensor, " out"]
-    floor: float
-    noise: float
-
-    def groups(self) -> list[RowGroup]:
-        """Rows that agree on their input."""
-        return row_groups(self.weight, self.bias, floor=self.floor, noise=self.noise)
-
-    def without(self, x: Tensor, bias_grad: Tensor) -> "LayerGradient":
-        """What is left when one example's share is taken away; the floor and the rounding stay."""
-        weight = self.weight - torch.outer(bias_grad, x)
-        return LayerGradient(weight, self.bias - bias_grad, self.floor, self.noise)
-
-
-def layer_gradient(update: Update, knowledge: ServerKnowledge, layer: Layer) -> LayerGradient:
-    """Reads a layer's gradient.
-
-    Raises:
-        NotApplicable: its weight or its bias was not trained, or its bias gradient is zero.
-    """
-    dtype = sent(update, layer.bias, "the layer's bias").dtype
-    sent(update, layer.weight, "the layer's weight")
-    mean = mean_gradient(update, knowledge, (layer.weight, layer.bias))
-    weight, bias = mean.values[layer.weight], mean.values[layer.bias]
-    top = float(bias.abs().max())
-    if top == 0:
-        raise NotApplicable(f"the gradient of {layer.bias!r} is zero, so nothing can be divided by it")
-    return LayerGradient(weight, bias, row_floor(dtype) * top, _rounding(update, knowledge, layer, weight))
-
-
-def _rounding(update: Update, knowledge: ServerKnowledge, layer: Layer, weight: Tensor) -> float:
-    # A delta is the difference of two rounded parameters: its error is that of the parameters, not its own.
-    raw = update.values[layer.weight]
-    if update.kind is UpdateKind.GRADIENT:
-        return 0.0
-    scale = float(weight.norm() / raw.double().norm().clamp_min(1e-300))
-    return torch.finfo(raw.dtype).eps * float(knowledge.model.params[layer.weight].abs().max()) * scale
-
-
-def known_labels(
-    update: Update, knowledge: ServerKnowledge, rng: torch.Generator, count: int | None
-) -> Int[Tensor, " n"] | None:
-    """Granted labels, else inferred ones, else None."""
-    if knowledge.labels is not None:
-        return knowledge.labels
-    if count is None:
-        return None
-    try:
-        method = inference.default_method(update, knowledge, count)
-        return inference.infer(method, update, knowledge, count, rng)
-    except NotApplicable:
-        return None
-
-
 def read_layer(
     update: Update, knowledge: ServerKnowledge, layer: Layer, rng: torch.Generator, *, peel: bool = False
 ) -> Reconstruction:
@@ -122,6 +46,10 @@ def read_layer(
     network; single rows whose ratio is a valid input fill up to n with low confidence.
 
     Args:
+        update: gradient or delta.
+        knowledge: of the server; labels and protocol serve the certificates only.
+        layer: its input must be the flattened encoded input of the network.
+        rng: for label inference.
         peel: take the share of every confirmed example out of the gradient and look again; rows that two
             examples shared become exclusive to the other. Not in the papers.
 
@@ -136,7 +64,7 @@ def read_layer(
         labels = known_labels(update, knowledge, rng, 1)
         return single_example(update, knowledge, (layer.weight, layer.bias), x, residual, labels)
     labels = known_labels(update, knowledge, rng, count)
-    found = _several(knowledge, layer, gradient, labels, peel)
+    found = _several(knowledge, layer, gradient, None if labels is None else labels.values, peel)
     if not found:
         return _mixture(knowledge.model.input, x, knowledge.model.like)
     return _reconstruction(knowledge, found, count)
@@ -148,31 +76,31 @@ def single_example(
     names: tuple[str, ...],
     x: Float[Tensor, " d"],
     residual: float,
-    labels: Int[Tensor, " n"] | None,
+    labels: Labels | None,
 ) -> Reconstruction:
     """The reconstruction of one example, certified if the rows agree and a replay gives the same update.
 
     Args:
+        update: gradient or delta.
+        knowledge: of the server.
         names: the tensors that a replay must reproduce.
         x: the flattened encoded input.
         residual: the worst rank-one residual behind `x`.
+        labels: the first is replayed; None leaves the replay out.
     """
     spec, like = knowledge.model.input, knowledge.model.like
     z = x.view(1, *spec.encoded_shape)
     notes = list[str]()
-    replayed = None if labels is None else replay_residual(update, knowledge, names, z, labels[:1])
+    replayed = None if labels is None else replay_residual(update, knowledge, names, z, labels.values[:1])
     if replayed is None:
-        notes.append(
-            "The update was not replayed (label or protocol unknown); the rows' agreement alone counts."
-        )
+        notes.append("Not replayed, as the label or the protocol is unknown: the rows' agreement alone counts.")
     worst = max(residual, replayed or 0.0)
     if worst >= ONE_EXAMPLE:
-        notes.append(
-            f"Not one example alone: rows disagree or a replay differs (relative residual {worst:.1e})."
-        )
+        notes.append(f"Not one example alone: rows disagree or a replay differs (relative by {worst:.1e}).")
     return Reconstruction(
         inputs=spec.decode(z).to(like),
-        labels=None if labels is None else labels[:1].to(like.device),
+        labels=None if labels is None else labels.values[:1].to(like.device),
+        label_method=None if labels is None else labels.method,
         confidence=like.new_tensor([max(0.0, 1.0 - worst)]),
         converged=worst < ONE_EXAMPLE and float(range_violation(spec, z)) < IN_RANGE,
         notes=tuple(notes),
@@ -210,9 +138,7 @@ def _labels_to_try(model: Model, labels: Tensor | None) -> Tensor:
     return torch.arange(model.logits(model.params, z).shape[1])
 
 
-def _unsure(
-    spec: InputSpec, gradient: LayerGradient, sure: list[Candidate], count: int | None
-) -> list[Candidate]:
+def _unsure(spec: InputSpec, gradient: LayerGradient, sure: list[Candidate], count: int | None) -> list[Candidate]:
     room = max(0, (count or len(gradient.bias)) - len(sure))
     found = list[Candidate]()
     for group in gradient.groups():
@@ -240,10 +166,11 @@ def _mixture(spec: InputSpec, x: Tensor, like: Tensor) -> Reconstruction:
 def _reconstruction(knowledge: ServerKnowledge, found: list[Candidate], count: int | None) -> Reconstruction:
     spec, like = knowledge.model.input, knowledge.model.like
     labels = [c.label for c in found if c.label is not None]
-    sure = sum(c.certified for c in found)
+    sure, complete = sum(c.certified for c in found), len(labels) == len(found)
     return Reconstruction(
         inputs=spec.decode(torch.stack([c.z for c in found]).view(-1, *spec.encoded_shape)).to(like),
-        labels=torch.tensor(labels, device=like.device) if len(labels) == len(found) else None,
+        labels=torch.tensor(labels, device=like.device) if complete else None,
+        label_method="gradient of each candidate" if complete else None,
         confidence=like.new_tensor([c.confidence for c in found]),
         converged=sure > 0,
         notes=(

@@ -178,9 +178,7 @@ class Search:
         _set_gradients(variables, torch.autograd.grad(value, variables))
         return float(value.detach())
 
-    def _step(
-        self, problem: Problem, optimiser: torch.optim.Optimizer, variables: Variables, step: int
-    ) -> None:
+    def _step(self, problem: Problem, optimiser: torch.optim.Optimizer, variables: Variables, step: int) -> None:
         if isinstance(self.rule, SignedAdam):
             self.rule.before_step(optimiser, variables, step / self.steps)
             optimiser.step()

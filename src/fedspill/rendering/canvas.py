@@ -2,7 +2,7 @@
 
 import io
 import re
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -19,7 +19,7 @@ FONT = 12
 _STYLE: dict[RcKeyType, Any] = {"font.size": FONT, "svg.fonttype": "none", "axes.unicode_minus": False}
 
 
-def figure(width: int, height: int, layout: str = "none") -> Figure:
+def figure(width: int, height: int, layout: Literal["constrained"] | None = None) -> Figure:
     """An empty figure in pixels of the page."""
     return Figure(figsize=(width / 72, height / 72), layout=layout)
 
@@ -47,7 +47,7 @@ def dress(undressed: Axes) -> Axes:
 def write(on: Axes, x: float, y: float, text: str, **style: Any) -> None:
     """Text that is never read as mathematics; characters that the fonts may lack become question marks."""
     plain = text.encode("ascii", "replace").decode()
-    on.text(x, y, plain, **{"color": INK, "fontsize": FONT, "parse_math": False, **style})
+    on.text(x, y, plain).set(**{"color": INK, "fontsize": FONT, "parse_math": False, **style})
 
 
 def svg(drawn: Figure, salt: str) -> str:

@@ -74,9 +74,7 @@ def _group(trials: list[Trial]) -> AttackGroup:
 
 def metrics(report: AuditReport) -> list[MetricInfo]:
     """Every metric of the report, the main one first."""
-    infos = {
-        s.metric: MetricInfo(s.metric, s.unit, s.higher_is_closer) for t in report.trials for s in t.scores
-    }
+    infos = {s.metric: MetricInfo(s.metric, s.unit, s.higher_is_closer) for t in report.trials for s in t.scores}
     main = _main_name(report)
     return sorted(infos.values(), key=lambda info: info.name != main)
 
@@ -142,10 +140,22 @@ class Threshold:
         return value >= self.value if self.at_least else value <= self.value
 
 
-def threshold(criterion: str) -> Threshold | None:
-    """Reads `psnr >= 20 dB`; None for a criterion that is not one comparison."""
-    found = re.fullmatch(r"\s*(\w+)\s*(>=|<=|≥|≤|>|<)\s*(-?[\d.]+(?:e-?\d+)?)\s*\w*\s*", criterion)
-    return Threshold(found[1], found[2] in (">=", "≥", ">"), float(found[3])) if found else None
+def thresholds(criterion: str) -> tuple[Threshold, ...]:
+    """Reads `psnr >= 20 dB and ssim >= 0.6`, all of which must hold; nothing from what is not of this form."""
+    pattern = r"\s*(\w+)\s*(>=|<=|≥|≤)\s*(-?[\d.]+(?:e[-+]?\d+)?)\s*\w*\s*"
+    found = [re.fullmatch(pattern, part) for part in criterion.split(" and ")]
+    read = tuple(Threshold(m[1], m[2] in (">=", "≥"), float(m[3])) for m in found if m)
+    return read if len(read) == len(found) else ()
+
+
+def leak_flags(trial: Trial) -> list[bool] | None:
+    """Which of a trial's examples meet every threshold; None if the trial has none, or none that can be read."""
+    limits = thresholds(trial.leakage_rate.criterion) if trial.leakage_rate else ()
+    scores = [score_of(trial.scores, limit.metric) for limit in limits]
+    if not limits or any(s is None or len(s.values) != len(trial.examples) for s in scores):
+        return None
+    columns = zip(*(s.values for s in scores if s is not None), strict=True)
+    return [all(v is not None and limit.passed(v) for limit, v in zip(limits, row, strict=True)) for row in columns]
 
 
 def leaked_share(trials: Sequence[Trial]) -> Rate | None:
@@ -157,14 +167,12 @@ def leaked_share(trials: Sequence[Trial]) -> Rate | None:
     rates = [t.leakage_rate for t in trials if t.leakage_rate is not None]
     if not rates:
         return None
-    limit = threshold(rates[0].criterion)
-    if limit is None:
+    flags = [leak_flags(t) for t in trials]
+    if any(f is None for f in flags):
         return wilson(rates[0].criterion, sum(r.hits for r in rates), sum(r.n for r in rates))
     leaked: dict[tuple[int, int], bool] = {}
-    for trial in trials:
-        score = score_of(trial.scores, limit.metric)
-        for example, value in zip(trial.examples, score.values if score else [], strict=False):
-            hit = value is not None and limit.passed(value)
+    for trial, hits in zip(trials, flags, strict=True):
+        for example, hit in zip(trial.examples, hits or [], strict=True):
             leaked[trial.update, example] = leaked.get((trial.update, example), False) or hit
     return wilson(rates[0].criterion, sum(leaked.values()), len(leaked))
 
@@ -174,9 +182,7 @@ def wilson(criterion: str, hits: int, n: int) -> Rate | None:
     if n == 0:
         return None
     ends = binomtest(hits, n).proportion_ci(0.95, method="wilson")
-    return Rate(
-        criterion=criterion, hits=hits, n=n, rate=hits / n, low=float(ends.low), high=float(ends.high)
-    )
+    return Rate(criterion=criterion, hits=hits, n=n, rate=hits / n, low=float(ends.low), high=float(ends.high))
 
 
 def private_examples(report: AuditReport) -> int:

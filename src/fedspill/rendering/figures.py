@@ -16,7 +16,7 @@ from fedspill.rendering.numbers import count, metric_name
 WIDE, NARROW = 1080, 340
 """Pixels of the page; a figure is drawn for desktops and once more for phones."""
 
-_LABELS = 236
+_LABELS = 240
 """Pixels to the left of the dots that hold the names of the rows, where there is room for them."""
 
 
@@ -24,6 +24,7 @@ _LABELS = 236
 class _Row:
     name: str
     values: tuple[float, ...]
+    leaked: tuple[bool, ...]
     spread: Spread
     is_guess: bool
 
@@ -44,7 +45,7 @@ def distribution(report: AuditReport, width: int = WIDE) -> str | None:
     limit = _limit(report, metric)
     _draw_axes(axes, rows, metric, limit)
     for y, row in enumerate(reversed(rows)):
-        _draw_row(axes, y if wide else y - 0.16, row, limit)
+        _draw_row(axes, y - (0.0 if wide else 0.16), row)
         _name(axes, y, row, wide)
     axes.xaxis.set_major_locator(MaxNLocator(8 if wide else 5))
     return canvas.svg(drawn, f"distribution-{width}")
@@ -52,25 +53,35 @@ def distribution(report: AuditReport, width: int = WIDE) -> str | None:
 
 def _rows(report: AuditReport, metric: MetricInfo) -> list[_Row]:
     """Attacks, the closest first, then the guesses; rows without a value are left out."""
+    sign = -1 if metric.higher_is_closer else 1
     ran = [t for t in report.trials if t.skipped is None]
-    attacks = [(g.label, facts.trial_scores(g.ran, metric.name)) for g in facts.attack_groups(report)]
-    guesses = list(facts.baseline_scores(ran, metric.name).items())
-    return _ordered(attacks, metric, is_guess=False) + _ordered(guesses, metric, is_guess=True)
+    attacks = [_attack_row(g, metric) for g in facts.attack_groups(report)]
+    guesses = [_guess_row(name, s, metric) for name, s in facts.baseline_scores(ran, metric.name).items()]
+    rows = [row for row in attacks + guesses if row is not None]
+    return sorted(rows, key=lambda row: (row.is_guess, sign * row.spread.worst))
 
 
-def _ordered(named: Sequence[tuple[str, list[Score]]], metric: MetricInfo, is_guess: bool) -> list[_Row]:
-    rows: list[_Row] = []
-    for name, scores in named:
-        spread = facts.spread(scores, metric.higher_is_closer)
-        if spread is not None:
-            values = tuple(v for s in scores for v in s.values if v is not None)
-            rows.append(_Row(name, values, spread, is_guess))
-    return sorted(rows, key=lambda row: row.spread.worst, reverse=metric.higher_is_closer)
+def _attack_row(group: AttackGroup, metric: MetricInfo) -> _Row | None:
+    dots: list[tuple[float, bool]] = []
+    for trial in group.ran:
+        score, flags = facts.score_of(trial.scores, metric.name), facts.leak_flags(trial)
+        for place, value in enumerate(score.values if score else []):
+            dots += [] if value is None else [(value, bool(flags and flags[place]))]
+    spread = facts.spread(facts.trial_scores(group.ran, metric.name), metric.higher_is_closer)
+    if spread is None:
+        return None
+    return _Row(group.label, tuple(v for v, _ in dots), tuple(hit for _, hit in dots), spread, is_guess=False)
+
+
+def _guess_row(name: str, scores: Sequence[Score], metric: MetricInfo) -> _Row | None:
+    spread = facts.spread(scores, metric.higher_is_closer)
+    values = tuple(v for s in scores for v in s.values if v is not None)
+    return _Row(name, values, (False,) * len(values), spread, is_guess=True) if spread else None
 
 
 def _limit(report: AuditReport, metric: MetricInfo) -> Threshold | None:
-    found = facts.threshold(report.leakage_rate.criterion) if report.leakage_rate else None
-    return found if found and found.metric == metric.name else None
+    limits = facts.thresholds(report.leakage_rate.criterion) if report.leakage_rate else ()
+    return next((limit for limit in limits if limit.metric == metric.name), None)
 
 
 def _draw_axes(axes: Axes, rows: Sequence[_Row], metric: MetricInfo, limit: Threshold | None) -> None:
@@ -83,22 +94,20 @@ def _draw_axes(axes: Axes, rows: Sequence[_Row], metric: MetricInfo, limit: Thre
     if limit is not None:
         axes.axvline(limit.value, color=VERMILION, linewidth=1.3, dashes=(4, 3))
         where = axes.get_xaxis_transform()
-        canvas.write(
-            axes, limit.value, 1.02, "leaked from here", color=VERMILION, transform=where, ha="center"
-        )
+        canvas.write(axes, limit.value, 1.02, "threshold", transform=where, ha="center")
     if not metric.higher_is_closer:
         axes.invert_xaxis()
     unit = f", {metric.unit}" if metric.unit else ""
     axes.set_xlabel(f"{metric_name(metric.name)}{unit} (further right is closer)", labelpad=8)
 
 
-def _draw_row(axes: Axes, y: float, row: _Row, limit: Threshold | None) -> None:
+def _draw_row(axes: Axes, y: float, row: _Row) -> None:
     """One dot per value, spread out in height by the golden ratio so that equal values stay apart."""
     values = np.array(row.values)
     heights = y + 0.34 * ((np.arange(len(values)) * 0.618034 + 0.5) % 1 - 0.5)
-    hit = np.array([limit is not None and not row.is_guess and limit.passed(v) for v in row.values])
+    hit = np.array(row.leaked)
     size = 36 if len(values) <= 40 else 18
-    colour, alpha = (INK, 0.35) if row.is_guess else (BLUE, 0.7)
+    colour, alpha = (INK, 0.35 if len(values) <= 40 else 0.2) if row.is_guess else (BLUE, 0.7)
     axes.scatter(values[~hit], heights[~hit], s=size, color=colour, alpha=alpha, linewidths=0)
     axes.scatter(values[hit], heights[hit], s=size, color=VERMILION, alpha=0.8, linewidths=0, marker="D")
     if row.spread.n > 1:
@@ -114,13 +123,14 @@ def _draw_box(axes: Axes, y: float, spread: Spread) -> None:
 
 def _name(axes: Axes, y: int, row: _Row, wide: bool) -> None:
     """To the left of the row where there is room, else above it."""
+    where = axes.get_yaxis_transform()
     weight = "normal" if row.is_guess else "bold"
-    text = f"{row.name} (guess), n = {row.spread.n}" if row.is_guess else f"{row.name}, n = {row.spread.n}"
-    style = {"transform": axes.get_yaxis_transform(), "fontweight": weight}
+    detail = f"guess, n = {row.spread.n}" if row.is_guess else f"n = {row.spread.n}"
     if wide:
-        canvas.write(axes, -0.02, y, text, ha="right", va="center", **style)
+        canvas.write(axes, -0.02, y + 0.05, row.name, transform=where, ha="right", fontweight=weight)
+        canvas.write(axes, -0.02, y - 0.3, detail, transform=where, ha="right", alpha=0.7)
     else:
-        canvas.write(axes, 0.0, y + 0.22, text, **style)
+        canvas.write(axes, 0.0, y + 0.22, f"{row.name}, {detail}", transform=where, fontweight=weight)
 
 
 def curves(report: AuditReport, width: int = WIDE) -> str | None:

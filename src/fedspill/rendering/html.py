@@ -11,13 +11,13 @@ from fedspill.rendering import facts, figures, numbers, view
 from fedspill.rendering.pictures import DIFFERENCE_RANGE, Pair
 from fedspill.rendering.plan_text import plan_text
 
-
 _FILTERS = (
     numbers.number,
     numbers.plain,
     numbers.score,
     numbers.percent,
     numbers.rate,
+    numbers.criterion,
     numbers.duration,
     numbers.listing,
 )
@@ -30,17 +30,16 @@ def render(report: AuditReport, pairs: Sequence[Pair]) -> str:
         report: what the audit found.
         pairs: pictures to show; those of `report.worst` are drawn, none if the report is redacted.
     """
-    return _environment().get_template("template.html.j2").render(_context(report, pairs))
+    return environment().get_template("template.html.j2").render(_context(report, pairs))
 
 
-def _environment() -> Environment:
+def environment() -> Environment:
+    """The templates with their filters."""
     loader = PackageLoader("fedspill.rendering", ".")
-    environment = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    filters = cast("dict[str, Any]", environment.filters)
+    made = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    filters = cast("dict[str, Any]", made.filters)
     filters.update({f.__name__: f for f in _FILTERS}, metric=numbers.metric_name, ends=_ends)
-    return environment
+    return made
 
 
 def _ends(rate: Rate) -> str:
@@ -71,9 +70,7 @@ def _context(report: AuditReport, pairs: Sequence[Pair]) -> dict[str, Any]:
     }
 
 
-def _both(
-    draw: Callable[[AuditReport, int], str | None], report: AuditReport
-) -> tuple[tuple[str, Markup], ...]:
+def _both(draw: Callable[[AuditReport, int], str | None], report: AuditReport) -> tuple[tuple[str, Markup], ...]:
     """One figure for wide pages and one for narrow ones; empty if there is nothing to draw."""
     drawn = (("wide", draw(report, figures.WIDE)), ("narrow", draw(report, figures.NARROW)))
     return tuple((name, Markup(svg)) for name, svg in drawn if svg is not None)

@@ -39,9 +39,7 @@ def _verdict(report: AuditReport) -> ElementTree.Element:
     case = ElementTree.Element("testcase", classname="fedspill", name="verdict", time="0")
     verdict = report.verdict
     if verdict.exit_code:
-        failure = ElementTree.SubElement(
-            case, "failure", type=verdict.name.value, message=_clean(verdict.sentence)
-        )
+        failure = ElementTree.SubElement(case, "failure", type=verdict.name.value, message=_clean(verdict.sentence))
         failure.text = _clean("\n".join(f"{c.topic}: {c.text}" for c in report.caveats))
     said = [f"{verdict.name.value}: {verdict.sentence}"]
     said += ["Not evidence of safety."] if verdict.name is VerdictName.NOT_SHOWN else []
@@ -51,9 +49,7 @@ def _verdict(report: AuditReport) -> ElementTree.Element:
 
 def _trial(report: AuditReport, trial: Trial) -> ElementTree.Element:
     classname = _clean(f"fedspill.{trial.attack}.{trial.preset}".rstrip("."))
-    case = ElementTree.Element(
-        "testcase", classname=classname, name=_clean(trial.name), time=f"{trial.seconds:.3f}"
-    )
+    case = ElementTree.Element("testcase", classname=classname, name=_clean(trial.name), time=f"{trial.seconds:.3f}")
     if trial.skipped is not None:
         ElementTree.SubElement(case, "skipped", message=_clean(trial.skipped))
         return case
@@ -67,25 +63,19 @@ def _trial(report: AuditReport, trial: Trial) -> ElementTree.Element:
 def breaches(report: AuditReport, trial: Trial) -> list[str]:
     """How one trial broke the plan's policy; empty if it did not."""
     policy: dict[str, Any] = report.plan.get("policy") or {}
-    allowed, closest = policy.get("max_leakage_rate") or 0.0, policy.get("max_psnr")
+    allowed, closest = float(policy.get("max_leakage_rate") or 0), policy.get("max_psnr")
     found: list[str] = []
     if trial.leakage_rate is not None and trial.leakage_rate.rate > allowed:
-        leaked = trial.leakage_rate
-        found.append(
-            f"leaked {numbers.rate(leaked)} at {leaked.criterion}; allowed {numbers.percent(allowed)}"
-        )
+        leaked, criterion = trial.leakage_rate, numbers.criterion(trial.leakage_rate.criterion)
+        found.append(f"leaked {numbers.rate(leaked)} at {criterion}; allowed {numbers.percent(allowed)}")
     psnr = facts.score_of(trial.scores, "psnr")
     if closest is not None and psnr is not None and psnr.worst is not None and psnr.worst > closest:
-        found.append(
-            f"worst PSNR {numbers.number(psnr.worst, 'dB')}; allowed {numbers.number(closest, 'dB')}"
-        )
+        found.append(f"worst PSNR {numbers.number(psnr.worst, 'dB')}; allowed {numbers.number(float(closest), 'dB')}")
     return found
 
 
 def _facts(trial: Trial) -> list[str]:
-    lines = [
-        f"{s.metric}: worst {numbers.number(s.worst, s.unit)}, n = {len(s.values)}" for s in trial.scores
-    ]
+    lines = [f"{s.metric}: worst {numbers.number(s.worst, s.unit)}, n = {len(s.values)}" for s in trial.scores]
     if not trial.converged:
         lines.append("did not converge: a low score is not evidence of safety")
     return lines + list(trial.notes)

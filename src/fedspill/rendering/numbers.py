@@ -41,6 +41,12 @@ def score(metric: str, value: float | None, unit: str = "") -> str:
     return number(value, unit) + (" (exact)" if exact else "")
 
 
+def criterion(text: str) -> str:
+    """`psnr >= 20 dB` as people write it."""
+    words = [_NAMES.get(word, word) for word in text.split()]
+    return " ".join(words).replace(">=", "≥").replace("<=", "≤")
+
+
 def percent(share: float) -> str:
     """A share as a percentage; small ones keep a decimal."""
     value = 100 * share

@@ -15,7 +15,7 @@ SIDE = 192
 """Pixels; smaller pictures are enlarged by a whole factor to at most this side, pixel by pixel."""
 LARGEST = 256
 """Pixels; larger pictures are reduced to this side."""
-DIFFERENCE_RANGE = 0.5
+DIFFERENCE_RANGE = 0.25
 """The absolute difference (mean over channels) that is drawn as the lightest colour."""
 
 _GAP = 4
@@ -114,9 +114,7 @@ def sheet(pairs: Sequence[Pair], columns: int = 2, side: int = 96) -> bytes:
     """
     strips = [beside(tiles(pair, side)) for pair in pairs if pair.drawable]
     if not strips:
-        raise ValueError(
-            f"{len(pairs)} pairs were got and none holds images; at least 1 image pair is needed"
-        )
+        raise ValueError(f"{len(pairs)} pairs were got and none holds images; at least 1 image pair is needed")
     rows = [beside(strips[i : i + columns], 4 * _GAP) for i in range(0, len(strips), columns)]
     width, gap = max(r.width for r in rows), 2 * _GAP
     whole = Image.new("RGB", (width, sum(r.height + gap for r in rows) - gap), "white")

@@ -23,11 +23,7 @@ def _table(table: Mapping[str, Any], path: str) -> list[str]:
 
 
 def _is_tables(value: object) -> bool:
-    return (
-        isinstance(value, list)
-        and bool(value)
-        and all(isinstance(v, Mapping) for v in cast("list[Any]", value))
-    )
+    return isinstance(value, list) and bool(value) and all(isinstance(v, Mapping) for v in cast("list[Any]", value))
 
 
 def _is_plain(value: object) -> bool:

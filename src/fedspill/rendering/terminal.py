@@ -49,19 +49,15 @@ def _headline(report: AuditReport) -> Table:
 
 def _attacks(report: AuditReport, metric: MetricInfo | None) -> Table:
     unit = f", {metric.unit}" if metric and metric.unit else ""
-    title = (
-        f"\nAttacks ({numbers.metric_name(metric.name)}{unit})" if metric else "\nAttacks (no score computed)"
-    )
-    table = Table(
-        title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 1)
-    )
+    title = f"\nAttacks ({numbers.metric_name(metric.name)}{unit})" if metric else "\nAttacks (no score computed)"
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 1))
     table.add_column("attack", overflow="fold", ratio=1)
     for name in ("n", "worst", "median", "guess"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("leaked", justify="right")
-    table.add_column("search")
+    table.add_column("conv.", justify="right", no_wrap=True)
     for row in view.attack_rows(report, metric):
-        table.add_row(Text(row.group.label), *_numbers(row, metric.unit if metric else ""), row.converged)
+        table.add_row(Text(row.group.label), *_numbers(row, metric.unit if metric else ""), _converged(row))
     table.expand = True
     return table
 
@@ -78,18 +74,27 @@ def _numbers(row: AttackRow, unit: str) -> list[Text]:
     return [*(Text(v) for v in values), Text(leaked, style="red" if share and share.hits else "")]
 
 
+def _converged(row: AttackRow) -> Text:
+    ran = len(row.group.ran)
+    stuck = row.group.converged < ran
+    return Text(f"{row.group.converged}/{ran}" if ran else "–", style="yellow" if stuck else "")
+
+
 def _reasons(report: AuditReport, metric: MetricInfo | None) -> list[Text]:
-    rows = view.attack_rows(report, metric)
-    return [Text(f"  {row.group.label} {reason}", style="dim") for row in rows for reason in row.reasons]
+    """What the table has no room for: why there is no number, and what the budget cut short."""
+    said: list[Text] = []
+    for row in view.attack_rows(report, metric):
+        cut = sum(t.ended_by_budget for t in row.group.ran)
+        more = [f"{numbers.count(cut, 'run')} ended by the budget"] if cut else []
+        said += [Text(f"- {row.group.label}: {reason}", style="dim") for reason in (*row.reasons, *more)]
+    return said
 
 
 def _worst(report: AuditReport) -> Table:
     total = len(report.worst)
     shown = min(_MOST_WORST, total)
     title = f"\nWorst examples ({shown} of {total})"
-    table = Table(
-        title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 1)
-    )
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 1))
     for name in ("example", "update", "score"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("attack", overflow="fold")

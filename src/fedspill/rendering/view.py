@@ -74,10 +74,8 @@ def tiles(report: AuditReport) -> list[Tile]:
 def _rate_tile(report: AuditReport) -> Tile:
     found = report.leakage_rate
     if found is None:
-        return Tile(
-            "Leakage rate", "–", "not computed: the plan sets no leak threshold, or nothing was scored"
-        )
-    counts = f"{found.hits} of {found.n} private examples at {found.criterion}, by any attack"
+        return Tile("Leakage rate", "–", "not computed: the plan sets no leak threshold, or nothing was scored")
+    counts = f"{found.hits} of {found.n} private examples at {numbers.criterion(found.criterion)}, by any attack"
     note = f"{counts}; 95 % interval {numbers.interval(found.low, found.high)} (Wilson)"
     return Tile("Leakage rate", numbers.percent(found.rate), note)
 
@@ -102,9 +100,7 @@ def _runs_tile(report: AuditReport) -> Tile:
     seeds = sorted({t.seed for t in report.trials})
     skipped = len(report.trials) - len(ran)
     attacks = len({(t.attack, t.preset) for t in ran})
-    note = (
-        f"{numbers.count(attacks, 'attack')}; seed{'s' if len(seeds) != 1 else ''} {numbers.listing(seeds)}"
-    )
+    note = f"{numbers.count(attacks, 'attack')}; seed{'s' if len(seeds) != 1 else ''} {numbers.listing(seeds)}"
     return Tile("Trials run", str(len(ran)), note + (f"; {skipped} skipped" if skipped else ""))
 
 
@@ -127,9 +123,7 @@ def cards(report: AuditReport, pairs: Sequence[Pair]) -> list[Card]:
 def _card(worst: WorstExample, pair: Pair, attack: str, units: dict[str, str]) -> Card:
     values = {worst.metric: worst.value, **pair.values}
     units = {worst.metric: worst.unit, **units}
-    scores = tuple(
-        f"{numbers.metric_name(m)} {numbers.score(m, v, units.get(m, ''))}" for m, v in values.items()
-    )
+    scores = tuple(f"{numbers.metric_name(m)} {numbers.score(m, v, units.get(m, ''))}" for m, v in values.items())
     private, rebuilt, gap = (pictures.data_uri(p) for p in pictures.tiles(pair))
     shown = None if pair.rebuilt is None else rebuilt
     small = max(pair.private.shape[-2:]) <= pictures.SIDE // 2
@@ -140,9 +134,7 @@ def attack_rows(report: AuditReport, metric: MetricInfo | None) -> list[AttackRo
     """Every attack, the closest first and the skipped ones last."""
     rows = [_attack_row(group, metric) for group in facts.attack_groups(report)]
     sign = -1 if metric is None or metric.higher_is_closer else 1
-    return sorted(
-        rows, key=lambda r: (not r.group.ran, r.spread is None, sign * r.spread.worst if r.spread else 0)
-    )
+    return sorted(rows, key=lambda r: (not r.group.ran, r.spread is None, sign * r.spread.worst if r.spread else 0))
 
 
 def _attack_row(group: AttackGroup, metric: MetricInfo | None) -> AttackRow:
@@ -245,21 +237,38 @@ def _overlap(trials: Sequence[Trial]) -> float | None:
 
 @dataclass(frozen=True)
 class IdentificationRow:
-    """How often one attack's reconstructions name their target within a reference set."""
+    """How often one attack's reconstructions name their target within a reference set.
+
+    Attributes:
+        rate: over all runs; without an interval worth showing if examples were attacked with several seeds.
+    """
 
     attack: str
     distance: str
     reference: str
-    rates: tuple[Rate, ...]
+    rate: Rate | None
+    seeds: int
     reasons: tuple[str, ...]
 
 
 def identification_rows(report: AuditReport) -> list[IdentificationRow]:
-    """Image identification precision by attack, distance and reference set; one rate per trial."""
-    found: dict[tuple[str, str, str], tuple[list[Rate], list[str]]] = {}
+    """Image identification precision by attack, distance and reference set."""
+    rows: list[IdentificationRow] = []
     for group in facts.attack_groups(report):
-        for entry in (i for t in group.ran for i in t.identification):
-            rates, reasons = found.setdefault((group.label, entry.distance, entry.reference), ([], []))
-            rates += [entry.rate] if entry.rate else []
-            reasons += [entry.not_computed] if entry.not_computed else []
-    return [IdentificationRow(*key, tuple(r), tuple(dict.fromkeys(why))) for key, (r, why) in found.items()]
+        kinds = dict.fromkeys((i.distance, i.reference) for t in group.ran for i in t.identification)
+        rows += [_identification_row(group, *kind) for kind in kinds]
+    return rows
+
+
+def _identification_row(group: AttackGroup, distance: str, reference: str) -> IdentificationRow:
+    entries = [
+        (trial.seed, entry)
+        for trial in group.ran
+        for entry in trial.identification
+        if (entry.distance, entry.reference) == (distance, reference)
+    ]
+    rates = [entry.rate for _, entry in entries if entry.rate]
+    total = facts.wilson("IIP", sum(r.hits for r in rates), sum(r.n for r in rates))
+    reasons = tuple(dict.fromkeys(e.not_computed for _, e in entries if e.not_computed))
+    seeds = len({seed for seed, entry in entries if entry.rate})
+    return IdentificationRow(group.label, distance, reference, total, seeds, reasons)

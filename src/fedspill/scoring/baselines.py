@@ -32,7 +32,7 @@ def mean_image(spec: ImageSpec, n: int, public: Batch | None = None) -> Float[Te
     return guess.expand(n, *spec.shape).clone()
 
 
-def best_public(public: Batch, private: Float[Tensor, "n ..."]) -> Float[Tensor, "n ..."]:
+def best_public(public: Batch, private: Tensor) -> Float[Tensor, "n ..."]:
     """For each private example the public one with the least squared error.
 
     An oracle: the choice looks at the private example, so this is an upper bound on what picking from public

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -106,8 +106,8 @@ def penultimate_features(model: Model) -> Callable[[Tensor], Tensor]:
 
 
 def identify(
-    rebuilt: Float[Tensor, "k c h w"],
-    private_idx: Int[Tensor, " k"],
+    rebuilt: Tensor,
+    private_idx: Tensor,
     private: Batch,
     others: Batch | None,
     distance: Distance,
@@ -119,8 +119,8 @@ def identify(
     features that say nothing earn nothing; copies of the target (L2 below 1e-3) are no rivals.
 
     Args:
-        rebuilt: matched reconstructions, in [0, 1].
-        private_idx: for each, the position of its target in `private`.
+        rebuilt: (k, c, h, w) matched reconstructions, in [0, 1].
+        private_idx: (k,) for each, the position of its target in `private`.
         private: the targets, all n of them.
         others: further images of the reference split, with labels.
         distance: `pixel_distance`, `lpips_distance` or `feature_distance`.
@@ -134,9 +134,7 @@ def identify(
     inputs, labels = _reference(private, others)
     same_examples(rebuilt, inputs)
     where = private_idx.to(inputs.device)
-    if len(where) != len(rebuilt) or (
-        len(where) and not 0 <= int(where.min()) <= int(where.max()) < len(private)
-    ):
+    if len(where) != len(rebuilt) or (len(where) and not 0 <= int(where.min()) <= int(where.max()) < len(private)):
         raise BadInput(
             f"{len(rebuilt)} reconstructions and positions {private_idx.tolist()} were got;"
             f" one position below {len(private)} for each is needed"
@@ -167,9 +165,7 @@ def _rivals(labels: Tensor, where: Tensor) -> tuple[Bool[Tensor, "k r"], int]:
     return rivals, int(alone.sum())
 
 
-def _nearest(
-    rebuilt: Tensor, where: Tensor, inputs: Tensor, rivals: Tensor, distance: Distance
-) -> Bool[Tensor, " k"]:
+def _nearest(rebuilt: Tensor, where: Tensor, inputs: Tensor, rivals: Tensor, distance: Distance) -> Bool[Tensor, " k"]:
     """Whether each target is strictly closer than all its rivals."""
     targets, best = (
         inputs[where],

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from fedspill.core.errors import BadInput, FedspillError
 
-PIECE = 2**20
-"""Numbers per piece of work: 8 MB in float64, so that a metric's temporaries stay below some 100 MB."""
+PIECE = 2**18
+"""Numbers per piece of work, 2 MB in float64; a network's activations are some hundred times that."""
 
 
 class NotComputed(FedspillError):
@@ -32,16 +32,14 @@ def paired(rebuilt: Tensor, private: Tensor) -> None:
         )
 
 
-def clamped(images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+def clamped(images: Tensor) -> Float[Tensor, "n c h w"]:
     """Images in [0, 1] and float64.
 
     Raises:
         BadInput: not four dimensions, or neither 1 (grey) nor 3 (colour) channels.
     """
     if images.ndim != 4 or images.shape[1] not in (1, 3):
-        raise BadInput(
-            f"inputs of shape {tuple(images.shape)} were got; images (n, 1 or 3, height, width) are needed"
-        )
+        raise BadInput(f"inputs of shape {tuple(images.shape)} were got; images (n, 1 or 3, height, width) are needed")
     return images.double().clamp(0, 1)
 
 
@@ -53,8 +51,8 @@ def pieces(n: int, size: int, room: int = PIECE) -> Iterator[slice]:
 
 def in_pieces(
     function: Callable[[Tensor, Tensor], Tensor],
-    rebuilt: Float[Tensor, "n c h w"],
-    private: Float[Tensor, "n c h w"],
+    rebuilt: Tensor,
+    private: Tensor,
 ) -> Float[Tensor, " n"]:
     """`function` on clamped pairs, piece by piece; one float64 number per pair.
 

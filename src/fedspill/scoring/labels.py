@@ -1,17 +1,20 @@
 """How many inferred labels are right, without regard to their order."""
 
 import torch
-from jaxtyping import Int
 from torch import Tensor
 
 from fedspill.core.errors import BadInput
 
 
-def overlap(inferred: Int[Tensor, " m"], true: Int[Tensor, " n"]) -> float:
+def overlap(inferred: Tensor, true: Tensor) -> float:
     """Multiset overlap: sum over classes of min(inferred, true) counts, divided by max(m, n); in [0, 1].
 
     The larger size divides, so that claiming every class earns nothing. For m = n this is 1 minus half the L1
-    distance of the class histograms.
+    distance of the class histograms, divided by n.
+
+    Args:
+        inferred: (m,) classes.
+        true: (n,) classes.
 
     Raises:
         BadInput: there are no true labels, or labels are not whole numbers.

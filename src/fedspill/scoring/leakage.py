@@ -60,12 +60,9 @@ def leaked(
         raise BadInput("no leak threshold was got; at least one is needed, e.g. psnr = 20")
     absent = [name for name in thresholds if name not in values]
     if absent:
-        raise BadInput(
-            f"leak thresholds on {absent}, which were not computed; computed were {sorted(values)}"
-        )
+        raise BadInput(f"leak thresholds on {absent}, which were not computed; computed were {sorted(values)}")
     met = [
-        values[name] >= limit if higher_is_closer[name] else values[name] <= limit
-        for name, limit in thresholds.items()
+        values[name] >= limit if higher_is_closer[name] else values[name] <= limit for name, limit in thresholds.items()
     ]
     return torch.stack(met).all(0)
 

@@ -42,10 +42,8 @@ class LPIPS:
     unit: str = "alex, 64 px or more"
     higher_is_closer: bool = False
 
-    def __call__(
-        self, rebuilt: Float[Tensor, "n c h w"], private: Float[Tensor, "n c h w"]
-    ) -> Float[Tensor, " n"]:
-        """One value per pair.
+    def __call__(self, rebuilt: Tensor, private: Tensor) -> Float[Tensor, " n"]:
+        """One value per pair of images (n, 1 or 3, h, w) in [0, 1].
 
         Raises:
             BadInput: shapes differ, or these are no images.
@@ -140,4 +138,5 @@ def _enlarged(x: Tensor) -> Tensor:
 def _weighted(x: Tensor, root: Tensor) -> Tensor:
     # torchmetrics' floor (1e-8 under the root) keeps a pixel without any active feature at 0.
     unit = x / (x.square().sum(1, keepdim=True) + 1e-8).sqrt()
-    return (unit * root[:, None, None]).flatten(1) / (x.shape[-1] * x.shape[-2]) ** 0.5
+    pixels = x.shape[-1] * x.shape[-2]
+    return unit.mul_(root[:, None, None] / pixels**0.5).flatten(1)

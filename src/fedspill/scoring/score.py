@@ -86,9 +86,7 @@ def score_all(
     return Scored(tuple(found.get(i) for i in range(len(private))), scores)
 
 
-def score_pairs(
-    rebuilt: Float[Tensor, "n ..."], private: Float[Tensor, "n ..."], metrics: Sequence[Metric]
-) -> Scored:
+def score_pairs(rebuilt: Tensor, private: Tensor, metrics: Sequence[Metric]) -> Scored:
     """Scores rebuilt[i] against private[i] without matching, as a baseline made for each example wants it.
 
     Raises:
@@ -96,9 +94,7 @@ def score_pairs(
     """
     paired(rebuilt, private)
     every = torch.arange(len(private))
-    scores = (
-        _applied(metric, rebuilt.to(private.device), private, every, len(private)) for metric in metrics
-    )
+    scores = (_applied(metric, rebuilt.to(private.device), private, every, len(private)) for metric in metrics)
     return Scored(tuple(range(len(private))), tuple(scores))
 
 

@@ -24,8 +24,9 @@ _kept: list[torch.library.Library] = []
 def import_torchvision() -> ModuleType:
     """torchvision, also where a CUDA build lies beside a CPU build of torch.
 
-    There its import fails with "operator torchvision::nms does not exist", since its compiled part is not loaded.
-    Two schemas without an implementation make models and transforms work; only the operators stay unusable.
+    There its import fails with "operator torchvision::nms does not exist", since its compiled part is not
+    loaded. Two schemas without an implementation make models and transforms work; only the operators stay
+    unusable.
 
     Raises:
         BadInput: not installed, or broken in another way.
@@ -48,9 +49,7 @@ def _import(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise BadInput(
-            f"{name} cannot be imported ({error}); install it: pip install 'fedspill[vision]'"
-        ) from error
+        raise BadInput(f"{name} cannot be imported ({error}); install it: pip install 'fedspill[vision]'") from error
 
 
 def _call(what: str, make: Callable[[], Any]) -> nn.Module:
@@ -86,8 +85,7 @@ def from_timm(name: str, shape: Shape, num_classes: int, options: Mapping[str, A
 def from_hf(name: str, shape: Shape, num_classes: int, options: Mapping[str, Any]) -> nn.Module:
     """A transformers image classifier built from its configuration only; options override the configuration.
 
-    Args:
-        name: a folder with a config.json, or a model whose configuration lies in the local cache.
+    The name is a folder with a config.json, or a model whose configuration lies in the local cache.
     """
     transformers = _import("transformers")
     settings = {"num_labels": num_classes, "image_size": shape[1], "num_channels": shape[0], **options}

@@ -12,9 +12,11 @@ def cut(
     """The pool's positions, cut into consecutive updates of `num_examples`; what is left over is not used.
 
     Args:
-        distinct_labels: pass over an image whose label is already in the same mini-batch (in the same update if
-            `minibatch` is None) and take the next one, as Geiping et al. 2020 (arXiv 2003.14053, appendix C.2);
-            images passed over are not used later.
+        pool: where the examples and their labels lie.
+        num_examples: n of one update, at least 1.
+        distinct_labels: pass over an image whose label is already in the same mini-batch (in the same update
+            if `minibatch` is None) and take the next one, as Geiping et al. 2020 (arXiv 2003.14053, appendix
+            C.2); images passed over are not used later.
         minibatch: the clients' mini-batch size.
 
     Returns:
@@ -29,14 +31,10 @@ def cut(
     if distinct_labels:
         _check(pool, min(size, num_examples))
     labels: list[int] = pool.batch.labels.tolist()
-    groups = (
-        _distinct(labels, num_examples, size) if distinct_labels else _consecutive(len(labels), num_examples)
-    )
+    groups = _distinct(labels, num_examples, size) if distinct_labels else _consecutive(len(labels), num_examples)
     if not groups:
         extra = " with distinct labels" if distinct_labels else ""
-        raise BadInput(
-            f"{len(pool)} examples of {pool.name} make no update of num_examples={num_examples}{extra}"
-        )
+        raise BadInput(f"{len(pool)} examples of {pool.name} make no update of num_examples={num_examples}{extra}")
     return groups
 
 

@@ -34,8 +34,8 @@ class DataPool:
         source: where the examples come from.
         mean: of the data set per channel (or one value for all), for normalisation.
         std: likewise.
-        indices: positions in the source, one per example; two pools of one `name` without a common index share
-            no example.
+        indices: positions in the source, one per example; two pools of one `name` without a common index
+            share no example.
         has_labels: False if the labels are zeros for want of any.
     """
 
@@ -77,9 +77,7 @@ LISTING = (
     Entry("cifar10", "CIFAR-10, official python folder under the data root", ("test", "train")),
     Entry("cifar100", "CIFAR-100, official python folder under the data root", ("test", "train")),
     Entry("folder:PATH", "Image files, subfolders are classes", ("all", "name of a subfolder")),
-    Entry(
-        "npz:PATH", "NumPy archive: MedMNIST layout, or images and labels", ("all", "train", "val", "test")
-    ),
+    Entry("npz:PATH", "NumPy archive: MedMNIST layout, or images and labels", ("all", "train", "val", "test")),
 )
 
 
@@ -178,14 +176,16 @@ def from_tensors(
     Args:
         inputs: floats (n, c, h, w) in [0, 1], not normalised.
         labels: whole numbers (n,) from 0; None if there are none.
+        class_names: one per class; () counts the classes by the highest label.
+        mean: per channel (or one value for all), for normalisation.
+        std: likewise.
+        name: for reports.
 
     Raises:
         BadInput: other shapes, types or ranges.
     """
     if inputs.ndim != 4 or not inputs.is_floating_point():
-        raise BadInput(
-            f"inputs of shape {tuple(inputs.shape)} and {inputs.dtype}; floats (n, c, h, w) are needed"
-        )
+        raise BadInput(f"inputs of shape {tuple(inputs.shape)} and {inputs.dtype}; floats (n, c, h, w) are needed")
     classes = torch.zeros(len(inputs), dtype=torch.long) if labels is None else _checked(labels, len(inputs))
     count = len(class_names) or (int(classes.max()) + 1 if len(classes) else 1)
     if len(classes) and int(classes.max()) >= count:
@@ -193,9 +193,7 @@ def from_tensors(
     batch = Batch(inputs.detach().to("cpu", torch.float32), classes)
     check_pixels(batch.inputs, "inputs")
     positions = tuple(range(len(batch)))
-    return DataPool(
-        batch, class_names, count, name, "tensors of the caller", mean, std, positions, labels is not None
-    )
+    return DataPool(batch, class_names, count, name, "tensors of the caller", mean, std, positions, labels is not None)
 
 
 def _checked(labels: Tensor, count: int) -> Tensor:
@@ -216,7 +214,9 @@ def from_dataset(
     std: tuple[float, ...] = PLAIN.std,
     name: str = "dataset",
 ) -> DataPool:
-    """Examples of a map-style torch Dataset that gives (image, label); images are tensors in [0, 1], arrays or PIL.
+    """Examples of a map-style torch Dataset that gives (image, label).
+
+    Images are tensors (c, h, w) in [0, 1] or of bytes, arrays (h, w, c), or PIL pictures.
 
     Raises:
         BadInput: no length, other items, images of different shapes, or a range that `from_tensors` refuses.
@@ -240,8 +240,6 @@ def from_dataset(
 def _tensor(image: object) -> Tensor:
     if isinstance(image, Tensor):
         return image.float() / 255 if image.dtype == torch.uint8 else image
-    array = np.asarray(
-        image.convert("L" if image.mode == "L" else "RGB") if isinstance(image, Image.Image) else image
-    )
+    array = np.asarray(image.convert("L" if image.mode == "L" else "RGB") if isinstance(image, Image.Image) else image)
     array = array[..., None] if array.ndim == 2 else array
     return pixels(array).permute(2, 0, 1)

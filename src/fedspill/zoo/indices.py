@@ -9,7 +9,9 @@ _PART = re.compile(r"(\d+)(?::(\d+)(?::(\d+))?)?")
 
 
 def parse_indices(given: str | Sequence[int] | None, total: int) -> list[int]:
-    """Positions in the order given; None means all. A range is first:end or first:end:step, the end not included.
+    """Positions in the order given; None means all.
+
+    A range is first:end or first:end:step, the end not included.
 
     Raises:
         BadInput: another notation, no position, one named twice, or one outside 0..total-1.

@@ -3,10 +3,11 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from fedspill.core.errors import BadInput
 from fedspill.core.inputs import ImageSpec
@@ -20,8 +21,6 @@ from fedspill.zoo.seeding import borrowed_globals
 from fedspill.zoo.statistics import IDENTITY, IMAGENET, PLAIN, Statistics
 from fedspill.zoo.trained import Trained, from_file, known
 from fedspill.zoo.weights import with_weights
-
-Mode = Literal["eval", "train"]
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ def build(
     input_shape: tuple[int, int, int],
     num_classes: int,
     weights: str | Path = "untrained",
-    mode: Mode = "eval",
+    mode: str = "eval",
     seed: int = 0,
     data_root: str | Path | None = None,
     device: torch.device | str = "cpu",
@@ -76,7 +75,7 @@ def build(
         input_shape: (c, h, w) of the data.
         num_classes: of the data.
         weights: "untrained"; "trained", a set that the zoo knows; or a path to safetensors or a checkpoint.
-        mode: "train" makes BatchNorm use batch statistics.
+        mode: "eval" or "train", which makes BatchNorm use batch statistics.
         seed: of the initial weights.
         data_root: where known checkpoints lie (`weights/`); the variable FEDSPILL_DATA stands in for it.
         device: where parameters live; weights are drawn on the CPU, so that every device gets the same ones.
@@ -97,6 +96,8 @@ def build(
     made = _make(name, input_shape, num_classes, seed, own)
     trained = _weights(name, weights, data_root)
     if isinstance(made, Model):
+        if normalise is not True:
+            raise BadInput(f"option normalise: {name!r} gives a fedspill Model, which brings its own input")
         model = replace(made, training=mode == "train")
     else:
         statistics = _statistics(normalise, trained, mean, std, input_shape[0])
@@ -138,7 +139,7 @@ def _statistics(
     std: tuple[float, ...] | None,
     channels: int,
 ) -> Statistics:
-    if normalise not in (True, False, "imagenet"):
+    if not isinstance(normalise, bool) and normalise != "imagenet":
         raise BadInput(f'option normalise={normalise!r} must be true, false or "imagenet"')
     if normalise is not True:
         chosen = IMAGENET if normalise == "imagenet" else IDENTITY
@@ -148,9 +149,7 @@ def _statistics(
         chosen = Statistics(tuple(mean or PLAIN.mean), tuple(std or PLAIN.std))
     for word, values in (("mean", chosen.mean), ("std", chosen.std)):
         if len(values) not in (1, channels):
-            raise BadInput(
-                f"normalisation {word}={values} has {len(values)} values; the data has {channels} channels"
-            )
+            raise BadInput(f"normalisation {word}={values} has {len(values)} values; the data has {channels} channels")
     if min(chosen.std) <= 0:
         raise BadInput(f"normalisation std={chosen.std}: every value must be above 0")
     return chosen
@@ -168,10 +167,13 @@ def _check_device(device: torch.device | str, dtype: torch.dtype) -> None:
 
 def _check_logits(name: str, model: Model, shape: tuple[int, int, int], num_classes: int) -> None:
     """One forward pass in eval mode: shapes that do not fit are told here, not in the midst of an audit."""
+    if model.input.encoded_shape != shape:
+        raise BadInput(f"model {name!r} takes inputs of {model.input.encoded_shape}, the data has {shape}")
     probe = replace(model, training=False)
     try:
         with torch.no_grad(), borrowed_globals(stream(0, "probe")):
-            logits: Any = probe.logits(probe.params, torch.zeros(1, *shape).to(model.like))
+            zeros = torch.zeros(1, *shape).to(model.like)
+            logits: Any = functional_call(probe.module, {**probe.params, **probe.buffers}, (zeros,))
     except Exception as error:  # a network of anyone's
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise BadInput(f"model {name!r} cannot take images of {shape}: {reason}") from error

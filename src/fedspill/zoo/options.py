@@ -13,6 +13,8 @@ def with_options(defaults: T, given: Mapping[str, object], owner: str) -> T:
     """`defaults` (a dataclass instance) with the given fields replaced.
 
     Args:
+        defaults: what holds for fields that are not given.
+        given: from a plan; lists stand for tuples.
         owner: whose options they are, for messages.
 
     Raises:

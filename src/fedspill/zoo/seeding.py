@@ -10,7 +10,7 @@ import torch
 
 @contextmanager
 def borrowed_globals(rng: torch.Generator) -> Generator[None]:
-    """Inside, the global generators of torch, NumPy and Python follow from `rng`; afterwards they are as before."""
+    """Inside, the global generators of torch, NumPy and Python follow from `rng`; then they are as before."""
     seed = int(torch.randint(2**31, (), generator=rng))
     kept, kept_numpy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng():

@@ -1,4 +1,4 @@
-"""Trained weights that the zoo knows: small ones in the package, the option-A ResNets in the user's data folder."""
+"""Trained weights that the zoo knows: small ones in the package, option-A ResNets in the data folder."""
 
 import json
 from dataclasses import dataclass
@@ -54,9 +54,7 @@ def known(name: str, root: str | Path | None) -> Trained:
     if shipped.is_file():
         found = from_file(shipped)
         told = read_metadata(shipped)
-        return Trained(
-            found.tensors, f"trained weights of {name} (options {told.get('options')})", found.statistics
-        )
+        return Trained(found.tensors, f"trained weights of {name} (options {told.get('options')})", found.statistics)
     if name not in CHECKPOINTS:
         have = sorted(p.stem.removeprefix("cifar10_") for p in SHIPPED.glob("*.safetensors"))
         raise BadInput(
@@ -67,7 +65,5 @@ def known(name: str, root: str | Path | None) -> Trained:
     files = [] if folder is None else sorted((folder / "weights").glob(f"cifar10_{name}-*.pt"))
     if not files:
         where = f"{VARIABLE} is not set" if folder is None else f"{str(folder / 'weights')!r} has none"
-        raise BadInput(
-            f"trained weights of {name} need a file weights/cifar10_{name}-*.pt in the data folder; {where}"
-        )
+        raise BadInput(f"trained weights of {name} need a file weights/cifar10_{name}-*.pt in the data folder; {where}")
     return Trained(read_tensors(files[0]), str(files[0]), IMAGENET)

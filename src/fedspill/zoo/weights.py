@@ -21,12 +21,12 @@ NESTS = ("state_dict", "model_state_dict", "model")
 
 
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
-    """Named tensors of a safetensors file, or of a PyTorch checkpoint that `weights_only=True` loads; on the CPU.
+    """Named tensors of a safetensors file, or of a checkpoint that `weights_only=True` loads; on the CPU.
 
     A nested {"state_dict": ...} is unwrapped, a prefix "module." that all names share is dropped.
 
     Raises:
-        BadInput: no such file, a broken or unsafe one, not a mapping of names to tensors, or non-finite values.
+        BadInput: no such file, a broken or unsafe one, no mapping of names to tensors, or non-finite values.
     """
     path = Path(path)
     if not path.is_file():
@@ -63,9 +63,7 @@ def _checkpoint(path: Path) -> dict[str, Tensor]:
         raise BadInput(f"{str(path)!r} holds {_kind(content)}; a mapping of names to tensors is needed")
     for name, value in content.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
-            raise BadInput(
-                f"{str(path)!r}: {name!r} is a {type(value).__name__}; only named tensors are accepted"
-            )
+            raise BadInput(f"{str(path)!r}: {name!r} is a {type(value).__name__}; only named tensors are accepted")
     return {name: value.detach() for name, value in content.items()}
 
 

@@ -44,9 +44,7 @@ def convnet(shape: tuple[int, int, int], num_classes: int, options: ConvNetOptio
         else:
             layers.append(_block(channels, multiple * options.width, options.padding))
             channels = multiple * options.width
-    return nn.Sequential(
-        nn.Sequential(*layers), nn.Flatten(), nn.Linear(channels * left[0] * left[1], num_classes)
-    )
+    return nn.Sequential(nn.Sequential(*layers), nn.Flatten(), nn.Linear(channels * left[0] * left[1], num_classes))
 
 
 def _block(inside: int, outside: int, padding: Literal["zeros", "circular"]) -> nn.Module:

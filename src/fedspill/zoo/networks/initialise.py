@@ -31,9 +31,7 @@ def materialise(build: Callable[[], nn.Module], scheme: Scheme, rng: torch.Gener
         if isinstance(part, (*_DRAWN, nn.BatchNorm2d)):
             _fill(part, scheme, rng)
         elif next(part.parameters(recurse=False), None) is not None:
-            raise BadInput(
-                f"layer {name!r} is a {type(part).__name__}; only {_DRAWN} and BatchNorm2d are filled"
-            )
+            raise BadInput(f"layer {name!r} is a {type(part).__name__}; only {_DRAWN} and BatchNorm2d are filled")
     return module
 
 
@@ -60,7 +58,7 @@ def torch_default(part: nn.Module, rng: torch.Generator) -> None:
 
 
 def kaiming_fan_out(part: nn.Module, rng: torch.Generator) -> None:
-    """He et al. 2015, normal, fan out, for convolutions; PyTorch's default for linear layers (as torchvision)."""
+    """He et al. 2015, normal, fan out, for convolutions; PyTorch's default for linear layers."""
     if isinstance(part, nn.Conv2d):
         nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu", generator=rng)
     else:

@@ -1,5 +1,6 @@
 """LeNet as gradient inversion uses it: twice differentiable, nothing pooled away."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -25,7 +26,7 @@ def lenet(shape: tuple[int, int, int], num_classes: int, options: LeNetOptions) 
     Takes (n, c, h, w), returns (n, num_classes); 768 features at 32x32.
     """
     act = nn.Sigmoid if options.activation == "sigmoid" else nn.ReLU
-    height, width = (-(-(-(-side // 2)) // 2) for side in shape[1:])
+    height, width = (math.ceil(side / 4) for side in shape[1:])  # two strides of 2, both rounded up
     return nn.Sequential(
         nn.Sequential(
             *(nn.Conv2d(shape[0], WIDTH, 5, padding=2, stride=2), act()),

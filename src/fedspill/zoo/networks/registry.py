@@ -48,9 +48,7 @@ def _option_a(layers: int) -> Network:
 
 
 NETWORKS: dict[str, Network] = {
-    "lenet": Network(
-        "LeNet of DLG: 3 convolutions, sigmoid, U(-0.5, 0.5)", lenet, half_uniform, LeNetOptions()
-    ),
+    "lenet": Network("LeNet of DLG: 3 convolutions, sigmoid, U(-0.5, 0.5)", lenet, half_uniform, LeNetOptions()),
     "convnet": Network(
         "ConvNet of Inverting Gradients: 8 convolutions, BatchNorm, ReLU",
         convnet,
@@ -59,9 +57,7 @@ NETWORKS: dict[str, Network] = {
     ),
     "mlp": Network("Fully connected network", mlp, torch_default, MLPOptions()),
     "resnet20_4": _projection("ResNet20-4 of Inverting Gradients: 3 stages, 64/128/256", depths=(3, 3, 3)),
-    "resnet32_10": _projection(
-        "ResNet32-10 of Inverting Gradients: 3 stages, 160/320/640", 160, depths=(5, 5, 5)
-    ),
+    "resnet32_10": _projection("ResNet32-10 of Inverting Gradients: 3 stages, 160/320/640", 160, depths=(5, 5, 5)),
     "resnet18": _projection("ResNet-18, CIFAR or ImageNet stem", depths=(2, 2, 2, 2)),
     "resnet34": _projection("ResNet-34, CIFAR or ImageNet stem", depths=(3, 4, 6, 3)),
     "resnet50": _projection("ResNet-50, CIFAR or ImageNet stem", block=Bottleneck, depths=(3, 4, 6, 3)),

@@ -1,4 +1,4 @@
-"""ResNets with projection shortcuts (He et al. 2015, arXiv 1512.03385), parameters named as in torchvision."""
+"""ResNets with projection shortcuts (He et al., arXiv 1512.03385); parameters named as in torchvision."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -25,9 +25,7 @@ class ResNetOptions:
 
 
 def _conv(inside: int, outside: int, size: int, stride: int, padding: Padding) -> nn.Conv2d:
-    return nn.Conv2d(
-        inside, outside, size, stride=stride, padding=size // 2, bias=False, padding_mode=padding
-    )
+    return nn.Conv2d(inside, outside, size, stride=stride, padding=size // 2, bias=False, padding_mode=padding)
 
 
 def _shortcut(inside: int, outside: int, stride: int) -> nn.Sequential | None:

@@ -60,9 +60,7 @@ class ResNetA(nn.Module):
         return self.linear(x.mean((2, 3)))
 
 
-def resnet_a(
-    shape: tuple[int, int, int], num_classes: int, options: ResNetAOptions, *, depth: int
-) -> nn.Module:
+def resnet_a(shape: tuple[int, int, int], num_classes: int, options: ResNetAOptions, *, depth: int) -> nn.Module:
     """The option-A ResNet of 6 `depth` + 2 layers."""
     del options
     return ResNetA(shape[0], num_classes, depth)

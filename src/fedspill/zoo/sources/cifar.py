@@ -1,8 +1,8 @@
 """CIFAR-10 and CIFAR-100 from the official "python version" folders.
 
 These official files are pickles. They are the only ones that fedspill reads, and not with `pickle.load`: an
-unpickler that can rebuild containers, numbers, strings and plain NumPy arrays, and refuses every other name, so
-that a manipulated file cannot run code.
+unpickler that can rebuild containers, numbers, strings and plain NumPy arrays, and refuses every other name,
+so that a manipulated file cannot run code.
 """
 
 import pickle  # noqa: TID251 - restricted below; the official CIFAR files have no other format
@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fedspill.core.errors import BadInput
@@ -41,13 +42,11 @@ LAYOUTS = {
         "labels",
         CIFAR10,
     ),
-    "cifar100": _Layout(
-        "cifar-100-python", ("train",), ("test",), "meta", "fine_label_names", "fine_labels", CIFAR100
-    ),
+    "cifar100": _Layout("cifar-100-python", ("train",), ("test",), "meta", "fine_label_names", "fine_labels", CIFAR100),
 }
 
 
-def _empty_array(kind: object, shape: object, code: object) -> np.ndarray[Any, Any]:
+def _empty_array(kind: object, shape: object, code: object) -> NDArray[Any]:
     """Stands in for NumPy's `_reconstruct`: always an empty plain array, whatever the file asks for."""
     return np.empty(0, np.uint8)
 
@@ -72,7 +71,7 @@ class _Restricted(pickle.Unpickler):
             return _ALLOWED[module_name, global_name]
         except KeyError:
             raise BadInput(
-                f"the file asks for {module_name}.{global_name}, which no official CIFAR file does; it was not run"
+                f"it asks for {module_name}.{global_name}, which no official CIFAR file does; nothing was run"
             ) from None
 
 
@@ -81,9 +80,7 @@ def _read(path: Path) -> dict[str, Any]:
         with path.open("rb") as file:
             content = _Restricted(file, encoding="latin1").load()
     except FileNotFoundError as error:
-        raise BadInput(
-            f"{str(path)!r} does not exist; the official python version of CIFAR is needed"
-        ) from error
+        raise BadInput(f"{str(path)!r} does not exist; the official python version of CIFAR is needed") from error
     except BadInput as error:
         raise BadInput(f"{str(path)!r} refused: {error}") from error
     except Exception as error:  # a broken pickle fails in any way
@@ -97,20 +94,16 @@ def _folder(layout: _Layout, root: Path) -> Path:
     for folder in (root / layout.folder, root):
         if (folder / layout.meta).is_file():
             return folder
-    raise BadInput(
-        f"no folder {layout.folder} in {str(root)!r}; fedspill does not download data, unpack it there"
-    )
+    raise BadInput(f"no folder {layout.folder} in {str(root)!r}; fedspill does not download data, unpack it there")
 
 
-def _batch(path: Path, layout: _Layout) -> tuple[np.ndarray[Any, Any], list[int]]:
+def _batch(path: Path, layout: _Layout) -> tuple[NDArray[Any], list[int]]:
     content = _read(path)
     data, labels = content.get("data"), content.get(layout.labels)
     if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != 3072:
         raise BadInput(f"{str(path)!r} is no official CIFAR file: `data` of shape (n, 3072) uint8 is needed")
     if not isinstance(labels, list) or len(labels) != len(data):
-        raise BadInput(
-            f"{str(path)!r} is no official CIFAR file: a list {layout.labels!r}, one per image, is needed"
-        )
+        raise BadInput(f"{str(path)!r} is no official CIFAR file: a list {layout.labels!r}, one per image, is needed")
     return data, labels
 
 
@@ -121,6 +114,7 @@ def cifar(name: str, root: Path, split: str, size: int | None) -> Source:
         name: "cifar10" or "cifar100".
         root: the folder with `cifar-10-batches-py` (`cifar-100-python`) in it, or that folder itself.
         split: "test" or "train".
+        size: side in pixels.
 
     Raises:
         BadInput: files are missing, broken, or hold more than arrays and lists.
@@ -132,9 +126,7 @@ def cifar(name: str, root: Path, split: str, size: int | None) -> Source:
     data = np.concatenate([images for images, _ in batches]).reshape(-1, 3, 32, 32)
     labels = torch.tensor([label for _, part in batches for label in part])
     if not names or int(labels.max()) >= len(names) or int(labels.min()) < 0:
-        raise BadInput(
-            f"{str(folder)!r}: labels run to {int(labels.max())}, {layout.meta} names {len(names)} classes"
-        )
+        raise BadInput(f"{str(folder)!r}: labels run to {int(labels.max())}, {layout.meta} names {len(names)} classes")
 
     def read(positions: list[int]) -> Tensor:
         images = pixels(data[positions])

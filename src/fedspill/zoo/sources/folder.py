@@ -56,10 +56,12 @@ def _all_grey(paths: list[Path]) -> bool:
 def folder(path: Path, split: str, size: int | None) -> Source:
     """Images in the order of their names, cropped to the central square and resized to `size`.
 
-    Subfolders are classes, in the order of their names; a subfolder named as the split is entered first. Grey
-    pictures stay grey (one channel) if all that are read are grey, else all become RGB.
+    Subfolders are classes, in the order of their names. Grey pictures stay grey (one channel) if all that are
+    read are grey, else all become RGB.
 
     Args:
+        path: holds the images or the class folders.
+        split: "all", or the name of a subfolder to enter first.
         size: side in pixels; None keeps the pictures' own size, which then must be one and the same.
 
     Raises:
@@ -68,14 +70,10 @@ def folder(path: Path, split: str, size: int | None) -> Source:
     if not path.is_dir():
         raise BadInput(f"image folder {str(path)!r} does not exist")
     if split != "all" and not (path / split).is_dir():
-        raise BadInput(
-            f'image folder {str(path)!r} has no subfolder {split!r} for the split; "all" takes everything'
-        )
+        raise BadInput(f'image folder {str(path)!r} has no subfolder {split!r} for the split; "all" takes everything')
     files, classes, names = _listed(path if split == "all" else path / split)
     if not files:
-        raise BadInput(
-            f"no images in {str(path)!r} or its class folders; known are {', '.join(sorted(SUFFIXES))}"
-        )
+        raise BadInput(f"no images in {str(path)!r} or its class folders; known are {', '.join(sorted(SUFFIXES))}")
 
     def read(positions: list[int]) -> Tensor:
         chosen = [files[k] for k in positions]
@@ -85,12 +83,8 @@ def folder(path: Path, split: str, size: int | None) -> Source:
         images = [_decode(p, grey) for p in chosen]
         shapes = sorted({tuple(i.shape[1:]) for i in images})
         if len(shapes) > 1:
-            raise BadInput(
-                f"images in {str(path)!r} differ in size ({shapes[0]}, {shapes[-1]}, ...); give `size`"
-            )
+            raise BadInput(f"images in {str(path)!r} differ in size ({shapes[0]}, {shapes[-1]}, ...); give `size`")
         return torch.stack(images)
 
     labels = torch.tensor(classes)
-    return Source(
-        f"folder:{path}", f"image files in {path}", names, max(len(names), 1), labels, bool(names), read
-    )
+    return Source(f"folder:{path}", f"image files in {path}", names, max(len(names), 1), labels, bool(names), read)

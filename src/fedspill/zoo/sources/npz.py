@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fedspill.core.errors import BadInput
 from fedspill.zoo.sources.source import Source, check_pixels, pixels, square
 
-Array = np.ndarray[Any, Any]
+Array = NDArray[Any]
 NAME_KEYS = ("label_names", "class_names")
 
 
@@ -26,9 +27,7 @@ def _arrays(path: Path, split: str) -> tuple[Array, Array | None, tuple[str, ...
             have = list(archive)
             images, labels = _keys(split)
             if images not in have:
-                raise BadInput(
-                    f"{str(path)!r} has no array {images!r} for split {split!r}; it has {', '.join(have)}"
-                )
+                raise BadInput(f"{str(path)!r} has no array {images!r} for split {split!r}; it has {', '.join(have)}")
             names = next((tuple(map(str, archive[k])) for k in NAME_KEYS if k in have), ())
             return archive[images], archive[labels] if labels in have else None, names
     except FileNotFoundError as error:
@@ -47,9 +46,7 @@ def _channels_first(images: Array, path: Path) -> Array:
         return images.transpose(0, 3, 1, 2)
     if images.ndim == 4 and images.shape[1] in (1, 3):
         return images
-    raise BadInput(
-        f"{str(path)!r}: images have shape {images.shape}; (n, h, w) or (n, h, w, 1 or 3) is needed"
-    )
+    raise BadInput(f"{str(path)!r}: images have shape {images.shape}; (n, h, w) or (n, h, w, 1 or 3) is needed")
 
 
 def _classes(labels: Array | None, count: int, path: Path) -> Int[Tensor, " n"]:
@@ -65,7 +62,7 @@ def _classes(labels: Array | None, count: int, path: Path) -> Int[Tensor, " n"]:
 
 
 def npz(path: Path, split: str, size: int | None) -> Source:
-    """Images of an archive: `train_images`, `train_labels`, ... (MedMNIST), or `images`, `labels` (split "all").
+    """Images of an archive: `train_images`, `train_labels`, ... (MedMNIST); `images`, `labels` (split "all").
 
     Raises:
         BadInput: no such file or split, pickled content, or arrays of other shapes, types or ranges.

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
@@ -42,7 +43,7 @@ class Source:
         return len(self.labels)
 
 
-def pixels(array: np.ndarray[Any, Any]) -> Float[Tensor, "..."]:
+def pixels(array: NDArray[Any]) -> Float[Tensor, "..."]:
     """Whole numbers of 8 or 16 bits scaled to [0, 1] by their range; floats as they are; float32.
 
     Raises:
@@ -85,7 +86,5 @@ def square(images: Float[Tensor, "n c h w"], size: int) -> Float[Tensor, "n c s 
     images = images[..., top : top + side, left : left + side]
     if side == size:
         return images
-    resized = functional.interpolate(
-        images, (size, size), mode="bicubic", antialias=True, align_corners=False
-    )
+    resized = functional.interpolate(images, (size, size), mode="bicubic", antialias=True, align_corners=False)
     return resized.clamp(0, 1)

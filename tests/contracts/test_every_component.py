@@ -1,0 +1,138 @@
+"""Contracts that every entry of the catalogue keeps; a new file is covered by being there."""
+
+from dataclasses import fields, is_dataclass
+
+import pytest
+import torch
+
+from fedspill import catalogue
+from fedspill.core.errors import BadInput, NotApplicable
+from fedspill.core.knowledge import Knows, ServerKnowledge
+from fedspill.core.local_update import FedAvg, FedSGD, local_update
+from fedspill.core.rng import stream
+from fedspill.core.roles import UNWATCHED, Attack, Tampering
+from fedspill.federation.threat import observe
+from tests.worlds import SPEC, batch, conv_bn, mlp
+
+ATTACKS, TAMPERINGS = catalogue.attacks(), catalogue.tamperings()
+READABLE = {n: c for n, c in TAMPERINGS.items() if c.reads}
+EVERYTHING = frozenset(Knows)
+
+
+def shortened(component):
+    """The same component with few iterations, so that a contract takes no time."""
+    wanted = {"steps": 12, "restarts": 1}
+    have = {f.name for f in fields(component)} & set(wanted)
+    return type(component)(**{**{f.name: getattr(component, f.name) for f in fields(component)}, **{k: wanted[k] for k in have}})
+
+
+def world(name: str, n: int, protocol=FedSGD(), model=None):
+    """What an entry sees: its own sent model, the update, all grants."""
+    model, private, public = model or mlp(), batch(n), batch(32, seed=1)
+    if name in ATTACKS:
+        sent, attack = model, shortened(ATTACKS[name].presets["quick"])
+    else:
+        tampered = TAMPERINGS[name].presets["quick"].tamper(model, public, 0, stream(0, "server"))
+        sent, attack = tampered.model, tampered.readout
+    knowledge = observe(sent, private, 1, protocol, public, EVERYTHING)
+    return attack, local_update(sent, private, protocol), knowledge
+
+
+@pytest.mark.parametrize("card", [*ATTACKS.values(), *TAMPERINGS.values()], ids=[*ATTACKS, *TAMPERINGS])
+def test_a_card_is_complete(card) -> None:
+    assert {"paper", "quick"} <= set(card.presets)
+    assert card.title
+    assert card.paper
+    assert card.summary.endswith(".")
+    for preset in card.presets.values():
+        assert is_dataclass(preset)
+        assert type(preset).__dataclass_params__.frozen
+        documented = type(preset).__doc__ or ""
+        assert all(f"{f.name}:" in documented for f in fields(preset)), "every hyperparameter is documented"
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_attacks_keep_their_protocol(name: str) -> None:
+    assert all(isinstance(p, Attack) for p in ATTACKS[name].presets.values())
+
+
+@pytest.mark.parametrize("name", TAMPERINGS)
+def test_tamperings_keep_their_protocol_and_say_whether_they_read(name: str) -> None:
+    card = TAMPERINGS[name]
+    for preset in card.presets.values():
+        assert isinstance(preset, Tampering)
+    try:
+        tampered = card.presets["quick"].tamper(conv_bn(), batch(8, seed=1), 0, stream(0, "server"))
+    except NotApplicable:
+        tampered = card.presets["quick"].tamper(mlp(), batch(8, seed=1), 0, stream(0, "server"))
+    assert (tampered.readout is not None) == card.reads
+    logits = tampered.model.logits(tampered.model.params, SPEC.encode(batch(2).inputs))
+    assert logits.shape == (2, 10)
+    assert logits.isfinite().all()
+
+
+@pytest.mark.parametrize("n", [1, 2])
+@pytest.mark.parametrize("protocol", [FedSGD(), FedAvg(epochs=2, lr=0.01)], ids=["fedsgd", "fedavg"])
+@pytest.mark.parametrize("name", [*ATTACKS, *READABLE])
+def test_a_reconstruction_is_valid_repeatable_and_leaves_the_global_state(name: str, protocol, n: int) -> None:
+    before, runs = torch.get_rng_state(), []
+    try:
+        for _ in range(2):
+            attack, update, knowledge = world(name, n, protocol)
+            runs.append(attack.reconstruct(update, knowledge, stream(0, "attack"), UNWATCHED))
+    except NotApplicable as reason:
+        assert str(reason)
+        pytest.skip(f"does not apply to this world: {reason}")
+    first, second = runs
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(first.inputs, second.inputs)
+    assert first.inputs.shape[1:] == SPEC.shape
+    assert first.inputs.isfinite().all()
+    assert 0 <= float(first.inputs.min()) <= float(first.inputs.max()) <= 1 + 1e-6
+    assert isinstance(first.converged, bool)
+    if first.confidence is not None:
+        assert first.confidence.shape == first.inputs.shape[:1]
+        assert 0 <= float(first.confidence.min()) <= float(first.confidence.max()) <= 1
+    if first.labels is not None:
+        assert len(first.labels) == len(first.inputs)
+
+
+@pytest.mark.parametrize("name", [*ATTACKS, *READABLE])
+def test_an_attack_changes_nothing_that_it_was_given(name: str) -> None:
+    try:
+        attack, update, knowledge = world(name, 1)
+    except NotApplicable as reason:
+        pytest.skip(f"does not apply to this world: {reason}")
+    kept = {k: v.clone() for k, v in {**update.values, **knowledge.model.params}.items()}
+    sent = {k: v.clone() for k, v in update.values.items()}
+    attack.reconstruct(update, knowledge, stream(0, "attack"), UNWATCHED)
+    assert all(torch.equal(update.values[k], v) for k, v in sent.items())
+    assert all(torch.equal(v, kept[k]) for k, v in knowledge.model.params.items() if k not in sent)
+
+
+@pytest.mark.parametrize("name", [*ATTACKS, *READABLE])
+def test_an_attack_is_content_with_less_or_says_what_it_lacks(name: str) -> None:
+    try:
+        attack, update, knowledge = world(name, 1)
+        bare = ServerKnowledge(knowledge.model, local_training=knowledge.local_training)
+        rebuilt = attack.reconstruct(update, bare, stream(0, "attack"), UNWATCHED)
+        assert rebuilt.inputs.shape[1:] == SPEC.shape
+    except NotApplicable as reason:
+        assert len(str(reason)) > 20
+
+
+def test_every_grant_is_a_field_of_the_knowledge() -> None:
+    assert {k.value for k in Knows} <= {f.name for f in fields(ServerKnowledge)}
+
+
+def test_knowledge_without_grants_holds_nothing_but_the_model() -> None:
+    bare = observe(mlp(), batch(3), 1, FedSGD(), batch(4, seed=1), frozenset())
+    assert bare.holds() == frozenset()
+    assert bare.missing(EVERYTHING) == EVERYTHING
+
+
+def test_names_and_presets_that_do_not_exist_are_named() -> None:
+    with pytest.raises(BadInput, match="unknown attack 'dgl'; there are .*dlg"):
+        catalogue.pick(ATTACKS, "dgl", "attack")
+    with pytest.raises(BadInput, match="no preset 'papper'; it has paper"):
+        catalogue.pick(ATTACKS, "dlg:papper", "attack")
