@@ -4,6 +4,7 @@ import base64
 import io
 import re
 import tomllib
+from functools import cache
 from html.parser import HTMLParser
 from xml.etree import ElementTree
 
@@ -20,7 +21,7 @@ from fedspill.rendering.pictures import Pair, sheet, strip
 from fedspill.rendering.plan_text import plan_text
 from fedspill.rendering.redact import redact
 from fedspill.rendering.terminal import summary
-from report_factory import State, pairs, plan, report
+from tests.report_factory import State, pairs, plan, report
 
 HOSTILE = "<script>alert(1)</script> \"quoted\" 'name' & $x_{$ ]]> --> \x0b"
 VOID = {"meta", "img", "br", "link", "hr"}
@@ -32,7 +33,7 @@ STATES = {
     "all skipped": State(all_skipped=True, verdict=VerdictName.NOT_SHOWN),
     "not scored": State(scored=False, verdict=VerdictName.NOT_SHOWN),
     "two seeds": State(seeds=(0, 1)),
-    "many examples": State(num_examples=100),
+    "many examples": State(num_examples=100, updates=1),
     "hostile": State(data=HOSTILE),
 }
 
@@ -64,14 +65,25 @@ class Strict(HTMLParser):
         self.text += data
 
 
-@pytest.fixture(params=STATES.values(), ids=STATES.keys(), scope="module")
-def audit(request: pytest.FixtureRequest) -> AuditReport:
-    return report(request.param)
+@cache
+def parsed(state: str) -> Strict:
+    audit = report(STATES[state])
+    return Strict(render(audit, pairs(audit, side=8)[:3]))
+
+
+@pytest.fixture(params=STATES, scope="module")
+def state(request: pytest.FixtureRequest) -> str:
+    return request.param
 
 
 @pytest.fixture(scope="module")
-def page(audit: AuditReport) -> Strict:
-    return Strict(render(audit, pairs(audit)[:3]))
+def audit(state: str) -> AuditReport:
+    return report(STATES[state])
+
+
+@pytest.fixture(scope="module")
+def page(state: str) -> Strict:
+    return parsed(state)
 
 
 def test_the_page_is_well_formed_and_needs_nothing_else(audit: AuditReport, page: Strict) -> None:
@@ -102,7 +114,7 @@ def test_hostile_names_are_text() -> None:
 
 
 def text_of(state: str) -> str:
-    return Strict(render(report(STATES[state]), [])).text
+    return parsed(state).text
 
 
 def test_a_state_without_safety_says_so() -> None:

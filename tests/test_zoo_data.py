@@ -8,7 +8,7 @@ from PIL import Image
 
 from fedspill.core.errors import BadInput
 from fedspill.zoo.cut import cut
-from fedspill.zoo.data import from_dataset, from_tensors, listing, load
+from fedspill.zoo.data import from_dataset, from_tensors, listing, load, shared_examples
 from fedspill.zoo.indices import parse_indices
 from fedspill.zoo.sources import photos as photos_module
 from fedspill.zoo.sources.photos import PHOTOS
@@ -338,6 +338,14 @@ def test_from_dataset():
         from_dataset(items)
     with pytest.raises(BadInput, match="a dataset of equally large"):
         from_dataset(3)
+
+
+def test_shared_examples():
+    first = from_tensors(torch.tensor([0.0, 0.5, 1.0]).view(3, 1, 1, 1))
+    second = from_tensors(torch.tensor([1.0, 0.2]).view(2, 1, 1, 1))
+    assert shared_examples(first, second) == [2]
+    assert shared_examples(load("photos", indices="0:100"), load("photos", split="public", indices="0:100")) == []
+    assert shared_examples(first, load("photos", indices="0")) == []
 
 
 # --- names, indices, cuts

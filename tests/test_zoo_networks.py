@@ -250,6 +250,14 @@ def test_users_model_keeps_its_input(user):
     assert model.input.mean == (0.25,)
 
 
+def test_a_module_that_does_not_import(tmp_path, monkeypatch):
+    (tmp_path / "fedspill_users_broken.py").write_text("net = undefined")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    with pytest.raises(BadInput, match="NameError: name 'undefined' is not defined"):
+        build("fedspill_users_broken:net", input_shape=CIFAR, num_classes=10)
+
+
 @pytest.mark.parametrize(
     ("name", "change", "said"),
     [

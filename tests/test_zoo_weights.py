@@ -223,6 +223,15 @@ def test_training_refuses_bad_input(tmp_path, capsys):
     assert "no folder cifar-10-batches-py" in capsys.readouterr().err
 
 
+def test_training_refuses_the_state_of_another_run(cifar10, tmp_path, capsys):
+    (tmp_path / "a.safetensors.partial").write_bytes(b"half a file")
+    arguments = ["lenet", "--data-root", str(cifar10), "--out", str(tmp_path / "a.safetensors")]
+    assert main(arguments) == 2
+    assert "is not the state of this run" in capsys.readouterr().err
+    assert main([*arguments, "--limit", "20"]) == 2
+    assert "20 training images were got" in capsys.readouterr().err
+
+
 @pytest.fixture(scope="module")
 def cifar10(tmp_path_factory):
     """A small data set in the official layout, written as Python 2's pickles were (protocol 2)."""

@@ -96,10 +96,10 @@ def reference_ms_ssim(a: np.ndarray, b: np.ndarray) -> float:
 )
 @pytest.mark.parametrize("channels", [1, 3])
 def test_identity_is_the_optimum(metric: Metric, best: float, size: int, channels: int) -> None:
-    rebuilt, private = pairs(2, channels, size, size)
+    rebuilt, private = pairs(1 if size > 100 else 2, channels, size, size)
     same, other = metric(private, private), metric(rebuilt, private)
     assert same.dtype == torch.float64
-    assert same.tolist() == pytest.approx([best, best], abs=1e-12)
+    assert same.tolist() == pytest.approx([best] * len(private), abs=1e-12)
     assert bool(((same - other) > 0).all()) == metric.higher_is_closer
     assert bool((same != other).all())
 

@@ -52,6 +52,18 @@ def replay_residual(
     return (error / max(1e-300, sum(float(v.square().sum()) for v in wanted.values()))) ** 0.5
 
 
+def rounding(update: Update, knowledge: ServerKnowledge, names: Iterable[str]) -> float:
+    """The relative error that rounding leaves in the worst of the named tensors.
+
+    A gradient is rounded by itself; a delta is the difference of two parameters, each rounded by its own size.
+    """
+    if update.kind is UpdateKind.GRADIENT:
+        return 0.0
+    params = knowledge.model.params
+    sizes = ((torch.finfo(update.values[k].dtype).eps * params[k].norm(), update.values[k].norm()) for k in names)
+    return max(float(noise / size.clamp_min(1e-300)) for noise, size in sizes)
+
+
 @dataclass(frozen=True)
 class Explanation:
     """How well one candidate with its best label accounts for the rows that it is said to own.

@@ -7,6 +7,7 @@ from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.types import Reconstruction, Update
 from fedspill.inversion.layer_gradient import Layer, known_labels, layer_gradient
 from fedspill.inversion.linear_leakage import class_means
+from fedspill.inversion.mean_gradient import one_step
 from fedspill.inversion.readout import ONE_EXAMPLE
 
 
@@ -31,7 +32,7 @@ def by_class(
     except NotApplicable:
         return None
     number = counts[counts > 0]
-    exact, alone = residual < ONE_EXAMPLE, int((number == 1).sum())
+    exact, alone = residual < ONE_EXAMPLE and one_step(update, knowledge), int((number == 1).sum())
     trust = max(0.0, 1.0 - residual) if exact else 0.5 * max(0.0, 1.0 - residual)
     return Reconstruction(
         inputs=means,
@@ -41,6 +42,7 @@ def by_class(
         converged=exact and alone > 0,
         notes=(
             f"{alone} classes hold one example; the others are read as the mean of their examples. Rows of"
-            f" absent classes disagree by {residual:.1e}; below {ONE_EXAMPLE:g} the formula is exact.",
+            f" absent classes disagree by {residual:.1e}; below {ONE_EXAMPLE:g}, and for a single gradient,"
+            " the formula is exact.",
         ),
     )

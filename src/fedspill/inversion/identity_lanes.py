@@ -82,13 +82,22 @@ def _lanes(spec: ImageSpec, stack: Sequence[Step], linear: Step, phases: bool) -
     total = (1, 1)
     for step in stack:
         total = _times(total, step)
-    side = isqrt(min(widths) // channels) if phases else 1
+    mirrors = (False, True) if _mirrors(stack) and min(widths) >= 2 * channels else (False,)
+    side = isqrt(min(widths) // (channels * len(mirrors))) if phases else 1
     shifts = [(_phase(y, side, total[0]), _phase(x, side, total[1])) for y in range(side) for x in range(side)]
     return [
-        Lane(c, shift, (float(ends[0, c]), float(ends[1, c])))
+        Lane(c, shift, (float(ends[0, c]), float(ends[1, c])), mirror)
         for shift in dict.fromkeys(shifts)
+        for mirror in mirrors
         for c in range(channels)
     ]
+
+
+def _mirrors(stack: Sequence[Step]) -> bool:
+    first = next(i for i, s in enumerate(stack) if isinstance(s.module, nn.Conv2d))
+    unit = unit_at(stack, first)
+    movable = unit.bias is not None or unit.norm is not None
+    return movable and any(isinstance(s.module, nn.MaxPool2d | nn.AdaptiveMaxPool2d) for s in stack)
 
 
 def _phase(number: int, of: int, stride: int) -> int:

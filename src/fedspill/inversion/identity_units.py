@@ -36,11 +36,14 @@ class Lane:
         source: its number in the layer that was reached; at the start its colour.
         shift: rows and columns by which it still has to move, in pixels.
         values: the smallest and the largest value that it can have there.
+        mirrored: the next convolution turns bright into dark. A maximum pool then keeps the darkest pixel of a
+            window, and the mean of the two is nearer to the picture than the brightest alone.
     """
 
     source: int
     shift: tuple[int, int]
     values: tuple[float, float]
+    mirrored: bool = False
 
 
 @dataclass(frozen=True)
@@ -82,10 +85,10 @@ def set_unit(
     weight, moved = torch.zeros_like(params[unit.weight]), list[Lane]()
     offsets = params[unit.weight].new_zeros(len(weight))
     for number, lane in enumerate(lanes):
-        gain, offset = _affine(lane.values, unit, movable=where is not None)
+        gain, offset = _affine(lane, unit, movable=where is not None)
         place, shift = _tap(unit.conv, lane.shift, stride)
         weight[number, lane.source, place[0], place[1]], offsets[number] = gain, offset
-        reached = [gain * v + offset for v in lane.values]
+        reached = sorted(gain * v + offset for v in lane.values)
         moved.append(Lane(number, shift, _through(unit.activation, reached)))
     params[unit.weight] = weight
     if unit.bias is not None:
@@ -95,12 +98,13 @@ def set_unit(
     return moved
 
 
-def _affine(values: tuple[float, float], unit: Unit, *, movable: bool) -> tuple[float, float]:
-    """Gain and offset that bring `values` into the activation's working range."""
+def _affine(lane: Lane, unit: Unit, *, movable: bool) -> tuple[float, float]:
+    """Gain and offset that bring the values into the activation's working range."""
     low, high = WORKING_RANGE[type(unit.activation)] if unit.activation is not None else (0.0, 1.0)
+    values = lane.values
     if movable:
         gain = (high - low) / (values[1] - values[0])
-        return gain, low - gain * values[0]
+        return (-gain, high + gain * values[0]) if lane.mirrored else (gain, low - gain * values[0])
     if unit.activation is None:
         return 1.0, 0.0
     if low >= 0 and values[0] < 0:

@@ -17,10 +17,15 @@ from fedspill.inversion.mean_gradient import mean_gradient
 
 @dataclass(frozen=True)
 class Layer:
-    """Names of a linear layer's weight and bias."""
+    """Names of a linear layer's weight and bias.
+
+    Attributes:
+        gain: the layer sees the network's input multiplied by this.
+    """
 
     weight: str
     bias: str
+    gain: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,7 @@ def layer_gradient(update: Update, knowledge: ServerKnowledge, layer: Layer) -> 
     dtype = sent(update, layer.bias, "the layer's bias").dtype
     sent(update, layer.weight, "the layer's weight")
     mean = mean_gradient(update, knowledge, (layer.weight, layer.bias))
-    weight, bias = mean.values[layer.weight], mean.values[layer.bias]
+    weight, bias = mean.values[layer.weight] / layer.gain, mean.values[layer.bias]
     top = float(bias.abs().max())
     if top == 0:
         raise NotApplicable(f"the gradient of {layer.bias!r} is zero, so nothing can be divided by it")

@@ -58,6 +58,11 @@ def local_steps(knowledge: ServerKnowledge, num_examples: int | None = None) -> 
     return None if count is None else training.local_steps(max(1, count // knowledge.num_clients))
 
 
+def one_step(update: Update, knowledge: ServerKnowledge) -> bool:
+    """The update is known to hold a single gradient per client, all taken at the parameters that were sent."""
+    return update.kind is UpdateKind.GRADIENT or local_steps(knowledge) == 1
+
+
 def mean_gradient(
     update: Update, knowledge: ServerKnowledge, names: Iterable[str], num_examples: int | None = None
 ) -> MeanGradient:

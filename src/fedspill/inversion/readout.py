@@ -10,14 +10,16 @@ from fedspill.core.inputs import InputSpec
 from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.model import Model
 from fedspill.core.types import Reconstruction, Update
-from fedspill.inversion.certificate import explanation, range_violation, replay_residual
+from fedspill.inversion.certificate import Explanation, explanation, range_violation, replay_residual, rounding
 from fedspill.inversion.layer_gradient import Labels, Layer, LayerGradient, known_labels, layer_gradient
-from fedspill.inversion.linear_leakage import layer_input, rank_one_residual
+from fedspill.inversion.linear_leakage import RowGroup, layer_input, rank_one_residual
+from fedspill.inversion.mean_gradient import one_step
 
 ONE_EXAMPLE = 1e-3
 """Residual of the rank-one test, and of a replay, below which one example explains the layer."""
-EXPLAINED = 1e-2
-"""Relative error below which a candidate accounts for its rows; leaves room for drift in local training."""
+EXPLAINED, EXPLAINED_ON_A_PATH = 1e-2, 0.2
+"""Relative error below which a candidate accounts for its rows: on one gradient, and over several local steps,
+whose gradients drift. A mixture of two examples is off by about a half."""
 IN_RANGE = 1e-2
 
 
@@ -64,7 +66,7 @@ def read_layer(
         labels = known_labels(update, knowledge, rng, 1)
         return single_example(update, knowledge, (layer.weight, layer.bias), x, residual, labels)
     labels = known_labels(update, knowledge, rng, count)
-    found = _several(knowledge, layer, gradient, None if labels is None else labels.values, peel)
+    found = _several(update, knowledge, layer, gradient, None if labels is None else labels.values, peel)
     if not found:
         return _mixture(knowledge.model.input, x, knowledge.model.like)
     return _reconstruction(knowledge, found, count)
@@ -95,40 +97,76 @@ def single_example(
     if replayed is None:
         notes.append("Not replayed, as the label or the protocol is unknown: the rows' agreement alone counts.")
     worst = max(residual, replayed or 0.0)
-    if worst >= ONE_EXAMPLE:
+    # A rough update cannot confirm more precisely than it is rounded; beyond a tenth it confirms nothing.
+    level = min(0.1, ONE_EXAMPLE + 4 * rounding(update, knowledge, names))
+    if worst >= level:
         notes.append(f"Not one example alone: rows disagree or a replay differs (relative by {worst:.1e}).")
     return Reconstruction(
         inputs=spec.decode(z).to(like),
         labels=None if labels is None else labels.values[:1].to(like.device),
         label_method=None if labels is None else labels.method,
         confidence=like.new_tensor([max(0.0, 1.0 - worst)]),
-        converged=worst < ONE_EXAMPLE and float(range_violation(spec, z)) < IN_RANGE,
+        converged=worst < level and float(range_violation(spec, z)) < IN_RANGE,
         notes=tuple(notes),
     )
 
 
 def _several(
-    knowledge: ServerKnowledge, layer: Layer, gradient: LayerGradient, labels: Tensor | None, peel: bool
+    update: Update,
+    knowledge: ServerKnowledge,
+    layer: Layer,
+    gradient: LayerGradient,
+    labels: Tensor | None,
+    peel: bool,
 ) -> list[Candidate]:
+    single = one_step(update, knowledge)
     model = knowledge.model.to(knowledge.model.like.device, torch.float64)
-    tried = _labels_to_try(model, labels)
-    count, sure, first = knowledge.num_examples, list[Candidate](), gradient
+    check = Check(
+        model, layer.bias, _labels_to_try(model, labels), knowledge, EXPLAINED if single else EXPLAINED_ON_A_PATH
+    )
+    sure, left = list[Candidate](), gradient
     while True:
-        fresh = list[Candidate]()
-        for group in gradient.groups():
-            if len(group.rows) < 2 or _known(group.x, [*sure, *fresh]):
-                continue
-            z = group.x.view(model.input.encoded_shape)
-            share = 1.0 / (count or 1)
-            told = explanation(model, layer.bias, z, tried, gradient.bias, group.rows, share)
-            if told.residual < EXPLAINED and _valid(model.input, group.x):
-                fresh.append(Candidate(group.x, 1.0, True, told.label))
-                if peel:
-                    gradient = gradient.without(group.x, told.bias_grad)
-                    break  # the other groups were computed with this example still inside
+        fresh, left = _confirmed(check, left, sure, peel=peel and single)
         sure += fresh
-        if not peel or not fresh or (count is not None and len(sure) >= count):
-            return sure + _unsure(model.input, first, sure, count)
+        done = knowledge.num_examples is not None and len(sure) >= knowledge.num_examples
+        if not (peel and single) or not fresh or done:
+            return sure + _unsure(model.input, gradient, sure, knowledge.num_examples)
+
+
+@dataclass(frozen=True)
+class Check:
+    """What confirms a candidate: the network in float64, labels to try and the error that is let pass."""
+
+    model: Model
+    bias: str
+    labels: Tensor
+    knowledge: ServerKnowledge
+    tolerance: float
+
+    def explained(self, gradient: LayerGradient, group: RowGroup) -> Explanation | None:
+        """The explanation of a group of rows by the network, if there is one."""
+        spec, share = self.model.input, 1.0 / (self.knowledge.num_examples or 1)
+        if len(group.rows) < 2 or not _valid(spec, group.x):
+            return None
+        z = group.x.view(spec.encoded_shape)
+        told = explanation(self.model, self.bias, z, self.labels, gradient.bias, group.rows, share)
+        return told if told.residual < self.tolerance else None
+
+
+def _confirmed(
+    check: Check, gradient: LayerGradient, sure: list[Candidate], *, peel: bool
+) -> tuple[list[Candidate], LayerGradient]:
+    """New candidates; with `peel` the first one only, since the other groups still hold its share."""
+    fresh = list[Candidate]()
+    for group in gradient.groups():
+        if _known(group.x, [*sure, *fresh]):
+            continue
+        told = check.explained(gradient, group)
+        if told is not None:
+            fresh.append(Candidate(group.x, 1.0, True, told.label))
+            if peel:
+                return fresh, gradient.without(group.x, told.bias_grad)
+    return fresh, gradient
 
 
 def _labels_to_try(model: Model, labels: Tensor | None) -> Tensor:

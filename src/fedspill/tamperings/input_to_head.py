@@ -26,15 +26,16 @@ TAP, BASE = "tap", "base"
 class InputToHeadNetwork(nn.Module):
     """The network's logits plus a linear map of its input: the same as an input appended to the features."""
 
-    def __init__(self, base: nn.Module, features: int, classes: int) -> None:
+    def __init__(self, base: nn.Module, features: int, classes: int, gain: float) -> None:
         super().__init__()
+        self.gain = gain
         with torch.device("meta"):
             self.tap = nn.Linear(features, classes)
         self.base = base
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits."""
-        return self.base(x) + self.tap(x.flatten(1))
+        return self.base(x) + self.tap(self.gain * x.flatten(1))
 
 
 @dataclass(frozen=True)
@@ -42,10 +43,13 @@ class InputToHead:
     """Adds a linear map of the input to the logits; it starts at zero, so the network answers as before.
 
     Attributes:
+        gain: scales the input on its way to the added map; small, so that local training hardly moves the
+            logits and every local step shows the same thing.
         flat_head: set the network's own classification layer to zero, so that several examples of different
             classes are each read exactly (not in the paper); the network no longer answers anything.
     """
 
+    gain: float = 0.01
     flat_head: bool = False
 
     def tamper(self, model: Model, public_data: Batch | None, round: int, rng: torch.Generator) -> Tampered:
@@ -53,7 +57,7 @@ class InputToHead:
         features = prod(model.input.encoded_shape)
         with torch.no_grad():
             classes = model.logits(model.params, probe_inputs(model.input, 2, model.like)).shape[1]
-        module = InputToHeadNetwork(model.module, features, classes).train(model.training)
+        module = InputToHeadNetwork(model.module, features, classes, self.gain).train(model.training)
         inner = dict(model.params)
         if self.flat_head:
             head = find_head(model)
@@ -63,18 +67,24 @@ class InputToHead:
         params = own | {f"{BASE}.{k}": v for k, v in inner.items()}
         buffers = {f"{BASE}.{k}": v for k, v in model.buffers.items()}
         changed = Model(module, params, buffers, model.loss_fn, model.input, model.training)
-        return Tampered(changed, InputToHeadReadout())
+        return Tampered(changed, InputToHeadReadout(self.gain))
 
 
 @dataclass(frozen=True)
 class InputToHeadReadout:
-    """Reads the added map's gradient: its rows belong to the classes."""
+    """Reads the added map's gradient: its rows belong to the classes.
+
+    Attributes:
+        gain: of the tampering.
+    """
+
+    gain: float
 
     def reconstruct(
         self, update: Update, knowledge: ServerKnowledge, rng: torch.Generator, watch: Watch = UNWATCHED
     ) -> Reconstruction:
         """One example exactly; of several one picture for each class, exact if the head is flat."""
-        layer, count = Layer(f"{TAP}.weight", f"{TAP}.bias"), knowledge.num_examples
+        layer, count = Layer(f"{TAP}.weight", f"{TAP}.bias", self.gain), knowledge.num_examples
         several = None if count in (None, 1) else by_class(update, knowledge, layer, rng)
         if several is None:
             return read_layer(update, knowledge, layer, rng)

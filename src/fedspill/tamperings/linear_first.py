@@ -46,12 +46,15 @@ class LinearFirst:
         rarest: the row that fires least does so for this share of inputs; the others are spread up to one
             half, since the number of examples is not known beforehand.
         scale: size of the change of the input, where it is about 1.
+        balance: size of the planted rows; what is taken from them is added to the map back, which leaves the
+            network as it is and lets local training move the rows more than float32 rounds.
         peel: see `inversion.readout.read_layer`.
     """
 
     rows: int = 64
     rarest: float = 1 / 64
     scale: float = 0.05
+    balance: float = 0.1
     peel: bool = False
 
     def tamper(self, model: Model, public_data: Batch | None, round: int, rng: torch.Generator) -> Tampered:
@@ -60,11 +63,12 @@ class LinearFirst:
         module = LinearFirstNetwork(model.module, features, self.rows).train(model.training)
         forth = randn((self.rows, features), rng, model.like)
         # Without its mean a row does not measure brightness, which all pixels share.
-        forth = (forth - forth.mean(1, keepdim=True)) / features**0.5
+        forth = (forth - forth.mean(1, keepdim=True)) * self.balance / features**0.5
+        back = self.scale / self.balance / self.rows**0.5
         own = {
             f"{PLANTED}.weight": forth,
             f"{PLANTED}.bias": self._biases(model, forth, public_data),
-            f"{BACK}.weight": randn((features, self.rows), rng, model.like) * self.scale / self.rows**0.5,
+            f"{BACK}.weight": randn((features, self.rows), rng, model.like) * back,
         }
         params = own | {f"{BASE}.{k}": v for k, v in model.params.items()}
         buffers = {f"{BASE}.{k}": v for k, v in model.buffers.items()}
@@ -75,7 +79,7 @@ class LinearFirst:
         share = torch.linspace(log(0.5), log(self.rarest), self.rows).exp()
         quantile = torch.special.ndtri(1 - share).to(forth)
         if public_data is None or len(public_data) < 2:
-            return -quantile
+            return -quantile * self.balance
         answers = model.input.encode(public_data.to(forth).inputs).flatten(1) @ forth.T
         return -(answers.mean(0) + quantile * answers.std(0))
 

@@ -124,8 +124,9 @@ def from_user(name: str, options: Mapping[str, Any]) -> nn.Module | Model:
         sys.path.insert(0, str(Path.cwd()))
     try:
         factory = getattr(importlib.import_module(place), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise BadInput(f"model {name!r}: {error}; `package.module:factory` is needed") from error
+    except Exception as error:  # the module is the user's: anything may go wrong in it
+        reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+        raise BadInput(f"model {name!r}: {reason}; `package.module:factory` is needed") from error
     made: list[Model] = []
 
     def make() -> Any:

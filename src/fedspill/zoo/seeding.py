@@ -13,7 +13,7 @@ def borrowed_globals(rng: torch.Generator) -> Generator[None]:
     """Inside, the global generators of torch, NumPy and Python follow from `rng`; then they are as before."""
     seed = int(torch.randint(2**31, (), generator=rng))
     kept, kept_numpy = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         try:
             # The factories of other packages take no generator: nothing but the global state reaches them.
             torch.manual_seed(seed)  # noqa: TID251
