@@ -1,5 +1,10 @@
 """Shapes and types of every annotated function are checked while the tests run."""
 
+import pkgutil
+
+import fedspill
 from jaxtyping import install_import_hook
 
-_hook = install_import_hook("fedspill", "beartype.beartype")
+# The command line is left out: typer reads the annotations of its commands, which the hook would wrap.
+_checked = [f"fedspill.{m.name}" for m in pkgutil.iter_modules(fedspill.__path__) if m.name != "cli"]
+_hook = install_import_hook(_checked, "beartype.beartype")

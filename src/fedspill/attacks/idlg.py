@@ -33,7 +33,7 @@ class IDLG:
     steps: int = 300
     lr: float = 1.0
     restarts: int = 16
-    tolerance: float = 1e-8
+    tolerance: float = 1e-6
     unknowns: Unknowns = Unknowns()
     converged_below: float = 1e-3
 

@@ -1,6 +1,5 @@
 """Opens the truth: scores of a reconstruction, and of guesses made without any update."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,7 +7,7 @@ import torch
 from torch import Tensor
 
 from fedspill.audit.guess import tv_only
-from fedspill.audit.report import Baseline, Identification, Labels, Rate, Score
+from fedspill.audit.report import Baseline, BaselineName, Identification, Labels, Rate, Score
 from fedspill.audit.scenario import Scenario
 from fedspill.core.inputs import ImageSpec
 from fedspill.core.rng import stream
@@ -19,13 +18,21 @@ from fedspill.scoring.images import NotComputed
 from fedspill.scoring.labels import overlap
 from fedspill.scoring.leakage import criterion, leaked, wilson
 from fedspill.scoring.metrics import by_names
+from fedspill.scoring.perceptual import default_weights
 from fedspill.scoring.score import MetricValues, Scored, score_all, score_pairs
+
+MOST_REFERENCES = 2000
 
 
 def metrics_of(scenario: Scenario) -> tuple[Metric, ...]:
     """The plan's metrics."""
+    return by_names(scenario.plan.audit.metrics, lpips_weights=_lpips_weights(scenario))
+
+
+def _lpips_weights(scenario: Scenario) -> Path | None:
+    """The plan's file, else where such a file is looked for."""
     weights = scenario.plan.audit.lpips_weights
-    return by_names(scenario.plan.audit.metrics, lpips_weights=None if weights is None else Path(weights))
+    return default_weights() if weights is None else Path(weights)
 
 
 def as_score(values: MetricValues) -> Score:
@@ -117,47 +124,42 @@ def _distance(scenario: Scenario, name: str) -> identification.Distance:
     if name == "pixel":
         return identification.pixel_distance()
     if name == "lpips":
-        weights = scenario.plan.audit.lpips_weights
-        return identification.lpips_distance(None if weights is None else Path(weights))
+        return identification.lpips_distance(_lpips_weights(scenario))
     return identification.feature_distance(identification.penultimate_features(scenario.model), scenario.model.input)
 
 
 def _others(scenario: Scenario, private: Batch) -> Batch | None:
-    """The rest of the pool: every image of it that is not private in this update."""
+    """The rest of the pool, at most `MOST_REFERENCES` images that are not private in this update."""
     pool = scenario.pool.batch.to(private.inputs)
     same = torch.stack([(pool.inputs == x).flatten(1).all(1) for x in private.inputs]).any(0)
-    rest = (~same).nonzero()[:, 0]
+    rest = (~same).nonzero()[:MOST_REFERENCES, 0]
     return pool[rest] if len(rest) else None
 
 
 def prior_only(scenario: Scenario, private: Batch, seed: int) -> list[Baseline]:
-    """What the same scores are without the update."""
+    """What the same scores, and the same leakage rate, are without the update."""
     spec, metrics = scenario.model.input, metrics_of(scenario)
     if not isinstance(spec, ImageSpec):
         return []
-    public = scenario.public_batch
-    guesses = [
-        (
-            "mean image",
-            "the mean of the public images" if public else "one flat colour, the normalisation's mean",
-            baselines.mean_image(spec, len(private), public).to(private.inputs),
-        ),
-        (
-            "TV only",
-            "the search of Inverting Gradients from noise with total variation and no update",
-            tv_only(spec, len(private), scenario.model.like, stream(seed, "baseline", "tv")),
-        ),
-    ]
+    public, images = scenario.public_batch, private.inputs
+    mean = baselines.mean_image(spec, len(private), public).to(images)
+    words = "the mean of the public images" if public else "one flat colour: the normalisation's mean, or grey"
+    found = [_baseline(scenario, "mean image", words, score_pairs(mean, images, metrics))]
     if public is not None:
-        best = baselines.best_public(public, private.inputs)
-        guesses.insert(
-            1, ("best public image", "the closest public image, chosen with the truth: an upper bound", best)
-        )
-    return [
-        Baseline(name=name, explanation=words, scores=_scores(metrics, guess, private))  # pyright: ignore[reportArgumentType]
-        for name, words, guess in guesses
-    ]
+        words = "the closest public image, chosen with the truth: an upper bound on guessing"
+        best = score_pairs(baselines.best_public(public, images), images, metrics)
+        found.append(_baseline(scenario, "best public image", words, best))
+    flat = tv_only(spec, len(private), scenario.model.like, stream(seed, "baseline", "tv"))
+    words = "the search of Inverting Gradients from noise, with total variation and no update"
+    return [*found, _baseline(scenario, "TV only", words, score_all(flat, images, metrics))]
 
 
-def _scores(metrics: Sequence[Metric], guess: Tensor, private: Batch) -> list[Score]:
-    return [as_score(m) for m in score_pairs(guess, private.inputs, metrics).metrics]
+def _baseline(scenario: Scenario, name: BaselineName, words: str, scored: Scored) -> Baseline:
+    flags = leaks(scenario, scored)
+    share = None
+    if flags is not None:
+        label = criterion(scenario.plan.audit.leak_threshold, metrics_of(scenario))
+        share = rate(label, sum(flags), len(flags))
+    return Baseline(
+        name=name, explanation=words, scores=[as_score(m) for m in scored.metrics], leakage_rate=share
+    )

@@ -66,12 +66,20 @@ class Rate(_Record):
     high: float
 
 
-class Baseline(_Record):
-    """The same scores for a guess made without the update."""
+BaselineName = Literal["mean image", "best public image", "TV only"]
 
-    name: Literal["mean image", "best public image", "TV only"]
+
+class Baseline(_Record):
+    """The same scores for a guess made without the update.
+
+    Attributes:
+        leakage_rate: by the plan's thresholds; above 0 the thresholds are met without any leak.
+    """
+
+    name: BaselineName
     explanation: str
     scores: list[Score]
+    leakage_rate: Rate | None = None
 
 
 class Labels(_Record):
@@ -195,7 +203,6 @@ class AuditReport(_Record):
         worst: the worst case per private example over all attacks (as auto-attack reports robustness),
             the closest first.
         leakage_rate: over the private examples, counting one as leaked if any trial leaked it.
-        label_rate: mean multiset overlap where labels were inferred.
         not_tested: what a reader might believe to be covered and is not.
     """
 

@@ -135,6 +135,13 @@ def caveats(plan: AuditPlan, trials: Sequence[Trial]) -> list[Caveat]:
             lambda t: t.self_check is not None and t.self_check > 1e-4,
         ),
         _about(ran, "notes", "The attack itself has remarks, listed with its trials.", lambda t: bool(t.notes)),
+        _about(
+            ran,
+            "lax threshold",
+            "A guess made without the update meets the leak thresholds too, so meeting them proves no leak here;"
+            " compare with the baselines, or raise the thresholds.",
+            lambda t: any(b.leakage_rate is not None and b.leakage_rate.hits > 0 for b in t.baselines),
+        ),
         _about(ran, "failed to fall", "The objective did not fall during the search.", _did_not_fall),
     ]
     return [*(c for c in found if c is not None), *_general(plan)]

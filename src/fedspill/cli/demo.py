@@ -31,9 +31,12 @@ SETTINGS = (
         "The client sends one gradient of a small, untrained convolutional network (FedSGD). The server, which does"
         " nothing wrong, searches for a picture with the same gradient direction (Inverting Gradients).",
         {
-            "audit": {"attacks": [{"name": "inverting_gradients", "preset": "quick", "steps": 400, "tv": 1e-3}]},
-            "model": {"name": "convnet", "width": 16},
-            "data": {"name": "photos", "size": 32, "indices": "0:3"},
+            "audit": {
+                "attacks": [{"name": "inverting_gradients", "preset": "paper", "steps": 600, "restarts": 4}],
+                "leak_threshold": {"psnr": 15.0},
+            },
+            "model": {"name": "lenet"},
+            "data": {"name": "photos", "size": 32, "indices": "0:4"},
             "client": {"num_examples": 1},
             "server": {"public": {"name": "photos", "split": "public", "indices": "0:64"}},
         },

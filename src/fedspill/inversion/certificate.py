@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fedspill.core.inputs import InputSpec
 from fedspill.core.knowledge import ServerKnowledge
-from fedspill.core.local_update import FedSGD, LocalTraining, encoded_update
+from fedspill.core.local_update import FedSGD, LocalTraining, aggregate_update
 from fedspill.core.model import Model
 from fedspill.core.types import Update, UpdateKind
 
@@ -39,14 +39,15 @@ def replay_residual(
     z: Float[Tensor, "n ..."],
     labels: Int[Tensor, " n"],
 ) -> float | None:
-    """||replayed - observed|| / ||observed|| over the named tensors, if one client held just these examples.
+    """||replayed - observed|| / ||observed|| over the named tensors, if the clients held just these examples.
 
     None if the protocol is not known, so that it cannot be replayed.
     """
     training, model = protocol(update, knowledge), knowledge.model
     if training is None:
         return None
-    got = encoded_update(model, z.to(model.like), labels.to(model.like.device), training).values
+    labels = labels.to(model.like.device)
+    got = aggregate_update(model, z.to(model.like), labels, training, knowledge.num_clients).values
     wanted = {k: update.values[k].double() for k in names}
     error = sum(float((got[k].double() - v).square().sum()) for k, v in wanted.items())
     return (error / max(1e-300, sum(float(v.square().sum()) for v in wanted.values()))) ** 0.5

@@ -24,12 +24,16 @@ class HeadGradient:
 
     Attributes:
         scaled: False if the scale is arbitrary (FedAvg of unknown settings).
+        weight: the head's own, at the middle of the client's path.
+        offset: the head's bias there, None if it has none.
     """
 
     head: Head
     values: Params
     num_examples: int
     scaled: bool
+    weight: Float[Tensor, "k d"]
+    offset: Float[Tensor, " k"] | None
 
     def rows(self) -> Float[Tensor, "k d"]:
         """The gradient of the weight, one row per class."""
@@ -62,7 +66,20 @@ def head_gradient(update: Update, knowledge: ServerKnowledge, num_examples: int)
     sent(update, head.weight, "the head's weight")
     names = [n for n in (head.weight, head.bias) if n is not None]
     mean = mean_gradient(update, knowledge, names, num_examples)
-    return HeadGradient(head, mean.values, num_examples, mean.scaled)
+    middle = {n: _middle(update, knowledge, n, num_examples) for n in names}
+    offset = None if head.bias is None else middle[head.bias]
+    return HeadGradient(head, mean.values, num_examples, mean.scaled, middle[head.weight], offset)
+
+
+def _middle(update: Update, knowledge: ServerKnowledge, name: str, num_examples: int) -> Tensor:
+    value = knowledge.model.params[name].double()
+    steps = local_steps(knowledge, num_examples) or 1
+    return value - update.values[name].double() * late(steps) if name in update.values and steps > 1 else value
+
+
+def late(steps: int) -> float:
+    """Where on a straight path from start to end the mean of the T gradients at steps 0 .. T-1 is taken."""
+    return (steps - 1) / (2 * steps)
 
 
 @dataclass(frozen=True)
@@ -96,10 +113,7 @@ def probe(knowledge: ServerKnowledge, head: Head, params: Params, rng: torch.Gen
 
 
 def probe_path(update: Update, knowledge: ServerKnowledge, rng: torch.Generator) -> Probe:
-    """`probe` averaged over the local steps: between the start and the end of a FedAvg client's path.
-
-    The T gradients are taken at steps 0 .. T-1, so on a straight path the end weighs (T - 1) / (2 T).
-    """
+    """`probe` averaged over the local steps: between the start and the end of a FedAvg client's path."""
     head, model = find_head(knowledge.model), knowledge.model
     state = rng.get_state()
     first = probe(knowledge, head, model.params, rng)
@@ -108,10 +122,10 @@ def probe_path(update: Update, knowledge: ServerKnowledge, rng: torch.Generator)
         return first
     rng.set_state(state)  # the same inputs at both ends
     last = probe(knowledge, head, end_params(model, update), rng)
-    late = (steps - 1) / (2 * steps)
+    share = late(steps)
     return Probe(
-        first.probabilities.lerp(last.probabilities, late),
-        first.feature_sums.lerp(last.feature_sums, late),
+        first.probabilities.lerp(last.probabilities, share),
+        first.feature_sums.lerp(last.feature_sums, share),
         min(first.smallest, last.smallest),
         first.labels,
     )
@@ -120,3 +134,31 @@ def probe_path(update: Update, knowledge: ServerKnowledge, rng: torch.Generator)
 def end_params(model: Model, update: Update) -> Params:
     """The client's parameters after local training, from a delta."""
     return {k: v - update.values[k].to(v) if k in update.values else v for k, v in model.params.items()}
+
+
+def nearest_counts(expected: Float[Tensor, " k"], num_examples: int) -> Int[Tensor, " n"]:
+    """Labels whose counts are the integers nearest to `expected` (least squares) that sum to n.
+
+    Giving out one example at a time to the class that lacks most is largest-remainder rounding where the
+    expected counts sum to n, and also defined where they do not.
+    """
+    return greedy(-expected, -1.0, num_examples)
+
+
+def greedy(scores: Tensor, impact: Tensor | float, number: int) -> Int[Tensor, " found"]:
+    """Takes `number` times the smallest score, and the impact off the one that was taken."""
+    scores, found = scores.clone(), list[Tensor]()
+    impact_of = torch.as_tensor(impact).to(scores).expand_as(scores)
+    for _ in range(number):
+        found.append(scores.argmin())
+        scores[found[-1]] -= impact_of[found[-1]]
+    return torch.stack(found) if found else torch.zeros(0, dtype=torch.long, device=scores.device)
+
+
+def rescaled(shown: Float[Tensor, " k"], expected: Float[Tensor, " k"], scaled: bool) -> Float[Tensor, " k"]:
+    """A gradient of unknown scale brought to the scale of `expected`, its value for absent classes."""
+    # Of unknown scale: positive entries belong to classes that are nearly all absent: shown = expected.
+    if scaled:
+        return shown
+    positive = (shown > 0) & (expected > 0)
+    return shown * expected[positive].sum() / shown[positive].sum().clamp_min(1e-300)

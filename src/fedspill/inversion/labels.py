@@ -17,10 +17,29 @@ from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.rng import stream
 from fedspill.core.types import Update
 from fedspill.inversion.head import find_head
-from fedspill.inversion.label_evidence import HeadGradient, Probe, head_gradient, probe, probe_path
+from fedspill.inversion.label_evidence import (
+    HeadGradient,
+    Probe,
+    greedy,
+    head_gradient,
+    nearest_counts,
+    probe,
+    probe_path,
+    rescaled,
+)
+from fedspill.inversion.label_fixpoint import self_consistent
+from fedspill.inversion.mean_gradient import one_step
 
 LabelMethod = Literal[
-    "idlg", "bias_sign", "column_minimum", "llg", "llg_plus", "bias_corrected", "counts", "bias_counts"
+    "idlg",
+    "bias_sign",
+    "column_minimum",
+    "llg",
+    "llg_plus",
+    "bias_corrected",
+    "counts",
+    "bias_counts",
+    "self_consistent",
 ]
 GetProbe = Callable[[], Probe]
 
@@ -35,8 +54,8 @@ def infer(
     """The labels behind an update, sorted; reads the head's gradient, and for white-box methods the model.
 
     FedAvg deltas are turned into the mean gradient of the local steps. If the protocol is unknown, sign-based
-    methods (idlg, bias_sign, column_minimum, llg, bias_corrected) are unaffected; llg_plus, counts and
-    bias_counts estimate the scale from the classes whose gradient is positive.
+    methods (idlg, bias_sign, column_minimum, llg, bias_corrected) are unaffected; llg_plus, counts,
+    bias_counts and self_consistent estimate the scale from the classes whose gradient is positive.
 
     Raises:
         NotApplicable: the head was not found or not trained, or the method needs something it lacks.
@@ -54,13 +73,15 @@ def infer(
 def default_method(update: Update, knowledge: ServerKnowledge, num_examples: int) -> LabelMethod:
     """The method to use where nothing is known, chosen from the table of benchmarks/label_inference.py.
 
-    One example: the sign of the bias gradient is exact; without one, iDLG. Several: bias_corrected, about as
-    good as the white-box count formulas on one gradient and better after local training; without a bias llg,
-    its form on row sums, if features are non-negative, else column_minimum.
+    One example: the sign of the bias gradient is exact; without one, iDLG. Several: self_consistent on a single
+    gradient, where it is nearly perfect for untrained networks; bias_corrected after several local steps, which
+    no fixed model describes. Without a bias llg, its form on row sums, if features are non-negative, else
+    column_minimum, which is also the best for networks that are trained if labels are known to differ.
     """
     head = find_head(knowledge.model)
     if head.bias is not None and head.bias in update.values:
-        return "bias_sign" if num_examples == 1 else "bias_corrected"
+        several = "self_consistent" if one_step(update, knowledge) else "bias_corrected"
+        return "bias_sign" if num_examples == 1 else several
     if num_examples == 1:
         return "idlg"
     seen = probe(knowledge, head, knowledge.model.params, stream(0, "label_features"))
@@ -121,7 +142,7 @@ def llg_plus(gradient: HeadGradient, get_probe: GetProbe) -> Int[Tensor, " n"]:
     weighted = seen.probabilities * seen.feature_sums[:, None]
     offset = weighted.mean(0)
     impact = _own_class(seen, weighted - seen.feature_sums[:, None]) / gradient.num_examples
-    sums = _rescaled(gradient.row_sums(), offset, gradient.scaled)
+    sums = rescaled(gradient.row_sums(), offset, gradient.scaled)
     return _certain_then_greedy(sums, impact, gradient.num_examples, offset)
 
 
@@ -138,14 +159,14 @@ def counts(gradient: HeadGradient, get_probe: GetProbe) -> Int[Tensor, " n"]:
     if not float(level.abs()) > 0:
         raise NotApplicable("counts divides by the mean sum of the head's features, which is 0 here")
     probability = seen.probabilities.mean(0)
-    shown = _rescaled(gradient.row_sums() / level, probability, gradient.scaled)
+    shown = rescaled(gradient.row_sums() / level, probability, gradient.scaled)
     return nearest_counts(gradient.num_examples * (probability - shown), gradient.num_examples)
 
 
 def bias_counts(gradient: HeadGradient, get_probe: GetProbe) -> Int[Tensor, " n"]:
     """n_c = n (pbar_c - b_c): the count formula on the bias, where no feature level has to be guessed."""
     probability = get_probe().probabilities.mean(0)
-    shown = _rescaled(gradient.bias(), probability, gradient.scaled)
+    shown = rescaled(gradient.bias(), probability, gradient.scaled)
     return nearest_counts(gradient.num_examples * (probability - shown), gradient.num_examples)
 
 
@@ -158,32 +179,15 @@ METHODS: Mapping[str, Callable[[HeadGradient, GetProbe], Int[Tensor, " n"]]] = {
     "bias_corrected": bias_corrected,
     "counts": counts,
     "bias_counts": bias_counts,
+    "self_consistent": lambda gradient, get_probe: self_consistent(gradient, bias_corrected(gradient, get_probe)),
 }
-
-
-def nearest_counts(expected: Float[Tensor, " k"], num_examples: int) -> Int[Tensor, " n"]:
-    """Labels whose counts are the integers nearest to `expected` (least squares) that sum to n.
-
-    Giving out one example at a time to the class that lacks most is largest-remainder rounding where the
-    expected counts sum to n, and also defined where they do not.
-    """
-    return _greedy(-expected, -1.0, num_examples)
-
-
-def _greedy(scores: Tensor, impact: Tensor | float, number: int) -> Tensor:
-    scores, found = scores.clone(), list[Tensor]()
-    impact_of = torch.as_tensor(impact).to(scores).expand_as(scores)
-    for _ in range(number):
-        found.append(scores.argmin())
-        scores[found[-1]] -= impact_of[found[-1]]
-    return torch.stack(found) if found else torch.zeros(0, dtype=torch.long, device=scores.device)
 
 
 def _certain_then_greedy(scores: Tensor, impact: Tensor, number: int, offset: Tensor | float = 0.0) -> Tensor:
     certain = scores.argsort()[: min(number, int((scores < 0).sum()))]
     left = scores - offset
     left[certain] -= impact.expand_as(left)[certain]
-    return torch.cat([certain, _greedy(left, impact, number - len(certain))])
+    return torch.cat([certain, greedy(left, impact, number - len(certain))])
 
 
 def _own_class(seen: Probe, values: Float[Tensor, "m k"]) -> Float[Tensor, " k"]:
@@ -194,14 +198,6 @@ def _own_class(seen: Probe, values: Float[Tensor, "m k"]) -> Float[Tensor, " k"]
     own = torch.nn.functional.one_hot(seen.labels, values.shape[1]).to(values)
     number = own.sum(0)
     return torch.where(number > 0, (values * own).sum(0) / number.clamp_min(1), mean)
-
-
-def _rescaled(shown: Tensor, expected: Tensor, scaled: bool) -> Tensor:
-    # Of unknown scale: positive entries belong to classes that are nearly all absent: shown = expected.
-    if scaled:
-        return shown
-    positive = (shown > 0) & (expected > 0)
-    return shown * expected[positive].sum() / shown[positive].sum().clamp_min(1e-300)
 
 
 def _repeated(order: Tensor, number: int) -> Tensor:

@@ -17,6 +17,8 @@ from fedspill.core.types import Params, Update, UpdateKind
 Distance = Callable[[Params, Params], Float[Tensor, ""]]
 DistanceName = Literal["cosine", "squared"]
 
+SMALLEST = 1e-30
+
 
 def squared_distance(guess: Params, observed: Params) -> Float[Tensor, ""]:
     """Sum of squared differences over all parameters (DLG, eq. 4; Inverting Gradients, eq. 3)."""
@@ -28,7 +30,8 @@ def cosine_distance(guess: Params, observed: Params) -> Float[Tensor, ""]:
     dot = torch.stack([(guess[k] * v).sum() for k, v in observed.items()]).sum()
     guessed = torch.stack([guess[k].pow(2).sum() for k in observed]).sum()
     wanted = torch.stack([v.pow(2).sum() for v in observed.values()]).sum()
-    return 1 - dot / (guessed.sqrt() * wanted.sqrt())
+    # A candidate whose gradient is 0 (dead units) is at distance 1, with a gradient of 0 and not of NaN.
+    return 1 - dot / (guessed.clamp_min(SMALLEST).sqrt() * wanted.clamp_min(SMALLEST).sqrt())
 
 
 DISTANCES: dict[DistanceName, Distance] = {"cosine": cosine_distance, "squared": squared_distance}

@@ -1,9 +1,9 @@
 """Reads the inputs of one biased linear layer, that sees the (flattened) network input, out of an update."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from fedspill.core.inputs import InputSpec
@@ -17,9 +17,8 @@ from fedspill.inversion.mean_gradient import one_step
 
 ONE_EXAMPLE = 1e-3
 """Residual of the rank-one test, and of a replay, below which one example explains the layer."""
-EXPLAINED, EXPLAINED_ON_A_PATH = 1e-2, 0.2
-"""Relative error below which a candidate accounts for its rows: on one gradient, and over several local steps,
-whose gradients drift. A mixture of two examples is off by about a half."""
+EXPLAINED = 1e-2
+"""Relative error below which a candidate accounts for its rows on one gradient."""
 IN_RANGE = 1e-2
 
 
@@ -30,11 +29,13 @@ class Candidate:
     Attributes:
         certified: the update itself confirms it.
         label: of the certificate, if there is one.
+        rows: in which it was seen.
     """
 
     z: Float[Tensor, " d"]
     confidence: float
     certified: bool
+    rows: Int[Tensor, " rows"]
     label: int | None = None
 
 
@@ -97,8 +98,7 @@ def single_example(
     if replayed is None:
         notes.append("Not replayed, as the label or the protocol is unknown: the rows' agreement alone counts.")
     worst = max(residual, replayed or 0.0)
-    # A rough update cannot confirm more precisely than it is rounded; beyond a tenth it confirms nothing.
-    level = min(0.1, ONE_EXAMPLE + 4 * rounding(update, knowledge, names))
+    level = _level(update, knowledge, names)
     if worst >= level:
         notes.append(f"Not one example alone: rows disagree or a replay differs (relative by {worst:.1e}).")
     return Reconstruction(
@@ -119,38 +119,60 @@ def _several(
     labels: Tensor | None,
     peel: bool,
 ) -> list[Candidate]:
-    single = one_step(update, knowledge)
-    model = knowledge.model.to(knowledge.model.like.device, torch.float64)
-    check = Check(
-        model, layer.bias, _labels_to_try(model, labels), knowledge, EXPLAINED if single else EXPLAINED_ON_A_PATH
-    )
+    model, count = knowledge.model.to(knowledge.model.like.device, torch.float64), knowledge.num_examples
+    check = Check(model, layer.bias, _labels_to_try(model, labels), 1.0 / (count or 1))
+    if not one_step(update, knowledge):
+        # Gradients drift along the path: single candidates prove nothing, only all of them together do.
+        return _replayed(update, knowledge, layer, check, gradient)
     sure, left = list[Candidate](), gradient
     while True:
-        fresh, left = _confirmed(check, left, sure, peel=peel and single)
+        fresh, left = _confirmed(check, left, sure, peel=peel)
         sure += fresh
-        done = knowledge.num_examples is not None and len(sure) >= knowledge.num_examples
-        if not (peel and single) or not fresh or done:
-            return sure + _unsure(model.input, gradient, sure, knowledge.num_examples)
+        if not peel or not fresh or (count is not None and len(sure) >= count):
+            return sure + _unsure(model.input, gradient, sure, count)
+
+
+def _replayed(
+    update: Update, knowledge: ServerKnowledge, layer: Layer, check: "Check", gradient: LayerGradient
+) -> list[Candidate]:
+    """Candidates, all confirmed if there are n of them and replaying them gives the update; else none is."""
+    found = _unsure(check.model.input, gradient, [], knowledge.num_examples)
+    if len(found) != knowledge.num_examples:
+        return found
+    labels = torch.tensor([check.told(gradient, c.z, c.rows).label for c in found])
+    z = torch.stack([c.z for c in found]).view(-1, *check.model.input.encoded_shape)
+    names = (layer.weight, layer.bias)
+    residual = replay_residual(update, knowledge, names, z, labels)
+    if residual is None or residual >= _level(update, knowledge, names):
+        return found
+    return [replace(c, confidence=1.0, certified=True, label=int(k)) for c, k in zip(found, labels, strict=True)]
+
+
+def _level(update: Update, knowledge: ServerKnowledge, names: tuple[str, ...]) -> float:
+    # A rough update cannot confirm more precisely than it is rounded; beyond a tenth it confirms nothing.
+    return min(0.1, ONE_EXAMPLE + 4 * rounding(update, knowledge, names))
 
 
 @dataclass(frozen=True)
 class Check:
-    """What confirms a candidate: the network in float64, labels to try and the error that is let pass."""
+    """What confirms a candidate: the network in float64, labels to try, and one example's share of the mean."""
 
     model: Model
     bias: str
     labels: Tensor
-    knowledge: ServerKnowledge
-    tolerance: float
+    share: float
+
+    def told(self, gradient: LayerGradient, x: Tensor, rows: Tensor) -> Explanation:
+        """What the network says of a candidate."""
+        z = x.view(self.model.input.encoded_shape)
+        return explanation(self.model, self.bias, z, self.labels, gradient.bias, rows, self.share)
 
     def explained(self, gradient: LayerGradient, group: RowGroup) -> Explanation | None:
         """The explanation of a group of rows by the network, if there is one."""
-        spec, share = self.model.input, 1.0 / (self.knowledge.num_examples or 1)
-        if len(group.rows) < 2 or not _valid(spec, group.x):
+        if len(group.rows) < 2 or not _valid(self.model.input, group.x):
             return None
-        z = group.x.view(spec.encoded_shape)
-        told = explanation(self.model, self.bias, z, self.labels, gradient.bias, group.rows, share)
-        return told if told.residual < self.tolerance else None
+        told = self.told(gradient, group.x, group.rows)
+        return told if told.residual < EXPLAINED else None
 
 
 def _confirmed(
@@ -163,7 +185,7 @@ def _confirmed(
             continue
         told = check.explained(gradient, group)
         if told is not None:
-            fresh.append(Candidate(group.x, 1.0, True, told.label))
+            fresh.append(Candidate(group.x, 1.0, True, group.rows, told.label))
             if peel:
                 return fresh, gradient.without(group.x, told.bias_grad)
     return fresh, gradient
@@ -181,7 +203,7 @@ def _unsure(spec: InputSpec, gradient: LayerGradient, sure: list[Candidate], cou
     found = list[Candidate]()
     for group in gradient.groups():
         if len(found) < room and _valid(spec, group.x) and not _known(group.x, [*sure, *found]):
-            found.append(Candidate(group.x, 0.5 if len(group.rows) > 1 else 0.1, False))
+            found.append(Candidate(group.x, 0.5 if len(group.rows) > 1 else 0.1, False, group.rows))
     return found
 
 

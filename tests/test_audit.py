@@ -1,0 +1,198 @@
+"""Whole audits on small worlds: verdicts, honesty, resume, files."""
+
+import json
+from pathlib import Path
+
+import jsonschema
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from fedspill.audit import parse_plan, run_audit
+from fedspill.audit.report import AuditReport, json_schema
+from fedspill.audit.run import AuditResult
+from fedspill.audit.verdict import check_policy
+from fedspill.core.errors import BadInput, NotApplicable
+from fedspill.core.rng import rand, stream
+from fedspill.rendering.folder import write_views
+from tests.worlds import batch, conv_bn, mlp
+
+EXACT = {"attacks": ["linear_layer"], "metrics": ["psnr", "mse"], "identification": ["pixel", "feature"]}
+BRIEF = {"attacks": [{"name": "inverting_gradients", "steps": 15}], "metrics": ["psnr"]}
+
+
+def audit(table: dict, *, n: int = 3, model=None, **more) -> AuditResult:
+    """An audit of random 8x8 pictures on the small network."""
+    private = batch(n)
+    return run_audit(parse_plan(table), model=model or mlp(), data=(private.inputs, private.labels), device="cpu", **more)
+
+
+def test_an_exact_recovery_leaks_and_says_so_everywhere(tmp_path: Path) -> None:
+    result = audit({"audit": EXACT}, out=tmp_path / "out")
+    report = result.report
+    assert (report.verdict.name.value, report.verdict.exit_code) == ("leaks", 1)
+    assert report.leakage_rate is not None
+    assert (report.leakage_rate.hits, report.leakage_rate.n) == (3, 3)
+    assert report.leakage_rate.low < 1 == report.leakage_rate.high
+    for trial in report.trials:
+        (psnr, _) = trial.scores
+        assert psnr.values == [100.0]
+        assert psnr.capped == 1
+        assert trial.converged
+        assert trial.matched == [0]
+        assert all(b.scores[0].values[0] < 20 for b in trial.baselines)
+        assert [i.rate.hits for i in trial.identification] == [1, 1]
+    assert [w.value for w in report.worst] == [100.0] * 3
+
+
+def test_the_report_keeps_its_schema(tmp_path: Path) -> None:
+    result = audit({"audit": EXACT}, out=tmp_path / "out")
+    held = json.loads((tmp_path / "out" / "report.json").read_text())
+    jsonschema.validate(held, json_schema())
+    assert AuditReport.model_validate(held) == result.report
+    assert {"plan", "environment", "trials", "leakage_rate", "caveats", "verdict"} <= set(held)
+    score = held["trials"][0]["scores"][0]
+    assert {"metric", "unit", "higher_is_closer", "values"} <= set(score)
+
+
+def test_an_attack_that_fails_is_not_evidence_of_safety() -> None:
+    report = audit({"audit": BRIEF}).report
+    assert report.verdict.name.value == "not shown"
+    assert report.verdict.exit_code == 3
+    assert "not evidence of safety" in report.verdict.sentence
+    assert "no attack converged" in report.verdict.sentence
+    assert "not converged" in {c.topic for c in report.caveats}
+
+
+def test_a_required_bound_that_is_missing_is_3() -> None:
+    table = {"audit": {**EXACT, "leak_threshold": {"psnr": 101.0}}, "policy": {"require_bound": True}}
+    assert audit(table).report.verdict.exit_code == 3
+    del table["policy"]
+    assert audit(table).report.verdict.exit_code == 0
+
+
+def test_the_policy_decides() -> None:
+    assert audit({"audit": EXACT, "policy": {"max_leakage_rate": 1.0}}).report.verdict.exit_code == 0
+    capped = audit({"audit": EXACT, "policy": {"max_leakage_rate": 1.0, "max_psnr": 30.0}}).report.verdict
+    assert (capped.exit_code, "100.0 dB" in capped.sentence) == (1, True)
+    with pytest.raises(BadInput, match=r"policy\.max_psnr is set, but audit\.metrics does not hold 'psnr'"):
+        check_policy(parse_plan({"audit": {"metrics": ["mse"], "leak_threshold": {}}, "policy": {"max_psnr": 9.0}}))
+
+
+def test_the_worst_case_is_over_all_attacks() -> None:
+    both = [*EXACT["attacks"], *BRIEF["attacks"]]
+    report = audit({"audit": {**BRIEF, "attacks": both}}).report
+    assert {w.trial.split(".")[0] for w in report.worst} == {"linear_layer-paper"}
+    assert len(report.trials) == 6
+
+
+def test_what_does_not_apply_is_skipped_by_standard_and_refused_by_name() -> None:
+    table = {"audit": {"attacks": ["standard"], "budget": "6s", "metrics": ["psnr"]}}
+    report = audit(table, n=1, model=conv_bn()).report
+    skipped = {t.attack: t.skipped for t in report.trials if t.skipped}
+    assert set(skipped) == {"linear_layer"}
+    with pytest.raises(NotApplicable, match="attack 'linear_layer:paper' does not apply"):
+        audit({"audit": EXACT}, model=conv_bn())
+
+
+def test_the_budget_ends_the_search_and_is_reported(tmp_path: Path) -> None:
+    table = {"audit": {"attacks": ["inverting_gradients:strong"], "metrics": ["psnr"], "budget": "2s"}}
+    table["audit"]["leak_threshold"] = {"psnr": 99.0}
+    report = audit(table, n=1, out=tmp_path / "out").report
+    assert report.trials[0].ended_by_budget
+    assert report.verdict.exit_code == 3
+    assert "budget" in {c.topic for c in report.caveats}
+    assert report.trials[0].seconds < 20
+
+
+def test_the_same_seed_gives_the_same_report_and_another_seed_another() -> None:
+    first, second = (audit({"audit": BRIEF}).report.trials for _ in range(2))
+    assert [t.scores for t in first] == [t.scores for t in second]
+    assert audit({"audit": {**BRIEF, "seeds": [1]}}).report.trials[0].scores != first[0].scores
+
+
+def test_labels_are_granted_or_inferred_and_the_report_says_which() -> None:
+    granted = audit({"audit": BRIEF}).report.trials[0].labels
+    assert (granted.source, granted.overlap) == ("granted", None)
+    inferred = audit({"audit": BRIEF, "server": {"knows": ["num_examples"]}}).report.trials[0].labels
+    assert (inferred.source, inferred.overlap) == ("inferred", 1.0)
+
+
+def test_attacker_and_client_compute_the_same() -> None:
+    table = {"client": {"protocol": "fedavg", "num_examples": 3, "epochs": 2, "minibatch_size": 2, "momentum": 0.9}}
+    trial = audit({"audit": BRIEF, **table}, model=conv_bn(training=True)).report.trials[0]
+    assert trial.self_check == pytest.approx(0, abs=1e-6)
+    assert trial.gradient_norm > 0
+
+
+def test_unknown_numbers_of_examples_are_searched() -> None:
+    entry = {"name": "inverting_gradients", "steps": 5, "unknowns": {"examples": [1, 2]}}
+    table = {"audit": {**BRIEF, "attacks": [entry]}, "client": {"num_examples": 2}, "server": {"knows": []}}
+    trial = audit(table, n=2).report.trials[0]
+    assert any("2 hypotheses" in note for note in trial.notes)
+
+
+def test_a_finished_audit_is_not_run_again(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    audit({"audit": BRIEF}, out=out)
+    record = next((out / "trials").glob("*.u0.s0.json"))
+    changed = json.loads(record.read_text()) | {"seconds": 12345.0}
+    record.write_text(json.dumps(changed))
+    assert audit({"audit": BRIEF}, out=out).report.trials[0].seconds == 12345.0
+    assert audit({"audit": BRIEF}, out=out, fresh=True).report.trials[0].seconds != 12345.0
+
+
+def test_a_folder_of_another_audit_is_left_alone(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    audit({"audit": BRIEF}, out=out)
+    before = (out / "report.json").read_bytes()
+    with pytest.raises(BadInput, match="holds the audit of another plan, model or data"):
+        audit({"audit": {**BRIEF, "seeds": [5]}}, out=out)
+    assert (out / "report.json").read_bytes() == before
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "thesis.txt").write_text("mine")
+    with pytest.raises(BadInput, match="is not empty and holds no audit"):
+        audit({"audit": BRIEF}, out=other, fresh=True)
+    assert (other / "thesis.txt").read_text() == "mine"
+
+
+def test_views_are_written_and_a_redacted_audit_holds_no_pixel(tmp_path: Path) -> None:
+    result = audit({"audit": EXACT}, out=tmp_path / "open")
+    report = write_views(tmp_path / "open", result.report, result.tensors)
+    assert (tmp_path / "open" / report.pictures.strip).is_file()
+    assert {p.name for p in (tmp_path / "open").iterdir()} >= {"report.html", "report.json", "junit.xml", "worst.png"}
+    stored = load_file(tmp_path / "open" / "reconstructions.safetensors")
+    torch.testing.assert_close(stored["private/0"], stored["rebuilt/linear_layer-paper.u0.s0"][0])
+    closed = audit({"audit": EXACT}, out=tmp_path / "closed", redact=True)
+    write_views(tmp_path / "closed", closed.report, closed.tensors)
+    suffixes = {p.suffix for p in (tmp_path / "closed").rglob("*") if p.is_file()}
+    assert suffixes == {".json", ".html", ".xml"}
+    assert "data:image" not in (tmp_path / "closed" / "report.html").read_text()
+    assert closed.report.leakage_rate == result.report.leakage_rate
+
+
+def test_public_and_private_data_must_be_disjoint() -> None:
+    table = {"data": {"name": "photos", "indices": "0:2"}, "server": {"public": {"name": "photos", "indices": "1:3"}}}
+    with pytest.raises(BadInput, match="1 examples are both public and private"):
+        run_audit(parse_plan({**table, "audit": BRIEF}), device="cpu")
+    with pytest.raises(BadInput, match=r"grants public_data, but server\.public names none"):
+        run_audit(parse_plan({"server": {"knows": ["public_data"]}, "audit": BRIEF}), device="cpu")
+
+
+def test_too_few_examples_for_one_update() -> None:
+    with pytest.raises(BadInput, match="3 examples"):
+        audit({"audit": BRIEF, "client": {"num_examples": 4}})
+
+
+def test_a_lax_threshold_is_called_so() -> None:
+    images = rand((1, 3, 8, 8), stream(0, "flat"), torch.zeros(())) * 0.01 + 0.5
+    plan = parse_plan({"audit": {**BRIEF, "leak_threshold": {"psnr": 10.0}}})
+    report = run_audit(plan, model=mlp(), data=(images, torch.zeros(1, dtype=torch.long)), device="cpu").report
+    assert "lax threshold" in {c.topic for c in report.caveats}
+
+
+def test_the_global_generator_is_left_alone() -> None:
+    before = torch.get_rng_state()
+    audit({"audit": BRIEF})
+    assert torch.equal(torch.get_rng_state(), before)
