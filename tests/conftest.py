@@ -2,8 +2,9 @@
 
 import pkgutil
 
-import fedspill
 from jaxtyping import install_import_hook
+
+import fedspill
 
 # The command line is left out: typer reads the annotations of its commands, which the hook would wrap.
 _checked = [f"fedspill.{m.name}" for m in pkgutil.iter_modules(fedspill.__path__) if m.name != "cli"]

@@ -24,7 +24,9 @@ BRIEF = {"attacks": [{"name": "inverting_gradients", "steps": 15}], "metrics": [
 def audit(table: dict, *, n: int = 3, model=None, **more) -> AuditResult:
     """An audit of random 8x8 pictures on the small network."""
     private = batch(n)
-    return run_audit(parse_plan(table), model=model or mlp(), data=(private.inputs, private.labels), device="cpu", **more)
+    return run_audit(
+        parse_plan(table), model=model or mlp(), data=(private.inputs, private.labels), device="cpu", **more
+    )
 
 
 def test_an_exact_recovery_leaks_and_says_so_everywhere(tmp_path: Path) -> None:

@@ -200,9 +200,7 @@ def test_a_killed_audit_goes_on_to_the_same_result(tmp_path: Path) -> None:
     )
     assert "going on from the checkpoint" in resumed.stderr
     subprocess.run([*command, str(tmp_path / "whole")], env=environment, capture_output=True, check=False)
-    first, second = (
-        load_file(tmp_path / name / "reconstructions.safetensors") for name in ("killed", "whole")
-    )
+    first, second = (load_file(tmp_path / name / "reconstructions.safetensors") for name in ("killed", "whole"))
     assert all(torch.equal(first[k], v) for k, v in second.items())
     trials = [json.loads((tmp_path / name / "report.json").read_text())["trials"][0] for name in ("killed", "whole")]
     assert trials[0]["objective"] == trials[1]["objective"]

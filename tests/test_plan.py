@@ -27,7 +27,9 @@ def test_every_key_has_a_default() -> None:
 def test_settings_are_laid_over_the_file(tmp_path: Path) -> None:
     path = tmp_path / "plan.toml"
     path.write_text('[client]\nprotocol = "fedavg"\nepochs = 2\n')
-    plan = read_plan(path, ["client.num_examples=8", "data.name=photos", "audit.budget=5m", "client.trainable=['fc.*']"])
+    plan = read_plan(
+        path, ["client.num_examples=8", "data.name=photos", "audit.budget=5m", "client.trainable=['fc.*']"]
+    )
     assert plan.client.training() == FedAvg(epochs=2, lr=0.01, trainable=("fc.*",))
     assert (plan.client.num_examples, plan.audit.budget) == (8, 300.0)
 

@@ -23,7 +23,9 @@ def shortened(component):
     """The same component with few iterations, so that a contract takes no time."""
     wanted = {"steps": 12, "restarts": 1}
     have = {f.name for f in fields(component)} & set(wanted)
-    return type(component)(**{**{f.name: getattr(component, f.name) for f in fields(component)}, **{k: wanted[k] for k in have}})
+    return type(component)(
+        **{**{f.name: getattr(component, f.name) for f in fields(component)}, **{k: wanted[k] for k in have}}
+    )
 
 
 def world(name: str, n: int, protocol=FedSGD(), model=None):

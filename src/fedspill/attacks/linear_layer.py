@@ -12,13 +12,12 @@ import torch
 
 from fedspill.core.errors import NotApplicable
 from fedspill.core.knowledge import ServerKnowledge
-from fedspill.core.local_update import FedAvg
 from fedspill.core.roles import UNWATCHED, Attack, Card, Watch
 from fedspill.core.types import Reconstruction, Update
 from fedspill.inversion.chain import Trace, first_linear, trace
 from fedspill.inversion.fully_connected import dense_layers, recursive_input
 from fedspill.inversion.layer_gradient import Layer, known_labels
-from fedspill.inversion.mean_gradient import mean_gradient
+from fedspill.inversion.mean_gradient import mean_gradient, one_step
 from fedspill.inversion.readout import read_layer, single_example
 
 
@@ -65,12 +64,7 @@ class LinearLayer:
         x, residual = recursive_input(layers, knowledge.model.params, gradient.values)
         labels = known_labels(update, knowledge, rng, 1)
         found = single_example(update, knowledge, (layers[0].weight,), x, residual, labels)
-        return found if _one_step(knowledge) else _drifting(found)
-
-
-def _one_step(knowledge: ServerKnowledge) -> bool:
-    training = knowledge.local_training
-    return not isinstance(training, FedAvg) or training.epochs == 1
+        return found if one_step(update, replace(knowledge, num_examples=1)) else _drifting(found)
 
 
 def _drifting(found: Reconstruction) -> Reconstruction:

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from fedspill.audit.guess import tv_only
 from fedspill.audit.report import Baseline, BaselineName, Identification, Labels, Rate, Score
@@ -160,6 +159,4 @@ def _baseline(scenario: Scenario, name: BaselineName, words: str, scored: Scored
     if flags is not None:
         label = criterion(scenario.plan.audit.leak_threshold, metrics_of(scenario))
         share = rate(label, sum(flags), len(flags))
-    return Baseline(
-        name=name, explanation=words, scores=[as_score(m) for m in scored.metrics], leakage_rate=share
-    )
+    return Baseline(name=name, explanation=words, scores=[as_score(m) for m in scored.metrics], leakage_rate=share)

@@ -4,6 +4,7 @@ import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,8 +18,8 @@ from fedspill.core.errors import NotApplicable
 from fedspill.core.local_update import aggregate_update
 from fedspill.core.model import Model
 from fedspill.core.rng import stream
-from fedspill.core.roles import Attack, Tampering
-from fedspill.core.types import Batch, Reconstruction, Update
+from fedspill.core.roles import Attack, Card, Tampering
+from fedspill.core.types import Batch, Reconstruction, ServerRole, Update
 from fedspill.federation.aggregation import collect
 from fedspill.federation.client import shared_out
 from fedspill.federation.threat import observe
@@ -146,12 +147,19 @@ def _blank(scenario: Scenario, task: Task, *, skipped: str | None = None) -> Tri
         attack=task.world.name,
         preset=task.world.label.partition(":")[2],
         title=card.title,
-        role=card.role.value,
+        role=_role(scenario, card).value,
         seed=task.seed,
         update=task.update,
         examples=[scenario.pool.indices[i] for i in scenario.groups[task.update]],
         skipped=skipped,
     )
+
+
+def _role(scenario: Scenario, card: Card[Any]) -> ServerRole:
+    """What the server must be willing to do: for the attack, or for the tampering before it."""
+    planned = tampering_of(scenario.plan)
+    roles = list(ServerRole)
+    return max(card.role, planned[1].role if planned else card.role, key=roles.index)
 
 
 def _record(scenario: Scenario, task: Task, rebuilt: Reconstruction, private: Batch) -> Trial:

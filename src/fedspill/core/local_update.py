@@ -7,6 +7,7 @@ protocol that differs subtly from the one that it attacks.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -140,9 +141,8 @@ def _gradients(
     with torch.enable_grad():
         logits, after = model.forward({**model.params, **current}, buffers, z)
         loss = model.loss_fn(logits, labels)
-        gradients: Sequence[Tensor | None] = torch.autograd.grad(
-            loss, list(current.values()), create_graph=create_graph, allow_unused=True
-        )
+        found = torch.autograd.grad(loss, list(current.values()), create_graph=create_graph, allow_unused=True)
+    gradients = cast("Sequence[Tensor | None]", found)  # None for a parameter that the loss does not use
     pairs = zip(current.items(), gradients, strict=True)
     return {k: torch.zeros_like(p) if g is None else g for (k, p), g in pairs}, after
 

@@ -66,23 +66,23 @@ def trace(model: Model) -> Trace:
 
     A residual sum, a functional activation or an in-place change between two layers breaks the link.
     """
-    calls: list[tuple[str, nn.Module, Tensor, Tensor]] = []
+    calls: list[tuple[str, nn.Module, object, object]] = []
     links: list[bool] = []
     z = probe_inputs(model.input, 2, model.like)
-    last: list[tuple[Tensor, int]] = [(z, z._version)]
+    last: list[tuple[object, int]] = [(z, z._version)]
 
-    def before(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        links.append(_same(inputs[0], *last[-1]))
+    def before(module: nn.Module, inputs: tuple[object, ...]) -> None:
+        links.append(bool(inputs) and _same(inputs[0], *last[-1]))
 
     handles: list[torch.utils.hooks.RemovableHandle] = []
     for name, module in model.module.named_modules():
         if any(True for _ in module.children()):
             continue
 
-        def after(m: nn.Module, inputs: tuple[Tensor, ...], output: Tensor, name: str = name) -> None:
+        def after(m: nn.Module, inputs: tuple[object, ...], output: object, name: str = name) -> None:
             # All outputs are kept, so that no new tensor can stand at an old one's address.
-            calls.append((name, m, inputs[0], output))
-            last.append((output, output._version))
+            calls.append((name, m, inputs[0] if inputs else None, output))
+            last.append((output, output._version if isinstance(output, Tensor) else 0))
 
         handles += [module.register_forward_pre_hook(before), module.register_forward_hook(after)]
     try:
@@ -92,13 +92,18 @@ def trace(model: Model) -> Trace:
         for handle in handles:
             handle.remove()
     steps = [
-        Step(name, module, link, tuple(x.shape[1:]), tuple(y.shape[1:]))
-        for (name, module, x, y), link in zip(calls, links, strict=True)
+        Step(name, module, link, _shape(x), _shape(y)) for (name, module, x, y), link in zip(calls, links, strict=True)
     ]
     return Trace(tuple(steps), _same(logits, *last[-1]))
 
 
-def _same(got: Tensor, previous: Tensor, version: int) -> bool:
+def _shape(value: object) -> tuple[int, ...]:
+    return tuple(value.shape[1:]) if isinstance(value, Tensor) else ()
+
+
+def _same(got: object, previous: object, version: int) -> bool:
+    if not isinstance(got, Tensor) or not isinstance(previous, Tensor):
+        return False
     reshaped = got.data_ptr() == previous.data_ptr() and got.numel() == previous.numel()
     return (got is previous or reshaped) and got._version == version
 

@@ -5,10 +5,10 @@ import torch
 from fedspill.core.errors import NotApplicable
 from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.types import Reconstruction, Update
+from fedspill.inversion.candidates import ONE_EXAMPLE
 from fedspill.inversion.layer_gradient import Layer, known_labels, layer_gradient
 from fedspill.inversion.linear_leakage import class_means
 from fedspill.inversion.mean_gradient import one_step
-from fedspill.inversion.readout import ONE_EXAMPLE
 
 
 def by_class(

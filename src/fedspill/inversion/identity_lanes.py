@@ -62,6 +62,8 @@ def _stack(traced: Trace) -> tuple[list[Step], Step]:
             if not any(isinstance(s.module, nn.Conv2d) for s in steps):
                 raise NotApplicable("no convolution comes before the first linear layer")
             return steps, step
+        if any(step.module is other.module for other in steps) and step.parameter("weight"):
+            raise NotApplicable(f"{step.describe()} is used twice, so it cannot serve two places of a stack")
         if isinstance(step.module, nn.Conv2d) and step.module.groups != 1:
             raise NotApplicable(f"{step.describe()} has groups, which no lane can cross")
         known = (nn.Conv2d, nn.BatchNorm2d, *POOLS, *WORKING_RANGE)

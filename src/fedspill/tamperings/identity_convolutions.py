@@ -16,6 +16,7 @@ from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.model import Model
 from fedspill.core.roles import UNWATCHED, Card, Tampered, Tampering, Watch
 from fedspill.core.types import Batch, Reconstruction, ServerRole, Update
+from fedspill.inversion.candidates import ONE_EXAMPLE
 from fedspill.inversion.chain import Trace, trace
 from fedspill.inversion.class_readout import by_class
 from fedspill.inversion.fully_connected import dense_layers, recursive_input
@@ -24,7 +25,6 @@ from fedspill.inversion.identity_lanes import identity_params
 from fedspill.inversion.layer_gradient import Layer, known_labels
 from fedspill.inversion.mean_gradient import mean_gradient
 from fedspill.inversion.picture import PixelMap, picture, pixel_map
-from fedspill.inversion.readout import ONE_EXAMPLE
 
 
 @dataclass(frozen=True)
