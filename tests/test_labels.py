@@ -160,6 +160,8 @@ def test_the_default_depends_on_what_was_sent() -> None:
     update, knowledge = sent(labels, network())
     assert default_method(update, knowledge, 1) == "bias_sign"
     assert default_method(update, knowledge, 4) == "self_consistent"
+    quiet = Update(UpdateKind.GRADIENT, {k: 0.1 * v for k, v in update.values.items()})
+    assert default_method(quiet, knowledge, 4) == "column_minimum"
     path = Update(UpdateKind.DELTA, update.values)
     assert default_method(path, knowledge, 4) == "bias_corrected"
     for activation, several in ((nn.ReLU, "llg"), (nn.Tanh, "column_minimum")):

@@ -32,7 +32,7 @@ def self_consistent(gradient: HeadGradient, start: Int[Tensor, " n"]) -> Int[Ten
     for _ in range(ROUNDS):
         counts = torch.bincount(labels, minlength=len(bias))
         seen.add(tuple(labels.tolist()))
-        if bool((counts > 0).all()) or not bool(bias[counts == 0].any()):
+        if bool((counts > 0).all()) or not float(bias[counts == 0].square().sum()) > 0:
             return labels  # no absent class shows the mean feature
         expected = _mean_softmax(gradient, bias, counts)
         shown = rescaled(bias, expected, gradient.scaled)

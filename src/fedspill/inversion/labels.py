@@ -42,6 +42,8 @@ LabelMethod = Literal[
     "self_consistent",
 ]
 GetProbe = Callable[[], Probe]
+FAMILIAR = 0.5
+"""Share of an ignorant network's error below which a network counts as right about most examples."""
 
 
 def infer(
@@ -73,19 +75,28 @@ def infer(
 def default_method(update: Update, knowledge: ServerKnowledge, num_examples: int) -> LabelMethod:
     """The method to use where nothing is known, chosen from the table of benchmarks/label_inference.py.
 
-    One example: the sign of the bias gradient is exact; without one, iDLG. Several: self_consistent on a single
-    gradient, where it is nearly perfect for untrained networks; bias_corrected after several local steps, which
-    no fixed model describes. Without a bias llg, its form on row sums, if features are non-negative, else
-    column_minimum, which is also the best for networks that are trained if labels are known to differ.
+    One example: the sign of the bias gradient is exact; without one, iDLG. Several: column_minimum where the
+    network is already right about most examples, which then hardly count in any sum; else self_consistent on a
+    single gradient, where it is nearly perfect for untrained networks, and bias_corrected after several local
+    steps. Without a bias llg, if features are non-negative, else column_minimum.
     """
     head = find_head(knowledge.model)
     if head.bias is not None and head.bias in update.values:
-        several = "self_consistent" if one_step(update, knowledge) else "bias_corrected"
-        return "bias_sign" if num_examples == 1 else several
+        return "bias_sign" if num_examples == 1 else _with_bias(update, knowledge, num_examples)
     if num_examples == 1:
         return "idlg"
     seen = probe(knowledge, head, knowledge.model.params, stream(0, "label_features"))
     return "llg" if seen.smallest >= 0 else "column_minimum"
+
+
+def _with_bias(update: Update, knowledge: ServerKnowledge, num_examples: int) -> LabelMethod:
+    gradient = head_gradient(update, knowledge, num_examples)
+    # Negative entries add up to the probability that the m present classes lack: 1 - m/K if it is spread evenly.
+    bias = gradient.bias()
+    lacking, even = -float(bias.clamp_max(0).sum()), 1 - float((bias < 0).sum()) / len(bias)
+    if gradient.scaled and lacking < FAMILIAR * even:
+        return "column_minimum"
+    return "self_consistent" if one_step(update, knowledge) else "bias_corrected"
 
 
 def idlg(gradient: HeadGradient, _: GetProbe) -> Int[Tensor, " n"]:

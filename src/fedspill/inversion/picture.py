@@ -58,7 +58,7 @@ class PixelMap:
         return grey[upper[:, 0] - 1].lerp(grey[upper[:, 0]], share)
 
 
-def pixel_map(model: Model, layer: str, levels: int = 256) -> PixelMap:
+def pixel_map(model: Model, layer: str, levels: int = 65) -> PixelMap:
     """Finds the pixel behind every input of the linear layer named `layer`.
 
     Raises:

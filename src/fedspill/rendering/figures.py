@@ -29,6 +29,10 @@ class _Row:
     is_guess: bool
 
 
+MOST_LETTERS = 30
+"""Of a name on one line beside its row; the table of attacks has it whole."""
+
+
 def distribution(report: AuditReport, width: int = WIDE) -> str | None:
     """The main metric per attack, one dot per value, above what guesses without the update score.
 
@@ -127,7 +131,12 @@ def _name(axes: Axes, y: int, row: _Row, wide: bool) -> None:
     weight = "normal" if row.is_guess else "bold"
     detail = f"guess, n = {row.spread.n}" if row.is_guess else f"n = {row.spread.n}"
     if wide:
-        canvas.write(axes, -0.02, y + 0.05, row.name, transform=where, ha="right", fontweight=weight)
+        name, colon, preset = row.name.partition(":")
+        if len(row.name) > MOST_LETTERS and colon:  # the preset goes to the second line
+            detail = f"{preset[:MOST_LETTERS]}, {detail}"
+        else:
+            name = row.name
+        canvas.write(axes, -0.02, y + 0.05, name, transform=where, ha="right", fontweight=weight)
         canvas.write(axes, -0.02, y - 0.3, detail, transform=where, ha="right", alpha=0.7)
     else:
         canvas.write(axes, 0.0, y + 0.22, f"{row.name}, {detail}", transform=where, fontweight=weight)

@@ -34,7 +34,8 @@ class IdentityConvolutions:
     Strides and pools leave a smaller picture (a maximum pool also a brighter one), which is enlarged again.
 
     Attributes:
-        phases: fill free channels with shifted copies, so that strides lose fewer pixels (not in the paper).
+        phases: fill free channels with shifted copies, so that strides lose fewer pixels (not in the paper; no
+            effect where the network has maximum pools).
         flat_head: set the classification layer to zero, so that several examples of different classes are
             each read exactly (not in the paper, which treats one example).
     """
