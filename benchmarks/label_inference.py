@@ -83,7 +83,7 @@ def trial(case: Case, model: Model, pool: Batch, classes: int, public: Batch | N
     found = dict[str, float]()
     for name in METHODS:
         try:
-            got = infer(name, update, knowledge, case.size, stream(seed, "attack", name))  # pyright: ignore[reportArgumentType]
+            got = infer(name, update, knowledge, case.size, stream(seed, "attack", name))
         except NotApplicable:
             continue
         found[name] = accuracy(got, labels)

@@ -181,7 +181,7 @@ def bias_counts(gradient: HeadGradient, get_probe: GetProbe) -> Int[Tensor, " n"
     return nearest_counts(gradient.num_examples * (probability - shown), gradient.num_examples)
 
 
-METHODS: Mapping[str, Callable[[HeadGradient, GetProbe], Int[Tensor, " n"]]] = {
+METHODS: Mapping[LabelMethod, Callable[[HeadGradient, GetProbe], Int[Tensor, " n"]]] = {
     "idlg": idlg,
     "bias_sign": bias_sign,
     "column_minimum": column_minimum,
