@@ -1,0 +1,27 @@
+"""The demonstration's settings are sound; its pictures are made by `make demo`."""
+
+from pathlib import Path
+
+from fedspill.audit import parse_plan, run_audit
+from fedspill.audit.watch import Silent
+from fedspill.cli import demo
+from fedspill.cli.demo import SETTINGS
+
+
+def test_the_exact_scene_is_exact() -> None:
+    exact = next(s for s in SETTINGS if s.name == "fully_connected")
+    report = run_audit(parse_plan(exact.plan), device="cpu").report
+    assert report.leakage_rate is not None
+    assert report.leakage_rate.rate == 1.0
+    assert all(w.value > 60 for w in report.worst)
+
+
+def test_the_page_leads_to_every_scene(tmp_path: Path, monkeypatch) -> None:
+    quick = tuple(s for s in SETTINGS if s.name == "fully_connected")
+    monkeypatch.setattr(demo, "SETTINGS", quick)
+    demo.run_demo(tmp_path, Silent(), "cpu", fresh=False)
+    page = (tmp_path / "index.html").read_text()
+    assert (tmp_path / "fully_connected" / "report.html").is_file()
+    assert 'href="fully_connected/report.html"' in page
+    assert "<script" not in page
+    assert page.count("data:image/png") >= 3
