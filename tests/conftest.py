@@ -2,6 +2,7 @@
 
 import pkgutil
 
+import torch
 from jaxtyping import install_import_hook
 
 import fedspill
