@@ -77,6 +77,7 @@ def test_help_is_there_with_examples(command: list[str]) -> None:
 def test_doctor_finds_this_machine_fit() -> None:
     done = fedspill("doctor")
     assert "one update" in done.stdout
+    assert done.exit_code == 0, done.stdout
 
 
 @pytest.fixture
@@ -154,7 +155,7 @@ BAD = {
     "unknown metric": (["audit", "plan.toml", "--set", "audit.metrics=['psnr','loudness']"], "loudness"),
     "missing weights": (["audit", "plan.toml", "--set", "model.weights=none.pt"], "does not exist"),
     "no such index": (["audit", "plan.toml", "--set", "data.indices='0:100000'"], "out of range"),
-    "no cuda": (["audit", "plan.toml", "--device", "tpu"], "it is auto, cpu or cuda"),
+    "unknown device": (["audit", "plan.toml", "--device", "tpu"], "it is auto, cpu or cuda"),
     "trainable": (["audit", "plan.toml", "--set", "client.trainable=['hed.*']"], "'hed.*' matches none of"),
     "no report": (["report", "."], "holds no report.json"),
     "bad budget": (["audit", "plan.toml", "--budget", "soon"], "no duration"),
@@ -177,8 +178,41 @@ def test_bad_input_is_one_line_and_exit_code_2(case: str, tmp_path: Path, monkey
     assert said in shown.err
     assert "Traceback" not in shown.err
     assert len(shown.err.strip().splitlines()) == 1
-    assert {p for p in tmp_path.iterdir() if not p.name.startswith("fedspill-")} == before
-    assert not list(tmp_path.rglob("report*")), "nothing is half-written"
+    assert set(tmp_path.iterdir()) == before, "nothing is half-written"
+
+
+def test_what_contradicts_itself_in_a_captured_update(captured: Path, monkeypatch) -> None:
+    monkeypatch.syspath_prepend(str(captured))
+    for more, said in [
+        (("--labels", "99"), "the model's classes are 0 to 9"),
+        (("--labels", "3,5", "--num-examples", "3"), "are 2 labels, --num-examples says 3"),
+        (("--epochs", "2"), "with --kind gradient there is none"),
+        (("--kind", "delta", "--epochs", "2"), "needs both --epochs and --lr"),
+        (("--attack", "dgl"), "unknown attack 'dgl'"),
+        (("--set", "steps=many"), "field 'steps'"),
+        (("--budget", "soon"), "no duration"),
+    ]:
+        error = attack(captured, *more).exception
+        assert isinstance(error, FedspillError), more
+        assert said in str(error)
+        assert not (captured / "out").exists(), more
+
+
+def test_defects_do_not_read_as_leaks(tmp_path: Path, monkeypatch, capsys) -> None:
+    (tmp_path / "broken_factory.py").write_text("def make():\n    return 1 / 0\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    monkeypatch.setattr(
+        sys, "argv", ["fedspill", "audit", str(plan(tmp_path)), "--set", "model.name=broken_factory:make"]
+    )
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 2
+    monkeypatch.setattr(sys, "argv", ["fedspill", "audit", str(plan(tmp_path)), "--out", "/proc/none"])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 2
+    assert "Traceback" not in capsys.readouterr().err
 
 
 def test_a_killed_audit_goes_on_to_the_same_result(tmp_path: Path) -> None:

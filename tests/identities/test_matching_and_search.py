@@ -147,7 +147,7 @@ class BreakingWatch(Unwatched):
     def __init__(self, break_after: int | None = None, kept: bytes | None = None) -> None:
         self.break_after, self.kept, self.saves = break_after, kept, 0
 
-    def save(self, state) -> None:
+    def save(self, state, *, last=False) -> None:
         buffer = io.BytesIO()
         torch.save(dict(state()), buffer)
         self.kept, self.saves = buffer.getvalue(), self.saves + 1
@@ -192,3 +192,28 @@ def test_a_search_that_runs_out_of_time_returns_its_best_and_says_so() -> None:
     assert not found.complete
     assert found.value == min(found.history)
     assert len(found.history) < 100
+
+
+def test_the_last_state_before_the_budgets_end_is_kept_to_go_on_from() -> None:
+    class Ending(BreakingWatch):
+        def out_of_time(self) -> bool:
+            return self.saves == 6
+
+        def save(self, state, *, last=False) -> None:
+            super().save(state)
+            self.last = last
+
+    search = Search(SignedAdam(), 10, restarts=2)
+    whole = search.run([bowl(1.0)], stream(0, "s"), UNWATCHED)
+    watch = Ending()
+    ended = search.run([bowl(1.0)], stream(0, "s"), watch)
+    assert (ended.complete, watch.last) == (False, True)
+    resumed = search.run([bowl(1.0)], stream(0, "s"), BreakingWatch(kept=watch.kept))
+    assert resumed.history == whole.history
+    assert torch.equal(resumed.variables[0], whole.variables[0])
+
+
+@pytest.mark.parametrize("wrong", [{"steps": 0}, {"steps": 5, "restarts": 0}])
+def test_a_search_of_nothing_is_refused(wrong: dict) -> None:
+    with pytest.raises(BadInput, match="both must be at least 1"):
+        Search(SignedAdam(), **wrong)

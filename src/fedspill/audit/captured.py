@@ -1,6 +1,7 @@
 """Attacks on an update that was captured: no truth, no scores, only what the attack itself believes."""
 
 import json
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from fedspill.core.errors import BadInput
 from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.model import Model, conform
 from fedspill.core.rng import stream
+from fedspill.core.roles import Attack
 from fedspill.core.types import Reconstruction, Update, UpdateKind
 
 Kind = Literal["gradient", "delta", "weights"]
@@ -61,6 +63,19 @@ def as_update(tensors: Mapping[str, Tensor], kind: Kind, model: Model) -> Update
     return Update(UpdateKind.GRADIENT if kind == "gradient" else UpdateKind.DELTA, checked, sent or None)
 
 
+def check_entry(entry: AttackEntry, knowledge: ServerKnowledge) -> Attack:
+    """The attack that an entry names.
+
+    Raises:
+        BadInput: unknown attack, preset or field, or needs that are not met.
+    """
+    name, _, card = catalogue.pick(catalogue.attacks(), f"{entry.name}:{entry.preset}", "attack")
+    missing = knowledge.missing(card.needs)
+    if missing:
+        raise BadInput(f"attack {name!r} needs {sorted(k.value for k in missing)}; give them as options")
+    return configure(card, entry, "attack")
+
+
 def attack_captured(
     entry: AttackEntry,
     update: Update,
@@ -78,11 +93,7 @@ def attack_captured(
         BadInput: unknown attack, preset or field, or needs that are not met.
         NotApplicable: the attack does not fit the model or the update.
     """
-    name, _, card = catalogue.pick(catalogue.attacks(), f"{entry.name}:{entry.preset}", "attack")
-    missing = knowledge.missing(card.needs)
-    if missing:
-        raise BadInput(f"attack {name!r} needs {sorted(k.value for k in missing)}; give them as options")
-    attack = configure(card, entry, "attack")
+    attack = check_entry(entry, knowledge)
     listener.trial(1, 1, entry.label)
     deadline = None if budget is None else time.monotonic() + budget
     watch = TrialWatch(listener, out / "checkpoint.pt", deadline)
@@ -104,6 +115,7 @@ def _summary(
     seconds: float,
     command: str,
 ) -> dict[str, object]:
+    finite = [v for v in rebuilt.objective if math.isfinite(v)]
     return {
         "attack": entry.label,
         "converged": rebuilt.converged,
@@ -111,7 +123,7 @@ def _summary(
         "labels": [] if rebuilt.labels is None else rebuilt.labels.tolist(),
         "label_method": rebuilt.label_method,
         "iterations": max(0, len(rebuilt.objective) - 1),
-        "objective": [rebuilt.objective[0], min(rebuilt.objective)] if rebuilt.objective else [],
+        "objective": [v for v in (*rebuilt.objective[:1], min(finite, default=math.nan)) if math.isfinite(v)],
         "notes": list(rebuilt.notes),
         "update": {"kind": update.kind.value, "norm": update.norm(), "parameters": len(update.values)},
         "granted": sorted(k.value for k in knowledge.holds()),

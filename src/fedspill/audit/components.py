@@ -64,9 +64,12 @@ def choose(plan: AuditPlan) -> list[Chosen]:
     """
     chosen = list[Chosen]()
     for entry in plan.audit.attacks:
-        chosen += _standard(plan) if entry.name == "standard" else [_one(plan, entry)]
+        chosen += _standard(plan, entry) if entry.name == "standard" else [_one(plan, entry)]
     if not chosen:
         raise BadInput("audit.attacks is empty; name at least one attack, or 'standard'")
+    labels = [c.label for c in chosen]
+    if twice := sorted({label for label in labels if labels.count(label) > 1}):
+        raise BadInput(f"audit.attacks names {', '.join(twice)} twice")
     return chosen
 
 
@@ -86,12 +89,22 @@ def _one(plan: AuditPlan, entry: AttackEntry) -> Chosen:
     return Chosen(entry.name, entry.preset, entry.label, card, component, explicit=True)
 
 
-def _standard(plan: AuditPlan) -> list[Chosen]:
-    """Every attack whose needs are met, and every readable tampering that the server is willing to do."""
+def _standard(plan: AuditPlan, entry: AttackEntry) -> list[Chosen]:
+    """Every attack whose needs are met, and every readable tampering that the server is willing to do.
+
+    "standard:quick" takes the presets of that name, where a component has one.
+    """
+    if entry.overrides:
+        raise BadInput(f"'standard' has no fields of its own, got {', '.join(entry.overrides)}")
     cards: dict[str, Card[Any]] = {**catalogue.attacks(), **_readable()}
     limit = _ROLES.index(plan.server.role)
     fitting = {n: c for n, c in cards.items() if c.needs <= _grants(plan) and _ROLES.index(c.role) <= limit}
-    return [Chosen(n, "paper", f"{n}:paper", c, c.presets["paper"], explicit=False) for n, c in fitting.items()]
+    presets = {n: entry.preset if entry.preset in c.presets else "paper" for n, c in fitting.items()}
+    if fitting and entry.preset not in presets.values():
+        raise BadInput(f"no attack has a preset {entry.preset!r}; 'standard' has paper, quick, strong")
+    return [
+        Chosen(n, presets[n], f"{n}:{presets[n]}", c, c.presets[presets[n]], explicit=False) for n, c in fitting.items()
+    ]
 
 
 def _grants(plan: AuditPlan) -> frozenset[Knows]:

@@ -3,7 +3,7 @@
 import re
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     BaseModel,
@@ -92,7 +92,7 @@ class AuditSection(_Section):
     attacks: tuple[Entry, ...] = (AttackEntry(name="standard"),)
     seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
     metrics: tuple[str, ...] = Field(default=("psnr", "ssim", "mse"), min_length=1)
-    leak_threshold: dict[str, float] = Field(default={"psnr": 20.0})
+    leak_threshold: dict[str, Annotated[float, Field(allow_inf_nan=False)]] = Field(default={"psnr": 20.0})
     budget: Seconds | None = None
     lpips_weights: str | None = None
     identification: tuple[Literal["pixel", "lpips", "feature"], ...] = ("pixel",)
@@ -191,7 +191,7 @@ class PolicySection(_Section):
     """
 
     max_leakage_rate: float = Field(default=0.0, ge=0, le=1)
-    max_psnr: float | None = None
+    max_psnr: Annotated[float, Field(allow_inf_nan=False)] | None = None
     require_bound: bool = False
 
 
@@ -207,6 +207,8 @@ class AuditPlan(_Section):
 
     @model_validator(mode="after")
     def _check(self) -> "AuditPlan":
+        if len(set(self.audit.seeds)) != len(self.audit.seeds):
+            raise ValueError(f"audit.seeds={list(self.audit.seeds)} names one seed twice")
         unscored = [m for m in self.audit.leak_threshold if m not in self.audit.metrics]
         if unscored:
             raise ValueError(f"leak_threshold names {unscored}, which metrics={list(self.audit.metrics)} lacks")
@@ -236,8 +238,9 @@ def _explain(error: Any) -> str:
 def _known(loc: tuple[Any, ...]) -> str:
     section: Any = AuditPlan
     for part in loc[:-1]:
-        field = section.model_fields.get(part)
-        section = field.annotation if field is not None else section
+        field = getattr(section, "model_fields", {}).get(part)
+        kinds = get_args(field.annotation) or (field.annotation,) if field is not None else (section,)
+        section = next((k for k in kinds if hasattr(k, "model_fields")), section)
     names = getattr(section, "model_fields", AuditPlan.model_fields)
     return f"allowed here: {', '.join(names)}"
 

@@ -107,7 +107,7 @@ class Trial(_Record):
         examples: indices of the private examples within the data split.
         gradient_norm: of the update; close to 0 there is nothing to invert.
         self_check: the attack's matching value at the true input (0 up to rounding when attacker and client
-            compute the same); None for closed forms.
+            compute the same).
         iterations: of the best run; 0 for closed forms.
         objective: the curve of the best run, thinned to at most 200 points as [iteration, value].
         confidence: the attack's own, one per reconstruction, in the order of the tensors stored.

@@ -1,5 +1,6 @@
 """A whole audit: every update, every attack, every seed, one report."""
 
+import functools
 import hashlib
 import json
 import platform
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 import fedspill
 from fedspill.audit import verdict as verdicts
 from fedspill.audit.components import choose, tampering_of
+from fedspill.audit.judge import prior_only
 from fedspill.audit.plan import AuditPlan
 from fedspill.audit.report import AuditReport, Environment, Grant, Trial
 from fedspill.audit.scenario import Scenario, pick_device, prepare, weights_sha256
@@ -25,6 +27,7 @@ from fedspill.audit.watch import Listener, Silent, TrialWatch
 from fedspill.core.inputs import ImageSpec
 from fedspill.core.knowledge import Knows
 from fedspill.core.model import Model
+from fedspill.scoring.metrics import by_names
 from fedspill.zoo.data import DataPool, from_tensors
 
 EXPLAINED = {
@@ -83,6 +86,7 @@ def run_audit(
     verdicts.check_policy(plan)
     worlds = choose(plan)
     tampering_of(plan)
+    by_names(plan.audit.metrics)
     pool = from_tensors(*data) if isinstance(data, tuple) else data
     scenario = prepare(plan, pick_device(device), model=_as_model(model, pool, plan), pool=pool)
     tasks = [
@@ -91,10 +95,11 @@ def run_audit(
         for update in range(len(scenario.groups))
         for seed in plan.audit.seeds
     ]
-    store = None if out is None else Store(out, scenario.key())
+    store = None if out is None else Store(out, scenario.key(redact=redact))
     if store is not None:
         store.open(fresh=fresh)
-    finished = _run_all(scenario, tasks, store, listener, began, keep_tensors=not redact)
+    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+        finished = _run_all(scenario, tasks, store, listener, began, keep_tensors=not redact)
     trials = [f.record for f in finished]
     report = _report(scenario, trials, _environment(scenario, started, time.monotonic() - began, command), redact)
     tensors = {} if redact else _tensors(scenario, finished)
@@ -125,6 +130,7 @@ def _run_all(
     keep_tensors: bool,
 ) -> list[Finished]:
     finished, budget = list[Finished](), scenario.plan.audit.budget
+    priors = functools.cache(lambda update, seed: prior_only(scenario, scenario.private(update), seed))
     for number, task in enumerate(tasks):
         held = None if store is None else store.finished(task.name)
         if held is not None and not held[0].ended_by_budget:
@@ -135,8 +141,9 @@ def _run_all(
         if budget is not None:  # what is left, shared out equally to the trials that are left
             now = time.monotonic()
             deadline = now + max(0.0, began + budget - now) / (len(tasks) - number)
-        checkpoint = None if store is None else store.checkpoint(task.name)
-        done = run_trial(scenario, task, TrialWatch(listener, checkpoint, deadline))
+        # A checkpoint holds a candidate, so a redacted audit keeps none.
+        checkpoint = None if store is None or not keep_tensors else store.checkpoint(task.name)
+        done = run_trial(scenario, task, TrialWatch(listener, checkpoint, deadline), priors)
         if store is not None:
             store.keep(done.record, done.tensors if keep_tensors else {})
         finished.append(done)
@@ -154,8 +161,8 @@ def _report(scenario: Scenario, trials: list[Trial], environment: Environment, r
         trials=trials,
         worst=worst,
         leakage_rate=share,
-        caveats=verdicts.caveats(plan, trials),
-        not_tested=verdicts.not_tested(plan),
+        caveats=verdicts.caveats(plan, trials, _conditions(scenario)),
+        not_tested=verdicts.not_tested(trials),
         verdict=verdicts.verdict(plan, trials, worst, share),
         redacted=redacted,
     )
@@ -178,13 +185,23 @@ def _environment(scenario: Scenario, started: str, seconds: float, command: str)
         plan_sha256=hashlib.sha256(plan.encode()).hexdigest(),
         weights_sha256=weights_sha256(scenario.model),
         data=scenario.pool.source,
-        model=_describe(scenario.model, scenario.plan),
+        model=_describe(scenario),
     )
 
 
-def _describe(model: Model, plan: AuditPlan) -> str:
+def _describe(scenario: Scenario) -> str:
+    model, plan = scenario.model, scenario.plan.model
+    name = f"the caller's {type(model.module).__name__}" if scenario.given else f"{plan.name}, {plan.weights} weights"
     size = sum(p.numel() for p in model.params.values())
-    return f"{plan.model.name}, {plan.model.weights} weights, {size:,} parameters, {plan.model.mode} mode"
+    return f"{name}, {size:,} parameters, {'train' if model.training else 'eval'} mode"
+
+
+def _conditions(scenario: Scenario) -> verdicts.Conditions:
+    return verdicts.Conditions(
+        training=scenario.model.training,
+        untrained=not scenario.given and scenario.plan.model.weights == "untrained",
+        labelled=scenario.pool.has_labels,
+    )
 
 
 def _tensors(scenario: Scenario, finished: Sequence[Finished]) -> dict[str, Tensor]:

@@ -2,20 +2,28 @@
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+import fedspill
 from fedspill.audit.plan import AuditPlan, PoolSection
 from fedspill.core.errors import BadInput
 from fedspill.core.knowledge import Knows
 from fedspill.core.model import Model
+from fedspill.core.rng import randn, stream
 from fedspill.core.types import Batch
+from fedspill.federation.client import shared_out
 from fedspill.zoo.cut import cut
 from fedspill.zoo.data import DataPool, load
 from fedspill.zoo.models import build
+
+UNLABELLED_CLASSES = 10
+"""Of a network built for data without labels."""
+
+DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 
 
 @dataclass(frozen=True)
@@ -24,6 +32,7 @@ class Scenario:
 
     Attributes:
         groups: for each update the positions of its examples in the pool.
+        given: the model is the caller's, not the plan's.
     """
 
     plan: AuditPlan
@@ -31,6 +40,7 @@ class Scenario:
     pool: DataPool
     groups: list[list[int]]
     public: DataPool | None
+    given: bool
 
     def private(self, update: int) -> Batch:
         """The examples behind one update, on the model's device."""
@@ -41,13 +51,32 @@ class Scenario:
         """The public examples, on the model's device."""
         return None if self.public is None else self.public.batch.to(self.model.like)
 
-    def key(self) -> str:
-        """A digest of everything that decides the results, budget aside."""
+    @property
+    def granted_public(self) -> Batch | None:
+        """The public examples, if the server was granted them."""
+        return self.public_batch if Knows.PUBLIC_DATA in self.plan.server.knows else None
+
+    def key(self, *, redact: bool) -> str:
+        """A digest of everything that decides what a folder holds; budget and policy do not."""
         plan = self.plan.model_dump(mode="json", exclude={"audit": {"budget"}, "policy": True})
-        digest = hashlib.sha256(json.dumps(plan, sort_keys=True).encode())
+        said = [plan, redact, fedspill.__version__, torch.__version__, self.model.like.device.type, self.model.training]
+        digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode())
+        digest.update(repr((self.model.input, self.model.module, self.pool.indices, _behaviour(self.model))).encode())
         digest.update(weights_sha256(self.model).encode())
-        digest.update(self.pool.batch.inputs.numpy().tobytes())
+        for pool in (self.pool, self.public):
+            if pool is not None:
+                digest.update(repr(tuple(pool.batch.inputs.shape)).encode())
+                digest.update(pool.batch.inputs.numpy().tobytes())
+                digest.update(pool.batch.labels.numpy().tobytes())
         return digest.hexdigest()
+
+
+def _behaviour(model: Model) -> list[str]:
+    """What the network says of one input, to the digits that no number of threads changes: its code may have."""
+    calm = replace(model, training=False)
+    z = randn((1, *model.input.encoded_shape), stream(0, "key"), model.like)
+    with torch.no_grad():
+        return [f"{v:.2e}" for v in calm.logits(calm.params, z).flatten().tolist()]
 
 
 def weights_sha256(model: Model) -> str:
@@ -86,30 +115,71 @@ def prepare(
     """
     pool = pool or _pool(plan.data)
     public = _public(plan, pool)
-    if model is None:
-        model = build(
-            plan.model.name,
-            input_shape=_shape(pool.batch.inputs),
-            num_classes=plan.model.num_classes or pool.num_classes,
-            weights=plan.model.weights,
-            mode=plan.model.mode,
-            seed=plan.model.seed,
-            data_root=plan.data.root,
-            device=device,
-            dtype=getattr(torch, plan.model.dtype),
-            options=plan.model.options,
-            mean=pool.mean,
-            std=pool.std,
-        )
-    else:
-        model = model.to(device, getattr(torch, plan.model.dtype))
-    groups = cut(pool, plan.client.num_examples, plan.client.distinct_labels, plan.client.minibatch_size)
-    if not groups:
+    given = model is not None
+    model = _own_model(plan, pool, device) if model is None else _callers_model(plan, model, device)
+    size = plan.client.minibatch_size
+    share = plan.client.num_examples // plan.client.clients
+    if plan.client.clients > 1:  # mini-batches begin anew with every client
+        size = size if size and share % size == 0 else None
+    groups = cut(pool, plan.client.num_examples, plan.client.distinct_labels, size)
+    scenario = Scenario(plan, model, pool, groups, public, given)
+    _check_fit(scenario)
+    return scenario
+
+
+def _own_model(plan: AuditPlan, pool: DataPool, device: torch.device) -> Model:
+    known = pool.num_classes if pool.num_classes > 1 else UNLABELLED_CLASSES
+    return build(
+        plan.model.name,
+        input_shape=_shape(pool.batch.inputs),
+        num_classes=plan.model.num_classes or known,
+        weights=plan.model.weights,
+        mode=plan.model.mode,
+        seed=plan.model.seed,
+        data_root=plan.data.root,
+        device=device,
+        dtype=getattr(torch, plan.model.dtype),
+        options=plan.model.options,
+        mean=pool.mean,
+        std=pool.std,
+    )
+
+
+def _callers_model(plan: AuditPlan, model: Model, device: torch.device) -> Model:
+    unused = sorted(plan.model.model_fields_set - {"mode", "dtype"} | set(plan.model.options))
+    if unused:
+        raise BadInput(f"the plan sets model.{', model.'.join(unused)}, but a model was given; set one or the other")
+    return model.to(device, getattr(torch, plan.model.dtype))
+
+
+def _check_fit(scenario: Scenario) -> None:
+    """Computes the first update: what does not fit together is told now, not in the midst of an audit.
+
+    Raises:
+        BadInput: dropout in train mode, labels that the model does not know, or an update that cannot be computed.
+    """
+    model, training = scenario.model, scenario.plan.client.training()
+    active = [n for n, m in model.module.named_modules() if isinstance(m, DROPOUTS) and m.p > 0]
+    if model.training and active:
         raise BadInput(
-            f"the data pool has {len(pool.batch)} examples, too few for one update of"
-            f" client.num_examples={plan.client.num_examples}"
+            f"mode='train' with dropout ({active[0]!r}) is not repeatable, so no attack can be judged by it;"
+            " use mode='eval', or a network without dropout"
         )
-    return Scenario(plan, model, pool, groups, public)
+    highest = int(scenario.pool.batch.labels.max())
+    z = model.input.encode(scenario.private(0).inputs[:1])
+    try:
+        classes = replace(model, training=False).logits(model.params, z).shape[-1]
+        if highest >= classes:
+            raise BadInput(
+                f"the data has labels up to {highest}, the model knows {classes} classes (0 to {classes - 1})"
+            )
+        for client in shared_out(scenario.private(0), scenario.plan.client.clients, training)[:1]:
+            client.respond(model, stream(0, "check"))
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        if isinstance(error, BadInput):
+            raise
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise BadInput(f"the client cannot compute an update with this model, data and mode: {reason}") from error
 
 
 def _shape(inputs: Tensor) -> tuple[int, int, int]:

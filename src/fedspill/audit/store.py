@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
 from fedspill.audit.report import AuditReport, Trial
 from fedspill.core.errors import BadInput
 
-KEY_FILE = "audit.json"
+KEY_FILE = "fedspill.json"
 REPORT_FILE = "report.json"
 TENSOR_FILE = "reconstructions.safetensors"
 
@@ -29,6 +30,36 @@ def write_whole(path: Path, content: bytes | str) -> None:
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Tensors as safetensors, on the CPU, whole or not at all."""
     write_whole(path, save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}))
+
+
+OWN_FOLDERS = ("trials", "checkpoints", "pictures", "redacted")
+OWN_FILES = (
+    REPORT_FILE,
+    TENSOR_FILE,
+    "report.html",
+    "junit.xml",
+    "worst.png",
+    "attack.json",
+    "checkpoint.pt",
+    KEY_FILE,
+)
+
+
+def _held_key(folder: Path) -> str | None:
+    """The key of the run that a folder holds; None if the file is missing or not ours."""
+    try:
+        held = json.loads((folder / KEY_FILE).read_text())["key"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return held if isinstance(held, str) and len(held) == 64 else None
+
+
+def _clear(folder: Path) -> None:
+    """Removes what fedspill writes, and nothing else."""
+    for name in OWN_FOLDERS:
+        shutil.rmtree(folder / name, ignore_errors=True)
+    for path in [*(folder / name for name in OWN_FILES), *folder.glob("rebuilt-*.png")]:
+        path.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
@@ -48,13 +79,14 @@ class Store:
         Raises:
             BadInput: it holds something else.
         """
-        if fresh and (self.folder / KEY_FILE).is_file():
-            shutil.rmtree(self.folder)
+        cleared = fresh and _held_key(self.folder) is not None
+        if cleared:
+            _clear(self.folder)
         if self.folder.exists() and not self.folder.is_dir():
             raise BadInput(f"--out {str(self.folder)!r} is a file; a folder is needed")
         if (self.folder / KEY_FILE).is_file():
             self._check_key()
-        elif self.folder.is_dir() and any(self.folder.iterdir()):
+        elif not cleared and self.folder.is_dir() and any(self.folder.iterdir()):
             raise BadInput(f"folder {str(self.folder)!r} is not empty and holds no audit; choose another --out")
         else:
             try:
@@ -63,11 +95,7 @@ class Store:
                 raise BadInput(f"cannot write to {str(self.folder)!r}: {error.strerror}") from None
 
     def _check_key(self) -> None:
-        try:
-            held = json.loads((self.folder / KEY_FILE).read_text())["key"]
-        except (ValueError, KeyError, TypeError):
-            held = None
-        if held != self.key:
+        if _held_key(self.folder) != self.key:
             raise BadInput(
                 f"folder {str(self.folder)!r} holds the audit of another plan, model or data;"
                 " choose another --out, or --fresh to start over"
@@ -84,9 +112,9 @@ class Store:
             return None
         try:
             found = Trial.model_validate_json(record.read_text())
-        except ValidationError:
-            return None
-        return found, load_file(tensors) if tensors.is_file() else {}
+            return found, load_file(tensors) if tensors.is_file() else {}
+        except (ValidationError, SafetensorError):
+            return None  # damaged from outside: the trial is run again
 
     def keep(self, trial: Trial, tensors: Mapping[str, Tensor]) -> None:
         """A finished trial; its checkpoint is no longer needed."""
@@ -124,4 +152,7 @@ def read_report(folder: Path) -> tuple[AuditReport, Mapping[str, Tensor]]:
             f"{str(path)!r} is not a report of this version: {'.'.join(map(str, first['loc']))}: {first['msg']}"
         ) from None
     tensors = folder / TENSOR_FILE
-    return report, load_file(tensors) if tensors.is_file() else {}
+    try:
+        return report, load_file(tensors) if tensors.is_file() else {}
+    except SafetensorError as error:
+        raise BadInput(f"{str(tensors)!r} is no whole safetensors file: {error}") from None

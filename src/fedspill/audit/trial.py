@@ -1,17 +1,19 @@
 """One trial: the server sends, the clients answer, the server attacks, the truth is opened."""
 
+import hashlib
+import math
 import re
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from fedspill.audit.components import Chosen, tampering_of
-from fedspill.audit.judge import as_score, judge, prior_only
-from fedspill.audit.report import Trial
+from fedspill.audit.judge import as_score, judge
+from fedspill.audit.report import Baseline, Trial
 from fedspill.audit.scenario import Scenario
 from fedspill.audit.watch import TrialWatch
 from fedspill.core.errors import NotApplicable
@@ -26,6 +28,11 @@ from fedspill.federation.threat import observe
 from fedspill.inversion.matching import cosine_distance
 
 CURVE_POINTS = 200
+MOST_LETTERS = 100
+
+
+Priors = Callable[[int, int], list[Baseline]]
+"""Update and seed to what is scored without the update."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +46,10 @@ class Task:
     @property
     def name(self) -> str:
         """Unique within an audit, and fit for a file name."""
-        return f"{re.sub(r'[^A-Za-z0-9_.=-]+', '-', self.world.label).strip('-')}.u{self.update}.s{self.seed}"
+        plain = re.sub(r"[^A-Za-z0-9_.=-]+", "-", self.world.label).strip("-")
+        if len(plain) > MOST_LETTERS:
+            plain = f"{plain[:MOST_LETTERS]}-{hashlib.sha256(self.world.label.encode()).hexdigest()[:8]}"
+        return f"{plain}.u{self.update}.s{self.seed}"
 
 
 @dataclass(frozen=True)
@@ -50,7 +60,7 @@ class Finished:
     tensors: Mapping[str, Tensor]
 
 
-def run_trial(scenario: Scenario, task: Task, watch: TrialWatch) -> Finished:
+def run_trial(scenario: Scenario, task: Task, watch: TrialWatch, priors: Priors) -> Finished:
     """Runs one trial; an attack that does not fit is recorded as skipped if "standard" chose it.
 
     Raises:
@@ -61,13 +71,15 @@ def run_trial(scenario: Scenario, task: Task, watch: TrialWatch) -> Finished:
     try:
         sent, attack, added = _send(scenario, task)
         update = _answer(scenario, sent, private, task)
-        rebuilt = _attack(scenario, sent, attack, update, private, task, watch)
+        if (nothing := _nothing_in(update)) is not None:
+            return Finished(_blank(scenario, task, skipped=nothing), {})
+        rebuilt = most_confident(_attack(scenario, sent, attack, update, private, task, watch), len(private))
     except NotApplicable as reason:
         if task.world.explicit:
             raise NotApplicable(f"attack {task.world.label!r} does not apply: {reason}") from None
         return Finished(_blank(scenario, task, skipped=str(reason)), {})
     seconds = time.perf_counter() - began
-    record = _record(scenario, task, rebuilt, private).model_copy(
+    record = _record(scenario, task, rebuilt, private, priors).model_copy(
         update={
             "seconds": seconds,
             "ended_by_budget": watch.ended,
@@ -84,12 +96,12 @@ def _send(scenario: Scenario, task: Task) -> tuple[Model, Attack, int]:
     model, component = scenario.model, task.world.component
     rng = stream(task.seed, "server", task.world.name)
     if isinstance(component, Tampering):
-        tampered = component.tamper(model, scenario.public_batch, 0, rng)
+        tampered = component.tamper(model, scenario.granted_public, 0, rng)
         assert tampered.readout is not None, "components.choose() takes only tamperings that bring a readout"
         return tampered.model, tampered.readout, _size(tampered.model) - _size(model)
     planned = tampering_of(scenario.plan)
     if planned is not None:
-        model = planned[0].tamper(model, scenario.public_batch, 0, stream(task.seed, "server")).model
+        model = planned[0].tamper(model, scenario.granted_public, 0, stream(task.seed, "server")).model
     return model, component, _size(model) - _size(scenario.model)
 
 
@@ -162,7 +174,30 @@ def _role(scenario: Scenario, card: Card[Any]) -> ServerRole:
     return max(card.role, planned[1].role if planned else card.role, key=roles.index)
 
 
-def _record(scenario: Scenario, task: Task, rebuilt: Reconstruction, private: Batch) -> Trial:
+def _nothing_in(update: Update) -> str | None:
+    """Why there is nothing to attack in this one update, if so; other updates may differ."""
+    if not all(bool(v.isfinite().all()) for v in update.values.values()):
+        return "the clients' training diverged: the update holds NaN or infinite values"
+    return "the update is exactly 0: there is nothing to invert" if update.norm() == 0 else None
+
+
+def most_confident(rebuilt: Reconstruction, n: int) -> Reconstruction:
+    """At most n candidates, those that the attack itself trusts most: a guess per example, as baselines have."""
+    m = len(rebuilt.inputs)
+    if m <= n:
+        return rebuilt
+    order = torch.arange(m) if rebuilt.confidence is None else rebuilt.confidence.argsort(descending=True, stable=True)
+    kept = order[:n].to(rebuilt.inputs.device)
+    return replace(
+        rebuilt,
+        inputs=rebuilt.inputs[kept],
+        labels=None if rebuilt.labels is None else rebuilt.labels[kept.to(rebuilt.labels.device)],
+        confidence=None if rebuilt.confidence is None else rebuilt.confidence[kept.to(rebuilt.confidence.device)],
+        notes=(*rebuilt.notes, f"{m} candidates were returned; the {n} that the attack trusts most are scored."),
+    )
+
+
+def _record(scenario: Scenario, task: Task, rebuilt: Reconstruction, private: Batch, priors: Priors) -> Trial:
     judged = judge(scenario, rebuilt, private)
     confidence = [] if rebuilt.confidence is None else [float(c) for c in rebuilt.confidence]
     return _blank(scenario, task).model_copy(
@@ -174,7 +209,7 @@ def _record(scenario: Scenario, task: Task, rebuilt: Reconstruction, private: Ba
             "scores": [as_score(m) for m in judged.scored.metrics],
             "leakage_rate": judged.leakage_rate,
             "identification": judged.identification,
-            "baselines": prior_only(scenario, private, task.seed),
+            "baselines": priors(task.update, task.seed),
             "confidence": confidence,
             "matched": list(judged.scored.matched),
             "notes": list(rebuilt.notes),
@@ -183,8 +218,8 @@ def _record(scenario: Scenario, task: Task, rebuilt: Reconstruction, private: Ba
 
 
 def thinned(values: tuple[float, ...]) -> list[tuple[int, float]]:
-    """At most `CURVE_POINTS` points of a curve, the first and the last among them."""
-    if len(values) <= CURVE_POINTS:
-        return list(enumerate(values))
-    marks = torch.linspace(0, len(values) - 1, CURVE_POINTS).round().long().tolist()
-    return [(i, values[i]) for i in marks]
+    """At most `CURVE_POINTS` points of a curve, the first and the last among them; a diverged end is left out."""
+    marks = range(len(values))
+    if len(values) > CURVE_POINTS:
+        marks = torch.linspace(0, len(values) - 1, CURVE_POINTS, dtype=torch.float64).round().long().tolist()
+    return [(i, values[i]) for i in marks if math.isfinite(values[i])]

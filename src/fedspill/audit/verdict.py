@@ -1,11 +1,13 @@
 """From trials to a conclusion, and to what limits it."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from fedspill.audit.judge import rate
 from fedspill.audit.plan import AuditPlan
 from fedspill.audit.report import Caveat, Rate, Trial, Verdict, VerdictName, WorstExample
 from fedspill.core.errors import BadInput
+from fedspill.core.types import ServerRole
 
 
 def main_metric(plan: AuditPlan) -> str:
@@ -58,9 +60,10 @@ def _meets(value: float | None, limit: float, higher_is_closer: bool) -> bool:
 def overall_rate(plan: AuditPlan, trials: Sequence[Trial], worst: Sequence[WorstExample]) -> Rate | None:
     """The share of private examples that any trial leaked."""
     named = next((t.leakage_rate.criterion for t in trials if t.leakage_rate is not None), None)
-    if named is None or not worst:
+    examples = {(t.update, place) for t in trials if t.skipped is None for place in range(len(t.examples))}
+    if named is None or not examples:
         return None
-    return rate(named, sum(w.leaked for w in worst), len(worst))
+    return rate(named, sum(w.leaked for w in worst), len(examples))
 
 
 def verdict(plan: AuditPlan, trials: Sequence[Trial], worst: Sequence[WorstExample], share: Rate | None) -> Verdict:
@@ -79,19 +82,24 @@ def verdict(plan: AuditPlan, trials: Sequence[Trial], worst: Sequence[WorstExamp
         broken.append(f"an example was rebuilt at {best:.1f} dB; the policy allows {plan.policy.max_psnr:g} dB")
     if broken:
         return Verdict(name=VerdictName.LEAKS, sentence="This setting leaks: " + "; ".join(broken) + ".", exit_code=1)
-    return _not_shown(plan, trials)
+    return _not_shown(plan, trials, share)
 
 
-def _not_shown(plan: AuditPlan, trials: Sequence[Trial]) -> Verdict:
+def _not_shown(plan: AuditPlan, trials: Sequence[Trial], share: Rate | None) -> Verdict:
     ran = [t for t in trials if t.skipped is None]
     why = list[str]()
     if not any(t.converged for t in ran):
         why.append("no attack converged")
+    elif left := {t.update for t in trials} - {t.update for t in ran if t.converged}:
+        why.append(f"no attack converged on {len(left)} of the updates")
+    if plan.audit.leak_threshold and share is None:
+        why.append("the leak thresholds could not be judged")
     if any(t.ended_by_budget for t in ran):
         why.append("the budget ended before the attacks did")
     if plan.policy.require_bound:
         why.append("the policy requires a bound and none was computed")
-    sentence = "No leak above the thresholds was shown, and no bound was computed: this is not evidence of safety"
+    shown = "No leak above the thresholds was shown" if plan.audit.leak_threshold else "No leak threshold was set"
+    sentence = f"{shown}, and no bound was computed: this is not evidence of safety"
     if why:
         return Verdict(name=VerdictName.NOT_SHOWN, sentence=f"{sentence} ({'; '.join(why)}).", exit_code=3)
     return Verdict(name=VerdictName.NOT_SHOWN, sentence=f"{sentence}.", exit_code=0)
@@ -103,7 +111,22 @@ def check_policy(plan: AuditPlan) -> None:
         raise BadInput("policy.max_psnr is set, but audit.metrics does not hold 'psnr'")
 
 
-def caveats(plan: AuditPlan, trials: Sequence[Trial]) -> list[Caveat]:
+@dataclass(frozen=True)
+class Conditions:
+    """Of the model and the data that ran.
+
+    Attributes:
+        training: BatchNorm used batch statistics.
+        untrained: the model's weights were random.
+        labelled: the data came with labels.
+    """
+
+    training: bool
+    untrained: bool
+    labelled: bool
+
+
+def caveats(plan: AuditPlan, trials: Sequence[Trial], conditions: Conditions) -> list[Caveat]:
     """What limits the numbers, each with the trials that it concerns."""
     ran = [t for t in trials if t.skipped is None]
     found = [
@@ -144,7 +167,7 @@ def caveats(plan: AuditPlan, trials: Sequence[Trial]) -> list[Caveat]:
         ),
         _about(ran, "failed to fall", "The objective did not fall during the search.", _did_not_fall),
     ]
-    return [*(c for c in found if c is not None), *_general(plan)]
+    return [*(c for c in found if c is not None), *_general(plan, conditions)]
 
 
 def _about(trials: Sequence[Trial], topic: str, text: str, concerns) -> Caveat | None:  # pyright: ignore[reportMissingParameterType]
@@ -157,42 +180,31 @@ def _did_not_fall(trial: Trial) -> bool:
     return len(values) > 1 and min(values) > 0.99 * values[0]
 
 
-def _general(plan: AuditPlan) -> list[Caveat]:
-    mode = plan.model.mode
-    other = "batch statistics (train mode)" if mode == "eval" else "running statistics (eval mode)"
-    found = [
-        Caveat(
-            topic="batch normalisation",
-            text=f"BatchNorm and dropout ran in {mode} mode; with {other} the result can differ.",
-        )
-    ]
-    if len(plan.audit.seeds) == 1:
-        found.append(
-            Caveat(
-                topic="one seed",
-                text="One seed was run; a reconstruction moves by several dB with its random start.",
-            )
-        )
-    if plan.model.weights == "untrained":
-        found.append(
-            Caveat(
-                topic="untrained weights",
-                text="The model was untrained; leakage changes over training, so audit the stages that you will send.",
-            )
-        )
-    return found
+def _general(plan: AuditPlan, conditions: Conditions) -> list[Caveat]:
+    mode, other = ("train", "running statistics (eval mode)") if conditions.training else ("eval", "batch statistics")
+    said = {
+        "batch normalisation": f"BatchNorm ran in {mode} mode; with {other} the result can differ.",
+        "one seed": "One seed was run; a reconstruction moves by several dB with its random start.",
+        "untrained weights": "The model was untrained; leakage changes over training: audit the stages that you send.",
+        "no labels": "The data has no labels, so every example was given class 0; real labels can change the result.",
+    }
+    if len(plan.audit.seeds) > 1:
+        del said["one seed"]
+    if not conditions.untrained:
+        del said["untrained weights"]
+    if conditions.labelled:
+        del said["no labels"]
+    return [Caveat(topic=topic, text=text) for topic, text in said.items()]
 
 
-def not_tested(plan: AuditPlan) -> list[str]:
+def not_tested(trials: Sequence[Trial]) -> list[str]:
     """What a reader might believe to be covered and is not."""
+    roles = [role.value for role in ServerRole]
+    boldest = max((roles.index(t.role) for t in trials if t.skipped is None), default=0)
     return [
         "Attacks that are not named in this report, and settings of the named ones that were not run.",
         "Updates of later rounds, and what several rounds tell together.",
         "Inference of membership or of properties: only reconstruction of inputs was tried.",
         "A bound on what any attack could reach: none was computed.",
-        *(
-            []
-            if plan.server.role.value == "malicious architecture"
-            else [f"Servers that do more than this plan's server, which is {plan.server.role.value}."]
-        ),
+        *(f"A server of {role}." for role in roles[boldest + 1 :]),
     ]

@@ -63,9 +63,9 @@ class TrialWatch:
         """Passes it on."""
         self.listener.progress(done, total, objective)
 
-    def save(self, state: Callable[[], State]) -> None:
-        """Writes the state, at most every few seconds; the file is whole or not there."""
-        if self.checkpoint is None or time.monotonic() - self._written < CHECKPOINT_SECONDS:
+    def save(self, state: Callable[[], State], *, last: bool = False) -> None:
+        """Writes the state, the last one or one every few seconds; the file is whole or not there."""
+        if self.checkpoint is None or not (last or time.monotonic() - self._written >= CHECKPOINT_SECONDS):
             return
         self._write(state())
 

@@ -3,6 +3,7 @@
 import hashlib
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -10,7 +11,8 @@ import torch
 import typer
 from rich.console import Console
 
-from fedspill.audit.captured import Captured, as_update, attack_captured
+import fedspill
+from fedspill.audit.captured import Captured, as_update, attack_captured, check_entry
 from fedspill.audit.plan import AttackEntry, parse_seconds
 from fedspill.audit.scenario import pick_device, weights_sha256
 from fedspill.audit.store import Store, write_whole
@@ -75,10 +77,14 @@ def capture_command(
     )
     sent = as_update(read_tensors(update), kind, built)
     training = _training(kind, epochs, minibatch_size, lr, momentum, weight_decay)
-    knowledge = ServerKnowledge(built, clients, num_examples, _labels(labels), training)
+    known = _labels(labels, num_examples, num_classes_of(built))
+    knowledge = ServerKnowledge(built, clients, num_examples, known, training)
     name, _, preset = attack.partition(":")
     entry = AttackEntry.model_validate({"name": name, "preset": preset or "paper", **set_fields(settings or [])})
-    Store(out, _key(built, sent, entry, sys.argv[1:])).open(fresh=fresh)
+    seconds = None if budget is None else parse_seconds(budget)
+    check_entry(entry, knowledge)
+    said = (entry.label, seed, clients, num_examples, labels, training, mode, built.input)
+    Store(out, _key(built, sent, said)).open(fresh=fresh)
     with TerminalListener(Console(stderr=True)) as listener:
         captured = attack_captured(
             entry,
@@ -86,7 +92,7 @@ def capture_command(
             knowledge,
             out=out,
             seed=seed,
-            budget=None if budget is None else parse_seconds(budget),
+            budget=seconds,
             listener=listener,
             command=" ".join(["fedspill", *sys.argv[1:]]),
         )
@@ -122,30 +128,45 @@ def _numbers(text: str | None, option: str) -> tuple[float, ...] | None:
         raise BadInput(f"{option} {text!r}: numbers with commas between them are needed") from None
 
 
-def _labels(text: str | None) -> torch.Tensor | None:
+def _labels(text: str | None, num_examples: int | None, num_classes: int) -> torch.Tensor | None:
     if text is None:
         return None
     try:
-        return torch.tensor([int(part) for part in text.split(",")], dtype=torch.long)
+        found = [int(part) for part in text.split(",")]
     except ValueError:
         raise BadInput(f"--labels {text!r}: class numbers with commas between them are needed") from None
+    if min(found) < 0 or max(found) >= num_classes:
+        raise BadInput(f"--labels {text!r}: the model's classes are 0 to {num_classes - 1}")
+    if num_examples not in (None, len(found)):
+        raise BadInput(f"--labels {text!r} are {len(found)} labels, --num-examples says {num_examples}")
+    return torch.tensor(found, dtype=torch.long)
 
 
 def _training(
     kind: str, epochs: int | None, size: int | None, lr: float | None, momentum: float, weight_decay: float
 ) -> LocalTraining | None:
+    if kind == "gradient" and any(given is not None for given in (epochs, size, lr)):
+        raise BadInput("--epochs, --minibatch-size and --lr are of local training; with --kind gradient there is none")
     if kind == "gradient":
         return FedSGD()
-    if epochs is None or lr is None:
+    if epochs is None and lr is None and size is None:
         return None
+    if epochs is None or lr is None:
+        raise BadInput("a known local training needs both --epochs and --lr; leave both out to search")
     return FedAvg(epochs, size, lr, momentum, weight_decay)
 
 
-def _key(model: Model, update: Update, entry: AttackEntry, arguments: list[str]) -> str:
+def num_classes_of(model: Model) -> int:
+    """How many logits the model has."""
+    z = model.like.new_zeros(1, *model.input.encoded_shape)
+    with torch.no_grad():
+        return replace(model, training=False).logits(model.params, z).shape[-1]
+
+
+def _key(model: Model, update: Update, said: object) -> str:
     digest = hashlib.sha256(weights_sha256(model).encode())
     for name, value in update.values.items():
         digest.update(name.encode())
         digest.update(value.detach().cpu().numpy().tobytes())
-    kept = [a for a in arguments if a != "--fresh"]
-    digest.update(repr((entry.label, kept)).encode())
+    digest.update(repr((said, fedspill.__version__, torch.__version__, model.like.device.type)).encode())
     return digest.hexdigest()

@@ -1,6 +1,7 @@
 """Commands of `fedspill`; everything that they list comes from the catalogue and the zoo."""
 
 import sys
+import traceback
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -24,7 +25,7 @@ from fedspill.rendering.terminal import summary
 from fedspill.zoo import data, models
 
 BAD_INPUT = 2
-INTERRUPTED = 130
+DEFECT = 70
 
 app = typer.Typer(
     name="fedspill",
@@ -222,6 +223,10 @@ def main() -> None:
     except FedspillError as error:
         _console().print(f"fedspill: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(BAD_INPUT)
-    except KeyboardInterrupt:
-        _console().print("interrupted; the same command goes on from the last checkpoint", style="yellow")
-        sys.exit(INTERRUPTED)
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        _console().print(f"fedspill: {error.strerror or error}{where}", style="red", markup=False, soft_wrap=True)
+        sys.exit(BAD_INPUT)
+    except Exception:  # a defect of fedspill or of the user's own code must not read as "leaks" (1)
+        traceback.print_exc()
+        sys.exit(DEFECT)

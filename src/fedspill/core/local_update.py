@@ -12,6 +12,7 @@ from typing import cast
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fedspill.core.errors import BadInput
 from fedspill.core.model import Model
@@ -138,7 +139,8 @@ def _trained_update(model: Model, z: Tensor, labels: Tensor, training: FedAvg, c
 def _gradients(
     model: Model, current: Params, buffers: Params, z: Tensor, labels: Tensor, create_graph: bool
 ) -> tuple[dict[str, Tensor], Params]:
-    with torch.enable_grad():
+    # Fused attention has no second derivative; the client computes the same, so that both agree.
+    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
         logits, after = model.forward({**model.params, **current}, buffers, z)
         loss = model.loss_fn(logits, labels)
         found = torch.autograd.grad(loss, list(current.values()), create_graph=create_graph, allow_unused=True)

@@ -26,8 +26,8 @@ class Watch(Protocol):
         """`done` of at most `total` iterations; `objective` is the best value so far."""
         ...
 
-    def save(self, state: Callable[[], State]) -> None:
-        """The attack could go on from here; `state` is called only if it is to be written now."""
+    def save(self, state: Callable[[], State], *, last: bool = False) -> None:
+        """The attack could go on from here; `state` is called only if it is written now, as the `last` one is."""
         ...
 
     def load(self) -> State | None:
@@ -45,7 +45,7 @@ class Unwatched:
     def progress(self, done: int, total: int, objective: float) -> None:
         """Nobody listens."""
 
-    def save(self, state: Callable[[], State]) -> None:
+    def save(self, state: Callable[[], State], *, last: bool = False) -> None:
         """Nothing is kept."""
 
     def load(self) -> State | None:

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from fedspill.core.errors import NotApplicable
+from fedspill.core.errors import BadInput, NotApplicable
 from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.local_update import LocalTraining
 from fedspill.core.types import Update
@@ -31,6 +31,12 @@ class Unknowns:
     epochs: tuple[int, ...] = (1, 2, 3, 5)
     assumed_lr: float = 1e-2
     label_method: inference.LabelMethod | None = None
+
+    def __post_init__(self) -> None:
+        if min((*self.examples, *self.epochs), default=0) < 1 or not self.examples or not self.epochs:
+            raise BadInput(
+                f"candidates examples={self.examples}, epochs={self.epochs}: numbers of at least 1 are needed"
+            )
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,7 @@
 """From the best iterate of a gradient-matching search to a Reconstruction, judged without the truth."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -25,6 +27,8 @@ def conclude(
         level: converged means a distance below this share of the blank image's.
     """
     left = _distance(matching, z, labels) / max(_distance(matching, torch.zeros_like(z), labels), TINY)
+    if not math.isfinite(left) or not math.isfinite(found.value):
+        left = math.inf  # nothing but NaN was seen: no trust in it
     spec, kept = matching.model.input, tried[found.problem]
     return Reconstruction(
         inputs=spec.decode(spec.project(z.detach())),
@@ -41,7 +45,8 @@ def _distance(matching: Matching, z: Tensor, labels: Tensor) -> float:
     """In float64 where the numbers are summed, since 1 - cosine loses what is below the rounding of 1."""
     guess = aggregate_update(matching.model, z.detach(), labels.detach(), matching.training, matching.clients)
     observed = {k: v.double() for k, v in matching.observed.values.items()}
-    return max(0.0, float(cosine_distance({k: v.double() for k, v in guess.values.items()}, observed)))
+    distance = float(cosine_distance({k: v.double() for k, v in guess.values.items()}, observed))
+    return max(0.0, distance) if math.isfinite(distance) else math.inf
 
 
 def _notes(found: Found, tried: list[Hypothesis]) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from fedspill.core.errors import BadInput
 from fedspill.core.roles import State, Watch
 
 Variables = list[Tensor]
@@ -130,6 +131,10 @@ class Search:
     tolerance: float = 0.0
     give_up: tuple[int, float] | None = None
 
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.restarts < 1:
+            raise BadInput(f"steps={self.steps}, restarts={self.restarts}: both must be at least 1")
+
     def run(self, problems: Sequence[Problem], rng: torch.Generator, watch: Watch) -> Found:
         """Searches all problems; resumes where the watch has a saved state."""
         progress = _Progress.resume(watch.load(), len(problems))
@@ -139,11 +144,12 @@ class Search:
             start = problems[index].draw(rng)
             if number < progress.run:
                 continue
-            finished = self._one_run(problems[index], index, start, progress, watch, total)
-            if not finished or progress.best_value < self.tolerance:
+            if not self._one_run(problems[index], index, start, progress, watch, total):
+                return progress.found(complete=False)
+            if progress.best_value < self.tolerance:
                 break
             progress.next_run()
-        return progress.found(complete=not watch.out_of_time())
+        return progress.found(complete=True)
 
     def _one_run(
         self, problem: Problem, index: int, start: Variables, progress: "_Progress", watch: Watch, total: int
@@ -158,11 +164,12 @@ class Search:
             progress.note(index, value, variables)
             if self._is_over(step, value, progress):
                 return True
-            if watch.out_of_time():
-                return False
             self._step(problem, optimiser, variables, step)
             watch.progress(progress.run * self.steps + step + 1, total, progress.best_value)
-            watch.save(lambda step=step: progress.state(step + 1, variables, optimiser))
+            ended = watch.out_of_time()
+            watch.save(lambda step=step: progress.state(step + 1, variables, optimiser), last=ended)
+            if ended:
+                return False
         return True
 
     def _is_over(self, step: int, value: float, progress: "_Progress") -> bool:
