@@ -15,6 +15,7 @@ from fedspill.audit.run import AuditResult
 from fedspill.audit.scenario import prepare
 from fedspill.audit.trial import most_confident
 from fedspill.audit.verdict import check_policy
+from fedspill.audit.watch import Silent
 from fedspill.core.errors import BadInput, NotApplicable
 from fedspill.core.model import Model
 from fedspill.core.rng import rand, stream
@@ -324,3 +325,16 @@ def test_the_global_generator_is_left_alone() -> None:
     before = torch.get_rng_state()
     audit({"audit": BRIEF})
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_under_a_budget_closed_forms_go_first_and_the_report_keeps_the_plans_order() -> None:
+    turns = list[str]()
+
+    class Listening(Silent):
+        def trial(self, number: int, total: int, name: str) -> None:
+            turns.append(name.split("-")[0])
+
+    table = {"attacks": [*BRIEF["attacks"], "linear_layer"], "metrics": ["psnr"], "budget": "60s"}
+    report = audit({"audit": table}, n=1, listener=Listening()).report
+    assert turns == ["linear_layer", "inverting_gradients"]
+    assert [t.attack for t in report.trials] == ["inverting_gradients", "linear_layer"]

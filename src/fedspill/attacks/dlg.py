@@ -71,6 +71,7 @@ CARD: Card[Attack] = Card(
     title="Deep Leakage from Gradients",
     paper="Zhu, Liu & Han, NeurIPS 2019, arXiv:1906.08935",
     summary="L-BFGS on the squared distance of gradients, images and labels together; for smooth, shallow networks.",
+    iterative=True,
     presets={
         "paper": DLG(),
         "granted_labels": DLG(labels="granted"),

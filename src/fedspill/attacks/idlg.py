@@ -59,5 +59,6 @@ CARD: Card[Attack] = Card(
     title="Improved Deep Leakage from Gradients",
     paper="Zhao, Mopuri & Bilen, 2020, arXiv:2001.02610",
     summary="Reads the labels off the head's gradient, then L-BFGS on the squared distance over the images alone.",
+    iterative=True,
     presets={"paper": IDLG(), "quick": IDLG(steps=100, restarts=4)},
 )

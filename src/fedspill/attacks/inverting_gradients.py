@@ -101,6 +101,7 @@ CARD: Card[Attack] = Card(
     paper="Geiping et al., NeurIPS 2020, arXiv:2003.14053",
     summary="Searches for images whose update points in the observed direction: cosine distance, total variation,"
     " signed Adam.",
+    iterative=True,
     presets={
         "paper": _PAPER,
         "quick": replace(_PAPER, steps=240),

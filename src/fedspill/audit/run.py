@@ -129,12 +129,14 @@ def _run_all(
     *,
     keep_tensors: bool,
 ) -> list[Finished]:
-    finished, budget = list[Finished](), scenario.plan.audit.budget
+    finished, budget = dict[str, Finished](), scenario.plan.audit.budget
+    # Closed forms first: what they leave of the budget goes to the searches.
+    in_turn = sorted(tasks, key=lambda task: task.world.card.iterative)
     priors = functools.cache(lambda update, seed: prior_only(scenario, scenario.private(update), seed))
-    for number, task in enumerate(tasks):
+    for number, task in enumerate(in_turn):
         held = None if store is None else store.finished(task.name)
         if held is not None and not held[0].ended_by_budget:
-            finished.append(Finished(*held))
+            finished[task.name] = Finished(*held)
             continue
         listener.trial(number + 1, len(tasks), task.name)
         deadline = None
@@ -146,8 +148,8 @@ def _run_all(
         done = run_trial(scenario, task, TrialWatch(listener, checkpoint, deadline), priors)
         if store is not None:
             store.keep(done.record, done.tensors if keep_tensors else {})
-        finished.append(done)
-    return finished
+        finished[task.name] = done
+    return [finished[task.name] for task in tasks]
 
 
 def _report(scenario: Scenario, trials: list[Trial], environment: Environment, redacted: bool) -> AuditReport:

@@ -202,6 +202,7 @@ class Card(Generic[R]):
         role: what the server must be willing to do.
         needs: grants without which it cannot run.
         accepts: the kinds of inputs that it works on.
+        iterative: it searches, so it can use up any budget; under a budget the others go first.
         reads: of a tampering: it brings the attack that reads the answers, so it is an entry of `attacks`.
     """
 
@@ -212,4 +213,5 @@ class Card(Generic[R]):
     role: ServerRole = ServerRole.HONEST_BUT_CURIOUS
     needs: frozenset[Knows] = frozenset()
     accepts: frozenset[type[InputSpec]] = frozenset({ImageSpec})
+    iterative: bool = False
     reads: bool = False
