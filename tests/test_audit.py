@@ -14,7 +14,7 @@ from fedspill.audit.report import AuditReport, json_schema
 from fedspill.audit.run import AuditResult
 from fedspill.audit.scenario import prepare
 from fedspill.audit.trial import most_confident
-from fedspill.audit.verdict import check_policy
+from fedspill.audit.verdict import check_policy, overall_rate, worst_examples
 from fedspill.audit.watch import Silent
 from fedspill.core.errors import BadInput, NotApplicable
 from fedspill.core.model import Model
@@ -211,12 +211,13 @@ def test_a_threshold_that_could_not_be_judged_is_no_pass() -> None:
 
 
 def test_the_rate_counts_examples_that_nothing_was_matched_to() -> None:
-    table = {"audit": {**EXACT, "identification": []}, "client": {"num_examples": 4}}
-    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 10))
-    report = audit(table, n=4, model=Model.of(draw_weights(net), SPEC)).report
-    matched = sum(m is not None for m in report.trials[0].matched)
-    assert report.leakage_rate is not None
-    assert report.leakage_rate.n == 4 >= matched
+    plan = parse_plan({"audit": EXACT})
+    whole = audit({"audit": EXACT, "client": {"num_examples": 3}}).report.trials[0]
+    alone = [s.model_copy(update={"values": [100.0 if s.metric == "psnr" else 0.0, None, None]}) for s in whole.scores]
+    trial = whole.model_copy(update={"scores": alone, "matched": [0, None, None]})
+    share = overall_rate(plan, [trial], worst_examples(plan, [trial]))
+    assert share is not None
+    assert (share.hits, share.n) == (1, 3)
 
 
 class NaNs(torch.nn.Module):

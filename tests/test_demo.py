@@ -25,3 +25,8 @@ def test_the_page_leads_to_every_scene(tmp_path: Path, monkeypatch) -> None:
     assert 'href="fully_connected/report.html"' in page
     assert "<script" not in page
     assert page.count("data:image/png") >= 3
+
+
+def test_no_scene_lowers_the_threshold() -> None:
+    for setting in SETTINGS:
+        assert "leak_threshold" not in setting.plan["audit"], setting.name

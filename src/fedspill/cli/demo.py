@@ -35,7 +35,6 @@ SETTINGS = (
         {
             "audit": {
                 "attacks": [{"name": "inverting_gradients", "preset": "paper", "steps": 800, "restarts": 4}],
-                "leak_threshold": {"psnr": 15.0},
             },
             "model": {"name": "lenet"},
             "data": {"name": "photos", "size": 32, "indices": "0:4"},
