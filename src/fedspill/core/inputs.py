@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 
@@ -65,3 +65,120 @@ class ImageSpec:
         mean, std = self._constants(z)
         low, high = ((bound - mean) / std for bound in self.bounds)
         return torch.minimum(torch.maximum(z, low), high)
+
+
+@dataclass(frozen=True)
+class TokenSpec:
+    """Sentences of `length` tokens, whole numbers below `vocabulary`.
+
+    The network takes the numbers themselves, because its embedding is a parameter that the client trains; what an
+    attack reads behind the embedding is turned into tokens by passing tokens through the network's front.
+    """
+
+    length: int
+    vocabulary: int
+
+    @property
+    def encoded_shape(self) -> tuple[int, ...]:
+        """Shape of one encoded example."""
+        return (self.length,)
+
+    def encode(self, inputs: Tensor) -> Int[Tensor, "*n t"]:
+        """Token numbers as the network takes them."""
+        return inputs.long()
+
+    def decode(self, z: Tensor) -> Int[Tensor, "*n t"]:
+        """The nearest token numbers."""
+        return self.project(z).long()
+
+    def project(self, z: Tensor) -> Tensor:
+        """Whole numbers inside the vocabulary."""
+        return z.round().clamp(0, self.vocabulary - 1) if z.is_floating_point() else z.clamp(0, self.vocabulary - 1)
+
+
+@dataclass(frozen=True)
+class NumericColumn:
+    """One number per row, searched as (value - mean) / std.
+
+    Attributes:
+        name: as people call it.
+        mean: of the column, in its own unit.
+        std: of the column, above 0.
+        low: the smallest value that a row may hold.
+        high: the largest.
+        step: values are whole multiples of it (1 for counts); None for real numbers.
+    """
+
+    name: str
+    mean: float
+    std: float
+    low: float
+    high: float
+    step: float | None = None
+
+
+@dataclass(frozen=True)
+class CategoricalColumn:
+    """One of several words per row, held as its position in `categories`, searched as one-hot."""
+
+    name: str
+    categories: tuple[str, ...]
+
+
+Column = NumericColumn | CategoricalColumn
+
+
+@dataclass(frozen=True)
+class TableSpec:
+    """Rows of mixed columns, (n, columns) floats; a categorical column holds the position of its category.
+
+    Encoded rows hold, column by column, one scaled number or the one-hot form of a category.
+    """
+
+    columns: tuple[Column, ...]
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Encoded numbers per column."""
+        return tuple(len(c.categories) if isinstance(c, CategoricalColumn) else 1 for c in self.columns)
+
+    @property
+    def encoded_shape(self) -> tuple[int, ...]:
+        """Shape of one encoded example."""
+        return (sum(self.widths),)
+
+    def encode(self, inputs: Float[Tensor, "*n columns"]) -> Float[Tensor, "*n features"]:
+        """Rows to scaled numbers and one-hot categories."""
+        return torch.cat([_encoded(c, inputs[..., i]) for i, c in enumerate(self.columns)], -1)
+
+    def decode(self, z: Float[Tensor, "*n features"]) -> Float[Tensor, "*n columns"]:
+        """The nearest valid rows: numbers inside their bounds and on their step, the likeliest category."""
+        parts = z.split(self.widths, -1)
+        return torch.stack([_decoded(c, p) for c, p in zip(self.columns, parts, strict=True)], -1)
+
+    def project(self, z: Float[Tensor, "*n features"]) -> Float[Tensor, "*n features"]:
+        """The box of the valid: numbers inside their bounds, categories between 0 and 1."""
+        parts = z.split(self.widths, -1)
+        return torch.cat([_boxed(c, p) for c, p in zip(self.columns, parts, strict=True)], -1)
+
+
+def _encoded(column: Column, values: Tensor) -> Tensor:
+    if isinstance(column, NumericColumn):
+        return ((values - column.mean) / column.std)[..., None]
+    return torch.nn.functional.one_hot(values.long(), len(column.categories)).to(values)
+
+
+def _decoded(column: Column, part: Tensor) -> Tensor:
+    if isinstance(column, CategoricalColumn):
+        return part.argmax(-1).to(part)
+    # float32 holds neither large counts nor the rounding to a step exactly enough.
+    value = part[..., 0].double() * column.std + column.mean
+    value = value if column.step is None else (value / column.step).round() * column.step
+    return value.clamp(column.low, column.high).to(part)
+
+
+def _boxed(column: Column, part: Tensor) -> Tensor:
+    if isinstance(column, CategoricalColumn):
+        return part.clamp(0, 1)
+    ends = ((bound - column.mean) / column.std for bound in (column.low, column.high))
+    return part.clamp(*ends)
