@@ -1,0 +1,58 @@
+"""What enters a layer somewhere inside a network."""
+
+import torch
+from torch import Tensor, nn
+
+from fedspill.core.errors import NotApplicable
+from fedspill.core.model import Model
+
+CHUNK = 64
+"""Examples per forward pass."""
+
+
+def layer_at(model: Model, at: str) -> nn.Module:
+    """The module of this name; "" is the network itself.
+
+    Raises:
+        NotApplicable: there is none; names some that there are.
+    """
+    named = dict(model.module.named_modules())
+    if at not in named:
+        shown = [name for name in named if name][:12]
+        raise NotApplicable(f"the network has no layer {at!r}; it has {', '.join(shown)}, ...")
+    return named[at]
+
+
+def layer_inputs(model: Model, at: str, z: Tensor) -> Tensor:
+    """What enters the layer `at` for encoded inputs z (n, ...), without a graph: (n, ...), not flattened.
+
+    Raises:
+        NotApplicable: there is no such layer, or it is not called exactly once with one row per example.
+    """
+    if at == "":
+        return z
+    return torch.cat([_entering(model, at, part) for part in z.split(CHUNK)])
+
+
+class _Reached(Exception):
+    """The layer was reached: what lies behind it need not be computed."""
+
+
+def _entering(model: Model, at: str, z: Tensor) -> Tensor:
+    seen: list[Tensor] = []
+
+    def keep(module: nn.Module, inputs: tuple[object, ...]) -> None:
+        if not inputs or not isinstance(inputs[0], Tensor) or len(inputs[0]) != len(z):
+            raise NotApplicable(f"the layer {at!r} is not called with one tensor of one row per example")
+        seen.append(inputs[0].detach())
+        raise _Reached
+
+    handle = layer_at(model, at).register_forward_pre_hook(keep)
+    try:
+        with torch.no_grad():
+            model.logits(model.params, z)
+    except _Reached:
+        return seen[0]
+    finally:
+        handle.remove()
+    raise NotApplicable(f"the network does not call its layer {at!r}")
