@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from fedspill.core.inputs import ImageSpec, InputSpec
@@ -72,6 +72,28 @@ class Attack(Protocol):
         self, update: Update, knowledge: ServerKnowledge, rng: torch.Generator, watch: Watch = UNWATCHED
     ) -> Reconstruction:
         """What the attack believes the clients held."""
+        ...
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a readout must find by its own measurement, were it handed the examples: the oracle of a test.
+
+    Attributes:
+        places: for each example the names of its bins, in the words of `Reconstruction.origins`.
+        found: (n,) the examples that the readout must recover exactly.
+    """
+
+    places: tuple[tuple[str, ...], ...]
+    found: Bool[Tensor, " n"]
+
+
+@runtime_checkable
+class Measures(Protocol):
+    """A readout whose success can be predicted from the examples; only the evaluation asks, never the attack."""
+
+    def expects(self, model: Model, z: Tensor) -> Expected:
+        """What this readout must find of encoded examples z (n, ...) behind one update of the model as sent."""
         ...
 
 

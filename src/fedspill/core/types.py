@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -83,6 +84,10 @@ class ServerRole(Enum):
     MALICIOUS_ARCHITECTURE = "malicious architecture"
 
 
+Mark = Literal["alone", "mixture", "duplicate", "unsure"]
+"""What an attack believes of a candidate, blind: one example, several, one that it has already, or it cannot tell."""
+
+
 @dataclass(frozen=True)
 class Reconstruction:
     """What an attack believes the clients held: m candidates in any order; m may differ from the true n.
@@ -96,6 +101,8 @@ class Reconstruction:
         converged: the attack's own word: its objective fell below the level that it states, or a blind
             certificate holds.
         notes: what a reader must know about this run, one sentence each.
+        origins: where each candidate was read, such as "bin 17"; () if that means nothing.
+        marks: what the attack believes of each candidate; () or one per candidate.
     """
 
     inputs: Float[Tensor, "m ..."] | Int[Tensor, "m ..."]
@@ -105,3 +112,5 @@ class Reconstruction:
     objective: tuple[float, ...] = ()
     converged: bool = False
     notes: tuple[str, ...] = ()
+    origins: tuple[str, ...] = ()
+    marks: tuple[Mark, ...] = ()

@@ -1,6 +1,6 @@
 """Examples with what is known of them, from a source or from the caller."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from fedspill.core.errors import BadInput
+from fedspill.core.inputs import TableSpec, TokenSpec
 from fedspill.core.types import Batch
 from fedspill.zoo.indices import parse_indices
 from fedspill.zoo.sources.source import check_pixels, pixels
@@ -31,6 +32,8 @@ class DataPool:
         indices: positions in the source, one per example; two pools of one `name` without a common index
             share no example.
         has_labels: False if the labels are zeros for want of any.
+        spec: what the examples are, of sentences and tables; None for images, whose normalisation the model decides.
+        show: examples (m, ...) as text for people, one line each; None for images.
     """
 
     batch: Batch
@@ -42,6 +45,8 @@ class DataPool:
     std: tuple[float, ...]
     indices: tuple[int, ...]
     has_labels: bool = True
+    spec: TokenSpec | TableSpec | None = None
+    show: Callable[[Tensor], list[str]] | None = None
 
     def __len__(self) -> int:
         return len(self.batch)
