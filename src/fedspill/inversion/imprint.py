@@ -62,21 +62,30 @@ class Imprint:
         return torch.stack([g.bins(features) for g in self.groups], 1)
 
     def weight_and_bias(
-        self, rng: torch.Generator, like: Tensor
+        self, rng: torch.Generator, like: Tensor, *, active: bool = True
     ) -> tuple[Float[Tensor, "total features"], Float[Tensor, " total"]]:
-        """The planted layer; rows that belong to no bin are ordinary random ones.
+        """The planted layer; rows that belong to no bin, and all rows while not `active`, are ordinary random ones.
 
         A ReLU row of the bin (a, b) is g (w, -a). A sparse one is g (w, -a) / (b - a) and is cut off at g.
         """
         features = len(self.groups[0].vector)
         weight = randn((self.total, features), rng, like) * (ORDINARY_SPREAD / features**0.5)
         bias = (rand((self.total,), rng, like) - 0.5) * ORDINARY_SPREAD
-        for group in self.groups:
+        for group in self.groups if active else ():
             lower, width = group.edges[:-1], group.edges.diff()
             size = self.gain / width if self.sparse else torch.full_like(lower, self.gain)
             weight[group.rows] = torch.outer(size, group.vector).to(like)
             bias[group.rows] = (-lower * size).to(like)
         return weight, bias
+
+    def typical(self) -> float:
+        """What the rows with bins give together, in units of `gain`, for an example in the middle of every group."""
+        total = 0.0
+        for group in self.groups:
+            lower, width = group.edges[:-1], group.edges.diff()
+            above = (group.edges.median() - lower).clamp_min(0)
+            total += float((above / width).clamp_max(1).sum() if self.sparse else above.sum())
+        return total * self.gain
 
     def names(self) -> list[list[str]]:
         """What people call each bin of each group."""
