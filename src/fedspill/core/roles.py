@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from fedspill.core.inputs import ImageSpec, InputSpec
+from fedspill.core.inputs import ImageSpec
 from fedspill.core.knowledge import Knows, ServerKnowledge
 from fedspill.core.local_update import LocalTraining
 from fedspill.core.model import Model
@@ -234,6 +234,6 @@ class Card(Generic[R]):
     presets: Mapping[str, R]
     role: ServerRole = ServerRole.HONEST_BUT_CURIOUS
     needs: frozenset[Knows] = frozenset()
-    accepts: frozenset[type[InputSpec]] = frozenset({ImageSpec})
+    accepts: frozenset[type[Any]] = frozenset({ImageSpec})
     iterative: bool = False
     reads: bool = False

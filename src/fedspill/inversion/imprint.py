@@ -27,7 +27,7 @@ class Group:
     """
 
     vector: Float[Tensor, " features"]
-    edges: Float[Tensor, " k+1"]
+    edges: Float[Tensor, " ends"]
     rows: Int[Tensor, " k"]
 
     def answers(self, features: Float[Tensor, "n features"]) -> Float[Tensor, " n"]:

@@ -62,7 +62,9 @@ def make_imprint(
         vectors = decorrelated(vectors, public)
     answers = [None if public is None else public @ v for v in vectors]
     counts = [bins.rows // len(vectors) + (j < bins.rows % len(vectors)) for j in range(len(vectors))]
-    kinds: list[Cutoffs] = [_cutoffs(bins.cutoffs, f, a is not None) for f, a in zip(bins.functions, answers, strict=True)]
+    kinds: list[Cutoffs] = [
+        _cutoffs(bins.cutoffs, f, a is not None) for f, a in zip(bins.functions, answers, strict=True)
+    ]
     ends = [edges(kind, k, a) for kind, k, a in zip(kinds, counts, answers, strict=True)]
     return arranged(vectors, ends, ordinary, rng if shuffle else None, sparse=sparse, gain=gain)
 

@@ -72,7 +72,7 @@ def decorrelated(
     return (turn / values.clamp_min(1e-12 * float(values.max())).sqrt()) @ turn.T @ vectors
 
 
-def edges(kind: Cutoffs, bins: int, answers: Float[Tensor, " m"] | None) -> Float[Tensor, " bins+1"]:
+def edges(kind: Cutoffs, bins: int, answers: Float[Tensor, " m"] | None) -> Float[Tensor, " ends"]:
     """Ends of `bins` adjoining intervals of equal mass, ascending, in float64; the outermost hold everything.
 
     Args:

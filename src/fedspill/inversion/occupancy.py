@@ -93,7 +93,7 @@ def alone(bins: Int[Tensor, " n"]) -> Bool[Tensor, " n"]:
     return torch.tensor([b >= 0 and counted[b] == 1 for b in bins.tolist()], dtype=torch.bool)
 
 
-def masses(edges: Float[Tensor, " k+1"], answers: Float[Tensor, " m"]) -> Float[Tensor, " k"]:
+def masses(edges: Float[Tensor, " ends"], answers: Float[Tensor, " m"]) -> Float[Tensor, " k"]:
     """Share of measurements in each bin, as an estimate of its probability."""
     where = torch.bucketize(answers.double().cpu(), edges.double().cpu()) - 1
     kept = where[(where >= 0) & (where < len(edges) - 1)]
