@@ -12,9 +12,12 @@ from fedspill.core.errors import BadInput
 from fedspill.core.model import Model
 from fedspill.core.types import Batch
 from fedspill.inversion.imprint import Imprint, arranged
-from fedspill.inversion.measurement import Cutoffs, decorrelated, edges, vector
+from fedspill.inversion.measurement import LEAST_PUBLIC, Cutoffs, decorrelated, edges, vector
 from fedspill.inversion.planting import Place
 from fedspill.inversion.taps import layer_inputs
+
+PER_BIN = 4
+"""Public examples per bin, below which a fitted curve is closer to the distribution than their quantiles."""
 
 
 @dataclass(frozen=True)
@@ -25,8 +28,9 @@ class Bins:
         rows: bins of all linear functions together.
         functions: one group of bins each, see `measurement.vector`.
         own: the vector of "own".
-        cutoffs: see `measurement.edges`; "auto" takes the quantiles of public data, and without them a Laplace
-            distribution for cosines and a normal one for the others.
+        cutoffs: see `measurement.edges`; "auto" takes the quantiles of public data if there are several for each
+            bin, else fits a distribution to them: Laplace for cosines, normal for the others; without public data
+            it assumes that one.
     """
 
     rows: int
@@ -62,9 +66,8 @@ def make_imprint(
         vectors = decorrelated(vectors, public)
     answers = [None if public is None else public @ v for v in vectors]
     counts = [bins.rows // len(vectors) + (j < bins.rows % len(vectors)) for j in range(len(vectors))]
-    kinds: list[Cutoffs] = [
-        _cutoffs(bins.cutoffs, f, a is not None) for f, a in zip(bins.functions, answers, strict=True)
-    ]
+    number = 0 if public is None else len(public)
+    kinds = [_cutoffs(bins.cutoffs, f, number, k) for f, k in zip(bins.functions, counts, strict=True)]
     ends = [edges(kind, k, a) for kind, k, a in zip(kinds, counts, answers, strict=True)]
     return arranged(vectors, ends, ordinary, rng if shuffle else None, sparse=sparse, gain=gain)
 
@@ -77,9 +80,12 @@ def public_features(model: Model, place: Place, public_data: Batch | None) -> Fl
     return layer_inputs(model, place.at, z).flatten(1).double().cpu()
 
 
-def _cutoffs(kind: Cutoffs | Literal["auto"], function: str, public: bool) -> Cutoffs:
+def _cutoffs(kind: Cutoffs | Literal["auto"], function: str, public: int, bins: int) -> Cutoffs:
     if kind != "auto":
         return kind
-    if public:
+    if public >= PER_BIN * bins:
         return "empirical"
-    return "laplace" if function.startswith("dct") else "normal"
+    cosine = function.startswith("dct")
+    if public >= LEAST_PUBLIC:
+        return "fitted_laplace" if cosine else "fitted_normal"
+    return "laplace" if cosine else "normal"

@@ -122,7 +122,7 @@ CARD: Card[Tampering] = Card(
     presets={
         "paper": RobbingLinearLayer(),
         "quick": RobbingLinearLayer(cutoffs="auto"),
-        "strong": RobbingLinearLayer(functions=("random", "random", "random"), cutoffs="auto", decode="peel"),
+        "strong": RobbingLinearLayer(functions=("random", "random", "random", "random"), cutoffs="auto", decode="peel"),
     },
     reads=True,
     role=ServerRole.MALICIOUS_PARAMETERS,

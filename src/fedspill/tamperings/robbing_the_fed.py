@@ -33,8 +33,8 @@ class RobbingTheFed:
         rows: bins of all linear functions together; the paper takes 128 for 64 photographs.
         functions: one group of bins each: "mean", "dct:M", "random" or "own" (A.2).
         own: the vector of "own", as long as the flattened features.
-        cutoffs: assumed distribution of a measurement, or "auto": the quantiles of public data if the server has
-            some, else Laplace for cosines and normal for the others.
+        cutoffs: assumed distribution of a measurement, or "auto": learned from public data as far as there are any,
+            else Laplace for cosines and normal for the others.
         at: name of the layer in front of which the module stands; "" is the network's input, or for sentences what
             follows the embedding.
         activation: "relu" bins are differences of rows; "hardtanh" and "two_relus" bins are rows of their own,
@@ -109,7 +109,7 @@ class RobbingTheFed:
         return planted(model, place, layer, values)
 
 
-PEEL = ("random", "random", "random")
+PEEL = ("random", "random", "random", "random")
 
 CARD: Card[Tampering] = Card(
     title="Robbing the Fed",
