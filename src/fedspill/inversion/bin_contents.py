@@ -23,14 +23,20 @@ class Contents:
         weight: sums of c x, float64.
         bias: sums of c.
         noise: size of the rounding error in `bias`; what is smaller is nothing.
+        rough: likewise of the norm of `weight`.
     """
 
     weight: Float[Tensor, "k features"]
     bias: Float[Tensor, " k"]
     noise: Float[Tensor, " k"]
+    rough: Float[Tensor, " k"]
 
     def filled(self) -> Bool[Tensor, " k"]:
         """The bins that hold something."""
+        return (self.weight.norm(dim=1) > self.rough) | self.known()
+
+    def known(self) -> Bool[Tensor, " k"]:
+        """The bins whose sum of c stands out of its rounding, so that it can be divided by."""
         return self.bias.abs() > self.noise
 
     def ratio(self, chosen: Tensor) -> Float[Tensor, "m features"]:
@@ -55,14 +61,16 @@ def contents(update: Update, knowledge: ServerKnowledge, layer: Layer, imprint: 
 def _of_group(gradient: LayerGradient, group: Group, sparse: bool, eps: "Rounding") -> Contents:
     rows = group.rows.to(gradient.bias.device)
     weight, bias = gradient.weight[rows], gradient.bias[rows]
-    size = bias.abs()
+    size, length = bias.abs(), weight.norm(dim=1)
     if not sparse:
-        size = torch.maximum(size, torch.cat([size[1:], size[:0].new_zeros(1)]))
+        size, length = (torch.maximum(v, torch.cat([v[1:], v.new_zeros(1)])) for v in (size, length))
         weight[:-1] -= gradient.weight[rows[1:]]
         bias[:-1] -= gradient.bias[rows[1:]]
     noise = ROUNDINGS * (eps.relative * size + eps.absolute[rows])
+    rough = ROUNDINGS * (eps.relative * length + gradient.noise * weight.shape[1] ** 0.5)
     # A sparse row that nothing touched is exactly 0; a floor keeps it from passing as full.
-    return Contents(weight, bias, noise.clamp_min(eps.relative * gradient.floor))
+    least = eps.relative * gradient.floor
+    return Contents(weight, bias, noise.clamp_min(least), rough.clamp_min(least))
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,7 @@ def make_imprint(
     answers = [None if public is None else public @ v for v in vectors]
     counts = [bins.rows // len(vectors) + (j < bins.rows % len(vectors)) for j in range(len(vectors))]
     number = 0 if public is None else len(public)
-    kinds = [_cutoffs(bins.cutoffs, f, number, k) for f, k in zip(bins.functions, counts, strict=True)]
+    kinds: list[Cutoffs] = [_cutoffs(bins.cutoffs, f, number, k) for f, k in zip(bins.functions, counts, strict=True)]
     ends = [edges(kind, k, a) for kind, k, a in zip(kinds, counts, answers, strict=True)]
     return arranged(vectors, ends, ordinary, rng if shuffle else None, sparse=sparse, gain=gain)
 

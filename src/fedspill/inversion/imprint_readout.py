@@ -19,6 +19,7 @@ from fedspill.inversion.layer_gradient import Layer
 from fedspill.inversion.looks import Look
 from fedspill.inversion.occupancy import peelable, summary
 from fedspill.inversion.peeling import peel
+from fedspill.inversion.scaling import mended_all
 from fedspill.inversion.taps import layer_inputs
 
 Decode = Literal["bins", "peel"]
@@ -56,7 +57,8 @@ class ImprintReadout:
         """
         if not self.active:
             raise NotApplicable("the imprint module is dormant: its rows are ordinary before the round `active_from`")
-        held = contents(update, knowledge, self.layer, self.imprint)
+        raw = contents(update, knowledge, self.layer, self.imprint)
+        held = mended_all(raw, self.imprint.groups, self.look.book)
         decode = peel if self.decode == "peel" else read_bins
         return self._reconstruction(decode(held, self.imprint, self.look.book), knowledge)
 

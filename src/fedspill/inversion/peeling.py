@@ -36,7 +36,7 @@ class Peel:
     @classmethod
     def of(cls, held: Sequence[Contents], imprint: Imprint) -> "Peel":
         """A copy to work on."""
-        own = [Contents(h.weight.clone(), h.bias.clone(), h.noise.clone()) for h in held]
+        own = [Contents(h.weight.clone(), h.bias.clone(), h.noise.clone(), h.rough.clone()) for h in held]
         return cls(imprint, own, [torch.ones_like(h.bias, dtype=torch.bool) for h in own])
 
     def take(self, x: Float[Tensor, " f"], group: int, place: int) -> float | None:
@@ -56,15 +56,17 @@ class Peel:
             held = self.held[j]
             held.weight[b] -= c * x
             held.bias[b] -= c
-            held.noise[b] += error + _left_over(c, float(x.norm()), held, b)
+            rest = _left_over(c, float(x.norm()), held, b)
+            held.noise[b] += error + rest[0]
+            held.rough[b] += error * float(x.norm()) + rest[1]
             self.dirty[j][b] = True
         return c
 
 
-def _left_over(c: float, size: float, held: Contents, place: int) -> float:
+def _left_over(c: float, size: float, held: Contents, place: int) -> tuple[float, float]:
     # Only where all that is left is that small; otherwise it is an example of its own with a small share.
     rest, features = abs(float(held.bias[place])), float(held.weight[place].norm())
-    return rest if rest < LEFT_OVER * abs(c) and features < LEFT_OVER * abs(c) * size else 0.0
+    return (rest, features) if rest < LEFT_OVER * abs(c) and features < LEFT_OVER * abs(c) * size else (0.0, 0.0)
 
 
 def peel(held: Sequence[Contents], imprint: Imprint, book: Book) -> Readings:

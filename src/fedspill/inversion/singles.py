@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from fedspill.core.inputs import ImageSpec, InputSpec, TableSpec
-from fedspill.inversion.lattice import lattice_residual, snap
+from fedspill.inversion.lattice import lattice_residual, lattice_scale, snap
 
 ALONE = 0.12
 """Lattice residual below which features are stored data; mixtures have 0.25 in the mean."""
@@ -37,6 +37,10 @@ class Book(Protocol):
 
     def excess(self, features: Float[Tensor, "m f"]) -> Float[Tensor, " m"]:
         """How far features leave the range of valid ones, as a share of its size."""
+        ...
+
+    def scale(self, direction: Float[Tensor, " f"], low: float, high: float) -> float | None:
+        """The factor between `low` and `high` that makes stored data of a multiple of them, if there is one."""
         ...
 
 
@@ -63,6 +67,11 @@ class InputBook:
         valid = self.spec.project(features.view(-1, *self.spec.encoded_shape)).flatten(1)
         return (features - valid).abs().amax(1) / valid.abs().amax(1).clamp_min(1e-12)
 
+    def scale(self, direction: Float[Tensor, " f"], low: float, high: float) -> float | None:
+        """By whole levels of pixels, or by the 1 of a category."""
+        found = lattice_scale(self.spec, direction, low, high)
+        return found[0] if found is not None and found[1] < ALONE else None
+
     def _shaped(self, features: Tensor) -> Tensor:
         return features.view(-1, *self.spec.encoded_shape)
 
@@ -82,6 +91,10 @@ class NoBook:
     def excess(self, features: Float[Tensor, "m f"]) -> Float[Tensor, " m"]:
         """Everything is valid."""
         return torch.zeros_like(features[:, 0])
+
+    def scale(self, direction: Float[Tensor, " f"], low: float, high: float) -> float | None:
+        """It cannot be told."""
+        return None
 
 
 def book_of(spec: InputSpec) -> Book:

@@ -64,6 +64,10 @@ class TokenBook:
         """Embeddings have no range."""
         return torch.zeros_like(features[:, 0])
 
+    def scale(self, direction: Float[Tensor, " f"], low: float, high: float) -> float | None:
+        """Not sought."""
+        return None
+
     def inputs(self, features: Float[Tensor, "m f"]) -> Int[Tensor, "m t"]:
         """The sentences."""
         return self.tokens(features)
