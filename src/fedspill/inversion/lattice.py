@@ -1,122 +1,82 @@
-"""Stored data lie on a lattice (whole multiples of 1/255, one-hot categories, whole numbers); mixtures do not."""
+"""Do the numbers of a candidate lie where those of real data lie? Blind: nothing but the kind of data is asked.
+
+Pictures hold whole multiples of 1/255, tables hold categories and counts. The mean of two examples lies between
+such values, so this tells one example from a mixture that is otherwise a valid input. Not in the papers.
+"""
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fedspill.core.inputs import ImageSpec, NumericColumn, TableSpec
+from fedspill.core.inputs import CategoricalColumn, Column, ImageSpec, InputSpec, TableSpec
 
 LEVELS = 255
-"""Steps between the bounds of an 8-bit picture."""
-LEAST_PIXELS = 32
-"""Pixels strictly inside the bounds, below which nothing is said of a picture."""
+"""Steps between the darkest and the brightest value of a pixel."""
+FEWEST = 32
+"""Pixels between the ends of the range that a picture needs to be judged."""
+FINEST = 2**15
+"""Steps over the range of a table's column beyond which rounding in float32 hides them."""
 
 
-def lattice_residual(spec: ImageSpec | TableSpec, z: Float[Tensor, "n ..."]) -> Float[Tensor, " n"]:
-    """Mean distance of encoded examples to the lattice, in its steps: about 0 for stored data, 0.25 for a mixture.
+def lattice_residual(spec: InputSpec, z: Float[Tensor, "n ..."]) -> Float[Tensor, " n"]:
+    """Distance of encoded candidates from the nearest values that real data take, in steps, float64.
 
-    Pixels at the bounds (and beyond) do not count, since a mixture of two saturated pixels is saturated. NaN for
-    pictures with fewer than 32 pixels inside the bounds, and for tables without categories and stepped columns.
+    For images, the mean over the pixels strictly inside (0.5, 254.5), of 255: about 0 for a picture of 8 bits,
+    0.25 for a mixture of two. For tables, the largest over the columns: |value / step - whole number|, and for a
+    category the largest distance of its block from one-hot; 0 for a row, up to 0.5 (to 1 for a category) else.
+
+    Args:
+        spec: of the inputs.
+        z: encoded, each example in any shape.
+
+    Returns:
+        NaN where nothing can be said: fewer than 32 such pixels, no column with categories or steps, no image
+        or table.
     """
     if isinstance(spec, ImageSpec):
-        levels = _levels(spec, z).flatten(1)
-        inside = (levels > 0.5) & (levels < LEVELS - 0.5)
-        gap = (levels - levels.round()).abs().where(inside, 0.0)
-        number = inside.sum(1)
-        return (gap.sum(1) / number).where(number >= LEAST_PIXELS, torch.nan)
-    gaps = [
-        g for c, part in zip(spec.columns, z.split(spec.widths, -1), strict=True) if (g := _gap(c, part)) is not None
-    ]
-    # The worst column: a mixture of two rows may agree in all but one.
-    return torch.stack(gaps, 1).amax(1) if gaps else z.new_full((len(z),), torch.nan)
+        return _of_images(spec, z)
+    if isinstance(spec, TableSpec):
+        return _of_tables(spec, z)
+    return z.new_full((len(z),), torch.nan, dtype=torch.float64)
 
 
-def snap(spec: ImageSpec | TableSpec, z: Float[Tensor, "n ..."]) -> Float[Tensor, "n ..."]:
-    """The nearest point of the lattice."""
+def snap(spec: InputSpec, z: Float[Tensor, "n ..."]) -> Float[Tensor, "n ..."]:
+    """The nearest encoded values that real data can take, in the shape, dtype and on the device of `z`."""
     if isinstance(spec, ImageSpec):
-        mean, std = z.new_tensor(spec.mean).view(-1, 1, 1), z.new_tensor(spec.std).view(-1, 1, 1)
         low, high = spec.bounds
-        pixels = _levels(spec, z).round().clamp(0, LEVELS) / LEVELS * (high - low) + low
-        return (pixels - mean) / std
-    return spec.encode(spec.decode(z))
+        nearest = _levels(spec, z).round() / LEVELS * (high - low) + low
+        return spec.encode(nearest).to(z).view_as(z)
+    exact = z.double().view(len(z), *spec.encoded_shape)
+    return spec.encode(spec.decode(exact)).to(z).view_as(z)
 
 
 def _levels(spec: ImageSpec, z: Tensor) -> Tensor:
-    mean, std = z.new_tensor(spec.mean).view(-1, 1, 1), z.new_tensor(spec.std).view(-1, 1, 1)
+    """Pixels (n, c, h, w) as numbers from 0 to 255, float64; what lies outside the range is clamped."""
     low, high = spec.bounds
-    return (z * std + mean - low) / (high - low) * LEVELS
+    return (spec.decode(z.double().view(len(z), *spec.shape)) - low) / (high - low) * LEVELS
 
 
-def _gap(column: object, part: Tensor) -> Tensor | None:
-    """In steps, at most 0.5; None for real numbers."""
-    if not isinstance(column, NumericColumn):
-        return (part - part.round().clamp(0, 1)).abs().amax(-1).clamp_max(0.5)
-    if column.step is None:
+def _of_images(spec: ImageSpec, z: Tensor) -> Tensor:
+    level = _levels(spec, z).flatten(1)
+    inside = (level > 0.5) & (level < LEVELS - 0.5)
+    total = ((level - level.round()).abs() * inside).sum(1)
+    return torch.where(inside.sum(1) >= FEWEST, total / inside.sum(1), torch.nan)
+
+
+def _of_tables(spec: TableSpec, z: Tensor) -> Tensor:
+    parts = z.double().view(len(z), -1).split(spec.widths, -1)
+    found = [d for c, p in zip(spec.columns, parts, strict=True) if (d := _off(c, p)) is not None]
+    if not found:
+        return z.new_full((len(z),), torch.nan, dtype=torch.float64)
+    return torch.stack(found).amax(0)
+
+
+def _off(column: Column, part: Float[Tensor, "n width"]) -> Tensor | None:
+    """Distances (n,) of one column; None for real numbers, and for steps that float32 does not hold."""
+    if isinstance(column, CategoricalColumn):
+        nearest = torch.nn.functional.one_hot(part.argmax(1), part.shape[1]).to(part)
+        return (part - nearest).abs().amax(1)
+    if column.step is None or (column.high - column.low) / column.step > FINEST:
         return None
-    steps = (part[..., 0] * column.std + column.mean) / column.step
+    steps = (part[:, 0] * column.std + column.mean) / column.step
     return (steps - steps.round()).abs()
-
-
-def lattice_scale(
-    spec: ImageSpec | TableSpec, z: Float[Tensor, " f"], low: float, high: float
-) -> tuple[float, float] | None:
-    """The factor that turns a multiple of an encoded example into stored data, and the residual that it leaves.
-
-    Args:
-        spec: of the input.
-        z: flat, the example times an unknown number.
-        low: the factor is sought from here, above 0.
-        high: to here.
-
-    Returns:
-        None if there is nothing to tell by.
-    """
-    if isinstance(spec, TableSpec):
-        return _row_scale(spec, z, low, high)
-    step = max(1, z.numel() // SAMPLE)
-    mean, std = (z.new_tensor(v).view(-1, 1, 1).expand(spec.shape).flatten()[::step] for v in (spec.mean, spec.std))
-    part, span = z[::step], (spec.bounds[1] - spec.bounds[0]) / LEVELS
-    slope, offset = part * std / span, (mean - spec.bounds[0]) / span
-    # Pixels that would leave the range rule a factor out.
-    limit = torch.where(slope > 0, (LEVELS + 1 - offset) / slope, (-1 - offset) / slope)
-    high = min(high, float(limit[slope != 0].min())) if bool((slope != 0).any()) else high
-    if not 0 < low < high:
-        return None
-    count = int((high - low) * float(slope.abs().max()) / STEP) + 2
-    tried = torch.linspace(low, high, min(count, MOST_TRIED)).to(z)
-    best = min(
-        ((_missed(part_of, slope, offset), part_of) for part_of in tried.split(64)), key=lambda r: float(r[0].min())
-    )
-    factor = float(best[1][best[0].argmin()])
-    for _ in range(REFINED):
-        levels = (factor * slope + offset).round().clamp(0, LEVELS) - offset
-        factor = float((levels @ slope) / (slope @ slope))
-    return factor, float(_missed(z.new_tensor([factor]), slope, offset)[0])
-
-
-SAMPLE = 4096
-"""Pixels by which a factor is judged."""
-STEP = 0.2
-"""Levels by which the largest pixel moves from one factor that is tried to the next."""
-MOST_TRIED = 4096
-REFINED = 4
-
-
-def _missed(factors: Tensor, slope: Tensor, offset: Tensor) -> Tensor:
-    levels = torch.outer(factors, slope) + offset
-    return (levels - levels.round()).abs().mean(1)
-
-
-def _row_scale(spec: TableSpec, z: Tensor, low: float, high: float) -> tuple[float, float] | None:
-    """The hot entry of every category is 1."""
-    hot = [p[p.abs().argmax()] for c, p in zip(spec.columns, z.split(spec.widths), strict=True) if _is_category(c)]
-    if not hot:
-        return None
-    factor = 1 / float(torch.stack(hot).median())
-    if not low <= factor <= high:
-        return None
-    return factor, float(lattice_residual(spec, factor * z[None])[0])
-
-
-def _is_category(column: object) -> bool:
-    return not isinstance(column, NumericColumn)

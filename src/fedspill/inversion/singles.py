@@ -13,7 +13,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from fedspill.core.inputs import ImageSpec, InputSpec, TableSpec
-from fedspill.inversion.lattice import lattice_residual, lattice_scale, snap
+from fedspill.inversion.lattice import lattice_residual, snap
+from fedspill.inversion.lattice_scale import lattice_scale
 
 ALONE = 0.12
 """Lattice residual below which features are stored data; mixtures have 0.25 in the mean."""
