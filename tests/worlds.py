@@ -28,6 +28,15 @@ def mlp(*, training: bool = False, dtype: torch.dtype = torch.float32) -> Model:
     return Model.of(draw_weights(net), SPEC, training=training).to("cpu", dtype)
 
 
+def relu_mlp(*, dtype: torch.dtype = torch.float32) -> Model:
+    """A fully connected network with ReLUs."""
+    with torch.random.fork_rng():
+        net = nn.Sequential(
+            nn.Flatten(), nn.Linear(192, 24), nn.ReLU(), nn.Linear(24, 16), nn.ReLU(), nn.Linear(16, CLASSES)
+        )
+    return Model.of(draw_weights(net), SPEC).to("cpu", dtype)
+
+
 def conv_bn(*, training: bool = False, dtype: torch.dtype = torch.float32) -> Model:
     """A small convolutional network with BatchNorm."""
     with torch.random.fork_rng():

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from fedspill.core.errors import NotApplicable
-from fedspill.core.inputs import InputSpec
+from fedspill.core.inputs import InputSpec, TokenSpec
 from fedspill.core.model import Model
 from fedspill.core.rng import rand, stream
 from fedspill.inversion.head import joined
@@ -58,7 +58,8 @@ class Trace:
 
 def probe_inputs(spec: InputSpec, count: int, like: Tensor) -> Tensor:
     """Arbitrary valid encoded inputs (count, ...), the same at every call."""
-    return spec.project(rand((count, *spec.encoded_shape), stream(0, "trace"), like))
+    drawn = rand((count, *spec.encoded_shape), stream(0, "trace"), like)
+    return spec.decode(drawn * spec.vocabulary) if isinstance(spec, TokenSpec) else spec.project(drawn)
 
 
 def trace(model: Model) -> Trace:

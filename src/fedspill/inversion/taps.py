@@ -56,3 +56,43 @@ def _entering(model: Model, at: str, z: Tensor) -> Tensor:
     finally:
         handle.remove()
     raise NotApplicable(f"the network does not call its layer {at!r}")
+
+
+def behind_embedding(model: Model, z: Tensor) -> str:
+    """Name of the first layer that gets numbers on a scale, one row per example, after an embedding was looked up.
+
+    Args:
+        model: takes token numbers.
+        z: encoded inputs (n, t).
+
+    Raises:
+        NotApplicable: there is no such layer.
+    """
+    looked_up, found = list[str](), list[str]()
+
+    def keep(name: str):
+        def hook(module: nn.Module, inputs: tuple[object, ...]) -> None:
+            if isinstance(module, nn.Embedding):
+                looked_up.append(name)
+            elif looked_up and not found and inputs and _rows_of_numbers(inputs[0], len(z)):
+                found.append(name)
+                raise _Reached
+
+        return hook
+
+    handles = [m.register_forward_pre_hook(keep(n)) for n, m in model.module.named_modules() if n]
+    try:
+        with torch.no_grad():
+            model.logits(model.params, z)
+    except _Reached:
+        return found[0]
+    finally:
+        for handle in handles:
+            handle.remove()
+    raise NotApplicable(
+        "no layer of the network gets what an nn.Embedding looked up, one tensor with a row per example"
+    )
+
+
+def _rows_of_numbers(value: object, rows: int) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point() and value.ndim == 3 and len(value) == rows

@@ -1,4 +1,4 @@
-"""Closeness of matched images, one float64 number per pair; nothing is pooled over a batch. And the list of all metrics.
+"""Closeness of matched images, one float64 number per pair; nothing is pooled over a batch. Also the list of metrics.
 
 What checks shapes itself, with a message for people, is annotated as taking any tensor.
 """

@@ -6,7 +6,6 @@ gives the private value; a column of real numbers has no step, and a thousandth 
 
 from dataclasses import dataclass
 
-import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 

@@ -79,7 +79,7 @@ def check_size(size: int | None) -> None:
 
 
 def square(images: Float[Tensor, "n c h w"], size: int) -> Float[Tensor, "n c s s"]:
-    """The central square, resized to `size` with antialiasing and clamped to [0, 1]."""
+    """The central square, resized to `size` with antialiasing and rounded to 8 bits, as picture libraries do it."""
     height, width = images.shape[-2:]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
@@ -87,4 +87,4 @@ def square(images: Float[Tensor, "n c h w"], size: int) -> Float[Tensor, "n c s 
     if side == size:
         return images
     resized = functional.interpolate(images, (size, size), mode="bicubic", antialias=True, align_corners=False)
-    return resized.clamp(0, 1)
+    return (resized.clamp(0, 1) * 255).round() / 255

@@ -1,0 +1,91 @@
+"""Candidates read out of bins: each bin for itself, as the paper does."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fedspill.core.types import Mark
+from fedspill.inversion.bin_contents import Contents
+from fedspill.inversion.imprint import Imprint
+from fedspill.inversion.singles import Book, opinion
+
+SURE, OPEN, DOUBTFUL = 1.0, 0.5, 0.25
+"""Confidence in stored data, in what cannot be told, and in what looks like a mixture."""
+
+
+@dataclass(frozen=True)
+class Readings:
+    """Candidates as features of the place where they were read.
+
+    Attributes:
+        features: flat, float64.
+        origins: the name of the bin of each.
+        marks: one each.
+        confidence: in [0, 1]; above 0.5 only if stored data were recognised.
+        share: c of each, its weight in the update.
+    """
+
+    features: Float[Tensor, "m f"]
+    origins: tuple[str, ...]
+    marks: tuple[Mark, ...]
+    confidence: Float[Tensor, " m"]
+    share: Float[Tensor, " m"]
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def pick(self, which: Sequence[int]) -> "Readings":
+        """Some of them, in this order."""
+        return Readings(
+            self.features[list(which)],
+            tuple(self.origins[i] for i in which),
+            tuple(self.marks[i] for i in which),
+            self.confidence[list(which)],
+            self.share[list(which)],
+        )
+
+
+def joined(parts: Sequence[Readings]) -> Readings:
+    """All readings of several, at least one."""
+    return Readings(
+        torch.cat([p.features for p in parts]),
+        tuple(o for p in parts for o in p.origins),
+        tuple(m for p in parts for m in p.marks),
+        torch.cat([p.confidence for p in parts]),
+        torch.cat([p.share for p in parts]),
+    )
+
+
+def read_bins(held: Sequence[Contents], imprint: Imprint, book: Book) -> Readings:
+    """The weighted mean of every bin that holds something, with what is believed of it; nothing is left out.
+
+    Confidence also ranks: among the doubtful, larger bins come first, as the paper picks the candidates with the
+    largest mean gradient when there are more than examples.
+    """
+    return joined([read_group(held[j], imprint, j, book) for j in range(len(held))])
+
+
+def read_group(held: Contents, imprint: Imprint, group: int, book: Book, only: Tensor | None = None) -> Readings:
+    """The same for one group, or for some of its bins."""
+    filled = (held.filled() if only is None else held.filled() & only).nonzero()[:, 0]
+    features = held.ratio(filled)
+    names = imprint.names()[group]
+    inside = imprint.groups[group].bins(features) == filled
+    said = opinion(book, features)
+    alone, mixed = said.alone & inside, said.mixed | ~inside
+    confidence = torch.where(alone, SURE, torch.where(mixed, DOUBTFUL, OPEN)).to(features)
+    size = held.weight[filled].mean(1).abs()
+    rank = size.argsort().argsort().to(features) / max(1, len(size))
+    marks: list[Mark] = [
+        "alone" if a else "mixture" if m else "unsure" for a, m in zip(alone.tolist(), mixed.tolist(), strict=True)
+    ]
+    return Readings(
+        features,
+        tuple(names[b] for b in filled.tolist()),
+        tuple(marks),
+        torch.where(alone, confidence, confidence * (0.5 + 0.5 * rank)),
+        held.bias[filled],
+    )

@@ -1,0 +1,123 @@
+"""The rows of an imprint module: which linear function they measure, and which bins they make.
+
+Fowl et al.: "Robbing the Fed", ICLR 2022, arXiv:2110.13057, sections 3.3 and 4.3. Several groups of rows with a
+linear function each are not in the paper; `docs/peeling.md` tells what they are good for.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from fedspill.core.rng import rand, randn
+
+ORDINARY_SPREAD = 1.0
+"""Standard deviation of an ordinary row's answers, where features have about unit variance."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """One linear function and its bins.
+
+    Attributes:
+        vector: w of h(x) = <w, x>, float64.
+        edges: ends of the k bins, ascending, float64; an example outside of the outermost is lost.
+        rows: the row of the planted layer that belongs to each bin.
+    """
+
+    vector: Float[Tensor, " features"]
+    edges: Float[Tensor, " ends"]
+    rows: Int[Tensor, " k"]
+
+    def answers(self, features: Float[Tensor, "n features"]) -> Float[Tensor, " n"]:
+        """The measurement h of flattened features, in float64."""
+        return features.double() @ self.vector.to(features.device)
+
+    def bins(self, features: Float[Tensor, "n features"]) -> Int[Tensor, " n"]:
+        """The bin of each example, -1 if it is lost."""
+        where = torch.bucketize(self.answers(features), self.edges.to(features.device)) - 1
+        return where.where((where >= 0) & (where < len(self.rows)), -1)
+
+
+@dataclass(frozen=True)
+class Imprint:
+    """All that the server knows of the module that it planted.
+
+    Attributes:
+        groups: their rows do not overlap.
+        total: rows of the planted layer, ordinary ones among them.
+        sparse: a row is active inside its bin only (Hardtanh), else for all examples above its lower end (ReLU).
+        gain: multiplies the rows; the layer behind divides by it again. With sparse bins a large gain lets local
+            training move the bins less (the paper's scaling c0).
+    """
+
+    groups: tuple[Group, ...]
+    total: int
+    sparse: bool = False
+    gain: float = 1.0
+
+    def bins(self, features: Float[Tensor, "n features"]) -> Int[Tensor, "n d"]:
+        """The bin of each example in each group, -1 where it is lost."""
+        return torch.stack([g.bins(features) for g in self.groups], 1)
+
+    def weight_and_bias(
+        self, rng: torch.Generator, like: Tensor, *, active: bool = True
+    ) -> tuple[Float[Tensor, "total features"], Float[Tensor, " total"]]:
+        """The planted layer; rows that belong to no bin, and all rows while not `active`, are ordinary random ones.
+
+        A ReLU row of the bin (a, b) is g (w, -a). A sparse one is g (w, -a) / (b - a) and is cut off at g.
+        """
+        features = len(self.groups[0].vector)
+        weight = randn((self.total, features), rng, like) * (ORDINARY_SPREAD / features**0.5)
+        bias = (rand((self.total,), rng, like) - 0.5) * ORDINARY_SPREAD
+        for group in self.groups if active else ():
+            lower, width = group.edges[:-1], group.edges.diff()
+            size = self.gain / width if self.sparse else torch.full_like(lower, self.gain)
+            weight[group.rows] = torch.outer(size, group.vector).to(like)
+            bias[group.rows] = (-lower * size).to(like)
+        return weight, bias
+
+    def typical(self) -> float:
+        """What the rows with bins give together, in units of `gain`, for an example in the middle of every group."""
+        total = 0.0
+        for group in self.groups:
+            lower, width = group.edges[:-1], group.edges.diff()
+            above = (group.edges.median() - lower).clamp_min(0)
+            total += float((above / width).clamp_max(1).sum() if self.sparse else above.sum())
+        return total * self.gain
+
+    def names(self) -> list[list[str]]:
+        """What people call each bin of each group."""
+        one = len(self.groups) == 1
+        return [
+            [f"bin {b}" if one else f"group {j}, bin {b}" for b in range(len(g.rows))]
+            for j, g in enumerate(self.groups)
+        ]
+
+
+def arranged(
+    vectors: Float[Tensor, "d features"],
+    ends: list[Float[Tensor, "..."]],
+    ordinary: int,
+    rng: torch.Generator | None,
+    *,
+    sparse: bool = False,
+    gain: float = 1.0,
+) -> Imprint:
+    """Groups of bins in consecutive rows, or, with `rng`, in a random order among `ordinary` ordinary rows.
+
+    Args:
+        vectors: one per group.
+        ends: the edges of each group.
+        ordinary: rows that belong to no bin.
+        rng: shuffles the rows; None keeps them in order, ordinary rows last.
+        sparse: see `Imprint`.
+        gain: see `Imprint`.
+    """
+    sizes = [len(e) - 1 for e in ends]
+    total = sum(sizes) + ordinary
+    order = torch.arange(total) if rng is None else torch.randperm(total, generator=rng)
+    parts = order[: sum(sizes)].split(sizes)
+    groups = tuple(Group(v, e, r) for v, e, r in zip(vectors, ends, parts, strict=True))
+    return Imprint(groups, total, sparse, gain)

@@ -1,0 +1,99 @@
+"""The server's side of an imprint module: the secret that it keeps, and how it reads the answer."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fedspill.core.errors import NotApplicable
+from fedspill.core.knowledge import ServerKnowledge
+from fedspill.core.model import Model
+from fedspill.core.roles import UNWATCHED, Expected, Watch
+from fedspill.core.types import Reconstruction, Update
+from fedspill.inversion.bin_contents import contents
+from fedspill.inversion.bin_reading import SURE, Readings, read_bins
+from fedspill.inversion.imprint import Imprint
+from fedspill.inversion.layer_gradient import Layer
+from fedspill.inversion.looks import Look
+from fedspill.inversion.occupancy import peelable, summary
+from fedspill.inversion.peeling import peel
+from fedspill.inversion.scaling import mended_all
+from fedspill.inversion.taps import layer_inputs
+
+Decode = Literal["bins", "peel"]
+
+
+@dataclass(frozen=True)
+class ImprintReadout:
+    """Reads an imprint module.
+
+    Converged means that stored data were recognised in at least one bin.
+
+    Attributes:
+        at: name of the layer in front of which features are read; "" is the network.
+        layer: the linear layer that holds the rows.
+        imprint: which row belongs to which bin.
+        look: what examples look like there.
+        decode: "bins", each for itself, or "peel".
+        active: False while the module is dormant.
+    """
+
+    at: str
+    layer: Layer
+    imprint: Imprint
+    look: Look
+    decode: Decode
+    active: bool = True
+
+    def reconstruct(
+        self, update: Update, knowledge: ServerKnowledge, rng: torch.Generator, watch: Watch = UNWATCHED
+    ) -> Reconstruction:
+        """What the bins hold: each example that is alone in one of them exactly.
+
+        Raises:
+            NotApplicable: the module is dormant, or the layer was not trained.
+        """
+        if not self.active:
+            raise NotApplicable("the imprint module is dormant: its rows are ordinary before the round `active_from`")
+        raw = contents(update, knowledge, self.layer, self.imprint)
+        held = mended_all(raw, self.imprint.groups, self.look.book)
+        decode = peel if self.decode == "peel" else read_bins
+        return self._reconstruction(decode(held, self.imprint, self.look.book), knowledge)
+
+    def _reconstruction(self, found: Readings, knowledge: ServerKnowledge) -> Reconstruction:
+        like = knowledge.model.like
+        if not len(found):
+            raise NotApplicable("no bin holds anything: no example was measured inside the cutoffs")
+        inputs = self.look.inputs(found.features)
+        return Reconstruction(
+            inputs=inputs.to(like) if inputs.is_floating_point() else inputs,
+            confidence=found.confidence.to(like),
+            converged=bool((found.confidence >= SURE).any()),
+            notes=self._notes(found, knowledge.num_examples),
+            origins=found.origins,
+            marks=found.marks,
+        )
+
+    def _notes(self, found: Readings, n: int | None) -> tuple[str, ...]:
+        sure, bins = sum(m == "alone" for m in found.marks), sum(len(g.rows) for g in self.imprint.groups)
+        said = f"{len(found)} candidates were read in {bins} bins; {sure} are recognised as single stored examples."
+        if n is None:
+            return (said,)
+        theory = summary(n, bins)
+        return (
+            said,
+            theory if len(self.imprint.groups) == 1 else f"{theory} Here in {len(self.imprint.groups)} groups.",
+        )
+
+    def expects(self, model: Model, z: Tensor) -> Expected:
+        """The bins that examples fall into by the measurement alone, and those that must be read exactly."""
+        features: Float[Tensor, "n f"] = layer_inputs(model, self.at, z).flatten(1)
+        where = self.imprint.bins(features).cpu()
+        names = self.imprint.names()
+        places = tuple(tuple(names[j][b] for j, b in enumerate(row) if b >= 0) for row in where.tolist())
+        # One group: an example that is alone. Several without peeling: one that is alone in any of them.
+        if self.decode == "peel":
+            return Expected(places, peelable(where))
+        return Expected(places, torch.stack([peelable(column[:, None]) for column in where.T], 1).any(1))

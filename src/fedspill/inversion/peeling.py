@@ -1,0 +1,107 @@
+"""Several linear functions and iterative cancellation: what one bin gives is taken out of the bins of the others.
+
+Every example lies in one bin of each group, as an item in an invertible Bloom lookup table (Goodrich, Mitzenmacher
+2011, arXiv:1101.2245). Not in Robbing the Fed; see docs/peeling.md.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from fedspill.inversion.bin_contents import Contents
+from fedspill.inversion.bin_reading import DOUBTFUL, Readings, joined, read_group
+from fedspill.inversion.imprint import Imprint
+from fedspill.inversion.singles import Book
+
+LEFT_OVER = 1e-3
+"""Share of what was taken out of a bin below which the rest is nothing."""
+
+
+@dataclass
+class Peel:
+    """The bins as they are after some examples were taken out.
+
+    Attributes:
+        held: contents by group; the tensors are changed in place.
+        dirty: bins that changed since they were last looked at.
+    """
+
+    imprint: Imprint
+    held: list[Contents]
+    dirty: list[Tensor]
+
+    @classmethod
+    def of(cls, held: Sequence[Contents], imprint: Imprint) -> "Peel":
+        """A copy to work on."""
+        own = [Contents(h.weight.clone(), h.bias.clone(), h.noise.clone(), h.rough.clone()) for h in held]
+        return cls(imprint, own, [torch.ones_like(h.bias, dtype=torch.bool) for h in own])
+
+    def take(self, x: Float[Tensor, " f"], group: int, place: int) -> float | None:
+        """Takes an example, found in a bin of a group, out of its bins in all groups; its share c.
+
+        None, and nothing is done, if one of these bins holds nothing, which no true example leaves behind.
+        """
+        where = self.imprint.bins(x[None])[0].tolist()
+        kept = [(j, b) for j, b in enumerate(where) if b >= 0]
+        if (group, place) not in kept or any(not bool(self.held[j].filled()[b]) for j, b in kept):
+            return None
+        source = self.held[group]
+        # Least squares over all features and the bias: far less noise than the bias alone.
+        c = float((source.weight[place] @ x + source.bias[place]) / (x @ x + 1))
+        error = float(source.noise[place]) / float(x @ x + 1) ** 0.5
+        for j, b in kept:
+            held = self.held[j]
+            held.weight[b] -= c * x
+            held.bias[b] -= c
+            rest = _left_over(c, float(x.norm()), held, b)
+            held.noise[b] += error + rest[0]
+            held.rough[b] += error * float(x.norm()) + rest[1]
+            self.dirty[j][b] = True
+        return c
+
+
+def _left_over(c: float, size: float, held: Contents, place: int) -> tuple[float, float]:
+    # Only where all that is left is that small; otherwise it is an example of its own with a small share.
+    rest, features = abs(float(held.bias[place])), float(held.weight[place].norm())
+    return (rest, features) if rest < LEFT_OVER * abs(c) and features < LEFT_OVER * abs(c) * size else (0.0, 0.0)
+
+
+def peel(held: Sequence[Contents], imprint: Imprint, book: Book) -> Readings:
+    """Examples that are recognised, taken out, until nothing new appears; then what the other bins still hold.
+
+    Only stored data that are recognised as such are taken out: one false example would spoil its bins in every
+    group.
+    """
+    state, found = Peel.of(held, imprint), list[Readings]()
+    while True:
+        fresh = _round(state, book)
+        if not fresh:
+            break
+        found += fresh
+    rest = [read_group(h, imprint, j, book) for j, h in enumerate(state.held)]
+    doubtful = [replace(r, confidence=r.confidence.clamp_max(DOUBTFUL)) for r in rest if len(r)]
+    return joined([*found, *doubtful]) if found or doubtful else joined(rest)
+
+
+def _round(state: Peel, book: Book) -> list[Readings]:
+    """One look at every bin that changed."""
+    fresh = list[Readings]()
+    for j, dirty in enumerate(state.dirty):
+        looked, state.dirty[j] = dirty, torch.zeros_like(dirty)
+        seen = read_group(state.held[j], state.imprint, j, book, looked)
+        places = _places(state, j, looked)
+        for i, mark in enumerate(seen.marks):
+            if mark != "alone" or bool(state.dirty[j][places[i]]):
+                continue
+            exact = book.snap(seen.features[i : i + 1])
+            share = state.take(exact[0], j, int(places[i]))
+            if share is not None:
+                fresh.append(replace(seen.pick([i]), features=exact, share=seen.share.new_tensor([share])))
+    return fresh
+
+
+def _places(state: Peel, group: int, looked: Tensor) -> Int[Tensor, " m"]:
+    return (state.held[group].filled() & looked).nonzero()[:, 0]

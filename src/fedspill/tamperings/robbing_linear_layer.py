@@ -1,0 +1,130 @@
+"""An imprint in a linear layer that the network has: parameters only, the architecture stays as it is.
+
+Fowl et al.: "Robbing the Fed", ICLR 2022, arXiv:2110.13057, sections 3.3 and 4.3 ("the attacker only needs to modify
+parameters of an existing model").
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from fedspill.core.errors import BadInput, NotApplicable
+from fedspill.core.inputs import ImageSpec, TableSpec
+from fedspill.core.model import Model
+from fedspill.core.rng import randn
+from fedspill.core.roles import Card, Tampered, Tampering
+from fedspill.core.types import Batch, ServerRole
+from fedspill.inversion.chain import Step, trace
+from fedspill.inversion.imprint import Imprint
+from fedspill.inversion.imprint_making import Bins, make_imprint
+from fedspill.inversion.imprint_readout import Decode, ImprintReadout
+from fedspill.inversion.layer_gradient import Layer
+from fedspill.inversion.looks import look_at
+from fedspill.inversion.measurement import Cutoffs
+from fedspill.inversion.planting import find_place
+
+
+@dataclass(frozen=True)
+class RobbingLinearLayer:
+    """Writes bins into the first linear layer, and equal columns into the one behind it.
+
+    Attributes:
+        at: name of the linear layer; "" is the first one.
+        rows: bins of all linear functions together; None takes all rows. The others stay ordinary rows.
+        functions: see `robbing_the_fed`.
+        own: likewise.
+        cutoffs: likewise.
+        throughput: likewise.
+        shuffle: spread the bins over the layer's rows in a random order.
+        active_from: before this round the layer stays as it is.
+        decode: "bins" or "peel".
+    """
+
+    at: str = ""
+    rows: int | None = None
+    functions: tuple[str, ...] = ("mean",)
+    own: tuple[float, ...] = ()
+    cutoffs: Cutoffs | Literal["auto"] = "normal"
+    throughput: float = 1.0
+    shuffle: bool = False
+    active_from: int = 0
+    decode: Decode = "bins"
+
+    def __post_init__(self) -> None:
+        if self.throughput <= 0:
+            raise BadInput(f"throughput={self.throughput} must be above 0")
+
+    def tamper(self, model: Model, public_data: Batch | None, round: int, rng: torch.Generator) -> Tampered:
+        """The model with other numbers in two layers, and the readout.
+
+        Raises:
+            NotApplicable: there is no linear layer, followed by a ReLU and another one, that shows the input.
+        """
+        first, second = _pair(model, self.at)
+        place, total = find_place(model, first.name), first.output_shape[-1]
+        rows = total if self.rows is None else self.rows
+        if rows > total:
+            raise NotApplicable(f"rows={rows}, but {first.describe()} has {total}")
+        bins = Bins(rows, self.functions, self.own, self.cutoffs)
+        imprint = make_imprint(bins, model, place, public_data, rng, ordinary=total - rows, shuffle=self.shuffle)
+        layer = Layer(*_names(first))
+        active = round >= self.active_from
+        changed = _written(model, imprint, layer, Layer(*_names(second)), self.throughput, rng) if active else model
+        look = look_at(model, first.name)
+        return Tampered(changed, ImprintReadout(first.name, layer, imprint, look, self.decode, active))
+
+
+def _names(step: Step) -> tuple[str, str]:
+    weight, bias = step.parameter("weight"), step.parameter("bias")
+    if weight is None or bias is None:
+        raise NotApplicable(f"{step.describe()} has no bias, by whose gradient the readout divides")
+    return weight, bias
+
+
+def _pair(model: Model, at: str) -> tuple[Step, Step]:
+    """The linear layer, and the one that follows behind a ReLU."""
+    steps = [s for s in trace(model).steps if not s.passes()]
+    linear = [i for i, s in enumerate(steps) if isinstance(s.module, nn.Linear) and at in ("", s.name)]
+    if not linear:
+        raise NotApplicable(f"the network has no linear layer {at!r}" if at else "the network has no linear layer")
+    first, after = steps[linear[0]], steps[linear[0] + 1 : linear[0] + 3]
+    kinds = [type(s.module) for s in after]
+    if kinds != [nn.ReLU, nn.Linear] or not all(s.linked for s in after):
+        raise NotApplicable(f"{first.describe()} is not followed by a ReLU and another linear layer")
+    return first, after[1]
+
+
+def _written(
+    model: Model, imprint: Imprint, first: Layer, second: Layer, throughput: float, rng: torch.Generator
+) -> Model:
+    params = dict(model.params)
+    weight, bias = imprint.weight_and_bias(rng, model.like)
+    used = torch.cat([g.rows for g in imprint.groups]).to(weight.device)
+    params[first.weight] = _at(params[first.weight], used, weight, 0)
+    params[first.bias] = _at(params[first.bias], used, bias, 0)
+    # One column for all bins. Its signs differ: equal ones would shift all logits alike, which a softmax ignores.
+    column = randn((len(params[second.weight]), 1), rng, model.like) * (throughput / len(used))
+    params[second.weight] = _at(params[second.weight], used, column.expand(-1, imprint.total), 1)
+    params[second.bias] = params[second.bias] - column[:, 0] * imprint.typical()
+    return model.with_params(params)
+
+
+def _at(old: Tensor, which: Tensor, new: Tensor, axis: int) -> Tensor:
+    return old.index_copy(axis, which, new.index_select(axis, which))
+
+
+CARD: Card[Tampering] = Card(
+    title="Robbing the Fed, in a linear layer",
+    paper="Fowl et al., ICLR 2022, arXiv:2110.13057, section 3.3",
+    summary="Writes imprint rows into a linear layer of the network; no parameter is added.",
+    presets={
+        "paper": RobbingLinearLayer(),
+        "quick": RobbingLinearLayer(cutoffs="auto"),
+        "strong": RobbingLinearLayer(functions=("random", "random", "random", "random"), cutoffs="auto", decode="peel"),
+    },
+    reads=True,
+    role=ServerRole.MALICIOUS_PARAMETERS,
+    accepts=frozenset({ImageSpec, TableSpec}),
+)
