@@ -17,7 +17,9 @@ class Defaults:
 
 IMAGES = Defaults("images", ("psnr", "ssim", "mse"), {"psnr": 20.0})
 SENTENCES = Defaults("sentences", ("token_accuracy", "exact_sentence", "bleu", "rouge_l"), {"token_accuracy": 0.9})
-TABLES = Defaults("tables", ("feature_accuracy", "exact_row"), {"feature_accuracy": 0.9})
+TABLES = Defaults("tables", ("feature_accuracy", "exact_row"), {"feature_accuracy": 0.95})
+"""On Adult (14 columns) the commonest row scores 0.50 in the mean, the closest of 1000 public rows 0.75, the closest of
+30000 public rows 0.81; 7 % of the latter reach 0.9 (13 columns) and none 0.95."""
 
 
 EVERY_METRIC = tuple(name for kind in (IMAGES, SENTENCES, TABLES) for name in kind.metrics)

@@ -1,6 +1,7 @@
 """A contact sheet of what a readout read: every candidate in the order of its bins, in a frame that says what it is."""
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -19,7 +20,7 @@ COLOURS: Mapping[Sort, str] = {
 WIDTH = 1080
 """Pixels of the page."""
 
-_FRAME, _GAP, _LEGEND = 4, 6, 34
+_FRAME, _GAP, _LEGEND = 4, 4, 34
 
 
 def bin_sheet(read: BinsRead) -> bytes:
@@ -35,11 +36,12 @@ def bin_sheet(read: BinsRead) -> bytes:
     pictures = [_framed(t, side) for t in tiles]
     cell = max(max(p.size) for p in pictures) + _GAP
     columns = min(len(pictures), max(1, (WIDTH + _GAP) // cell))
-    rows = -(-len(pictures) // columns)
-    whole = Image.new("RGB", (WIDTH, rows * cell + _LEGEND), "white")
+    rows, marks = -(-len(pictures) // columns), _marks(read.counts)
+    width = max(columns * cell - _GAP, round(sum(_width(text) for _, text in marks)))
+    whole = Image.new("RGB", (width, rows * cell + _LEGEND), "white")
     for k, picture in enumerate(pictures):
         whole.paste(picture, (k % columns * cell, k // columns * cell))
-    _legend(whole, read.counts, rows * cell)
+    _legend(whole, marks, rows * cell)
     return png(whole)
 
 
@@ -51,14 +53,25 @@ def _framed(tile: Tile, side: int) -> Image.Image:
     return framed
 
 
-def _legend(whole: Image.Image, counts: Mapping[Sort, int], top: int) -> None:
-    draw, font, left = ImageDraw.Draw(whole), ImageFont.load_default(15), 0
-    for sort in _shown(counts):
-        text = f"{WORDS[sort]}: {counts.get(sort, 0)}" + (" (not drawn)" if sort == "empty" else "")
+def _marks(counts: Mapping[Sort, int]) -> list[tuple[Sort, str]]:
+    found: list[tuple[Sort, str]] = [(s, f"{WORDS[s]}: {counts.get(s, 0)}") for s in COLOURS if s != "empty"]
+    empty = counts.get("empty", 0)
+    return [*found, ("empty", f"{WORDS['empty']}: {empty} (not drawn)")] if empty else found
+
+
+def _legend(whole: Image.Image, marks: Sequence[tuple[Sort, str]], top: int) -> None:
+    draw, left = ImageDraw.Draw(whole), 0.0
+    for sort, text in marks:
         draw.rectangle([left, top + 8, left + 15, top + 23], fill=COLOURS[sort])
-        draw.text((left + 22, top + 6), text, fill="#14181d", font=font)
-        left += 22 + round(draw.textlength(text, font=font)) + 26
+        draw.text((left + 22, top + 6), text, fill="#14181d", font=_font())
+        left += _width(text)
 
 
-def _shown(counts: Mapping[Sort, int]) -> Sequence[Sort]:
-    return [sort for sort in COLOURS if sort != "empty" or counts.get("empty", 0)]
+def _width(text: str) -> float:
+    """Of one mark of the legend, with the space behind it."""
+    return 22 + _font().getlength(text) + 26
+
+
+@cache
+def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(15)
