@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import fedspill
 from fedspill.audit import verdict as verdicts
-from fedspill.audit.components import choose, tampering_of
+from fedspill.audit.components import check_kinds, choose, tampering_of
 from fedspill.audit.judge import prior_only
 from fedspill.audit.plan import AuditPlan
 from fedspill.audit.report import AuditReport, Environment, Grant, Trial
@@ -29,6 +29,7 @@ from fedspill.core.knowledge import Knows
 from fedspill.core.model import Model
 from fedspill.scoring.metrics import by_names
 from fedspill.zoo.data import DataPool, from_tensors
+from fedspill.zoo.models import of_module
 
 EXPLAINED = {
     Knows.NUM_EXAMPLES: "how many examples are behind the update",
@@ -79,7 +80,7 @@ def run_audit(
 
     Raises:
         BadInput: something cannot be used as given.
-        NotApplicable: an attack that the plan names does not fit the model.
+        NotApplicable: an attack that the plan names does not fit the model or the kind of data.
     """
     began, listener = time.monotonic(), listener or Silent()
     started = datetime.now(UTC).isoformat(timespec="seconds")
@@ -89,6 +90,7 @@ def run_audit(
     by_names(plan.audit.metrics)
     pool = from_tensors(*data) if isinstance(data, tuple) else data
     scenario = prepare(plan, pick_device(device), model=_as_model(model, pool, plan), pool=pool)
+    check_kinds(plan, worlds, scenario.model.input)
     tasks = [
         Task(world, update, seed)
         for world in worlds
@@ -111,9 +113,12 @@ def run_audit(
 def _as_model(model: Model | nn.Module | None, pool: DataPool | None, plan: AuditPlan) -> Model | None:
     if model is None or isinstance(model, Model):
         return model
-    images = (pool or _no_pool()).batch.inputs
-    shape = (images.shape[1], images.shape[2], images.shape[3])
-    return Model.of(model, ImageSpec(shape), training=plan.model.mode == "train")
+    pool = pool or _no_pool()
+    spec = pool.spec
+    if spec is None:
+        channels, height, width = pool.input_shape
+        spec = ImageSpec((channels, height, width))
+    return of_module(model, spec, training=plan.model.mode == "train")
 
 
 def _no_pool() -> DataPool:
@@ -193,7 +198,11 @@ def _environment(scenario: Scenario, started: str, seconds: float, command: str)
 
 def _describe(scenario: Scenario) -> str:
     model, plan = scenario.model, scenario.plan.model
-    name = f"the caller's {type(model.module).__name__}" if scenario.given else f"{plan.name}, {plan.weights} weights"
+    name = (
+        f"the caller's {type(model.module).__name__}"
+        if scenario.given
+        else f"{scenario.network}, {plan.weights} weights"
+    )
     size = sum(p.numel() for p in model.params.values())
     return f"{name}, {size:,} parameters, {'train' if model.training else 'eval'} mode"
 
