@@ -22,7 +22,7 @@ from fedspill.audit.store import TEXT_FILE, read_report, read_texts, write_texts
 from fedspill.audit.trial import most_confident
 from fedspill.cli.main import app
 from fedspill.core.errors import BadInput
-from fedspill.core.inputs import CategoricalColumn, NumericColumn, TableSpec, TokenSpec
+from fedspill.core.inputs import CategoricalColumn, ImageSpec, NumericColumn, TableSpec, TokenSpec
 from fedspill.core.model import Model
 from fedspill.core.rng import rand, stream
 from fedspill.core.roles import UNWATCHED, Card, Expected, Tampered
@@ -88,7 +88,15 @@ def planted(monkeypatch: pytest.MonkeyPatch) -> Callable[[Fake], None]:
     """Puts a fake readout into the catalogue."""
 
     def put(fake: Fake) -> None:
-        card = Card("Fake", "none", "For tests.", {"paper": fake}, role=ServerRole.MALICIOUS_ARCHITECTURE, reads=True)
+        card = Card(
+            "Fake",
+            "none",
+            "For tests.",
+            {"paper": fake},
+            role=ServerRole.MALICIOUS_ARCHITECTURE,
+            reads=True,
+            accepts=frozenset({ImageSpec, TableSpec, TokenSpec}),
+        )
         monkeypatch.setattr(catalogue, "tamperings", lambda: {"fake": card})
 
     return put
@@ -383,7 +391,7 @@ class Words(nn.Module):
         return self.head(self.embedding(tokens).mean(1))
 
 
-def test_sentences_are_scored_judged_and_shown(planted) -> None:
+def test_sentences_are_scored_judged_and_shown(planted, tmp_path: Path) -> None:
     tokens = torch.randint(0, 30, (4, 6), generator=stream(0, "sentences"))
     like = from_tensors(rand((4, 1, 1, 1), stream(0, "rows"), torch.zeros(())))
 
@@ -394,7 +402,8 @@ def test_sentences_are_scored_judged_and_shown(planted) -> None:
     planted(bins_of(tokens, torch.zeros(6, dtype=torch.long)))
     with torch.random.fork_rng():
         net = draw_weights(Words(30))
-    result = audit_of(Model.of(net, TokenSpec(6, 30)), pool)
+    result = audit_of(Model.of(net, TokenSpec(6, 30)), pool, out=tmp_path / "out")
+    assert read_texts(tmp_path / "out") == result.texts
     found = result.report
     assert [s.metric for s in found.trials[0].scores] == ["token_accuracy", "exact_sentence", "bleu", "rouge_l"]
     assert [s.values[0] for s in found.trials[0].scores] == pytest.approx([1.0] * 4)

@@ -26,7 +26,7 @@ def _count(name, num_classes, **options):
     return sum(p.numel() for p in module.parameters())
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", [name for name, network in NETWORKS.items() if ImageSpec in network.accepts])
 def test_logits_and_random_state(name):
     before = torch.get_rng_state()
     options = {"width": 4} if hasattr(NETWORKS[name].options, "width") else {}

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from fedspill.core.errors import NotApplicable
+from fedspill.core.inputs import ImageSpec, TableSpec
 from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.roles import UNWATCHED, Attack, Card, Watch
 from fedspill.core.types import Reconstruction, Update
@@ -77,4 +78,5 @@ CARD: Card[Attack] = Card(
     paper="Geiping et al., NeurIPS 2020, arXiv:2003.14053, Prop. 3.1",
     summary="Computes the input of a fully connected network from its gradient; exact for one example.",
     presets={"paper": LinearLayer(), "quick": LinearLayer(), "strong": LinearLayer(peel=True)},
+    accepts=frozenset({ImageSpec, TableSpec}),
 )

@@ -13,7 +13,7 @@ from torch import Tensor
 
 import fedspill
 from fedspill import catalogue
-from fedspill.audit.components import configure
+from fedspill.audit.components import configure, misfit
 from fedspill.audit.plan import AttackEntry
 from fedspill.audit.scenario import weights_sha256
 from fedspill.audit.store import TENSOR_FILE, write_tensors, write_whole
@@ -73,6 +73,8 @@ def check_entry(entry: AttackEntry, knowledge: ServerKnowledge) -> Attack:
     missing = knowledge.missing(card.needs)
     if missing:
         raise BadInput(f"attack {name!r} needs {sorted(k.value for k in missing)}; give them as options")
+    if (reason := misfit(card, knowledge.model.input)) is not None:
+        raise BadInput(f"attack {name!r} does not apply: {reason}")
     return configure(card, entry, "attack")
 
 

@@ -7,7 +7,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from fedspill import catalogue
 from fedspill.audit.plan import AttackEntry, AuditPlan
-from fedspill.core.errors import BadInput
+from fedspill.core.errors import BadInput, NotApplicable
+from fedspill.core.inputs import InputSpec, kind
 from fedspill.core.knowledge import Knows
 from fedspill.core.roles import Attack, Card, Tampering
 from fedspill.core.types import ServerRole
@@ -105,6 +106,28 @@ def _standard(plan: AuditPlan, entry: AttackEntry) -> list[Chosen]:
     return [
         Chosen(n, presets[n], f"{n}:{presets[n]}", c, c.presets[presets[n]], explicit=False) for n, c in fitting.items()
     ]
+
+
+def misfit(card: Card[Any], spec: InputSpec) -> str | None:
+    """Why a component does not work on inputs of this kind, if so."""
+    if isinstance(spec, tuple(card.accepts)):
+        return None
+    return f"it works on {' and '.join(sorted(map(kind, card.accepts)))}; the data are {kind(type(spec))}"
+
+
+def check_kinds(plan: AuditPlan, worlds: list[Chosen], spec: InputSpec) -> None:
+    """Tells at once what would only come out when its turn has come.
+
+    Raises:
+        NotApplicable: an attack or a tampering that the plan names does not work on inputs of this kind.
+    """
+    named = [(w.label, w.card) for w in worlds if w.explicit]
+    planned = tampering_of(plan)
+    if planned is not None and plan.server.tampering is not None:
+        named.append((plan.server.tampering.label, planned[1]))
+    for label, card in named:
+        if (reason := misfit(card, spec)) is not None:
+            raise NotApplicable(f"{label!r} does not apply: {reason}")
 
 
 def _grants(plan: AuditPlan) -> frozenset[Knows]:

@@ -101,10 +101,14 @@ class AuditSection(_Section):
 
 
 class ModelSection(BaseModel):
-    """The network; what is not listed here is handed to it as its own option (width, padding, ...)."""
+    """The network; what is not listed here is handed to it as its own option (width, padding, ...).
+
+    Attributes:
+        name: None takes `convnet` for images, `transformer` for sentences, `mlp` for tables.
+    """
 
     model_config = ConfigDict(frozen=True, extra="allow", protected_namespaces=())
-    name: str = "convnet"
+    name: str | None = None
     weights: str = "untrained"
     mode: Literal["eval", "train"] = "eval"
     seed: int = 0
@@ -118,13 +122,23 @@ class ModelSection(BaseModel):
 
 
 class PoolSection(_Section):
-    """Examples of one source."""
+    """Examples of one source.
+
+    Attributes:
+        size: of images: pixels a side.
+        length: of sentences: tokens each.
+        tokenizer: of sentences: "bytes", or files.
+        label: of a CSV file: the column to predict.
+    """
 
     name: str = "photos"
     root: str | None = None
     split: str | None = None
     indices: str | None = None
     size: int | None = Field(default=None, ge=1)
+    length: int | None = Field(default=None, ge=1)
+    tokenizer: str | None = None
+    label: str | None = None
 
 
 class DataSection(PoolSection):
@@ -137,7 +151,7 @@ class ClientSection(_Section):
     Attributes:
         num_examples: n, over all clients of one update.
         clients: how many clients' updates are averaged before the server sees anything.
-        distinct_labels: skip an image whose label its mini-batch already holds (Inverting Gradients, C.2).
+        distinct_labels: skip an example whose label its mini-batch already holds (Inverting Gradients, C.2).
     """
 
     protocol: Literal["fedsgd", "fedavg"] = "fedsgd"

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import fedspill
 from fedspill.audit import verdict as verdicts
-from fedspill.audit.components import choose, tampering_of
+from fedspill.audit.components import check_kinds, choose, tampering_of
 from fedspill.audit.judge import prior_only
 from fedspill.audit.plan import AuditPlan
 from fedspill.audit.report import AuditReport, Environment, Grant, Trial
@@ -39,6 +39,7 @@ from fedspill.core.knowledge import Knows
 from fedspill.core.model import Model
 from fedspill.scoring.metrics import by_names
 from fedspill.zoo.data import DataPool, from_tensors
+from fedspill.zoo.models import of_module
 
 EXPLAINED = {
     Knows.NUM_EXAMPLES: "how many examples are behind the update",
@@ -92,7 +93,7 @@ def run_audit(
 
     Raises:
         BadInput: something cannot be used as given.
-        NotApplicable: an attack that the plan names does not fit the model.
+        NotApplicable: an attack that the plan names does not fit the model or the kind of data.
     """
     began, listener = time.monotonic(), listener or Silent()
     started = datetime.now(UTC).isoformat(timespec="seconds")
@@ -102,6 +103,7 @@ def run_audit(
     by_names(plan.audit.metrics or ())
     pool = from_tensors(*data) if isinstance(data, tuple) else data
     scenario = prepare(plan, pick_device(device), model=_as_model(model, pool, plan), pool=pool)
+    check_kinds(plan, worlds, scenario.model.input)
     scenario = replace(scenario, plan=resolved(plan, scenario.model.input))
     verdicts.check_policy(scenario.plan)
     tasks = [
@@ -127,8 +129,12 @@ def run_audit(
 def _as_model(model: Model | nn.Module | None, pool: DataPool | None, plan: AuditPlan) -> Model | None:
     if model is None or isinstance(model, Model):
         return model
-    held = pool or _no_pool()
-    return Model.of(model, held.spec or ImageSpec(held.input_shape), training=plan.model.mode == "train")
+    pool = pool or _no_pool()
+    spec = pool.spec
+    if spec is None:
+        channels, height, width = pool.input_shape
+        spec = ImageSpec((channels, height, width))
+    return of_module(model, spec, training=plan.model.mode == "train")
 
 
 def _no_pool() -> DataPool:
@@ -209,7 +215,11 @@ def _environment(scenario: Scenario, started: str, seconds: float, command: str)
 
 def _describe(scenario: Scenario) -> str:
     model, plan = scenario.model, scenario.plan.model
-    name = f"the caller's {type(model.module).__name__}" if scenario.given else f"{plan.name}, {plan.weights} weights"
+    name = (
+        f"the caller's {type(model.module).__name__}"
+        if scenario.given
+        else f"{scenario.network}, {plan.weights} weights"
+    )
     return f"{name}, {_size(scenario):,} parameters, {'train' if model.training else 'eval'} mode"
 
 

@@ -3,7 +3,6 @@
 import hashlib
 import json
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -11,17 +10,22 @@ from torch import Tensor, nn
 import fedspill
 from fedspill.audit.plan import AuditPlan, PoolSection
 from fedspill.core.errors import BadInput
+from fedspill.core.inputs import ImageSpec, TableSpec, TokenSpec, kind
 from fedspill.core.knowledge import Knows
 from fedspill.core.model import Model
 from fedspill.core.rng import randn, stream
 from fedspill.core.types import Batch
 from fedspill.federation.client import shared_out
+from fedspill.inversion.chain import probe_inputs
 from fedspill.zoo.cut import cut
-from fedspill.zoo.data import DataPool, load
-from fedspill.zoo.models import build
+from fedspill.zoo.data import DataPool, load, takes
+from fedspill.zoo.models import build, default_network
 
 UNLABELLED_CLASSES = 10
 """Of a network built for data without labels."""
+
+MOST_LOGITS = 1000
+"""Of a network's behaviour that are looked at."""
 
 DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 
@@ -45,6 +49,11 @@ class Scenario:
     def private(self, update: int) -> Batch:
         """The examples behind one update, on the model's device."""
         return self.pool.batch[self.groups[update]].to(self.model.like)
+
+    @property
+    def network(self) -> str:
+        """Name of the plan's model, or of the one that stands in for it."""
+        return self.plan.model.name or default_network(self.pool.spec)
 
     @property
     def public_batch(self) -> Batch | None:
@@ -75,8 +84,10 @@ def _behaviour(model: Model) -> list[str]:
     """What the network says of one input, to the digits that no number of threads changes: its code may have."""
     calm = replace(model, training=False)
     z = randn((1, *model.input.encoded_shape), stream(0, "key"), model.like)
+    if isinstance(model.input, TokenSpec):
+        z = probe_inputs(model.input, 1, model.like)
     with torch.no_grad():
-        return [f"{v:.2e}" for v in calm.logits(calm.params, z).flatten().tolist()]
+        return [f"{v:.2e}" for v in calm.logits(calm.params, z).flatten()[:MOST_LOGITS].tolist()]
 
 
 def weights_sha256(model: Model) -> str:
@@ -116,7 +127,7 @@ def prepare(
     pool = pool or _pool(plan.data)
     public = _public(plan, pool)
     given = model is not None
-    model = _own_model(plan, pool, device) if model is None else _callers_model(plan, model, device)
+    model = _own_model(plan, pool, device) if model is None else _callers_model(plan, pool, model, device)
     size = plan.client.minibatch_size
     share = plan.client.num_examples // plan.client.clients
     if plan.client.clients > 1:  # mini-batches begin anew with every client
@@ -130,8 +141,8 @@ def prepare(
 def _own_model(plan: AuditPlan, pool: DataPool, device: torch.device) -> Model:
     known = pool.num_classes if pool.num_classes > 1 else UNLABELLED_CLASSES
     return build(
-        plan.model.name,
-        input_shape=_shape(pool.batch.inputs),
+        plan.model.name or default_network(pool.spec),
+        input_shape=pool.input_shape,
         num_classes=plan.model.num_classes or known,
         weights=plan.model.weights,
         mode=plan.model.mode,
@@ -142,10 +153,18 @@ def _own_model(plan: AuditPlan, pool: DataPool, device: torch.device) -> Model:
         options=plan.model.options,
         mean=pool.mean,
         std=pool.std,
+        spec=pool.spec,
     )
 
 
-def _callers_model(plan: AuditPlan, model: Model, device: torch.device) -> Model:
+def _callers_model(plan: AuditPlan, pool: DataPool, model: Model, device: torch.device) -> Model:
+    given = ImageSpec if pool.spec is None else type(pool.spec)
+    if isinstance(model.input, ImageSpec | TokenSpec | TableSpec) and given is not type(model.input):
+        raise BadInput(f"the model takes {kind(type(model.input))}, the data are {kind(given)}")
+    if pool.spec is not None and model.input != pool.spec:
+        raise BadInput(
+            f"the model takes {kind(given)} of another encoding than the data's; its input must be pool.spec"
+        )
     unused = sorted(plan.model.model_fields_set - {"mode", "dtype"} | set(plan.model.options))
     if unused:
         raise BadInput(f"the plan sets model.{', model.'.join(unused)}, but a model was given; set one or the other")
@@ -165,10 +184,17 @@ def _check_fit(scenario: Scenario) -> None:
             f"mode='train' with dropout ({active[0]!r}) is not repeatable, so no attack can be judged by it;"
             " use mode='eval', or a network without dropout"
         )
-    highest = int(scenario.pool.batch.labels.max())
+    labels = scenario.pool.batch.labels
+    highest = int(labels.max())
     z = model.input.encode(scenario.private(0).inputs[:1])
     try:
-        classes = replace(model, training=False).logits(model.params, z).shape[-1]
+        logits = replace(model, training=False).logits(model.params, z)
+        classes = logits.shape[-1]
+        if logits.ndim != labels.ndim + 1:
+            raise BadInput(
+                f"the model's logits for one example have shape {tuple(logits.shape)}, its labels"
+                f" {tuple(labels[:1].shape)}: next tokens want logits at every token, classes want them once"
+            )
         if highest >= classes:
             raise BadInput(
                 f"the data has labels up to {highest}, the model knows {classes} classes (0 to {classes - 1})"
@@ -182,15 +208,17 @@ def _check_fit(scenario: Scenario) -> None:
         raise BadInput(f"the client cannot compute an update with this model, data and mode: {reason}") from error
 
 
-def _shape(inputs: Tensor) -> tuple[int, int, int]:
-    if inputs.ndim != 4:
-        raise BadInput(f"inputs of shape {tuple(inputs.shape)} were got; images (n, c, h, w) are needed")
-    return (inputs.shape[1], inputs.shape[2], inputs.shape[3])
-
-
-def _pool(section: PoolSection, size: int | None = None) -> DataPool:
-    root = None if section.root is None else Path(section.root)
-    return load(section.name, root=root, split=section.split, indices=section.indices, size=section.size or size)
+def _pool(section: PoolSection) -> DataPool:
+    return load(
+        section.name,
+        root=section.root,
+        split=section.split,
+        indices=section.indices,
+        size=section.size,
+        length=section.length,
+        tokenizer=section.tokenizer,
+        label=section.label,
+    )
 
 
 def _public(plan: AuditPlan, pool: DataPool) -> DataPool | None:
@@ -199,17 +227,65 @@ def _public(plan: AuditPlan, pool: DataPool) -> DataPool | None:
         if Knows.PUBLIC_DATA not in plan.server.knows:
             return None
         raise BadInput("server.knows grants public_data, but server.public names none")
-    public = _pool(section, size=pool.batch.inputs.shape[-1])
-    if public.batch.inputs.shape[1:] != pool.batch.inputs.shape[1:]:
-        raise BadInput(
-            f"public examples have shape {tuple(public.batch.inputs.shape[1:])}, private ones"
-            f" {tuple(pool.batch.inputs.shape[1:])}; they must agree"
-        )
-    shared = _digests(public.batch) & _digests(pool.batch)
-    if shared:
+    public = _pool(_completed(section, plan.data, pool))
+    if public.spec != pool.spec or public.batch.inputs.shape[1:] != pool.batch.inputs.shape[1:]:
+        raise BadInput(f"public examples are {_describe(public)}, private ones {_describe(pool)}; they must agree")
+    shared = _shared(pool, public)
+    if shared and (pool.spec is None or _same_source(pool, public)):
         raise BadInput(f"{len(shared)} examples are both public and private; the two must be disjoint")
-    return public
+    return _without(public, shared) if shared else public
+
+
+def _completed(section: PoolSection, private: PoolSection, pool: DataPool) -> PoolSection:
+    """What the public section leaves out and its source takes is as in the private one."""
+    side = pool.batch.inputs.shape[-1] if pool.spec is None else None
+    length = pool.spec.length if isinstance(pool.spec, TokenSpec) else None
+    known = {"size": side, "length": length, "tokenizer": private.tokenizer, "label": private.label}
+    missing = {k: known[k] for k in takes(section.name) if getattr(section, k) is None}
+    return section.model_copy(update=missing)
+
+
+def _describe(pool: DataPool) -> str:
+    match pool.spec:
+        case TokenSpec(length, vocabulary):
+            return f"sentences of {length} tokens out of {vocabulary}"
+        case TableSpec(columns):
+            return f"rows of {len(columns)} columns with their own encoding ({columns[0].name}, ...)"
+        case None:
+            return f"images of shape {tuple(pool.batch.inputs.shape[1:])}"
+
+
+def _same_source(pool: DataPool, public: DataPool) -> bool:
+    """The very same examples were taken: one source, and positions in common."""
+    return pool.name == public.name and not set(pool.indices).isdisjoint(public.indices)
+
+
+def _shared(pool: DataPool, public: DataPool) -> list[int]:
+    """Positions in `public` of examples that are private too."""
+    known = _digests(pool.batch)
+    return [k for k, x in enumerate(_digest(x) for x in public.batch.inputs) if x in known]
+
+
+def _without(public: DataPool, shared: list[int]) -> DataPool:
+    """Two people may share a row and two texts a sentence: public data keep none that equals a private one.
+
+    Raises:
+        BadInput: nothing is left.
+    """
+    kept = [k for k in range(len(public)) if k not in set(shared)]
+    if not kept:
+        raise BadInput(f"all {len(shared)} public examples equal private ones; the two must be disjoint")
+    return replace(
+        public,
+        batch=public.batch[kept],
+        indices=tuple(public.indices[k] for k in kept),
+        source=f"{public.source}, without {len(shared)} that equal private ones",
+    )
+
+
+def _digest(x: Tensor) -> bytes:
+    return hashlib.sha256(x.numpy().tobytes()).digest()
 
 
 def _digests(batch: Batch) -> set[bytes]:
-    return {hashlib.sha256(x.numpy().tobytes()).digest() for x in batch.inputs}
+    return {_digest(x) for x in batch.inputs}

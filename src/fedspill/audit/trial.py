@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fedspill.audit.components import Chosen, tampering_of
+from fedspill.audit.components import Chosen, misfit, tampering_of
 from fedspill.audit.judge import as_score, judge
 from fedspill.audit.readings import Ranked, ranked, readings
 from fedspill.audit.report import Baseline, Trial
@@ -74,6 +74,8 @@ def run_trial(scenario: Scenario, task: Task, watch: TrialWatch, priors: Priors)
     private = scenario.private(task.update)
     began = time.perf_counter()
     try:
+        if (reason := misfit(task.world.card, scenario.model.input)) is not None:
+            raise NotApplicable(reason)
         sent, attack, added = _send(scenario, task)
         update = _answer(scenario, sent, private, task)
         if (nothing := _nothing_in(update)) is not None:

@@ -43,6 +43,7 @@ def examine() -> list[Line]:
                 ("torchvision", "models torchvision:NAME"),
                 ("timm", "models timm:NAME"),
                 ("transformers", "models hf:NAME"),
+                ("tokenizers", "tokenizers other than bytes"),
             )
         ),
         _data(),
@@ -74,7 +75,7 @@ def _optional(name: str, use: str) -> Line:
 def _data() -> Line:
     root = os.environ.get("FEDSPILL_DATA")
     if not root:
-        return Line("optional", "FEDSPILL_DATA", "not set; cifar10 and cifar100 then need data.root in the plan")
+        return Line("optional", "FEDSPILL_DATA", "not set; cifar10, cifar100 and adult then need data.root in the plan")
     if not Path(root).is_dir():
         return Line("problem", "FEDSPILL_DATA", f"{root!r} is no folder")
     return Line("ok", "FEDSPILL_DATA", root)

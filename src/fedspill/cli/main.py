@@ -175,7 +175,8 @@ def _sources(table: Table, what: str) -> list[tuple[str, ...]]:
     table.add_column("options" if what == "models" else "splits", overflow="fold")
     if what == "models":
         return [(e.name, e.summary, e.options) for e in models.listing()]
-    return [(e.name, e.summary, ", ".join(e.splits)) for e in data.listing()]
+    table.add_column("keys")
+    return [(e.name, e.summary, ", ".join(e.splits), ", ".join(e.keys) or "-") for e in data.listing()]
 
 
 @app.command()

@@ -1,7 +1,7 @@
 """What an input is: its shape, its range, its normalisation, and how a candidate becomes an input again."""
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -177,7 +177,8 @@ def _decoded(column: Column, part: Tensor) -> Tensor:
         return part.argmax(-1).to(part)
     # float32 holds neither large counts nor the rounding to a step exactly enough.
     value = part[..., 0].double() * column.std + column.mean
-    value = value if column.step is None else (value / column.step).round() * column.step
+    # Adding 0 turns the -0 that rounding may leave into 0.
+    value = value if column.step is None else (value / column.step).round() * column.step + 0.0
     return value.clamp(column.low, column.high).to(part)
 
 
@@ -186,3 +187,11 @@ def _boxed(column: Column, part: Tensor) -> Tensor:
         return part.clamp(0, 1)
     ends = ((bound - column.mean) / column.std for bound in (column.low, column.high))
     return part.clamp(*ends)
+
+
+KINDS: dict[type[Any], str] = {ImageSpec: "images", TokenSpec: "sentences", TableSpec: "table rows"}
+
+
+def kind(spec: type[Any]) -> str:
+    """What inputs of a spec are, in words."""
+    return KINDS.get(spec, f"inputs of {spec.__name__}")

@@ -30,7 +30,7 @@ class ServerKnowledge:
         model: as sent to the clients, tampered with or not.
         num_clients: how many updates were averaged into the one that is attacked; a server always knows.
         num_examples: n, over all clients.
-        labels: of the private examples, in their order.
+        labels: of the private examples, in their order: classes (n,), or next tokens (n, t).
         local_training: the protocol with its settings.
         public_data: examples from the clients' distribution, disjoint from the private ones.
         bn_statistics: mean and variance of the private batch at every BatchNorm layer: "NAME.mean", "NAME.var".
@@ -39,7 +39,7 @@ class ServerKnowledge:
     model: Model
     num_clients: int = 1
     num_examples: int | None = None
-    labels: Int[Tensor, " n"] | None = None
+    labels: Int[Tensor, " n ..."] | None = None
     local_training: LocalTraining | None = None
     public_data: Batch | None = None
     bn_statistics: Params | None = None

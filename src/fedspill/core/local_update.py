@@ -10,13 +10,12 @@ from fnmatch import fnmatchcase
 from typing import cast
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fedspill.core.errors import BadInput
 from fedspill.core.model import Model
-from fedspill.core.types import Batch, Params, Update, UpdateKind
+from fedspill.core.types import Batch, Encoded, Params, Update, UpdateKind
 
 
 @dataclass(frozen=True)
@@ -89,7 +88,7 @@ def local_update(model: Model, batch: Batch, training: LocalTraining) -> Update:
 
 def encoded_update(
     model: Model,
-    z: Float[Tensor, "n ..."],
+    z: Encoded,
     labels: Tensor,
     training: LocalTraining,
     *,
@@ -151,7 +150,7 @@ def _gradients(
 
 def aggregate_update(
     model: Model,
-    z: Float[Tensor, "n ..."],
+    z: Encoded,
     labels: Tensor,
     training: LocalTraining,
     clients: int = 1,

@@ -11,7 +11,12 @@ from torch.nn import functional
 
 from fedspill.core.errors import BadInput
 from fedspill.core.inputs import InputSpec
-from fedspill.core.types import LossFn, Params
+from fedspill.core.types import Encoded, LossFn, Params
+
+
+def next_token_loss(logits: Float[Tensor, "n t v"], labels: Tensor) -> Float[Tensor, ""]:
+    """Mean cross-entropy over all positions of all sentences; labels are tokens (n, t) or probabilities (n, t, v)."""
+    return functional.cross_entropy(logits.flatten(0, 1), labels.flatten(0, 1))
 
 
 @dataclass(frozen=True)
@@ -56,12 +61,12 @@ class Model:
         own = {k: v.clone() for k, v in buffers.items()} if self.training else dict(buffers)
         return functional_call(self.module, {**params, **own}, (z,)), own
 
-    def logits(self, params: Params, z: Float[Tensor, "n ..."]) -> Tensor:
+    def logits(self, params: Params, z: Encoded) -> Tensor:
         """What the network says of encoded inputs."""
         return self.forward(params, self.buffers, z)[0]
 
-    def loss(self, params: Params, z: Float[Tensor, "n ..."], labels: Tensor) -> Float[Tensor, ""]:
-        """The mean loss; `labels` are classes, or class probabilities (n, classes)."""
+    def loss(self, params: Params, z: Encoded, labels: Tensor) -> Float[Tensor, ""]:
+        """The mean loss; `labels` are classes, or class probabilities (n, classes), or next tokens (n, t)."""
         return self.loss_fn(self.logits(params, z), labels)
 
     def with_params(self, params: Params, buffers: Params | None = None) -> "Model":

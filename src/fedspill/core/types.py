@@ -14,8 +14,11 @@ from fedspill.core.errors import BadInput
 Params = Mapping[str, Tensor]
 """Tensors keyed by the name in `module.named_parameters()` (or `named_buffers()`)."""
 
+Encoded = Float[Tensor, "n ..."] | Int[Tensor, "n ..."]
+"""Encoded inputs, what a network takes: numbers on a scale, or tokens."""
+
 LossFn = Callable[[Tensor, Tensor], Float[Tensor, ""]]
-"""Logits and labels (classes, or class probabilities) to the mean loss."""
+"""Logits and labels (classes, class probabilities, or next tokens) to the mean loss."""
 
 
 @dataclass(frozen=True)

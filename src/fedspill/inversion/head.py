@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from fedspill.core.errors import NotApplicable
 from fedspill.core.model import Model
-from fedspill.core.types import Params, Update
+from fedspill.core.types import Encoded, Params, Update
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def sent(update: Update, name: str | None, what: str) -> Tensor:
 
 
 def features_and_logits(
-    model: Model, params: Params, z: Float[Tensor, "n ..."], head: Head
+    model: Model, params: Params, z: Encoded, head: Head
 ) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n k"]]:
     """What enters and what leaves the head for encoded inputs, without a graph.
 

@@ -13,9 +13,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from fedspill.core.errors import BadInput, NotApplicable
+from fedspill.core.inputs import TokenSpec
 from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.rng import stream
 from fedspill.core.types import Update
+from fedspill.inversion.chain import probe_inputs
 from fedspill.inversion.head import find_head
 from fedspill.inversion.label_evidence import (
     HeadGradient,
@@ -60,13 +62,15 @@ def infer(
     bias_counts and self_consistent estimate the scale from the classes whose gradient is positive.
 
     Raises:
-        NotApplicable: the head was not found or not trained, or the method needs something it lacks.
+        NotApplicable: the head was not found or not trained, the method needs something it lacks, or the network
+            predicts next tokens.
         BadInput: an unknown method, or no example.
     """
     if method not in METHODS:
         raise BadInput(f"label method {method!r} is unknown; there are {', '.join(METHODS)}")
     if num_examples < 1:
         raise BadInput(f"num_examples={num_examples}: at least 1 is needed")
+    _check_classes(knowledge)
     gradient = head_gradient(update, knowledge, num_examples)
     found = METHODS[method](gradient, lambda: probe_path(update, knowledge, rng))
     return found.sort().values.to(knowledge.model.like.device)
@@ -80,6 +84,7 @@ def default_method(update: Update, knowledge: ServerKnowledge, num_examples: int
     single gradient, where it is nearly perfect for untrained networks, and bias_corrected after several local
     steps. Without a bias llg, if features are non-negative, else column_minimum.
     """
+    _check_classes(knowledge)
     head = find_head(knowledge.model)
     if head.bias is not None and head.bias in update.values:
         return "bias_sign" if num_examples == 1 else _with_bias(update, knowledge, num_examples)
@@ -87,6 +92,16 @@ def default_method(update: Update, knowledge: ServerKnowledge, num_examples: int
         return "idlg"
     seen = probe(knowledge, head, knowledge.model.params, stream(0, "label_features"))
     return "llg" if seen.smallest >= 0 else "column_minimum"
+
+
+def _check_classes(knowledge: ServerKnowledge) -> None:
+    model = knowledge.model
+    if not isinstance(model.input, TokenSpec):
+        return
+    with torch.no_grad():
+        logits = model.logits(model.params, probe_inputs(model.input, 2, model.like))
+    if logits.ndim != 2:
+        raise NotApplicable("label inference reads one class per example; this network predicts next tokens")
 
 
 def _with_bias(update: Update, knowledge: ServerKnowledge, num_examples: int) -> LabelMethod:

@@ -81,9 +81,9 @@ class Labels:
 
 
 def known_labels(update: Update, knowledge: ServerKnowledge, rng: torch.Generator, count: int | None) -> Labels | None:
-    """Granted labels, else inferred ones, else None."""
+    """Granted labels, else inferred ones, else None; None also for next tokens, of which no readout makes use."""
     if knowledge.labels is not None:
-        return Labels(knowledge.labels, None)
+        return Labels(knowledge.labels, None) if knowledge.labels.ndim == 1 else None
     if count is None:
         return None
     try:

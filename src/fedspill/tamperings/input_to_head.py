@@ -10,6 +10,7 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
+from fedspill.core.inputs import ImageSpec, TableSpec
 from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.model import Model
 from fedspill.core.roles import UNWATCHED, Card, Tampered, Tampering, Watch
@@ -100,4 +101,5 @@ CARD: Card[Tampering] = Card(
     presets={"paper": InputToHead(), "quick": InputToHead(), "strong": InputToHead(flat_head=True)},
     reads=True,
     role=ServerRole.MALICIOUS_ARCHITECTURE,
+    accepts=frozenset({ImageSpec, TableSpec}),
 )

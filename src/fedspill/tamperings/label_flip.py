@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from fedspill.core.errors import NotApplicable
+from fedspill.core.inputs import ImageSpec, TableSpec
 from fedspill.core.model import Model
 from fedspill.core.roles import Card, Tampered, Tampering
 from fedspill.core.types import Batch, ServerRole
@@ -58,4 +59,5 @@ CARD: Card[Tampering] = Card(
     summary="Permutes rows of the classification layer, so that a trained model's gradients grow.",
     presets={"paper": LabelFlip(), "quick": LabelFlip(), "strong": LabelFlip(all_rows=True)},
     role=ServerRole.MALICIOUS_PARAMETERS,
+    accepts=frozenset({ImageSpec, TableSpec}),
 )

@@ -11,6 +11,7 @@ from math import log, prod
 import torch
 from torch import Tensor, nn
 
+from fedspill.core.inputs import ImageSpec, TableSpec
 from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.model import Model
 from fedspill.core.rng import randn
@@ -109,4 +110,5 @@ CARD: Card[Tampering] = Card(
     presets={"paper": LinearFirst(), "quick": LinearFirst(), "strong": LinearFirst(rows=512, peel=True)},
     reads=True,
     role=ServerRole.MALICIOUS_ARCHITECTURE,
+    accepts=frozenset({ImageSpec, TableSpec}),
 )

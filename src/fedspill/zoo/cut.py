@@ -30,8 +30,9 @@ def cut(
         raise BadInput(f"num_examples={num_examples}, minibatch={minibatch}: both must be at least 1")
     if distinct_labels:
         _check(pool, min(size, num_examples))
-    labels: list[int] = pool.batch.labels.tolist()
-    groups = _distinct(labels, num_examples, size) if distinct_labels else _consecutive(len(labels), num_examples)
+        groups = _distinct(pool.batch.labels.tolist(), num_examples, size)
+    else:
+        groups = _consecutive(len(pool), num_examples)
     if not groups:
         extra = " with distinct labels" if distinct_labels else ""
         raise BadInput(f"{len(pool)} examples of {pool.name} make no update of num_examples={num_examples}{extra}")
@@ -41,6 +42,8 @@ def cut(
 def _check(pool: DataPool, size: int) -> None:
     if not pool.has_labels:
         raise BadInput(f"distinct_labels needs labels; {pool.name} has none")
+    if pool.batch.labels.ndim != 1:
+        raise BadInput(f"distinct_labels needs one class per example; those of {pool.name} are next tokens")
     if size > pool.num_classes:
         raise BadInput(f"distinct_labels: {size} examples cannot all differ among {pool.num_classes} classes")
 

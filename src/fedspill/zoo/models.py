@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from fedspill.core.errors import BadInput
-from fedspill.core.inputs import ImageSpec
-from fedspill.core.model import Model
+from fedspill.core.inputs import ImageSpec, InputSpec, TableSpec, TokenSpec, kind
+from fedspill.core.model import Model, next_token_loss
 from fedspill.core.rng import stream
 from fedspill.zoo.adapters import LIBRARIES, from_user
 from fedspill.zoo.networks.initialise import materialise
-from fedspill.zoo.networks.registry import NETWORKS
+from fedspill.zoo.networks.registry import DEFAULTS, NETWORKS
 from fedspill.zoo.options import describe, with_options
 from fedspill.zoo.seeding import borrowed_globals
 from fedspill.zoo.statistics import IDENTITY, IMAGENET, PLAIN, Statistics
@@ -52,11 +52,17 @@ def listing() -> list[Entry]:
     ]
 
 
+def default_network(spec: TokenSpec | TableSpec | None) -> str:
+    """The network for data of this kind where the plan names none."""
+    return DEFAULTS[ImageSpec if spec is None else type(spec)]
+
+
 def build(
     name: str,
     *,
-    input_shape: tuple[int, int, int],
+    input_shape: tuple[int, ...],
     num_classes: int,
+    spec: TokenSpec | TableSpec | None = None,
     weights: str | Path = "untrained",
     mode: str = "eval",
     seed: int = 0,
@@ -72,15 +78,16 @@ def build(
     Args:
         name: a network of the zoo (see `listing`), "torchvision:NAME", "timm:NAME", "hf:NAME", or the user's
             own "package.module:factory".
-        input_shape: (c, h, w) of the data.
-        num_classes: of the data.
+        input_shape: of one encoded example of the data: (c, h, w), (t,) or (features,).
+        num_classes: of the data; of next tokens the vocabulary.
+        spec: of sentences and tables, which bring their own encoding; None for images.
         weights: "untrained"; "trained", a set that the zoo knows; or a path to safetensors or a checkpoint.
         mode: "eval" or "train", which makes BatchNorm use batch statistics.
         seed: of the initial weights.
         data_root: where known checkpoints lie (`weights/`); the variable FEDSPILL_DATA stands in for it.
         device: where parameters live; weights are drawn on the CPU, so that every device gets the same ones.
         dtype: of parameters and floating buffers.
-        options: the network's own, and `normalise`: true (default: by the statistics that trained weights
+        options: the network's own, and for images `normalise`: true (default: by the statistics that trained weights
             bring, else by the data's), false (none, as in DLG) or "imagenet".
         mean: of the data per channel, pixels in [0, 1]; None takes 0.5.
         std: likewise; None takes 0.25.
@@ -93,25 +100,73 @@ def build(
     _check_device(device, dtype)
     own = dict(options or {})
     normalise = own.pop("normalise", True)
+    if spec is not None and normalise is not True:
+        raise BadInput(f"option normalise is of images; {kind(type(spec))} bring their own encoding")
+    _check_kind(name, input_shape, num_classes, spec)
     made = _make(name, input_shape, num_classes, seed, own)
     trained = _weights(name, weights, data_root)
     if isinstance(made, Model):
         if normalise is not True:
             raise BadInput(f"option normalise: {name!r} gives a fedspill Model, which brings its own input")
+        if spec is not None and made.input != spec:
+            raise BadInput(f"model {name!r} takes {kind(type(made.input))} of another encoding than the data's")
         model = replace(made, training=mode == "train")
     else:
-        statistics = _statistics(normalise, trained, mean, std, input_shape[0])
-        spec = ImageSpec(input_shape, mean=statistics.mean, std=statistics.std)
-        model = Model.of(made, spec, training=mode == "train")
+        own_input = spec or _image_spec(input_shape, _statistics(normalise, trained, mean, std, input_shape[0]))
+        model = of_module(made, own_input, training=mode == "train")
     if trained is not None:
         model = with_weights(model, trained.tensors, trained.source)
     _check_logits(name, model, input_shape, num_classes)
     return model.to(device, dtype)
 
 
-def _make(
-    name: str, shape: tuple[int, int, int], num_classes: int, seed: int, options: dict[str, Any]
-) -> nn.Module | Model:
+def of_module(module: nn.Module, spec: InputSpec, *, training: bool) -> Model:
+    """A network on inputs of this kind; one that answers at every token of a sentence is trained on next tokens."""
+    model = Model.of(module, spec, training=training)
+    return replace(model, loss_fn=next_token_loss) if _predicts_tokens(model) else model
+
+
+def _predicts_tokens(model: Model) -> bool:
+    if not isinstance(model.input, TokenSpec):
+        return False
+    try:
+        answer = _answers(model)
+    except Exception:  # a network of anyone's; whoever runs it next tells what is wrong
+        return False
+    return isinstance(answer, Tensor) and answer.ndim == 3
+
+
+def _check_kind(name: str, shape: tuple[int, ...], num_classes: int, spec: TokenSpec | TableSpec | None) -> None:
+    accepted = NETWORKS[name].accepts if name in NETWORKS else DEFAULTS.keys()
+    if name.partition(":")[0] in LIBRARIES:
+        accepted = {ImageSpec}
+    given = ImageSpec if spec is None else type(spec)
+    if given not in accepted:
+        fits = f"; {', '.join(n for n, e in NETWORKS.items() if given in e.accepts)} would"
+        raise BadInput(f"model {name!r} takes {' and '.join(sorted(map(kind, accepted)))}, not {kind(given)}{fits}")
+    if spec is not None and shape != spec.encoded_shape:
+        raise BadInput(f"input_shape={shape}, but the data's spec encodes to {spec.encoded_shape}")
+    if name in NETWORKS and isinstance(spec, TokenSpec) and num_classes != spec.vocabulary:
+        raise BadInput(
+            f"model {name!r} predicts next tokens of a vocabulary of {spec.vocabulary}; {num_classes} classes were got"
+        )
+
+
+def _image_spec(shape: tuple[int, ...], statistics: Statistics) -> ImageSpec:
+    channels, height, width = shape
+    return ImageSpec((channels, height, width), mean=statistics.mean, std=statistics.std)
+
+
+def _answers(model: Model) -> Any:
+    """What the network returns for one blank input in eval mode."""
+    calm, spec = replace(model, training=False), model.input
+    kept = torch.long if isinstance(spec, TokenSpec) else None
+    with torch.no_grad(), borrowed_globals(stream(0, "probe")):
+        zeros = torch.zeros(1, *spec.encoded_shape, dtype=kept).to(calm.like.device, kept or calm.like.dtype)
+        return functional_call(calm.module, {**calm.params, **calm.buffers}, (zeros,))
+
+
+def _make(name: str, shape: tuple[int, ...], num_classes: int, seed: int, options: dict[str, Any]) -> nn.Module | Model:
     rng = stream(seed, "model", name, "weights")
     if name in NETWORKS:
         network = NETWORKS[name]
@@ -122,7 +177,8 @@ def _make(
         raise BadInput(f"unknown model {name!r}; there are {', '.join(e.name for e in listing())}")
     with borrowed_globals(rng):
         if prefix in LIBRARIES:
-            return LIBRARIES[prefix](rest, shape, num_classes, options)
+            channels, height, width = shape
+            return LIBRARIES[prefix](rest, (channels, height, width), num_classes, options)
         return from_user(name, options)
 
 
@@ -165,20 +221,22 @@ def _check_device(device: torch.device | str, dtype: torch.dtype) -> None:
         raise BadInput(f"device {str(device)!r} cannot be used: {reason}") from error
 
 
-def _check_logits(name: str, model: Model, shape: tuple[int, int, int], num_classes: int) -> None:
+def _check_logits(name: str, model: Model, shape: tuple[int, ...], num_classes: int) -> None:
     """One forward pass in eval mode: shapes that do not fit are told here, not in the midst of an audit."""
     if model.input.encoded_shape != shape:
         raise BadInput(f"model {name!r} takes inputs of {model.input.encoded_shape}, the data has {shape}")
-    probe = replace(model, training=False)
+    what = kind(type(model.input))
     try:
-        with torch.no_grad(), borrowed_globals(stream(0, "probe")):
-            zeros = torch.zeros(1, *shape).to(model.like)
-            logits: Any = functional_call(probe.module, {**probe.params, **probe.buffers}, (zeros,))
+        logits = _answers(model)
     except Exception as error:  # a network of anyone's
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise BadInput(f"model {name!r} cannot take images of {shape}: {reason}") from error
-    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != 1:
+        raise BadInput(f"model {name!r} cannot take {what} of {shape}: {reason}") from error
+    allowed = [(1,), (1, *shape)] if isinstance(model.input, TokenSpec) else [(1,)]
+    if not isinstance(logits, Tensor) or tuple(logits.shape[:-1]) not in allowed:
         got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise BadInput(f"model {name!r} returns {got} for one image; logits of shape (1, classes) are needed")
-    if logits.shape[1] < num_classes:
-        raise BadInput(f"model {name!r} knows {logits.shape[1]} classes, the data has {num_classes}")
+        needed = " or ".join(f"({', '.join(map(str, a))}, classes)" for a in allowed)
+        raise BadInput(
+            f"model {name!r} returns {got} for one {what.removesuffix('s')}; logits of shape {needed} are needed"
+        )
+    if logits.shape[-1] < num_classes:
+        raise BadInput(f"model {name!r} knows {logits.shape[-1]} classes, the data has {num_classes}")

@@ -21,3 +21,10 @@ def data_root(root: str | Path | None) -> Path | None:
     if not folder.is_dir():
         raise BadInput(f"data folder {str(folder)!r} does not exist; give `root` or set {VARIABLE}")
     return folder
+
+
+def located(path: str, root: str | Path | None) -> Path:
+    """A path as given, seen from the current folder, else from the data folder."""
+    place = Path(path).expanduser()
+    base = None if place.exists() else data_root(root)
+    return place if base is None else base / place

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from fedspill.core.errors import BadInput
 
 Scheme = Callable[[nn.Module, torch.Generator], None]
-"""Fills one leaf module (a convolution, a linear layer or a normalisation) in place."""
+"""Fills one leaf module (a convolution, a linear layer or an embedding) in place."""
 
-_DRAWN = (nn.Conv2d, nn.Linear)
+_DRAWN = (nn.Conv2d, nn.Linear, nn.Embedding)
+_CONSTANT = (nn.BatchNorm2d, nn.LayerNorm)
 
 
 def materialise(build: Callable[[], nn.Module], scheme: Scheme, rng: torch.Generator) -> nn.Module:
@@ -28,15 +29,15 @@ def materialise(build: Callable[[], nn.Module], scheme: Scheme, rng: torch.Gener
         module = build()
     module = module.to_empty(device="cpu")
     for name, part in module.named_modules():
-        if isinstance(part, (*_DRAWN, nn.BatchNorm2d)):
+        if isinstance(part, (*_DRAWN, *_CONSTANT)):
             _fill(part, scheme, rng)
         elif next(part.parameters(recurse=False), None) is not None:
-            raise BadInput(f"layer {name!r} is a {type(part).__name__}; only {_DRAWN} and BatchNorm2d are filled")
+            raise BadInput(f"layer {name!r} is a {type(part).__name__}; only {_DRAWN} and {_CONSTANT} are filled")
     return module
 
 
 def _fill(part: nn.Module, scheme: Scheme, rng: torch.Generator) -> None:
-    if isinstance(part, nn.BatchNorm2d):
+    if isinstance(part, _CONSTANT):
         part.reset_parameters()  # constants: scale 1, shift 0, running mean 0, variance 1
     else:
         with torch.no_grad():
@@ -55,6 +56,14 @@ def torch_default(part: nn.Module, rng: torch.Generator) -> None:
     bound = 1 / math.sqrt(weight[0].numel())
     for value in part.parameters(recurse=False):
         value.uniform_(-bound, bound, generator=rng)
+
+
+def language_model(part: nn.Module, rng: torch.Generator) -> None:
+    """Embeddings from U(-0.1, 0.1), as in PyTorch's own example of a language model; the rest by PyTorch's default."""
+    if isinstance(part, nn.Embedding):
+        part.weight.uniform_(-0.1, 0.1, generator=rng)
+    else:
+        torch_default(part, rng)
 
 
 def kaiming_fan_out(part: nn.Module, rng: torch.Generator) -> None:

@@ -7,18 +7,23 @@ from typing import Any
 
 from torch import nn
 
+from fedspill.core.inputs import ImageSpec, TableSpec, TokenSpec
 from fedspill.zoo.networks.convnet import ConvNetOptions, convnet
 from fedspill.zoo.networks.initialise import (
     Scheme,
     half_uniform,
     kaiming_fan_in,
     kaiming_fan_out,
+    language_model,
     torch_default,
 )
 from fedspill.zoo.networks.lenet import LeNetOptions, lenet
 from fedspill.zoo.networks.mlp import MLPOptions, mlp
 from fedspill.zoo.networks.resnet import Bottleneck, ResNetOptions, resnet
 from fedspill.zoo.networks.resnet_a import ResNetAOptions, resnet_a
+from fedspill.zoo.networks.transformer import TransformerOptions, transformer
+
+IMAGES: frozenset[type[Any]] = frozenset({ImageSpec})
 
 
 @dataclass(frozen=True)
@@ -30,12 +35,14 @@ class Network:
         make: (input shape, number of classes, options) to the module.
         scheme: how its weights are drawn.
         options: the defaults; their class says what may be set.
+        accepts: the kinds of inputs that it takes.
     """
 
     summary: str
-    make: Callable[[tuple[int, int, int], int, Any], nn.Module]
+    make: Callable[[Any, int, Any], nn.Module]
     scheme: Scheme
     options: Any
+    accepts: frozenset[type[Any]] = IMAGES
 
 
 def _projection(summary: str, width: int = 64, **shape: Any) -> Network:
@@ -55,7 +62,20 @@ NETWORKS: dict[str, Network] = {
         torch_default,
         ConvNetOptions(),
     ),
-    "mlp": Network("Fully connected network", mlp, torch_default, MLPOptions()),
+    "mlp": Network(
+        "Fully connected network, for images and tables",
+        mlp,
+        torch_default,
+        MLPOptions(),
+        IMAGES | {TableSpec},
+    ),
+    "transformer": Network(
+        "Transformer of Wang et al. 2021 that predicts next tokens, for sentences",
+        transformer,
+        language_model,
+        TransformerOptions(),
+        frozenset({TokenSpec}),
+    ),
     "resnet20_4": _projection("ResNet20-4 of Inverting Gradients: 3 stages, 64/128/256", depths=(3, 3, 3)),
     "resnet32_10": _projection("ResNet32-10 of Inverting Gradients: 3 stages, 160/320/640", 160, depths=(5, 5, 5)),
     "resnet18": _projection("ResNet-18, CIFAR or ImageNet stem", depths=(2, 2, 2, 2)),
@@ -63,3 +83,6 @@ NETWORKS: dict[str, Network] = {
     "resnet50": _projection("ResNet-50, CIFAR or ImageNet stem", block=Bottleneck, depths=(3, 4, 6, 3)),
     **{f"resnet{layers}": _option_a(layers) for layers in (20, 32, 44, 56)},
 }
+
+DEFAULTS: dict[type[Any], str] = {ImageSpec: "convnet", TokenSpec: "transformer", TableSpec: "mlp"}
+"""The network of a plan that names none."""

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from fedspill.core.errors import BadInput
+from fedspill.core.inputs import TableSpec, TokenSpec
 from fedspill.zoo.statistics import PLAIN, Statistics
 
 
@@ -24,20 +25,24 @@ class Source:
         description: where they come from, with licence or origin where known.
         class_names: () if the classes have none.
         num_classes: at least 1.
-        labels: of all examples; zeros if the source has none.
+        labels: of all examples, classes (n,) or next tokens (n, t); zeros if the source has none.
         has_labels: False if `labels` means nothing.
-        read: positions to pixels (n, c, h, w), float32 in [0, 1].
-        statistics: mean and standard deviation per channel, for normalisation.
+        read: positions to pixels (n, c, h, w), float32 in [0, 1]; to tokens (n, t); or to rows (n, columns), float32.
+        statistics: of images, mean and standard deviation per channel, for normalisation.
+        spec: of sentences and tables; None for images.
+        show: of sentences and tables, examples (m, ...) as text for people, one line each.
     """
 
     name: str
     description: str
     class_names: tuple[str, ...]
     num_classes: int
-    labels: Int[Tensor, " n"]
+    labels: Int[Tensor, " n ..."]
     has_labels: bool
-    read: Callable[[list[int]], Float[Tensor, "n c h w"]]
+    read: Callable[[list[int]], Tensor]
     statistics: Statistics = PLAIN
+    spec: TokenSpec | TableSpec | None = None
+    show: Callable[[Tensor], list[str]] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
