@@ -49,6 +49,8 @@ EXPLAINED = {
     Knows.BN_STATISTICS: "mean and variance of the private batch at every BatchNorm layer",
 }
 
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
 
 @dataclass(frozen=True)
 class AuditResult:
@@ -232,6 +234,7 @@ def _conditions(scenario: Scenario) -> verdicts.Conditions:
         training=scenario.model.training,
         untrained=not scenario.given and scenario.plan.model.weights == "untrained",
         labelled=scenario.pool.has_labels,
+        batch_norm=any(isinstance(m, BATCH_NORMS) for m in scenario.model.module.modules()),
     )
 
 

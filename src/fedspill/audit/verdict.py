@@ -124,11 +124,13 @@ class Conditions:
         training: BatchNorm used batch statistics.
         untrained: the model's weights were random.
         labelled: the data came with labels.
+        batch_norm: the network holds BatchNorm layers.
     """
 
     training: bool
     untrained: bool
     labelled: bool
+    batch_norm: bool
 
 
 def caveats(plan: AuditPlan, trials: Sequence[Trial], conditions: Conditions) -> list[Caveat]:
@@ -201,7 +203,7 @@ def _general(plan: AuditPlan, conditions: Conditions) -> list[Caveat]:
     mode, other = ("train", "running statistics (eval mode)") if conditions.training else ("eval", "batch statistics")
     said = {
         "batch normalisation": f"BatchNorm ran in {mode} mode; with {other} the result can differ.",
-        "one seed": "One seed was run; a reconstruction moves by several dB with its random start.",
+        "one seed": "One seed was run; a reconstruction moves with its random start, that of an image by several dB.",
         "untrained weights": "The model was untrained; leakage changes over training: audit the stages that you send.",
         "no labels": "The data has no labels, so every example was given class 0; real labels can change the result.",
     }
@@ -211,6 +213,8 @@ def _general(plan: AuditPlan, conditions: Conditions) -> list[Caveat]:
         del said["untrained weights"]
     if conditions.labelled:
         del said["no labels"]
+    if not conditions.batch_norm:
+        del said["batch normalisation"]
     return [Caveat(topic=topic, text=text) for topic, text in said.items()]
 
 

@@ -123,9 +123,11 @@ def _texts(report: AuditReport, texts: Texts) -> list[Text]:
     """The worst examples as text, private above rebuilt, what differs marked."""
     said: list[Text] = []
     for pair in worst_texts(report, text_pairs_of(report, texts))[:_MOST_TEXTS]:
-        for name, pieces, style in zip(("private", "rebuilt"), pair.pieces, ("dim", "red"), strict=True):
-            shown = pieces or (Piece("(no reconstruction)", same=True),)
-            said.append(Text.assemble((f"{name} ", "bold"), *((p.text, "" if p.same else style) for p in shown)))
+        private, rebuilt = pair.pieces
+        if not rebuilt or pair.private == pair.rebuilt:
+            rebuilt = (Piece("the same, letter by letter" if rebuilt else "no reconstruction", same=True),)
+        for name, pieces, style in (("private", private, "dim"), ("rebuilt", rebuilt, "red")):
+            said.append(Text.assemble((f"{name} ", "bold"), *((p.text, "" if p.same else style) for p in pieces)))
     return [Text(""), *said] if said else []
 
 
