@@ -60,7 +60,7 @@ def joined(parts: Sequence[Readings]) -> Readings:
 
 
 def read_bins(held: Sequence[Contents], imprint: Imprint, book: Book) -> Readings:
-    """The weighted mean of every bin that holds something, with what is believed of it; nothing is left out.
+    """The weighted mean of every bin whose sum of c is known, with what is believed of it.
 
     Confidence also ranks: among the doubtful, larger bins come first, as the paper picks the candidates with the
     largest mean gradient when there are more than examples.
@@ -70,7 +70,7 @@ def read_bins(held: Sequence[Contents], imprint: Imprint, book: Book) -> Reading
 
 def read_group(held: Contents, imprint: Imprint, group: int, book: Book, only: Tensor | None = None) -> Readings:
     """The same for one group, or for some of its bins."""
-    filled = (held.filled() if only is None else held.filled() & only).nonzero()[:, 0]
+    filled = (held.known() if only is None else held.known() & only).nonzero()[:, 0]
     features = held.ratio(filled)
     names = imprint.names()[group]
     inside = imprint.groups[group].bins(features) == filled

@@ -64,8 +64,6 @@ class ImprintReadout:
 
     def _reconstruction(self, found: Readings, knowledge: ServerKnowledge) -> Reconstruction:
         like = knowledge.model.like
-        if not len(found):
-            raise NotApplicable("no bin holds anything: no example was measured inside the cutoffs")
         inputs = self.look.inputs(found.features)
         return Reconstruction(
             inputs=inputs.to(like) if inputs.is_floating_point() else inputs,
@@ -78,6 +76,8 @@ class ImprintReadout:
 
     def _notes(self, found: Readings, n: int | None) -> tuple[str, ...]:
         sure, bins = sum(m == "alone" for m in found.marks), sum(len(g.rows) for g in self.imprint.groups)
+        if not len(found):
+            return ("No bin holds anything: no example was measured inside the cutoffs.",)
         said = f"{len(found)} candidates were read in {bins} bins; {sure} are recognised as single stored examples."
         if n is None:
             return (said,)

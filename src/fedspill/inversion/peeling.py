@@ -104,4 +104,4 @@ def _round(state: Peel, book: Book) -> list[Readings]:
 
 
 def _places(state: Peel, group: int, looked: Tensor) -> Int[Tensor, " m"]:
-    return (state.held[group].filled() & looked).nonzero()[:, 0]
+    return (state.held[group].known() & looked).nonzero()[:, 0]
