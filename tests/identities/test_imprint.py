@@ -285,3 +285,12 @@ def test_bad_fields_are_told() -> None:
         RobbingTheFed(gain=0.0)
     with pytest.raises(NotApplicable, match=r"no layer 'fc'; it has 0, 1"):
         RobbingTheFed(at="fc").tamper(mlp(), None, 0, stream(0, "s"))
+
+
+def test_labels_are_the_model_s_own_prediction_if_asked_for() -> None:
+    model, private = mlp(), stored(12)
+    found, _, _, gap = read(RobbingTheFed(48, ("random",), cutoffs="auto", predict_labels=True), model, private)
+    predicted = model.logits(model.params, SPEC.encode(private.inputs)).argmax(1)
+    sure = found.confidence > 0.5
+    assert int(sure.sum()) > 4
+    assert torch.equal(found.labels[sure], predicted[gap.argmin(1)[sure]])

@@ -1,6 +1,6 @@
 """The server's side of an imprint module: the secret that it keeps, and how it reads the answer."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -20,7 +20,7 @@ from fedspill.inversion.looks import Look
 from fedspill.inversion.occupancy import peelable, summary
 from fedspill.inversion.peeling import peel
 from fedspill.inversion.scaling import mended_all
-from fedspill.inversion.taps import layer_inputs
+from fedspill.inversion.taps import CHUNK, layer_inputs
 
 Decode = Literal["bins", "peel"]
 
@@ -38,6 +38,7 @@ class ImprintReadout:
         look: what examples look like there.
         decode: "bins", each for itself, or "peel".
         active: False while the module is dormant.
+        classifier: the model before it was changed, if labels are to be guessed by it (appendix A.5).
     """
 
     at: str
@@ -46,6 +47,7 @@ class ImprintReadout:
     look: Look
     decode: Decode
     active: bool = True
+    classifier: Model | None = None
 
     def reconstruct(
         self, update: Update, knowledge: ServerKnowledge, rng: torch.Generator, watch: Watch = UNWATCHED
@@ -65,8 +67,12 @@ class ImprintReadout:
     def _reconstruction(self, found: Readings, knowledge: ServerKnowledge) -> Reconstruction:
         like = knowledge.model.like
         inputs = self.look.inputs(found.features)
+        inputs = inputs.to(like) if inputs.is_floating_point() else inputs
+        labels = None if self.classifier is None else _predicted(self.classifier, inputs)
         return Reconstruction(
-            inputs=inputs.to(like) if inputs.is_floating_point() else inputs,
+            inputs=inputs,
+            labels=labels,
+            label_method=None if labels is None else "the model's own prediction",
             confidence=found.confidence.to(like),
             converged=bool((found.confidence >= SURE).any()),
             notes=self._notes(found, knowledge.num_examples),
@@ -97,3 +103,11 @@ class ImprintReadout:
         if self.decode == "peel":
             return Expected(places, peelable(where))
         return Expected(places, torch.stack([peelable(column[:, None]) for column in where.T], 1).any(1))
+
+
+def _predicted(model: Model, inputs: Tensor) -> Tensor:
+    """Classes (m,), or next tokens (m, t), that the model takes for the likeliest."""
+    calm = replace(model, training=False)
+    with torch.no_grad():
+        parts = [calm.logits(calm.params, model.input.encode(part)).argmax(-1) for part in inputs.split(CHUNK)]
+    return torch.cat(parts) if parts else inputs.new_zeros(0, dtype=torch.long)

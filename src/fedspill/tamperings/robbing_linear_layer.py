@@ -40,6 +40,7 @@ class RobbingLinearLayer:
         shuffle: spread the bins over the layer's rows in a random order.
         active_from: before this round the layer stays as it is.
         decode: "bins" or "peel".
+        predict_labels: see `robbing_the_fed`.
     """
 
     at: str = ""
@@ -51,6 +52,7 @@ class RobbingLinearLayer:
     shuffle: bool = False
     active_from: int = 0
     decode: Decode = "bins"
+    predict_labels: bool = False
 
     def __post_init__(self) -> None:
         if self.throughput <= 0:
@@ -72,8 +74,8 @@ class RobbingLinearLayer:
         layer = Layer(*_names(first))
         active = round >= self.active_from
         changed = _written(model, imprint, layer, Layer(*_names(second)), self.throughput, rng) if active else model
-        look = look_at(model, first.name)
-        return Tampered(changed, ImprintReadout(first.name, layer, imprint, look, self.decode, active))
+        look, own = look_at(model, first.name), model if self.predict_labels else None
+        return Tampered(changed, ImprintReadout(first.name, layer, imprint, look, self.decode, active, own))
 
 
 def _names(step: Step) -> tuple[str, str]:

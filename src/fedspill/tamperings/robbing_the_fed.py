@@ -47,6 +47,7 @@ class RobbingTheFed:
         shuffle: a random order of all rows.
         active_from: before this round the layer holds ordinary random rows only (3.3, dormant).
         decode: "bins" as in the paper, or "peel", for which several functions are needed.
+        predict_labels: label what was read by the model's own prediction (A.5); a trained model is needed.
     """
 
     rows: int = 128
@@ -62,6 +63,7 @@ class RobbingTheFed:
     shuffle: bool = False
     active_from: int = 0
     decode: Decode = "bins"
+    predict_labels: bool = False
 
     def __post_init__(self) -> None:
         if self.gain <= 0 or self.throughput <= 0 or self.ordinary_rows < 0:
