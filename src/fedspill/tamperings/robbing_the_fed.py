@@ -90,9 +90,8 @@ class RobbingTheFed:
         active = round >= self.active_from
         changed = self._planted(model, place, imprint, rng, active)
         layer = Layer(f"{place.layer}.weight", f"{place.layer}.bias")
-        return Tampered(
-            changed, ImprintReadout(place.at, layer, imprint, look_at(model, place.at), self.decode, active)
-        )
+        look, own = look_at(model, place.at), model if self.predict_labels else None
+        return Tampered(changed, ImprintReadout(place.at, layer, imprint, look, self.decode, active, own))
 
     def _where(self, model: Model) -> str:
         if self.at or not isinstance(model.input, TokenSpec):
