@@ -20,6 +20,7 @@ from fedspill.inversion.looks import Look
 from fedspill.inversion.occupancy import peelable, summary
 from fedspill.inversion.peeling import peel
 from fedspill.inversion.scaling import mended_all
+from fedspill.inversion.share_test import Outlet, share_test
 from fedspill.inversion.taps import CHUNK, layer_inputs
 
 Decode = Literal["bins", "peel"]
@@ -38,6 +39,7 @@ class ImprintReadout:
         look: what examples look like there.
         decode: "bins", each for itself, or "peel".
         active: False while the module is dormant.
+        outlet: where the rows go on to.
         classifier: the model before it was changed, if labels are to be guessed by it (appendix A.5).
     """
 
@@ -46,6 +48,7 @@ class ImprintReadout:
     imprint: Imprint
     look: Look
     decode: Decode
+    outlet: Outlet
     active: bool = True
     classifier: Model | None = None
 
@@ -61,8 +64,9 @@ class ImprintReadout:
             raise NotApplicable("the imprint module is dormant: its rows are ordinary before the round `active_from`")
         raw = contents(update, knowledge, self.layer, self.imprint)
         held = mended_all(raw, self.imprint.groups, self.look.book)
+        accounts = share_test(update, knowledge, self.outlet, rng)
         decode = peel if self.decode == "peel" else read_bins
-        return self._reconstruction(decode(held, self.imprint, self.look.book), knowledge)
+        return self._reconstruction(decode(held, self.imprint, self.look.book, accounts), knowledge)
 
     def _reconstruction(self, found: Readings, knowledge: ServerKnowledge) -> Reconstruction:
         like = knowledge.model.like
@@ -84,7 +88,7 @@ class ImprintReadout:
         sure, bins = sum(m == "alone" for m in found.marks), sum(len(g.rows) for g in self.imprint.groups)
         if not len(found):
             return ("No bin holds anything: no example was measured inside the cutoffs.",)
-        said = f"{len(found)} candidates were read in {bins} bins; {sure} are recognised as single stored examples."
+        said = f"{len(found)} candidates were read in {bins} bins; {sure} are recognised as single examples."
         if n is None:
             return (said,)
         theory = summary(n, bins)

@@ -22,6 +22,7 @@ from fedspill.inversion.layer_gradient import Layer
 from fedspill.inversion.looks import look_at
 from fedspill.inversion.measurement import Cutoffs
 from fedspill.inversion.planting import Activation, Connection, Place, PlantedLayer, equal_columns, find_place, planted
+from fedspill.inversion.share_test import Outlet
 from fedspill.inversion.taps import behind_embedding
 
 
@@ -90,8 +91,10 @@ class RobbingTheFed:
         active = round >= self.active_from
         changed = self._planted(model, place, imprint, rng, active)
         layer = Layer(f"{place.layer}.weight", f"{place.layer}.bias")
+        direction = model.like.new_full((place.features,), self.throughput / self.gain / imprint.total)
+        outlet = Outlet(place.module, place.module, direction)
         look, own = look_at(model, place.at), model if self.predict_labels else None
-        return Tampered(changed, ImprintReadout(place.at, layer, imprint, look, self.decode, active, own))
+        return Tampered(changed, ImprintReadout(place.at, layer, imprint, look, self.decode, outlet, active, own))
 
     def _where(self, model: Model) -> str:
         if self.at or not isinstance(model.input, TokenSpec):
