@@ -15,7 +15,9 @@ from fedspill.audit.report import (
     Identification,
     Labels,
     Pictures,
+    Predicted,
     Rate,
+    Reading,
     Score,
     Trial,
     Verdict,
@@ -283,3 +285,33 @@ def pairs(audit: AuditReport, side: int = 32, channels: int = 3) -> list[Pair]:
         rebuilt: Tensor | None = (0.8 * private + 0.2 * noise) if place < len(audit.worst) - 1 else None
         made.append(Pair(worst.trial, worst.example, private, rebuilt, {"psnr": worst.value, "ssim": 0.9}))
     return made
+
+
+THEORY = "Proposition 1 expects 2.0 of 4 in 8 bins <at most>."
+
+
+def with_bins(audit: AuditReport) -> tuple[AuditReport, dict[str, Tensor]]:
+    """The report with readings in its first trial, and tensors for them: one of each sort, in eleven bins.
+
+    Of the four examples 0 and 1 were read exactly, 0 twice; 2 and 3 share a bin; one bin holds nothing; one reading
+    of example 1 failed.
+    """
+    trial = audit.trials[0]
+    read = [
+        Reading(origin="bin 10", mark="alone", confidence=1.0, scored=0, holds=[1], exact=1),
+        Reading(origin="bin 9", mark="alone", confidence=0.9, scored=1, holds=[0], exact=0),
+        Reading(origin="bin 2", mark="mixture", confidence=0.4, scored=2, holds=[2, 3]),
+        Reading(origin="bin 11", mark="unsure", confidence=0.3, scored=3, holds=[]),
+        Reading(origin="other 1", mark="duplicate", confidence=0.2, unscored=0, holds=[0], exact=0),
+        Reading(origin="other 2", mark="unsure", confidence=0.1, unscored=1, holds=[1]),
+    ]
+    predicted = Predicted(n=4, predicted=3, exact=2, both=2)
+    changed = trial.model_copy(
+        update={"readings": read, "predicted": predicted, "notes": [THEORY], "added_parameters": 500}
+    )
+    found = audit.environment.model_copy(update={"parameters": 10_000})
+    tensors = {
+        f"rebuilt/{trial.name}": torch.rand(4, 3, 8, 8, generator=stream(0, "bins")),
+        f"unscored/{trial.name}": torch.rand(2, 3, 8, 8, generator=stream(1, "bins")),
+    }
+    return audit.model_copy(update={"trials": [changed, *audit.trials[1:]], "environment": found}), tensors

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from fedspill.audit import parse_plan, run_audit
 from fedspill.audit.report import AuditReport, json_schema
+from fedspill.audit.resolve import resolved
 from fedspill.audit.run import AuditResult
 from fedspill.audit.scenario import prepare
 from fedspill.audit.trial import most_confident
@@ -211,7 +212,7 @@ def test_a_threshold_that_could_not_be_judged_is_no_pass() -> None:
 
 
 def test_the_rate_counts_examples_that_nothing_was_matched_to() -> None:
-    plan = parse_plan({"audit": EXACT})
+    plan = resolved(parse_plan({"audit": EXACT}), SPEC)
     whole = audit({"audit": EXACT, "client": {"num_examples": 3}}).report.trials[0]
     alone = [s.model_copy(update={"values": [100.0 if s.metric == "psnr" else 0.0, None, None]}) for s in whole.scores]
     trial = whole.model_copy(update={"scores": alone, "matched": [0, None, None]})

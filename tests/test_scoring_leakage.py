@@ -124,7 +124,7 @@ def test_best_public_is_the_closest_for_each() -> None:
     assert torch.equal(guess[3], private[3])
 
 
-def test_best_public_refuses_tokens() -> None:
+def test_best_public_refuses_tokens_for_images() -> None:
     tokens = torch.zeros(2, 4, dtype=torch.int64)
-    with pytest.raises(BadInput, match="floating-point"):
-        best_public(Batch(tokens, tokens[:, 0]), tokens)
+    with pytest.raises(BadInput, match="of one kind"):
+        best_public(Batch(tokens, tokens[:, 0]), torch.zeros(2, 4))

@@ -4,11 +4,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from fedspill.audit.guess import tv_only
 from fedspill.audit.report import Baseline, BaselineName, Identification, Labels, Rate, Score
+from fedspill.audit.resolve import metric_names, thresholds
 from fedspill.audit.scenario import Scenario
-from fedspill.core.inputs import ImageSpec
+from fedspill.core.inputs import ImageSpec, TableSpec, TokenSpec
 from fedspill.core.rng import stream
 from fedspill.core.roles import Metric
 from fedspill.core.types import Batch, Reconstruction
@@ -25,7 +27,12 @@ MOST_REFERENCES = 2000
 
 def metrics_of(scenario: Scenario) -> tuple[Metric, ...]:
     """The plan's metrics."""
-    return by_names(scenario.plan.audit.metrics, lpips_weights=_lpips_weights(scenario))
+    return by_names(metric_names(scenario.plan), lpips_weights=_lpips_weights(scenario), table=_table(scenario))
+
+
+def _table(scenario: Scenario) -> TableSpec | None:
+    spec = scenario.model.input
+    return spec if isinstance(spec, TableSpec) else None
 
 
 def _lpips_weights(scenario: Scenario) -> Path | None:
@@ -75,20 +82,20 @@ class Judged:
 def judge(scenario: Scenario, rebuilt: Reconstruction, private: Batch) -> Judged:
     """Matches, scores, and compares with the plan's thresholds."""
     metrics = metrics_of(scenario)
-    scored = score_all(rebuilt.inputs, private.inputs, metrics, rebuilt.labels, private.labels)
+    scored = score_all(rebuilt.inputs, private.inputs, metrics, rebuilt.labels, private.labels, _table(scenario))
     flags = leaks(scenario, scored)
     share = None
     if flags is not None:
-        share = rate(criterion(scenario.plan.audit.leak_threshold, metrics), sum(flags), len(flags))
+        share = rate(criterion(thresholds(scenario.plan), metrics), sum(flags), len(flags))
     return Judged(scored, flags, share, _labels(rebuilt, private), _identify(scenario, rebuilt, private, scored))
 
 
 def leaks(scenario: Scenario, scored: Scored) -> list[bool] | None:
     """Which examples meet all thresholds; None if there are none, or one of their metrics was not computed."""
-    thresholds = scenario.plan.audit.leak_threshold
-    if not thresholds or any(name not in scored.values() for name in thresholds):
+    limits = thresholds(scenario.plan)
+    if not limits or any(name not in scored.values() for name in limits):
         return None
-    return leaked(scored.values(), thresholds, scored.directions()).tolist()
+    return leaked(scored.values(), limits, scored.directions()).tolist()
 
 
 def _labels(rebuilt: Reconstruction, private: Batch) -> Labels:
@@ -101,6 +108,8 @@ def _labels(rebuilt: Reconstruction, private: Batch) -> Labels:
 
 
 def _identify(scenario: Scenario, rebuilt: Reconstruction, private: Batch, scored: Scored) -> list[Identification]:
+    if not isinstance(scenario.model.input, ImageSpec):
+        return []  # its distances are between images
     where = [i for i, m in enumerate(scored.matched) if m is not None]
     picked = rebuilt.inputs[[m for m in scored.matched if m is not None]]
     others = _others(scenario, private)
@@ -137,17 +146,42 @@ def _others(scenario: Scenario, private: Batch) -> Batch | None:
 
 def prior_only(scenario: Scenario, private: Batch, seed: int) -> list[Baseline]:
     """What the same scores, and the same leakage rate, are without the update."""
-    spec, metrics = scenario.model.input, metrics_of(scenario)
-    if not isinstance(spec, ImageSpec):
-        return []
-    public, images = scenario.public_batch, private.inputs
-    mean = baselines.mean_image(spec, len(private), public).to(images)
+    spec = scenario.model.input
+    if isinstance(spec, ImageSpec):
+        return _of_images(scenario, spec, private, seed)
+    found, public, n = list[Baseline](), scenario.public_batch, len(private)
+    if isinstance(spec, TableSpec):
+        words = "each column's commonest category or median in the public rows" if public else COLUMNS_ALONE
+        guess = baselines.commonest_row(spec, n, public)
+        found.append(_paired(scenario, "commonest row", words, guess, private))
+    if isinstance(spec, TokenSpec) and public is not None:
+        guess = baselines.commonest_token(public, n)
+        words = "the commonest token of the public sentences in every position"
+        found.append(_paired(scenario, "commonest token", words, guess, private))
+    if public is not None:
+        words = "the closest public example, chosen with the truth: an upper bound on guessing"
+        guess = baselines.best_public(public, private.inputs, _table(scenario))
+        found.append(_paired(scenario, "best public example", words, guess, private))
+    return found
+
+
+COLUMNS_ALONE = "each column's mean or first category: without public rows the columns are all that is known"
+
+
+def _paired(scenario: Scenario, name: BaselineName, words: str, guess: Tensor, private: Batch) -> Baseline:
+    scored = score_pairs(guess.to(private.inputs), private.inputs, metrics_of(scenario))
+    return _baseline(scenario, name, words, scored)
+
+
+def _of_images(scenario: Scenario, spec: ImageSpec, private: Batch, seed: int) -> list[Baseline]:
+    metrics, public, images = metrics_of(scenario), scenario.public_batch, private.inputs
+    mean = baselines.mean_image(spec, len(private), public)
     words = "the mean of the public images" if public else "one flat colour: the normalisation's mean, or grey"
-    found = [_baseline(scenario, "mean image", words, score_pairs(mean, images, metrics))]
+    found = [_paired(scenario, "mean image", words, mean, private)]
     if public is not None:
         words = "the closest public image, chosen with the truth: an upper bound on guessing"
-        best = score_pairs(baselines.best_public(public, images), images, metrics)
-        found.append(_baseline(scenario, "best public image", words, best))
+        best = baselines.best_public(public, images)
+        found.append(_paired(scenario, "best public image", words, best, private))
     flat = tv_only(spec, len(private), scenario.model.like, stream(seed, "baseline", "tv"))
     words = "the search of Inverting Gradients from noise, with total variation and no update"
     return [*found, _baseline(scenario, "TV only", words, score_all(flat, images, metrics))]
@@ -157,6 +191,6 @@ def _baseline(scenario: Scenario, name: BaselineName, words: str, scored: Scored
     flags = leaks(scenario, scored)
     share = None
     if flags is not None:
-        label = criterion(scenario.plan.audit.leak_threshold, metrics_of(scenario))
+        label = criterion(thresholds(scenario.plan), metrics_of(scenario))
         share = rate(label, sum(flags), len(flags))
     return Baseline(name=name, explanation=words, scores=[as_score(m) for m in scored.metrics], leakage_rate=share)

@@ -15,6 +15,7 @@ from pydantic import (
     model_validator,
 )
 
+from fedspill.audit.defaults import EVERY_METRIC
 from fedspill.core.errors import BadInput
 from fedspill.core.knowledge import Knows
 from fedspill.core.local_update import FedAvg, FedSGD, LocalTraining
@@ -83,7 +84,8 @@ class AuditSection(_Section):
 
     Attributes:
         attacks: entries, or "standard": all whose needs the server's knowledge meets.
-        leak_threshold: metric to value; an example leaks when all are met.
+        metrics: None until the kind of data is known (`fedspill.audit.resolve`).
+        leak_threshold: metric to value; an example leaks when all are met. None likewise; {} judges nothing.
         budget: seconds for all trials together.
         lpips_weights: AlexNet weights for LPIPS.
         identification: also compute IIP.
@@ -91,8 +93,8 @@ class AuditSection(_Section):
 
     attacks: tuple[Entry, ...] = (AttackEntry(name="standard"),)
     seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
-    metrics: tuple[str, ...] = Field(default=("psnr", "ssim", "mse"), min_length=1)
-    leak_threshold: dict[str, Annotated[float, Field(allow_inf_nan=False)]] = Field(default={"psnr": 20.0})
+    metrics: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    leak_threshold: dict[str, Annotated[float, Field(allow_inf_nan=False)]] | None = None
     budget: Seconds | None = None
     lpips_weights: str | None = None
     identification: tuple[Literal["pixel", "lpips", "feature"], ...] = ("pixel",)
@@ -209,9 +211,10 @@ class AuditPlan(_Section):
     def _check(self) -> "AuditPlan":
         if len(set(self.audit.seeds)) != len(self.audit.seeds):
             raise ValueError(f"audit.seeds={list(self.audit.seeds)} names one seed twice")
-        unscored = [m for m in self.audit.leak_threshold if m not in self.audit.metrics]
+        asked = self.audit.metrics or EVERY_METRIC
+        unscored = [m for m in self.audit.leak_threshold or () if m not in asked]
         if unscored:
-            raise ValueError(f"leak_threshold names {unscored}, which metrics={list(self.audit.metrics)} lacks")
+            raise ValueError(f"leak_threshold names {unscored}, which metrics={list(asked)} lacks")
         return self
 
 

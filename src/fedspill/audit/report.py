@@ -5,6 +5,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from fedspill.core.types import Mark
+
 SCHEMA_VERSION = 1
 
 
@@ -66,7 +68,9 @@ class Rate(_Record):
     high: float
 
 
-BaselineName = Literal["mean image", "best public image", "TV only"]
+BaselineName = Literal[
+    "mean image", "best public image", "TV only", "commonest token", "commonest row", "best public example"
+]
 
 
 class Baseline(_Record):
@@ -99,6 +103,42 @@ class Identification(_Record):
     not_computed: str | None = None
 
 
+class Reading(_Record):
+    """One candidate that an attack read somewhere, such as in a bin, whether or not it was scored.
+
+    Attributes:
+        origin: where, in the attack's words.
+        mark: what the attack believes of it.
+        confidence: the attack's own.
+        scored: its index among the reconstructions stored; None if the attack trusted others more.
+        unscored: its index among the other candidates stored, if it was stored there.
+        holds: positions of the private examples that this place holds, by the readout's own measurement.
+        exact: position of the private example of which it is an exact copy (PSNR of 60 dB, every token, every column).
+    """
+
+    origin: str
+    mark: Mark | None = None
+    confidence: float | None = None
+    scored: int | None = None
+    unscored: int | None = None
+    holds: list[int] = Field(default_factory=list)
+    exact: int | None = None
+
+
+class Predicted(_Record):
+    """How many of n private examples a readout had to recover by its own measurement, and how many it did.
+
+    Attributes:
+        exact: recovered exactly by any candidate.
+        both: predicted, and recovered exactly.
+    """
+
+    n: int
+    predicted: int
+    exact: int
+    both: int
+
+
 class Trial(_Record):
     """One update, one attack, one seed.
 
@@ -112,6 +152,8 @@ class Trial(_Record):
         objective: the curve of the best run, thinned to at most 200 points as [iteration, value].
         confidence: the attack's own, one per reconstruction, in the order of the tensors stored.
         matched: for each private example the index of its reconstruction, None if it got none.
+        readings: every candidate that the attack returned, in its order, if it says where it read them.
+        predicted: of a readout whose success can be predicted.
         skipped: why the trial was not run, if it was not.
     """
 
@@ -139,6 +181,8 @@ class Trial(_Record):
     confidence: list[float] = Field(default_factory=list)
     matched: list[int | None] = Field(default_factory=list)
     notes: list[str] = Field(default_factory=list)
+    readings: list[Reading] = Field(default_factory=list)
+    predicted: Predicted | None = None
     skipped: str | None = None
 
 
@@ -171,7 +215,11 @@ class Grant(_Record):
 
 
 class Environment(_Record):
-    """The conditions of the run."""
+    """The conditions of the run.
+
+    Attributes:
+        parameters: of the model, before any server added some.
+    """
 
     fedspill: str
     python: str
@@ -186,13 +234,19 @@ class Environment(_Record):
     weights_sha256: str
     data: str
     model: str
+    parameters: int | None = None
 
 
 class Pictures(_Record):
-    """Files beside the report, relative to its folder; all None in a redacted report."""
+    """Files beside the report, relative to its folder; all None in a redacted report.
+
+    Attributes:
+        bins: by trial, what was read bin by bin.
+    """
 
     strip: str | None = None
     trials: dict[str, str] = Field(default_factory=dict)
+    bins: dict[str, str] = Field(default_factory=dict)
 
 
 class AuditReport(_Record):

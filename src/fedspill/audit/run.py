@@ -7,7 +7,7 @@ import platform
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -20,8 +20,18 @@ from fedspill.audit.components import choose, tampering_of
 from fedspill.audit.judge import prior_only
 from fedspill.audit.plan import AuditPlan
 from fedspill.audit.report import AuditReport, Environment, Grant, Trial
+from fedspill.audit.resolve import resolved
 from fedspill.audit.scenario import Scenario, pick_device, prepare, weights_sha256
-from fedspill.audit.store import REPORT_FILE, TENSOR_FILE, Store, write_tensors, write_whole
+from fedspill.audit.store import (
+    REPORT_FILE,
+    TENSOR_FILE,
+    TEXT_FILE,
+    Store,
+    Texts,
+    write_tensors,
+    write_texts,
+    write_whole,
+)
 from fedspill.audit.trial import Finished, Task, run_trial
 from fedspill.audit.watch import Listener, Silent, TrialWatch
 from fedspill.core.inputs import ImageSpec
@@ -44,13 +54,16 @@ class AuditResult:
     """The report, with what it speaks of.
 
     Attributes:
-        tensors: "private/INDEX" and "rebuilt/TRIAL"; empty for a redacted audit.
+        tensors: "private/INDEX", "rebuilt/TRIAL" and, of what was read in bins, "unscored/TRIAL"; empty for a redacted
+            audit.
         folder: where it was written, if it was.
+        texts: the same as text, of sentences and tables.
     """
 
     report: AuditReport
     tensors: Mapping[str, Tensor]
     folder: Path | None
+    texts: Texts = field(default_factory=dict[str, list[str]])
 
 
 def run_audit(
@@ -86,9 +99,11 @@ def run_audit(
     verdicts.check_policy(plan)
     worlds = choose(plan)
     tampering_of(plan)
-    by_names(plan.audit.metrics)
+    by_names(plan.audit.metrics or ())
     pool = from_tensors(*data) if isinstance(data, tuple) else data
     scenario = prepare(plan, pick_device(device), model=_as_model(model, pool, plan), pool=pool)
+    scenario = replace(scenario, plan=resolved(plan, scenario.model.input))
+    verdicts.check_policy(scenario.plan)
     tasks = [
         Task(world, update, seed)
         for world in worlds
@@ -103,17 +118,17 @@ def run_audit(
     trials = [f.record for f in finished]
     report = _report(scenario, trials, _environment(scenario, started, time.monotonic() - began, command), redact)
     tensors = {} if redact else _tensors(scenario, finished)
+    texts = _texts(scenario, tensors)
     if store is not None:
-        _write(store, report, tensors)
-    return AuditResult(report, tensors, out)
+        _write(store, report, tensors, texts)
+    return AuditResult(report, tensors, out, texts)
 
 
 def _as_model(model: Model | nn.Module | None, pool: DataPool | None, plan: AuditPlan) -> Model | None:
     if model is None or isinstance(model, Model):
         return model
-    images = (pool or _no_pool()).batch.inputs
-    shape = (images.shape[1], images.shape[2], images.shape[3])
-    return Model.of(model, ImageSpec(shape), training=plan.model.mode == "train")
+    held = pool or _no_pool()
+    return Model.of(model, held.spec or ImageSpec(held.input_shape), training=plan.model.mode == "train")
 
 
 def _no_pool() -> DataPool:
@@ -188,14 +203,18 @@ def _environment(scenario: Scenario, started: str, seconds: float, command: str)
         weights_sha256=weights_sha256(scenario.model),
         data=scenario.pool.source,
         model=_describe(scenario),
+        parameters=_size(scenario),
     )
 
 
 def _describe(scenario: Scenario) -> str:
     model, plan = scenario.model, scenario.plan.model
     name = f"the caller's {type(model.module).__name__}" if scenario.given else f"{plan.name}, {plan.weights} weights"
-    size = sum(p.numel() for p in model.params.values())
-    return f"{name}, {size:,} parameters, {'train' if model.training else 'eval'} mode"
+    return f"{name}, {_size(scenario):,} parameters, {'train' if model.training else 'eval'} mode"
+
+
+def _size(scenario: Scenario) -> int:
+    return sum(p.numel() for p in scenario.model.params.values())
 
 
 def _conditions(scenario: Scenario) -> verdicts.Conditions:
@@ -209,11 +228,21 @@ def _conditions(scenario: Scenario) -> verdicts.Conditions:
 def _tensors(scenario: Scenario, finished: Sequence[Finished]) -> dict[str, Tensor]:
     used = sorted({i for group in scenario.groups for i in group})
     private = {f"private/{scenario.pool.indices[i]}": scenario.pool.batch.inputs[i] for i in used}
-    return {**private, **{f"rebuilt/{f.record.name}": f.tensors["rebuilt"] for f in finished if f.tensors}}
+    read = {f"{kind}/{f.record.name}": found for f in finished for kind, found in f.tensors.items()}
+    return {**private, **read}
 
 
-def _write(store: Store, report: AuditReport, tensors: Mapping[str, Tensor]) -> None:
+def _texts(scenario: Scenario, tensors: Mapping[str, Tensor]) -> Texts:
+    show = scenario.pool.show
+    if show is None:
+        return {}
+    return {k: show(v[None] if k.startswith("private/") else v) for k, v in tensors.items()}
+
+
+def _write(store: Store, report: AuditReport, tensors: Mapping[str, Tensor], texts: Texts) -> None:
     if tensors:
         write_tensors(store.folder / TENSOR_FILE, tensors)
+    if texts:
+        write_texts(store.folder / TEXT_FILE, texts)
     write_whole(store.folder / REPORT_FILE, report.model_dump_json(indent=1))
     store.tidy()

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
@@ -17,6 +17,10 @@ from fedspill.core.errors import BadInput
 KEY_FILE = "fedspill.json"
 REPORT_FILE = "report.json"
 TENSOR_FILE = "reconstructions.safetensors"
+TEXT_FILE = "reconstructions.json"
+
+Texts = Mapping[str, list[str]]
+"""Examples as text for people, one line each, by the names of the tensors that hold them."""
 
 
 def write_whole(path: Path, content: bytes | str) -> None:
@@ -32,10 +36,16 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     write_whole(path, save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}))
 
 
+def write_texts(path: Path, texts: Texts) -> None:
+    """Texts as JSON, whole or not at all."""
+    write_whole(path, json.dumps(dict(texts), ensure_ascii=False, indent=1))
+
+
 OWN_FOLDERS = ("trials", "checkpoints", "pictures", "redacted")
 OWN_FILES = (
     REPORT_FILE,
     TENSOR_FILE,
+    TEXT_FILE,
     "report.html",
     "junit.xml",
     "worst.png",
@@ -136,7 +146,7 @@ class Store:
 
 
 def read_report(folder: Path) -> tuple[AuditReport, Mapping[str, Tensor]]:
-    """A report and its tensors ("private/INDEX", "rebuilt/TRIAL"), from an audit's folder.
+    """A report and its tensors ("private/INDEX", "rebuilt/TRIAL", "unscored/TRIAL"), from an audit's folder.
 
     Raises:
         BadInput: there is no report, or it is not one of this schema.
@@ -156,3 +166,18 @@ def read_report(folder: Path) -> tuple[AuditReport, Mapping[str, Tensor]]:
         return report, load_file(tensors) if tensors.is_file() else {}
     except SafetensorError as error:
         raise BadInput(f"{str(tensors)!r} is no whole safetensors file: {error}") from None
+
+
+def read_texts(folder: Path) -> Texts:
+    """The texts beside a report's tensors; none of images.
+
+    Raises:
+        BadInput: the file is damaged.
+    """
+    path = folder / TEXT_FILE
+    if not path.is_file():
+        return {}
+    try:
+        return TypeAdapter(dict[str, list[str]]).validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise BadInput(f"{str(path)!r} holds no texts of an audit: {error.errors()[0]['msg']}") from None

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fedspill.audit.components import Chosen, tampering_of
 from fedspill.audit.judge import as_score, judge
+from fedspill.audit.readings import Ranked, ranked, readings
 from fedspill.audit.report import Baseline, Trial
 from fedspill.audit.scenario import Scenario
 from fedspill.audit.watch import TrialWatch
@@ -20,7 +21,7 @@ from fedspill.core.errors import NotApplicable
 from fedspill.core.local_update import aggregate_update
 from fedspill.core.model import Model
 from fedspill.core.rng import stream
-from fedspill.core.roles import Attack, Card, Tampering
+from fedspill.core.roles import Attack, Card, Expected, Measures, Tampering
 from fedspill.core.types import Batch, Reconstruction, ServerRole, Update
 from fedspill.federation.aggregation import collect
 from fedspill.federation.client import shared_out
@@ -54,7 +55,11 @@ class Task:
 
 @dataclass(frozen=True)
 class Finished:
-    """A trial's record, and its reconstructions in the order of the private examples where they were matched."""
+    """A trial's record, with its tensors.
+
+    Attributes:
+        tensors: "rebuilt", what was scored, and "unscored", what the attack returned beyond that.
+    """
 
     record: Trial
     tensors: Mapping[str, Tensor]
@@ -73,14 +78,19 @@ def run_trial(scenario: Scenario, task: Task, watch: TrialWatch, priors: Priors)
         update = _answer(scenario, sent, private, task)
         if (nothing := _nothing_in(update)) is not None:
             return Finished(_blank(scenario, task, skipped=nothing), {})
-        rebuilt = most_confident(_attack(scenario, sent, attack, update, private, task, watch), len(private))
+        returned = _attack(scenario, sent, attack, update, private, task, watch)
     except NotApplicable as reason:
         if task.world.explicit:
             raise NotApplicable(f"attack {task.world.label!r} does not apply: {reason}") from None
         return Finished(_blank(scenario, task, skipped=str(reason)), {})
     seconds = time.perf_counter() - began
+    order = ranked(returned.confidence, len(returned.inputs), len(private))
+    rebuilt = most_confident(returned, len(private))
+    read, predicted = readings(returned, private.inputs, sent.input, _expected(attack, sent, private), order)
     record = _record(scenario, task, rebuilt, private, priors).model_copy(
         update={
+            "readings": read,
+            "predicted": predicted,
             "seconds": seconds,
             "ended_by_budget": watch.ended,
             "gradient_norm": update.norm(),
@@ -88,7 +98,22 @@ def run_trial(scenario: Scenario, task: Task, watch: TrialWatch, priors: Priors)
             "self_check": _self_check(scenario, sent, update, private),
         }
     )
-    return Finished(record, {"rebuilt": rebuilt.inputs.detach().float().cpu()})
+    return Finished(record, _tensors(returned, rebuilt, order))
+
+
+def _expected(attack: Attack, sent: Model, private: Batch) -> Expected | None:
+    """What the readout must find: asked after the attack is over, of the examples that only the evaluation holds."""
+    if not isinstance(attack, Measures):
+        return None
+    with torch.no_grad():
+        return attack.expects(sent, sent.input.encode(private.inputs))
+
+
+def _tensors(returned: Reconstruction, rebuilt: Reconstruction, order: Ranked) -> dict[str, Tensor]:
+    spare = returned.inputs[torch.tensor(order.unscored, dtype=torch.long).to(returned.inputs.device)]
+    found = {"rebuilt": rebuilt.inputs} | ({"unscored": spare} if returned.origins and order.unscored else {})
+    kept = {k: v.detach().cpu() for k, v in found.items()}
+    return {k: v.float() if v.is_floating_point() else v for k, v in kept.items()}
 
 
 def _send(scenario: Scenario, task: Task) -> tuple[Model, Attack, int]:
@@ -186,14 +211,16 @@ def most_confident(rebuilt: Reconstruction, n: int) -> Reconstruction:
     m = len(rebuilt.inputs)
     if m <= n:
         return rebuilt
-    order = torch.arange(m) if rebuilt.confidence is None else rebuilt.confidence.argsort(descending=True, stable=True)
-    kept = order[:n].to(rebuilt.inputs.device)
+    order = ranked(rebuilt.confidence, m, n).scored
+    kept = torch.tensor(order, device=rebuilt.inputs.device)
     return replace(
         rebuilt,
         inputs=rebuilt.inputs[kept],
         labels=None if rebuilt.labels is None else rebuilt.labels[kept.to(rebuilt.labels.device)],
         confidence=None if rebuilt.confidence is None else rebuilt.confidence[kept.to(rebuilt.confidence.device)],
         notes=(*rebuilt.notes, f"{m} candidates were returned; the {n} that the attack trusts most are scored."),
+        origins=tuple(rebuilt.origins[k] for k in order) if rebuilt.origins else (),
+        marks=tuple(rebuilt.marks[k] for k in order) if rebuilt.marks else (),
     )
 
 

@@ -6,13 +6,17 @@ from dataclasses import dataclass
 from fedspill.audit.judge import rate
 from fedspill.audit.plan import AuditPlan
 from fedspill.audit.report import Caveat, Rate, Trial, Verdict, VerdictName, WorstExample
+from fedspill.audit.resolve import metric_names, thresholds
 from fedspill.core.errors import BadInput
 from fedspill.core.types import ServerRole
+
+EXPECTED_SHARE = 0.98
+"""Of the predicted examples; below it the report says that the readout falls short of its own measurement."""
 
 
 def main_metric(plan: AuditPlan) -> str:
     """The metric that examples are ranked by: the first with a threshold, else the first."""
-    return next(iter(plan.audit.leak_threshold), plan.audit.metrics[0])
+    return next(iter(thresholds(plan)), metric_names(plan)[0])
 
 
 def worst_examples(plan: AuditPlan, trials: Sequence[Trial]) -> list[WorstExample]:
@@ -44,12 +48,12 @@ def worst_examples(plan: AuditPlan, trials: Sequence[Trial]) -> list[WorstExampl
 
 def leaks_at(plan: AuditPlan, trial: Trial, place: int) -> bool:
     """Whether the trial's reconstruction of one example meets every threshold."""
-    thresholds = plan.audit.leak_threshold
+    limits = thresholds(plan)
     scores = {s.metric: s for s in trial.scores if s.not_computed is None}
-    if not thresholds or any(name not in scores for name in thresholds):
+    if not limits or any(name not in scores for name in limits):
         return False
     return all(
-        _meets(scores[name].values[place], limit, scores[name].higher_is_closer) for name, limit in thresholds.items()
+        _meets(scores[name].values[place], limit, scores[name].higher_is_closer) for name, limit in limits.items()
     )
 
 
@@ -92,13 +96,13 @@ def _not_shown(plan: AuditPlan, trials: Sequence[Trial], share: Rate | None) -> 
         why.append("no attack converged")
     elif left := {t.update for t in trials} - {t.update for t in ran if t.converged}:
         why.append(f"no attack converged on {len(left)} of the updates")
-    if plan.audit.leak_threshold and share is None:
+    if thresholds(plan) and share is None:
         why.append("the leak thresholds could not be judged")
     if any(t.ended_by_budget for t in ran):
         why.append("the budget ended before the attacks did")
     if plan.policy.require_bound:
         why.append("the policy requires a bound and none was computed")
-    shown = "No leak above the thresholds was shown" if plan.audit.leak_threshold else "No leak threshold was set"
+    shown = "No leak above the thresholds was shown" if thresholds(plan) else "No leak threshold was set"
     sentence = f"{shown}, and no bound was computed: this is not evidence of safety"
     if why:
         return Verdict(name=VerdictName.NOT_SHOWN, sentence=f"{sentence} ({'; '.join(why)}).", exit_code=3)
@@ -106,8 +110,9 @@ def _not_shown(plan: AuditPlan, trials: Sequence[Trial], share: Rate | None) -> 
 
 
 def check_policy(plan: AuditPlan) -> None:
-    """Raises BadInput for a policy that this plan could never be judged by."""
-    if plan.policy.max_psnr is not None and "psnr" not in plan.audit.metrics:
+    """Raises BadInput for a policy that this plan could never be judged by, as far as its metrics are known yet."""
+    metrics = plan.audit.metrics
+    if plan.policy.max_psnr is not None and metrics is not None and "psnr" not in metrics:
         raise BadInput("policy.max_psnr is set, but audit.metrics does not hold 'psnr'")
 
 
@@ -165,6 +170,13 @@ def caveats(plan: AuditPlan, trials: Sequence[Trial], conditions: Conditions) ->
             " compare with the baselines, or raise the thresholds.",
             lambda t: any(b.leakage_rate is not None and b.leakage_rate.hits > 0 for b in t.baselines),
         ),
+        _about(
+            ran,
+            "prediction",
+            "Fewer than 98 % of the examples that the readout's own measurement isolates were recovered exactly:"
+            " something between the bins and the update (local training, rounding, a defence) stood in the way.",
+            _falls_short,
+        ),
         _about(ran, "failed to fall", "The objective did not fall during the search.", _did_not_fall),
     ]
     return [*(c for c in found if c is not None), *_general(plan, conditions)]
@@ -173,6 +185,11 @@ def caveats(plan: AuditPlan, trials: Sequence[Trial], conditions: Conditions) ->
 def _about(trials: Sequence[Trial], topic: str, text: str, concerns) -> Caveat | None:  # pyright: ignore[reportMissingParameterType]
     names = [t.name for t in trials if concerns(t)]
     return Caveat(topic=topic, text=text, trials=names) if names else None
+
+
+def _falls_short(trial: Trial) -> bool:
+    found = trial.predicted
+    return found is not None and found.both < EXPECTED_SHARE * found.predicted
 
 
 def _did_not_fall(trial: Trial) -> bool:

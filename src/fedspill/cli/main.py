@@ -13,7 +13,7 @@ import fedspill
 from fedspill import catalogue
 from fedspill.audit import read_plan, run_audit
 from fedspill.audit.plan import AuditPlan
-from fedspill.audit.store import read_report
+from fedspill.audit.store import read_report, read_texts
 from fedspill.cli.capture import capture_command
 from fedspill.cli.demo import run_demo
 from fedspill.cli.doctor import examine
@@ -111,12 +111,12 @@ def _audit(plan: AuditPlan, folder: Path, device: str, as_json: bool, redact: bo
         result = run_audit(
             plan, out=folder, device=device, listener=listener, fresh=fresh, redact=redact, command=_command()
         )
-    report = write_views(folder, result.report, result.tensors)
+    report = write_views(folder, result.report, result.tensors, result.texts)
     if as_json:
         typer.echo(report.model_dump_json(indent=1))
     else:
         console = Console()
-        summary(report, console)
+        summary(report, console, result.texts)
         console.print(f"Report: {folder / HTML_FILE}", markup=False, style="bold")
     return report.verdict.exit_code
 
@@ -203,15 +203,16 @@ def report(
 ) -> None:
     """Write the views of a finished audit again, and show its summary."""
     found, tensors = read_report(folder)
+    texts = read_texts(folder)
     console = Console()
     if redact:
         views = folder / "redacted"
         views.mkdir(exist_ok=True)
-        found = write_views(views, redacted(found), {})
+        found, texts = write_views(views, redacted(found), {}), {}
     else:
         views = folder
-        found = write_views(folder, found, tensors)
-    summary(found, console)
+        found = write_views(folder, found, tensors, texts)
+    summary(found, console, texts)
     console.print(f"Report: {views / HTML_FILE}", markup=False, style="bold")
 
 

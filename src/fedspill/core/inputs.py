@@ -162,6 +162,10 @@ class TableSpec:
         return torch.cat([_boxed(c, p) for c, p in zip(self.columns, parts, strict=True)], -1)
 
 
+Kind = type[ImageSpec] | type[TokenSpec] | type[TableSpec]
+"""A kind of input, as attacks and metrics name what they accept."""
+
+
 def _encoded(column: Column, values: Tensor) -> Tensor:
     if isinstance(column, NumericColumn):
         return ((values - column.mean) / column.std)[..., None]

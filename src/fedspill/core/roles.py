@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from fedspill.core.inputs import ImageSpec
+from fedspill.core.inputs import ImageSpec, Kind
 from fedspill.core.knowledge import Knows, ServerKnowledge
 from fedspill.core.local_update import LocalTraining
 from fedspill.core.model import Model
@@ -204,7 +204,12 @@ class Metric(Protocol):
         """Which way is worse for the client."""
         ...
 
-    def __call__(self, rebuilt: Float[Tensor, "n ..."], private: Float[Tensor, "n ..."]) -> Float[Tensor, " n"]:
+    @property
+    def accepts(self) -> frozenset[Kind]:
+        """The kinds of inputs that it compares."""
+        ...
+
+    def __call__(self, rebuilt: Tensor, private: Tensor) -> Float[Tensor, " n"]:
         """One value per pair."""
         ...
 
@@ -234,6 +239,6 @@ class Card(Generic[R]):
     presets: Mapping[str, R]
     role: ServerRole = ServerRole.HONEST_BUT_CURIOUS
     needs: frozenset[Knows] = frozenset()
-    accepts: frozenset[type[Any]] = frozenset({ImageSpec})
+    accepts: frozenset[Kind] = frozenset({ImageSpec})
     iterative: bool = False
     reads: bool = False

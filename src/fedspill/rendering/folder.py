@@ -1,15 +1,18 @@
 """Every view of an audit, written beside its report.json."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from torch import Tensor
 
 from fedspill.audit.report import AuditReport, Pictures
-from fedspill.audit.store import REPORT_FILE, write_whole
+from fedspill.audit.store import REPORT_FILE, Texts, write_whole
+from fedspill.rendering.bin_sheet import bin_sheet
+from fedspill.rendering.bins import BinsRead, bins_read
 from fedspill.rendering.html import render
 from fedspill.rendering.junit import junit
 from fedspill.rendering.pictures import Pair, sheet, strip
+from fedspill.rendering.texts import text_pairs_of
 
 HTML_FILE = "report.html"
 STRIP_FILE = "worst.png"
@@ -31,14 +34,28 @@ def pairs_of(report: AuditReport, tensors: Mapping[str, Tensor]) -> list[Pair]:
     return found
 
 
-def write_views(folder: Path, report: AuditReport, tensors: Mapping[str, Tensor]) -> AuditReport:
+def write_views(
+    folder: Path, report: AuditReport, tensors: Mapping[str, Tensor], texts: Texts | None = None
+) -> AuditReport:
     """Writes report.html, junit.xml and the pictures; returns the report with the pictures' names in it."""
     pairs = [] if report.redacted else [p for p in pairs_of(report, tensors) if p.drawable]
-    report = report.model_copy(update={"pictures": _pictures(folder, report, pairs)})
+    bins = bins_read(report, tensors, texts or {})
+    named = _pictures(folder, report, pairs).model_copy(update={"bins": _sheets(folder, bins)})
+    report = report.model_copy(update={"pictures": named})
     write_whole(folder / REPORT_FILE, report.model_dump_json(indent=1))
     write_whole(folder / "junit.xml", junit(report))
-    write_whole(folder / HTML_FILE, render(report, pairs))
+    write_whole(folder / HTML_FILE, render(report, pairs, text_pairs_of(report, texts or {}), bins))
     return report
+
+
+def _sheets(folder: Path, bins: Sequence[BinsRead]) -> dict[str, str]:
+    """One contact sheet for each trial whose readings are images; a redacted report has none."""
+    sheets = dict[str, str]()
+    for read in bins:
+        if any(tile.picture is not None for tile in read.tiles):
+            sheets[read.trial] = f"pictures/{read.trial}.bins.png"
+            write_whole(folder / sheets[read.trial], bin_sheet(read))
+    return sheets
 
 
 def _pictures(folder: Path, report: AuditReport, pairs: list[Pair]) -> Pictures:

@@ -7,9 +7,14 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from fedspill.audit.report import AuditReport, Rate
-from fedspill.rendering import facts, figures, numbers, view
+from fedspill.rendering import cards, facts, figures, numbers, view
+from fedspill.rendering.bins import BinsRead, embedded
 from fedspill.rendering.pictures import DIFFERENCE_RANGE, Pair
 from fedspill.rendering.plan_text import plan_text
+from fedspill.rendering.texts import TextPair
+
+MOST_SHEETS = 4
+"""Trials whose bins are drawn in the page; the pictures of the others lie beside it."""
 
 _FILTERS = (
     numbers.number,
@@ -23,14 +28,18 @@ _FILTERS = (
 )
 
 
-def render(report: AuditReport, pairs: Sequence[Pair]) -> str:
+def render(
+    report: AuditReport, pairs: Sequence[Pair], texts: Sequence[TextPair] = (), bins: Sequence[BinsRead] = ()
+) -> str:
     """The whole report for a browser.
 
     Args:
         report: what the audit found.
         pairs: pictures to show; those of `report.worst` are drawn, none if the report is redacted.
+        texts: the same of sentences and tables.
+        bins: what was read bin by bin.
     """
-    return environment().get_template("template.html.j2").render(_context(report, pairs))
+    return environment().get_template("template.html.j2").render(_context(report, pairs, texts, bins))
 
 
 def environment() -> Environment:
@@ -46,7 +55,10 @@ def _ends(rate: Rate) -> str:
     return numbers.interval(rate.low, rate.high)
 
 
-def _context(report: AuditReport, pairs: Sequence[Pair]) -> dict[str, Any]:
+def _context(
+    report: AuditReport, pairs: Sequence[Pair], texts: Sequence[TextPair], bins: Sequence[BinsRead]
+) -> dict[str, Any]:
+    shown, others = embedded(bins, MOST_SHEETS)
     metric, labels = facts.main_metric(report), view.label_rows(report)
     return {
         "report": report,
@@ -54,6 +66,10 @@ def _context(report: AuditReport, pairs: Sequence[Pair]) -> dict[str, Any]:
         "verdict": view.WORDS[report.verdict.name],
         "tiles": view.tiles(report),
         "cards": view.cards(report, pairs),
+        "texts": cards.text_cards(report, texts),
+        "overview": cards.overview(report, pairs),
+        "bins": [cards.bins_card(read, report) for read in shown],
+        "other_bins": others,
         "metric": metric,
         "attacks": view.attack_rows(report, metric),
         "metric_rows": view.metric_rows(report),

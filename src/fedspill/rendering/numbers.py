@@ -7,7 +7,17 @@ from fedspill.audit.report import Rate
 PSNR_CAP = 100.0
 """dB; a reconstruction at the cap is exact up to rounding."""
 
-_NAMES = {"psnr": "PSNR", "ssim": "SSIM", "ms_ssim": "MS-SSIM", "lpips": "LPIPS", "mse": "MSE", "mae": "MAE"}
+_NAMES = {
+    "psnr": "PSNR",
+    "ssim": "SSIM",
+    "ms_ssim": "MS-SSIM",
+    "lpips": "LPIPS",
+    "mse": "MSE",
+    "mae": "MAE",
+    "bleu": "BLEU",
+    "rouge_l": "ROUGE-L",
+    "tableak_accuracy": "TabLeak accuracy",
+}
 
 
 def metric_name(metric: str) -> str:
@@ -43,7 +53,7 @@ def score(metric: str, value: float | None, unit: str = "") -> str:
 
 def criterion(text: str) -> str:
     """`psnr >= 20 dB` as people write it."""
-    words = [_NAMES.get(word, word) for word in text.split()]
+    words = [metric_name(word) for word in text.split()]
     return " ".join(words).replace(">=", "≥").replace("<=", "≤")
 
 

@@ -115,14 +115,44 @@ def sheet(pairs: Sequence[Pair], columns: int = 2, side: int = 96) -> bytes:
     strips = [beside(tiles(pair, side)) for pair in pairs if pair.drawable]
     if not strips:
         raise ValueError(f"{len(pairs)} pairs were got and none holds images; at least 1 image pair is needed")
-    rows = [beside(strips[i : i + columns], 4 * _GAP) for i in range(0, len(strips), columns)]
-    width, gap = max(r.width for r in rows), 2 * _GAP
-    whole = Image.new("RGB", (width, sum(r.height + gap for r in rows) - gap), "white")
+    return png(stacked([beside(strips[i : i + columns], 4 * _GAP) for i in range(0, len(strips), columns)]))
+
+
+def overview(pairs: Sequence[Pair], width: int = 1080, side: int = 84) -> Image.Image:
+    """Many pairs as `private | rebuilt`, in their order, as many in a row as the page is wide.
+
+    Raises:
+        ValueError: there is no pair to draw.
+    """
+    drawn = [beside([fitted(p, side) for p in _both(pair)], _GAP // 2) for pair in pairs if pair.drawable]
+    if not drawn:
+        raise ValueError(f"{len(pairs)} pairs were got and none holds images; at least 1 image pair is needed")
+    gap = 3 * _GAP
+    columns = max(1, (width + gap) // (max(p.width for p in drawn) + gap))
+    return stacked([beside(drawn[i : i + columns], gap) for i in range(0, len(drawn), columns)])
+
+
+def _both(pair: Pair) -> tuple[Image.Image, Image.Image]:
+    return image(pair.private), _blank(pair) if pair.rebuilt is None else image(pair.rebuilt)
+
+
+def fitted(picture: Image.Image, side: int) -> Image.Image:
+    """A picture whose longer side has at most `side` pixels; small ones are enlarged by a whole factor."""
+    longest = max(picture.size)
+    if longest <= side:
+        return enlarge(picture, side)
+    width, height = (max(1, s * side // longest) for s in picture.size)
+    return picture.resize((width, height), Image.Resampling.LANCZOS)
+
+
+def stacked(rows: Sequence[Image.Image], gap: int = 2 * _GAP) -> Image.Image:
+    """Pictures below each other on white."""
+    whole = Image.new("RGB", (max(r.width for r in rows), sum(r.height + gap for r in rows) - gap), "white")
     top = 0
     for row in rows:
         whole.paste(row, (0, top))
         top += row.height + gap
-    return png(whole)
+    return whole
 
 
 def png(picture: Image.Image) -> bytes:
@@ -134,4 +164,9 @@ def png(picture: Image.Image) -> bytes:
 
 def data_uri(picture: Image.Image) -> str:
     """A picture as text that an HTML file can hold."""
-    return "data:image/png;base64," + base64.b64encode(png(picture)).decode("ascii")
+    return as_uri(png(picture))
+
+
+def as_uri(content: bytes) -> str:
+    """The bytes of a PNG file as text that an HTML file can hold."""
+    return "data:image/png;base64," + base64.b64encode(content).decode("ascii")

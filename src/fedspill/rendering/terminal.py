@@ -7,16 +7,25 @@ from rich.table import Table
 from rich.text import Text
 
 from fedspill.audit.report import AuditReport, VerdictName
+from fedspill.audit.store import Texts
 from fedspill.rendering import facts, numbers, view
+from fedspill.rendering.bins import bins_read
 from fedspill.rendering.facts import MetricInfo
+from fedspill.rendering.texts import Piece, text_pairs_of, worst_texts
 from fedspill.rendering.view import AttackRow
 
 _COLOURS = {VerdictName.LEAKS: "red", VerdictName.BOUNDED: "green", VerdictName.NOT_SHOWN: "yellow"}
 _MOST_WORST = 5
+_MOST_TEXTS = 3
+_MOST_TRIALS = 6
 
 
-def summary(report: AuditReport, console: Console) -> None:
-    """Prints verdict, numbers, attacks, worst examples, caveats and what was not tested."""
+def summary(report: AuditReport, console: Console, texts: Texts | None = None) -> None:
+    """Prints verdict, numbers, attacks, worst examples, bins, caveats and what was not tested.
+
+    Args:
+        texts: examples as text, of sentences and tables.
+    """
     metric = facts.main_metric(report)
     console.print(_verdict(report))
     console.print(_headline(report))
@@ -25,6 +34,9 @@ def summary(report: AuditReport, console: Console) -> None:
         console.print(line)
     if report.worst:
         console.print(_worst(report))
+    for line in _texts(report, texts or {}):
+        console.print(line)
+    _bullets(console, "What was read, bin by bin", _bins(report))
     _bullets(console, "Caveats", [f"[b]{escape(c.topic)}[/b]: {escape(c.text)}" for c in report.caveats])
     _bullets(console, "Not tested", [escape(item) for item in report.not_tested])
     console.print(_conditions(report))
@@ -105,6 +117,24 @@ def _worst(report: AuditReport) -> Table:
         attack = Text(view.attack_of(report, w.trial))
         table.add_row(str(w.example), str(w.update), score, attack, leaked)
     return table
+
+
+def _texts(report: AuditReport, texts: Texts) -> list[Text]:
+    """The worst examples as text, private above rebuilt, what differs marked."""
+    said: list[Text] = []
+    for pair in worst_texts(report, text_pairs_of(report, texts))[:_MOST_TEXTS]:
+        for name, pieces, style in zip(("private", "rebuilt"), pair.pieces, ("dim", "red"), strict=True):
+            shown = pieces or (Piece("(no reconstruction)", same=True),)
+            said.append(Text.assemble((f"{name} ", "bold"), *((p.text, "" if p.same else style) for p in shown)))
+    return [Text(""), *said] if said else []
+
+
+def _bins(report: AuditReport) -> list[str]:
+    """One line of numbers per trial, with what the attack says of what it had to expect."""
+    found = bins_read(report, {}, {})
+    lines = [f"[b]{escape(b.label)}[/b]: {escape(' '.join((b.line, *b.notes)))}" for b in found[:_MOST_TRIALS]]
+    more = len(found) - len(lines)
+    return [*lines, f"{numbers.count(more, 'trial')} more, in the report"] if more else lines
 
 
 def _bullets(console: Console, title: str, items: list[str]) -> None:

@@ -1,7 +1,7 @@
 """The rows, tiles and cards that the HTML report is laid out from."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from fedspill.audit.report import AuditReport, Rate, Score, Trial, VerdictName, WorstExample
@@ -121,13 +121,17 @@ def cards(report: AuditReport, pairs: Sequence[Pair]) -> list[Card]:
 
 
 def _card(worst: WorstExample, pair: Pair, attack: str, units: dict[str, str]) -> Card:
-    values = {worst.metric: worst.value, **pair.values}
-    units = {worst.metric: worst.unit, **units}
-    scores = tuple(f"{numbers.metric_name(m)} {numbers.score(m, v, units.get(m, ''))}" for m, v in values.items())
     private, rebuilt, gap = (pictures.data_uri(p) for p in pictures.tiles(pair))
     shown = None if pair.rebuilt is None else rebuilt
     small = max(pair.private.shape[-2:]) <= pictures.SIDE // 2
-    return Card(worst, attack, scores, private, shown, gap, small)
+    return Card(worst, attack, shown_scores(worst, pair.values, units), private, shown, gap, small)
+
+
+def shown_scores(worst: WorstExample, values: Mapping[str, float], units: Mapping[str, str]) -> tuple[str, ...]:
+    """The main score first, each with its unit."""
+    units = {worst.metric: worst.unit, **units}
+    every = {worst.metric: worst.value, **values}
+    return tuple(f"{numbers.metric_name(m)} {numbers.score(m, v, units.get(m, ''))}" for m, v in every.items())
 
 
 def attack_rows(report: AuditReport, metric: MetricInfo | None) -> list[AttackRow]:

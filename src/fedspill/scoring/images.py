@@ -7,6 +7,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fedspill.core.errors import BadInput, FedspillError
+from fedspill.core.inputs import ImageSpec, Kind
+
+IMAGES: frozenset[Kind] = frozenset({ImageSpec})
+"""What the image metrics accept."""
 
 PIECE = 2**18
 """Numbers per piece of work, 2 MB in float64; a network's activations are some hundred times that."""

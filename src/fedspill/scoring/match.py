@@ -6,7 +6,8 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from fedspill.core.errors import BadInput
-from fedspill.scoring.distances import differing, squared_errors
+from fedspill.core.inputs import TableSpec
+from fedspill.scoring.distances import distances
 
 TIE = 1e-9
 """Root mean squared error within which labels decide; far below that of the PSNR cap (100 dB, 1e-5)."""
@@ -17,10 +18,12 @@ def match(
     private: Float[Tensor, "n ..."] | Int[Tensor, "n ..."],
     rebuilt_labels: Int[Tensor, " m ..."] | None = None,
     private_labels: Int[Tensor, " n ..."] | None = None,
+    table: TableSpec | None = None,
 ) -> tuple[Int[Tensor, " k"], Int[Tensor, " k"]]:
     """The one-to-one assignment of the least total distance (`scipy.optimize.linear_sum_assignment`).
 
-    The distance is the root of the squared error, and for tokens the number of differing positions. With
+    The distance is the root of the squared error, for tokens the number of differing positions, and for the rows
+    of a table `distances.mixed`. With
     squared errors the total can be lowered by taking an exact reconstruction away from its example, because
     one large error weighs more than two medium ones; the root obeys the triangle inequality, so an exact one
     stays.
@@ -32,28 +35,23 @@ def match(
         private: the truth.
         rebuilt_labels: break ties between candidates that are equally close; they decide nothing else.
         private_labels: used only together with `rebuilt_labels`.
+        table: the columns, if the examples are rows of a table.
 
     Returns:
         Positions in `rebuilt` and in `private` of the k matched pairs, on the CPU, in the order of `private`.
 
     Raises:
-        BadInput: the shapes of the examples differ, or a private example is not finite.
+        BadInput: the shapes of the examples differ or do not fit the table, or a private example is not finite.
     """
     if not private.isfinite().all():
         raise BadInput("the private examples hold NaN or infinite values; finite numbers are needed")
     usable = rebuilt.flatten(1).isfinite().all(1).nonzero()[:, 0].cpu()
-    cost = _distances(rebuilt[usable.to(rebuilt.device)], private).cpu()
+    cost = distances(rebuilt[usable.to(rebuilt.device)], private, table).cpu()
     if len(usable) and rebuilt_labels is not None and private_labels is not None:
         cost = cost + _label_penalty(rebuilt_labels.cpu()[usable], private_labels.cpu(), private)
     rows, columns = (torch.as_tensor(i, dtype=torch.int64) for i in linear_sum_assignment(cost.numpy()))
     order = columns.argsort()
     return usable[rows[order]], columns[order]
-
-
-def _distances(rebuilt: Tensor, private: Tensor) -> Float[Tensor, "m n"]:
-    if private.is_floating_point():
-        return squared_errors(rebuilt, private).sqrt()
-    return differing(rebuilt, private)
 
 
 def _label_penalty(rebuilt: Tensor, private: Tensor, examples: Tensor) -> Float[Tensor, "m n"]:

@@ -1,4 +1,4 @@
-"""Closeness of matched images, one float64 number per pair; nothing is pooled over a batch.
+"""Closeness of matched images, one float64 number per pair; nothing is pooled over a batch. Also the list of metrics.
 
 What checks shapes itself, with a message for people, is annotated as taking any tensor.
 """
@@ -14,9 +14,12 @@ from torch import Tensor
 from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
 
 from fedspill.core.errors import BadInput
+from fedspill.core.inputs import Kind, TableSpec
 from fedspill.core.roles import Metric
-from fedspill.scoring.images import NotComputed, in_pieces
+from fedspill.scoring.images import IMAGES, NotComputed, in_pieces
 from fedspill.scoring.perceptual import LPIPS
+from fedspill.scoring.tables import ExactRow, FeatureAccuracy, TabLeakAccuracy
+from fedspill.scoring.text import BLEU, ExactSentence, RougeL, TokenAccuracy
 
 SSIM_MIN_SIZE = 11
 """One window."""
@@ -32,6 +35,7 @@ class MSE:
     name: str = "mse"
     unit: str = ""
     higher_is_closer: bool = False
+    accepts: frozenset[Kind] = IMAGES
 
     def __call__(self, rebuilt: Tensor, private: Tensor) -> Float[Tensor, " n"]:
         """One value per pair of images (n, 1 or 3, h, w) in [0, 1].
@@ -56,6 +60,7 @@ class PSNR:
     name: str = "psnr"
     unit: str = "dB"
     higher_is_closer: bool = True
+    accepts: frozenset[Kind] = IMAGES
 
     def __call__(self, rebuilt: Tensor, private: Tensor) -> Float[Tensor, " n"]:
         """One value per pair of images (n, 1 or 3, h, w) in [0, 1]; from 0 to `cap`.
@@ -78,6 +83,7 @@ class SSIM:
     name: str = "ssim"
     unit: str = ""
     higher_is_closer: bool = True
+    accepts: frozenset[Kind] = IMAGES
 
     def __call__(self, rebuilt: Tensor, private: Tensor) -> Float[Tensor, " n"]:
         """One value per pair of images (n, 1 or 3, h, w) in [0, 1].
@@ -102,6 +108,7 @@ class MSSSIM:
     name: str = "ms_ssim"
     unit: str = ""
     higher_is_closer: bool = True
+    accepts: frozenset[Kind] = IMAGES
 
     def __call__(self, rebuilt: Tensor, private: Tensor) -> Float[Tensor, " n"]:
         """One value per pair of images (n, 1 or 3, h, w) in [0, 1].
@@ -121,17 +128,27 @@ METRICS: Mapping[str, Callable[[], Metric]] = {
     "ssim": SSIM,
     "ms_ssim": MSSSIM,
     "lpips": LPIPS,
+    "token_accuracy": TokenAccuracy,
+    "exact_sentence": ExactSentence,
+    "bleu": BLEU,
+    "rouge_l": RougeL,
+    "feature_accuracy": FeatureAccuracy,
+    "tableak_accuracy": TabLeakAccuracy,
+    "exact_row": ExactRow,
 }
 """Metrics by the name that a plan uses; the made metric has the same name."""
 
 
-def by_names(names: Sequence[str], *, lpips_weights: Path | None = None) -> tuple[Metric, ...]:
+def by_names(
+    names: Sequence[str], *, lpips_weights: Path | None = None, table: TableSpec | None = None
+) -> tuple[Metric, ...]:
     """The metrics of these names, in this order.
 
     Args:
         names: keys of `METRICS`.
         lpips_weights: file with AlexNet's convolutional layers (`perceptual.default_weights` looks for one);
             without it LPIPS is made, but says "not computed".
+        table: the columns that metrics of tables need; without it these are made, but refuse to compute.
 
     Raises:
         BadInput: a name is unknown, or stands twice.
@@ -141,8 +158,15 @@ def by_names(names: Sequence[str], *, lpips_weights: Path | None = None) -> tupl
         raise BadInput(f"unknown metrics {unknown}; the metrics are {sorted(METRICS)}")
     if len(set(names)) != len(names):
         raise BadInput(f"metrics={list(names)} names one metric twice")
-    made = [METRICS[name]() for name in names]
-    return tuple(replace(m, weights=lpips_weights) if isinstance(m, LPIPS) else m for m in made)
+    return tuple(_equipped(METRICS[name](), lpips_weights, table) for name in names)
+
+
+def _equipped(metric: Metric, lpips_weights: Path | None, table: TableSpec | None) -> Metric:
+    if isinstance(metric, LPIPS):
+        return replace(metric, weights=lpips_weights)
+    if isinstance(metric, FeatureAccuracy | TabLeakAccuracy | ExactRow):
+        return replace(metric, table=table)
+    return metric
 
 
 def capped(values: Float[Tensor, " n"], cap: float) -> int:

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchmetrics.functional.image.lpips import ScalingLayer
 
-from fedspill.scoring.images import NotComputed, in_pieces
+from fedspill.core.inputs import Kind
+from fedspill.scoring.images import IMAGES, NotComputed, in_pieces
 
 MIN_SIZE = 64
 """Pixels on the shorter side below which images are enlarged: five stages leave 1 to 3 pixels of less."""
@@ -41,6 +42,7 @@ class LPIPS:
     name: str = "lpips"
     unit: str = "alex, 64 px or more"
     higher_is_closer: bool = False
+    accepts: frozenset[Kind] = IMAGES
 
     def __call__(self, rebuilt: Tensor, private: Tensor) -> Float[Tensor, " n"]:
         """One value per pair of images (n, 1 or 3, h, w) in [0, 1].

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from fedspill.core.inputs import TableSpec
 from fedspill.core.roles import Metric
 from fedspill.scoring.images import NotComputed, paired
 from fedspill.scoring.leakage import Summary, summary
@@ -70,13 +71,14 @@ def score_all(
     metrics: Sequence[Metric],
     rebuilt_labels: Int[Tensor, " m ..."] | None = None,
     private_labels: Int[Tensor, " n ..."] | None = None,
+    table: TableSpec | None = None,
 ) -> Scored:
     """Matches (see `match.match`), then scores each pair. Blind to the order of `rebuilt`.
 
     Raises:
         BadInput: the shapes of the examples differ, or a metric does not take such inputs.
     """
-    rebuilt_idx, private_idx = match(rebuilt, private, rebuilt_labels, private_labels)
+    rebuilt_idx, private_idx = match(rebuilt, private, rebuilt_labels, private_labels, table)
     found = dict(zip(private_idx.tolist(), rebuilt_idx.tolist(), strict=True))
     pairs = (
         rebuilt[rebuilt_idx.to(rebuilt.device)].to(private.device),

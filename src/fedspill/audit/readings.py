@@ -1,0 +1,78 @@
+"""What a readout read, candidate by candidate, beside what its own measurement had to give."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from fedspill.audit.report import Predicted, Reading
+from fedspill.core.inputs import InputSpec
+from fedspill.core.roles import Expected
+from fedspill.core.types import Reconstruction
+from fedspill.scoring.exact import exact_copies
+
+MOST_UNSCORED = 256
+"""Of the candidates that were not scored, as many are kept: a picture shows no more."""
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """The candidates of an attack by how far it trusts them, the most trusted first.
+
+    Attributes:
+        scored: positions of at most n candidates, a guess per example, as baselines have.
+        unscored: positions of the next ones, at most `MOST_UNSCORED`.
+    """
+
+    scored: list[int]
+    unscored: list[int]
+
+
+def ranked(confidence: Float[Tensor, " m"] | None, m: int, n: int) -> Ranked:
+    """The order of trust of m candidates; without any confidence, and among equals, the attack's own order.
+
+    All of m <= n candidates are scored, in the attack's order.
+    """
+    if m <= n:
+        return Ranked(list(range(m)), [])
+    trusted = torch.arange(m) if confidence is None else confidence.argsort(descending=True, stable=True)
+    order = trusted.tolist()
+    return Ranked(order[:n], order[n : n + MOST_UNSCORED])
+
+
+def readings(
+    rebuilt: Reconstruction, private: Tensor, spec: InputSpec, expected: Expected | None, places: Ranked
+) -> tuple[list[Reading], Predicted | None]:
+    """One record per candidate, none if the attack does not say where it read them; and the prediction's success.
+
+    Args:
+        rebuilt: all that the attack returned, before the most trusted are chosen.
+        private: (n, ...) examples.
+        expected: what the readout must find; None if it makes no prediction.
+        places: where each candidate is stored.
+    """
+    if not rebuilt.origins and expected is None:
+        return [], None
+    copies = exact_copies(rebuilt.inputs, private, spec)
+    found = None if expected is None else _predicted(expected.found.cpu(), copies.any(0))
+    stored = {k: i for i, k in enumerate(places.scored)}
+    spare = {k: i for i, k in enumerate(places.unscored)}
+    confidence = None if rebuilt.confidence is None else rebuilt.confidence.tolist()
+    records = [
+        Reading(
+            origin=origin,
+            mark=rebuilt.marks[k] if rebuilt.marks else None,
+            confidence=None if confidence is None else confidence[k],
+            scored=stored.get(k),
+            unscored=spare.get(k),
+            holds=[] if expected is None else [i for i, names in enumerate(expected.places) if origin in names],
+            exact=int(copies[k].long().argmax()) if bool(copies[k].any()) else None,
+        )
+        for k, origin in enumerate(rebuilt.origins)
+    ]
+    return records, found
+
+
+def _predicted(found: Bool[Tensor, " n"], exact: Bool[Tensor, " n"]) -> Predicted:
+    return Predicted(n=len(found), predicted=int(found.sum()), exact=int(exact.sum()), both=int((found & exact).sum()))

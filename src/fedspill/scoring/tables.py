@@ -1,0 +1,117 @@
+"""Closeness of matched table rows, one float64 number per pair; nothing is pooled over a batch.
+
+A category is right when it is the same one. A number is right within half a step of its column, so that rounding
+gives the private value; a column of real numbers has no step, and a thousandth of its standard deviation stands for it.
+"""
+
+from dataclasses import dataclass
+
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from fedspill.core.errors import BadInput
+from fedspill.core.inputs import CategoricalColumn, Column, Kind, TableSpec
+from fedspill.scoring.images import paired
+
+TABLES: frozenset[Kind] = frozenset({TableSpec})
+"""What the metrics of this file accept."""
+
+REAL_TOLERANCE = 1e-3
+"""Standard deviations within which a real number counts as right."""
+
+TABLEAK_TOLERANCE = 0.319
+"""Standard deviations within which TabLeak counts a number as right: the central quarter of a normal distribution."""
+
+
+@dataclass(frozen=True)
+class FeatureAccuracy:
+    """Share of the columns that are right; in [0, 1], 1 when equal.
+
+    Attributes:
+        table: the columns.
+    """
+
+    table: TableSpec | None = None
+    name: str = "feature_accuracy"
+    unit: str = ""
+    higher_is_closer: bool = True
+    accepts: frozenset[Kind] = TABLES
+
+    def __call__(self, rebuilt: Tensor, private: Tensor) -> Float[Tensor, " n"]:
+        """One value per pair of rows (n, columns).
+
+        Raises:
+            BadInput: shapes differ, or do not fit the columns.
+        """
+        return _right(self.table, rebuilt, private).double().mean(1)
+
+
+@dataclass(frozen=True)
+class TabLeakAccuracy:
+    """Share of the columns that are right by TabLeak's laxer rule; in [0, 1], 1 when equal.
+
+    Numbers may miss by 0.319 standard deviations (Vero et al. 2023, TabLeak, section 5), so that guessing means and
+    commonest categories already scores more than half on many tables.
+
+    Attributes:
+        table: the columns.
+    """
+
+    table: TableSpec | None = None
+    name: str = "tableak_accuracy"
+    unit: str = ""
+    higher_is_closer: bool = True
+    accepts: frozenset[Kind] = TABLES
+
+    def __call__(self, rebuilt: Tensor, private: Tensor) -> Float[Tensor, " n"]:
+        """One value per pair of rows (n, columns).
+
+        Raises:
+            BadInput: shapes differ, or do not fit the columns.
+        """
+        return _right(self.table, rebuilt, private, TABLEAK_TOLERANCE).double().mean(1)
+
+
+@dataclass(frozen=True)
+class ExactRow:
+    """1 where every column is right, else 0.
+
+    Attributes:
+        table: the columns.
+    """
+
+    table: TableSpec | None = None
+    name: str = "exact_row"
+    unit: str = ""
+    higher_is_closer: bool = True
+    accepts: frozenset[Kind] = TABLES
+
+    def __call__(self, rebuilt: Tensor, private: Tensor) -> Float[Tensor, " n"]:
+        """One value per pair of rows (n, columns).
+
+        Raises:
+            BadInput: shapes differ, or do not fit the columns.
+        """
+        return _right(self.table, rebuilt, private).all(1).double()
+
+
+def _right(
+    table: TableSpec | None, rebuilt: Tensor, private: Tensor, deviations: float | None = None
+) -> Bool[Tensor, "n columns"]:
+    """Which columns of each pair are right; numbers within so many standard deviations, or None for the strict rule."""
+    paired(rebuilt, private)
+    if table is None:
+        raise BadInput("a metric of tables was got without the table's columns; give it the TableSpec")
+    if private.ndim != 2 or private.shape[1] != len(table.columns):
+        raise BadInput(f"rows of shape {tuple(private.shape)} were got; (n, {len(table.columns)} columns) are needed")
+    # float64 before the difference: float32 would round the very steps that decide.
+    gaps = (rebuilt.double() - private.double()).abs()
+    return gaps <= gaps.new_tensor([_tolerance(column, deviations) for column in table.columns])
+
+
+def _tolerance(column: Column, deviations: float | None) -> float:
+    if isinstance(column, CategoricalColumn):
+        return 0.0
+    if deviations is not None:
+        return deviations * column.std
+    return REAL_TOLERANCE * column.std if column.step is None else column.step / 2
