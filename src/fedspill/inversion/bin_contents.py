@@ -8,6 +8,7 @@ from torch import Tensor
 
 from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.types import Update, UpdateKind
+from fedspill.inversion.head import sent
 from fedspill.inversion.imprint import Group, Imprint
 from fedspill.inversion.layer_gradient import Layer, LayerGradient, layer_gradient
 
@@ -51,11 +52,18 @@ def contents(update: Update, knowledge: ServerKnowledge, layer: Layer, imprint: 
     the topmost row is its own bin, which nothing is taken from. Sparse rows are their bins.
 
     Raises:
-        NotApplicable: the layer was not trained, or its gradient is zero.
+        NotApplicable: the layer was not trained.
     """
+    if not bool(sent(update, layer.bias, "the layer's bias").any()):
+        return [_nothing(update.values[layer.weight], group) for group in imprint.groups]
     gradient = layer_gradient(update, knowledge, layer)
     eps = _rounding(update, knowledge, layer, gradient)
     return [_of_group(gradient, group, imprint.sparse, eps) for group in imprint.groups]
+
+
+def _nothing(weight: Tensor, group: Group) -> Contents:
+    empty = weight.new_zeros(len(group.rows), dtype=torch.float64)
+    return Contents(empty[:, None].expand(-1, weight.shape[1]), empty, empty + 1, empty + 1)
 
 
 def _of_group(gradient: LayerGradient, group: Group, sparse: bool, eps: "Rounding") -> Contents:
@@ -87,5 +95,4 @@ def _rounding(update: Update, knowledge: ServerKnowledge, layer: Layer, gradient
     eps = torch.finfo(raw.dtype).eps
     if update.kind is UpdateKind.GRADIENT:
         return Rounding(eps, torch.zeros_like(gradient.bias))
-    scale = float(gradient.bias.norm() / raw.double().norm().clamp_min(1e-300))
-    return Rounding(eps, eps * scale * knowledge.model.params[layer.bias].abs().to(gradient.bias))
+    return Rounding(eps, eps * gradient.scale * knowledge.model.params[layer.bias].abs().to(gradient.bias))

@@ -10,6 +10,7 @@ from torch import Tensor
 from fedspill.core.types import Mark
 from fedspill.inversion.bin_contents import Contents
 from fedspill.inversion.imprint import Imprint
+from fedspill.inversion.share_test import Accounts
 from fedspill.inversion.singles import Book, opinion
 
 SURE, OPEN, DOUBTFUL = 1.0, 0.5, 0.25
@@ -24,7 +25,7 @@ class Readings:
         features: flat, float64.
         origins: the name of the bin of each.
         marks: one each.
-        confidence: in [0, 1]; above 0.5 only if stored data were recognised.
+        confidence: in [0, 1]; above 0.5 only if a single example was recognised.
         share: c of each, its weight in the update.
     """
 
@@ -59,23 +60,41 @@ def joined(parts: Sequence[Readings]) -> Readings:
     )
 
 
-def read_bins(held: Sequence[Contents], imprint: Imprint, book: Book) -> Readings:
-    """The weighted mean of every bin that holds something, with what is believed of it; nothing is left out.
+def read_bins(held: Sequence[Contents], imprint: Imprint, book: Book, accounts: Accounts | None = None) -> Readings:
+    """The weighted mean of every bin whose sum of c is known, with what is believed of it.
 
     Confidence also ranks: among the doubtful, larger bins come first, as the paper picks the candidates with the
     largest mean gradient when there are more than examples.
     """
-    return joined([read_group(held[j], imprint, j, book) for j in range(len(held))])
+    return joined([read_group(held[j], imprint, j, book, None, accounts) for j in range(len(held))])
 
 
-def read_group(held: Contents, imprint: Imprint, group: int, book: Book, only: Tensor | None = None) -> Readings:
-    """The same for one group, or for some of its bins."""
-    filled = (held.filled() if only is None else held.filled() & only).nonzero()[:, 0]
+def read_group(
+    held: Contents,
+    imprint: Imprint,
+    group: int,
+    book: Book,
+    only: Tensor | None = None,
+    accounts: Accounts | None = None,
+) -> Readings:
+    """The same for one group, or for some of its bins.
+
+    Args:
+        held: contents of the group.
+        imprint: all groups.
+        group: which one.
+        book: what stored data look like.
+        only: (k,) the bins to read.
+        accounts: asked where the book recognises nothing, as with data that are not stored in 8 bits.
+    """
+    filled = (held.known() if only is None else held.known() & only).nonzero()[:, 0]
     features = held.ratio(filled)
     names = imprint.names()[group]
     inside = imprint.groups[group].bins(features) == filled
     said = opinion(book, features)
     alone, mixed = said.alone & inside, said.mixed | ~inside
+    if accounts is not None and not bool(alone.any()):
+        alone = torch.zeros_like(alone).masked_scatter(~mixed, accounts(features[~mixed], held.bias[filled][~mixed]))
     confidence = torch.where(alone, SURE, torch.where(mixed, DOUBTFUL, OPEN)).to(features)
     size = held.weight[filled].mean(1).abs()
     rank = size.argsort().argsort().to(features) / max(1, len(size))

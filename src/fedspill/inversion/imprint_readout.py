@@ -1,6 +1,6 @@
 """The server's side of an imprint module: the secret that it keeps, and how it reads the answer."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -20,7 +20,8 @@ from fedspill.inversion.looks import Look
 from fedspill.inversion.occupancy import peelable, summary
 from fedspill.inversion.peeling import peel
 from fedspill.inversion.scaling import mended_all
-from fedspill.inversion.taps import layer_inputs
+from fedspill.inversion.share_test import Outlet, share_test
+from fedspill.inversion.taps import CHUNK, layer_inputs
 
 Decode = Literal["bins", "peel"]
 
@@ -38,6 +39,8 @@ class ImprintReadout:
         look: what examples look like there.
         decode: "bins", each for itself, or "peel".
         active: False while the module is dormant.
+        outlet: where the rows go on to.
+        classifier: the model before it was changed, if labels are to be guessed by it (appendix A.5).
     """
 
     at: str
@@ -45,7 +48,9 @@ class ImprintReadout:
     imprint: Imprint
     look: Look
     decode: Decode
+    outlet: Outlet
     active: bool = True
+    classifier: Model | None = None
 
     def reconstruct(
         self, update: Update, knowledge: ServerKnowledge, rng: torch.Generator, watch: Watch = UNWATCHED
@@ -59,16 +64,19 @@ class ImprintReadout:
             raise NotApplicable("the imprint module is dormant: its rows are ordinary before the round `active_from`")
         raw = contents(update, knowledge, self.layer, self.imprint)
         held = mended_all(raw, self.imprint.groups, self.look.book)
+        accounts = share_test(update, knowledge, self.outlet, rng)
         decode = peel if self.decode == "peel" else read_bins
-        return self._reconstruction(decode(held, self.imprint, self.look.book), knowledge)
+        return self._reconstruction(decode(held, self.imprint, self.look.book, accounts), knowledge)
 
     def _reconstruction(self, found: Readings, knowledge: ServerKnowledge) -> Reconstruction:
         like = knowledge.model.like
-        if not len(found):
-            raise NotApplicable("no bin holds anything: no example was measured inside the cutoffs")
         inputs = self.look.inputs(found.features)
+        inputs = inputs.to(like) if inputs.is_floating_point() else inputs
+        labels = None if self.classifier is None else _predicted(self.classifier, inputs)
         return Reconstruction(
-            inputs=inputs.to(like) if inputs.is_floating_point() else inputs,
+            inputs=inputs,
+            labels=labels,
+            label_method=None if labels is None else "the model's own prediction",
             confidence=found.confidence.to(like),
             converged=bool((found.confidence >= SURE).any()),
             notes=self._notes(found, knowledge.num_examples),
@@ -78,7 +86,9 @@ class ImprintReadout:
 
     def _notes(self, found: Readings, n: int | None) -> tuple[str, ...]:
         sure, bins = sum(m == "alone" for m in found.marks), sum(len(g.rows) for g in self.imprint.groups)
-        said = f"{len(found)} candidates were read in {bins} bins; {sure} are recognised as single stored examples."
+        if not len(found):
+            return ("No bin holds anything: no example was measured inside the cutoffs.",)
+        said = f"{len(found)} candidates were read in {bins} bins; {sure} are recognised as single examples."
         if n is None:
             return (said,)
         theory = summary(n, bins)
@@ -97,3 +107,11 @@ class ImprintReadout:
         if self.decode == "peel":
             return Expected(places, peelable(where))
         return Expected(places, torch.stack([peelable(column[:, None]) for column in where.T], 1).any(1))
+
+
+def _predicted(model: Model, inputs: Tensor) -> Tensor:
+    """Classes (m,), or next tokens (m, t), that the model takes for the likeliest."""
+    calm = replace(model, training=False)
+    with torch.no_grad():
+        parts = [calm.logits(calm.params, model.input.encode(part)).argmax(-1) for part in inputs.split(CHUNK)]
+    return torch.cat(parts) if parts else inputs.new_zeros(0, dtype=torch.long)

@@ -30,12 +30,19 @@ class Layer:
 
 @dataclass(frozen=True)
 class LayerGradient:
-    """A layer's mean gradient in float64, with the size of its rounding."""
+    """A layer's mean gradient in float64, with the size of its rounding.
+
+    Attributes:
+        floor: the smallest bias gradient that may be divided by.
+        noise: rounding error of one entry of `weight`; 0 where it is only relative.
+        scale: by what the update was multiplied.
+    """
 
     weight: Float[Tensor, "out d"]
     bias: Float[Tensor, " out"]
     floor: float
     noise: float
+    scale: float = 1.0
 
     def groups(self) -> list[RowGroup]:
         """Rows that agree on their input."""
@@ -44,7 +51,7 @@ class LayerGradient:
     def without(self, x: Tensor, bias_grad: Tensor) -> "LayerGradient":
         """What is left when one example's share is taken away; the floor and the rounding stay."""
         weight = self.weight - torch.outer(bias_grad, x)
-        return LayerGradient(weight, self.bias - bias_grad, self.floor, self.noise)
+        return LayerGradient(weight, self.bias - bias_grad, self.floor, self.noise, self.scale)
 
 
 def layer_gradient(update: Update, knowledge: ServerKnowledge, layer: Layer) -> LayerGradient:
@@ -60,16 +67,16 @@ def layer_gradient(update: Update, knowledge: ServerKnowledge, layer: Layer) -> 
     top = float(bias.abs().max())
     if top == 0:
         raise NotApplicable(f"the gradient of {layer.bias!r} is zero, so nothing can be divided by it")
-    return LayerGradient(weight, bias, row_floor(dtype) * top, _rounding(update, knowledge, layer, weight))
+    noise = _rounding(update, knowledge, layer) * mean.scale / layer.gain
+    return LayerGradient(weight, bias, row_floor(dtype) * top, noise, mean.scale)
 
 
-def _rounding(update: Update, knowledge: ServerKnowledge, layer: Layer, weight: Tensor) -> float:
+def _rounding(update: Update, knowledge: ServerKnowledge, layer: Layer) -> float:
     # A delta is the difference of two rounded parameters: its error is that of the parameters, not its own.
-    raw = update.values[layer.weight]
     if update.kind is UpdateKind.GRADIENT:
         return 0.0
-    scale = float(weight.norm() / raw.double().norm().clamp_min(1e-300))
-    return torch.finfo(raw.dtype).eps * float(knowledge.model.params[layer.weight].abs().max()) * scale
+    eps = torch.finfo(update.values[layer.weight].dtype).eps
+    return eps * float(knowledge.model.params[layer.weight].abs().max())
 
 
 @dataclass(frozen=True)

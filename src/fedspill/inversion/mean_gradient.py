@@ -15,10 +15,12 @@ class MeanGradient:
     Attributes:
         values: keyed as the update.
         scaled: False if the protocol is unknown, so that the scale is arbitrary and weight decay remains.
+        scale: by what the update was multiplied, and with it its rounding.
     """
 
     values: Params
     scaled: bool
+    scale: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -82,4 +84,5 @@ def mean_gradient(
         return MeanGradient(values, False)
     sums = step_sums(training, steps)
     start = knowledge.model.params
-    return MeanGradient({k: (v - sums.decay * start[k].to(v)) / sums.gradient for k, v in values.items()}, True)
+    mean = {k: (v - sums.decay * start[k].to(v)) / sums.gradient for k, v in values.items()}
+    return MeanGradient(mean, True, 1 / sums.gradient)

@@ -14,7 +14,8 @@ from torch import Tensor
 from fedspill.inversion.bin_contents import Contents
 from fedspill.inversion.bin_reading import DOUBTFUL, Readings, joined, read_group
 from fedspill.inversion.imprint import Imprint
-from fedspill.inversion.singles import Book
+from fedspill.inversion.share_test import Accounts
+from fedspill.inversion.singles import ALONE, Book
 
 LEFT_OVER = 1e-3
 """Share of what was taken out of a bin below which the rest is nothing."""
@@ -69,39 +70,52 @@ def _left_over(c: float, size: float, held: Contents, place: int) -> tuple[float
     return (rest, features) if rest < LEFT_OVER * abs(c) and features < LEFT_OVER * abs(c) * size else (0.0, 0.0)
 
 
-def peel(held: Sequence[Contents], imprint: Imprint, book: Book) -> Readings:
+def peel(held: Sequence[Contents], imprint: Imprint, book: Book, accounts: Accounts | None = None) -> Readings:
     """Examples that are recognised, taken out, until nothing new appears; then what the other bins still hold.
 
-    Only stored data that are recognised as such are taken out: one false example would spoil its bins in every
-    group.
+    Only single examples that are recognised are taken out: one false example would spoil its bins in every group.
+
+    Args:
+        held: contents by group.
+        imprint: the groups.
+        book: what stored data look like.
+        accounts: asked where the book recognises nothing.
     """
     state, found = Peel.of(held, imprint), list[Readings]()
+    ask: Accounts | None = None
     while True:
-        fresh = _round(state, book)
-        if not fresh:
-            break
+        fresh = _round(state, book, ask)
         found += fresh
+        if not fresh and (found or ask is accounts):
+            break
+        if not fresh:  # nothing is stored data: begin again, and ask
+            ask, state = accounts, Peel.of(held, imprint)
     rest = [read_group(h, imprint, j, book) for j, h in enumerate(state.held)]
     doubtful = [replace(r, confidence=r.confidence.clamp_max(DOUBTFUL)) for r in rest if len(r)]
     return joined([*found, *doubtful]) if found or doubtful else joined(rest)
 
 
-def _round(state: Peel, book: Book) -> list[Readings]:
+def _round(state: Peel, book: Book, accounts: Accounts | None) -> list[Readings]:
     """One look at every bin that changed."""
     fresh = list[Readings]()
     for j, dirty in enumerate(state.dirty):
         looked, state.dirty[j] = dirty, torch.zeros_like(dirty)
-        seen = read_group(state.held[j], state.imprint, j, book, looked)
+        seen = read_group(state.held[j], state.imprint, j, book, looked, accounts)
         places = _places(state, j, looked)
         for i, mark in enumerate(seen.marks):
             if mark != "alone" or bool(state.dirty[j][places[i]]):
                 continue
-            exact = book.snap(seen.features[i : i + 1])
+            exact = _cleaned(book, seen.features[i : i + 1])
             share = state.take(exact[0], j, int(places[i]))
             if share is not None:
                 fresh.append(replace(seen.pick([i]), features=exact, share=seen.share.new_tensor([share])))
     return fresh
 
 
+def _cleaned(book: Book, features: Float[Tensor, "1 f"]) -> Float[Tensor, "1 f"]:
+    """Stored data without rounding; other data as they are."""
+    return book.snap(features) if float(book.residual(features)[0]) < ALONE else features
+
+
 def _places(state: Peel, group: int, looked: Tensor) -> Int[Tensor, " m"]:
-    return (state.held[group].filled() & looked).nonzero()[:, 0]
+    return (state.held[group].known() & looked).nonzero()[:, 0]

@@ -96,14 +96,19 @@ class Place:
         return prod(self.shape)
 
     @property
+    def module(self) -> str:
+        """Name of the planted layer in the changed network."""
+        return joined(self.at, PLANTED)
+
+    @property
     def layer(self) -> str:
-        """Name of the planted layer's first linear layer in the changed network."""
-        return joined(joined(self.at, PLANTED), "first")
+        """Name of its first linear layer."""
+        return joined(self.module, "first")
 
     @property
     def second(self) -> str:
         """Name of its second one."""
-        return joined(joined(self.at, PLANTED), "second")
+        return joined(self.module, "second")
 
 
 def find_place(model: Model, at: str) -> Place:

@@ -21,7 +21,7 @@ SLACK = 0.02
 
 def mended(held: Contents, group: Group, book: Book) -> Contents:
     """The same, with better sums of c where the bias is too rough: from the lattice, else from the bin's middle."""
-    poor = (held.filled() & (held.noise > GOOD * held.bias.abs())).nonzero()[:, 0].tolist()
+    poor = ((held.weight.norm(dim=1) > held.rough) & (held.noise > GOOD * held.bias.abs())).nonzero()[:, 0].tolist()
     if not poor:
         return held
     bias, noise = held.bias.clone(), held.noise.clone()

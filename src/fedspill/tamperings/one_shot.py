@@ -117,25 +117,22 @@ class OneShotReadout:
     def reconstruct(
         self, update: Update, knowledge: ServerKnowledge, rng: torch.Generator, watch: Watch = UNWATCHED
     ) -> Reconstruction:
-        """One candidate.
-
-        Raises:
-            NotApplicable: the bin is empty.
-        """
+        """One candidate, or none if the bin is empty."""
         held = contents(update, knowledge, self.layer, self.imprint)[0]
         only = torch.zeros_like(held.bias, dtype=torch.bool)
         only[0] = True
         found = read_group(held, self.imprint, 0, self.look.book, only)
-        if not len(found):
-            raise NotApplicable("no example fell into the bin; the server would try its luck with the next update")
         n = knowledge.num_examples or self.planned
         chance = one_shot_chance(n, 1 / self.planned)
+        notes = [f"A bin of mass 1/{self.planned} holds exactly one of {n} examples with a chance of {chance:.3f}."]
+        if not len(found):
+            notes.append("This time it is empty; a server would try its luck with the next update.")
         return Reconstruction(
             inputs=self.look.inputs(found.features).to(knowledge.model.like),
             confidence=found.confidence.to(knowledge.model.like),
             converged=bool((found.confidence >= SURE).any()),
-            notes=(f"A bin of mass 1/{self.planned} holds exactly one of {n} examples with a chance of {chance:.3f}.",),
-            origins=("the bin",),
+            notes=tuple(notes),
+            origins=("the bin",) * len(found),
             marks=found.marks,
         )
 

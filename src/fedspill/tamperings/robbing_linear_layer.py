@@ -24,6 +24,7 @@ from fedspill.inversion.layer_gradient import Layer
 from fedspill.inversion.looks import look_at
 from fedspill.inversion.measurement import Cutoffs
 from fedspill.inversion.planting import find_place
+from fedspill.inversion.share_test import Outlet
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class RobbingLinearLayer:
         shuffle: spread the bins over the layer's rows in a random order.
         active_from: before this round the layer stays as it is.
         decode: "bins" or "peel".
+        predict_labels: see `robbing_the_fed`.
     """
 
     at: str = ""
@@ -51,6 +53,7 @@ class RobbingLinearLayer:
     shuffle: bool = False
     active_from: int = 0
     decode: Decode = "bins"
+    predict_labels: bool = False
 
     def __post_init__(self) -> None:
         if self.throughput <= 0:
@@ -71,9 +74,12 @@ class RobbingLinearLayer:
         imprint = make_imprint(bins, model, place, public_data, rng, ordinary=total - rows, shuffle=self.shuffle)
         layer = Layer(*_names(first))
         active = round >= self.active_from
-        changed = _written(model, imprint, layer, Layer(*_names(second)), self.throughput, rng) if active else model
-        look = look_at(model, first.name)
-        return Tampered(changed, ImprintReadout(first.name, layer, imprint, look, self.decode, active))
+        # One column for all bins. Its signs differ: equal ones would shift all logits alike, which a softmax ignores.
+        column = randn((second.output_shape[-1],), rng, model.like) * (self.throughput / rows)
+        changed = _written(model, imprint, layer, Layer(*_names(second)), column, rng) if active else model
+        outlet = Outlet(first.name, second.name, column)
+        look, own = look_at(model, first.name), model if self.predict_labels else None
+        return Tampered(changed, ImprintReadout(first.name, layer, imprint, look, self.decode, outlet, active, own))
 
 
 def _names(step: Step) -> tuple[str, str]:
@@ -97,17 +103,15 @@ def _pair(model: Model, at: str) -> tuple[Step, Step]:
 
 
 def _written(
-    model: Model, imprint: Imprint, first: Layer, second: Layer, throughput: float, rng: torch.Generator
+    model: Model, imprint: Imprint, first: Layer, second: Layer, column: Tensor, rng: torch.Generator
 ) -> Model:
     params = dict(model.params)
     weight, bias = imprint.weight_and_bias(rng, model.like)
     used = torch.cat([g.rows for g in imprint.groups]).to(weight.device)
     params[first.weight] = _at(params[first.weight], used, weight, 0)
     params[first.bias] = _at(params[first.bias], used, bias, 0)
-    # One column for all bins. Its signs differ: equal ones would shift all logits alike, which a softmax ignores.
-    column = randn((len(params[second.weight]), 1), rng, model.like) * (throughput / len(used))
-    params[second.weight] = _at(params[second.weight], used, column.expand(-1, imprint.total), 1)
-    params[second.bias] = params[second.bias] - column[:, 0] * imprint.typical()
+    params[second.weight] = _at(params[second.weight], used, column[:, None].expand(-1, imprint.total), 1)
+    params[second.bias] = params[second.bias] - column * imprint.typical()
     return model.with_params(params)
 
 

@@ -22,6 +22,7 @@ from fedspill.inversion.layer_gradient import Layer
 from fedspill.inversion.looks import look_at
 from fedspill.inversion.measurement import Cutoffs
 from fedspill.inversion.planting import Activation, Connection, Place, PlantedLayer, equal_columns, find_place, planted
+from fedspill.inversion.share_test import Outlet
 from fedspill.inversion.taps import behind_embedding
 
 
@@ -47,6 +48,7 @@ class RobbingTheFed:
         shuffle: a random order of all rows.
         active_from: before this round the layer holds ordinary random rows only (3.3, dormant).
         decode: "bins" as in the paper, or "peel", for which several functions are needed.
+        predict_labels: label what was read by the model's own prediction (A.5); a trained model is needed.
     """
 
     rows: int = 128
@@ -62,6 +64,7 @@ class RobbingTheFed:
     shuffle: bool = False
     active_from: int = 0
     decode: Decode = "bins"
+    predict_labels: bool = False
 
     def __post_init__(self) -> None:
         if self.gain <= 0 or self.throughput <= 0 or self.ordinary_rows < 0:
@@ -88,9 +91,10 @@ class RobbingTheFed:
         active = round >= self.active_from
         changed = self._planted(model, place, imprint, rng, active)
         layer = Layer(f"{place.layer}.weight", f"{place.layer}.bias")
-        return Tampered(
-            changed, ImprintReadout(place.at, layer, imprint, look_at(model, place.at), self.decode, active)
-        )
+        direction = model.like.new_full((place.features,), self.throughput / self.gain / imprint.total)
+        outlet = Outlet(place.module, place.module, direction)
+        look, own = look_at(model, place.at), model if self.predict_labels else None
+        return Tampered(changed, ImprintReadout(place.at, layer, imprint, look, self.decode, outlet, active, own))
 
     def _where(self, model: Model) -> str:
         if self.at or not isinstance(model.input, TokenSpec):
