@@ -20,13 +20,16 @@ from fedspill.inversion.identity_units import WORKING_RANGE, Lane, set_single, s
 POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
 
 
-def identity_params(model: Model, traced: Trace, *, phases: bool) -> tuple[dict[str, Tensor], Step]:
-    """All parameters, with those before the first linear layer replaced, and that layer.
+def identity_params(
+    model: Model, traced: Trace, *, phases: bool, at: str | None = None
+) -> tuple[dict[str, Tensor], Step]:
+    """All parameters, with those before a place replaced, and the first step there.
 
     Args:
         model: a plain feed-forward stack; weights of the linear layers are kept.
         traced: of the same model.
         phases: use free channels for shifted copies, so that strides lose fewer pixels; else three lanes.
+        at: name of the module that is the place; None for the first linear layer.
 
     Raises:
         NotApplicable: the network is no such stack; names the layer.
@@ -34,23 +37,23 @@ def identity_params(model: Model, traced: Trace, *, phases: bool) -> tuple[dict[
     spec = model.input
     if not isinstance(spec, ImageSpec):
         raise NotApplicable(f"pictures are needed, the model takes {type(spec).__name__}")
-    stack, linear = _stack(traced)
-    lanes = _lanes(spec, stack, linear, phases)
-    params, stride, at = dict(model.params), (1, 1), 0
-    while at < len(stack):
-        step = stack[at]
+    stack, end = _stack(traced, at)
+    lanes = _lanes(spec, stack, phases)
+    params, stride, here = dict(model.params), (1, 1), 0
+    while here < len(stack):
+        step = stack[here]
         if isinstance(step.module, nn.Conv2d):
-            unit = unit_at(stack, at)
+            unit = unit_at(stack, here)
             lanes = set_unit(model, params, unit, lanes, stride)
-            at += unit.length
+            here += unit.length
         else:
             lanes = set_single(model, params, step, lanes)
-            at += 1
+            here += 1
         stride = _times(stride, step)
-    return params, linear
+    return params, end
 
 
-def _stack(traced: Trace) -> tuple[list[Step], Step]:
+def _stack(traced: Trace, at: str | None) -> tuple[list[Step], Step]:
     steps = list[Step]()
     for step in traced.steps:
         if not step.linked:
@@ -58,9 +61,10 @@ def _stack(traced: Trace) -> tuple[list[Step], Step]:
                 f"something that is not a layer of its own happens before {step.describe()} (a residual sum,"
                 " a functional activation); only plain stacks of layers can become identities"
             )
-        if isinstance(step.module, nn.Linear):
+        reached = isinstance(step.module, nn.Linear) if at is None else f"{step.name}.".startswith(f"{at}.")
+        if reached:
             if not any(isinstance(s.module, nn.Conv2d) for s in steps):
-                raise NotApplicable("no convolution comes before the first linear layer")
+                raise NotApplicable(f"no convolution comes before {at or 'the first linear layer'}")
             return steps, step
         if any(step.module is other.module for other in steps) and step.parameter("weight"):
             raise NotApplicable(f"{step.describe()} is used twice, so it cannot serve two places of a stack")
@@ -72,10 +76,12 @@ def _stack(traced: Trace) -> tuple[list[Step], Step]:
         if isinstance(step.module, nn.BatchNorm2d) and step.module.training:
             raise NotApplicable(f"{step.describe()} uses batch statistics (train mode)")
         steps.append(step)
+    if at is not None:
+        raise NotApplicable(f"the network does not call {at!r}")
     raise NotApplicable("the network has no linear layer, from whose gradient the picture could be read")
 
 
-def _lanes(spec: ImageSpec, stack: Sequence[Step], linear: Step, phases: bool) -> list[Lane]:
+def _lanes(spec: ImageSpec, stack: Sequence[Step], phases: bool) -> list[Lane]:
     channels = spec.shape[0]
     widths = [s.module.out_channels for s in stack if isinstance(s.module, nn.Conv2d)]
     if min(widths) < channels:

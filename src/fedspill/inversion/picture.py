@@ -1,122 +1,166 @@
 """From the features of a network that hands pixels on, one by one, back to the picture.
 
 Which pixel a feature shows, and how its value depends on it, is found by passing probe pictures through the
-network, so nothing has to be known of strides, padding and pools.
+network, so nothing has to be known of strides, padding and pools. A maximum pool shows the brightest pixel of a
+window, or the darkest if the network mirrored the picture (`inversion.windows`).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, cast
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from scipy.interpolate import griddata
 from torch import Tensor
 
 from fedspill.core.errors import NotApplicable
 from fedspill.core.inputs import ImageSpec
 from fedspill.core.model import Model
-from fedspill.inversion.head import Head, features_and_logits
+from fedspill.inversion.interpolation import interpolation
+from fedspill.inversion.taps import layer_inputs
+from fedspill.inversion.windows import between
 
-CHUNK = 32
+CHUNK = 8
+"""Pictures at a time."""
 
 
 @dataclass(frozen=True)
 class PixelMap:
-    """Features f of a layer as functions of one pixel each.
+    """Features f of a layer as functions of one pixel each, or of one window.
 
     Attributes:
         grey: r pixel values, ascending.
         answers: each feature's value in pictures of that one grey, float64.
-        alive: the feature depends on the picture, and monotonically.
+        alive: the feature depends on the picture, strictly monotonically.
         colour: channel of the pixel.
-        row: its row, in pixels; of a pool, the middle of its window.
-        column: likewise.
+        first: row and column of the pixel, of a window those of its first pixel.
+        last: those of its last pixel.
+        brightest: of a window the brightest pixel counts, else the darkest.
     """
 
     grey: Float[Tensor, " r"]
     answers: Float[Tensor, "f r"]
     alive: Bool[Tensor, " f"]
     colour: Int[Tensor, " f"]
-    row: Float[Tensor, " f"]
-    column: Float[Tensor, " f"]
+    first: Float[Tensor, "f 2"]
+    last: Float[Tensor, "f 2"]
+    brightest: Bool[Tensor, " f"]
 
     def resolution(self) -> int:
-        """How many different pixels of the first channel the features show."""
+        """How many different pixels (or windows) of the first channel the features show."""
         seen = self.alive & (self.colour == 0)
-        return len(torch.stack([self.row[seen], self.column[seen]]).round().unique(dim=1).T)
+        return len((self.first[seen] + self.last[seen]).round().unique(dim=0))
 
-    def pixels(self, features: Float[Tensor, " f"]) -> Float[Tensor, " f"]:
+    def pixels(self, features: Float[Tensor, "m f"]) -> Float[Tensor, "m f"]:
         """Each feature's pixel value, by linear interpolation in `answers`, clamped to `grey`."""
-        rising = self.answers[:, -1:] > self.answers[:, :1]
-        sign = torch.where(rising, 1.0, -1.0).to(self.answers)
-        table, wanted = (sign * self.answers).contiguous(), sign * features.double()[:, None]
-        upper = torch.searchsorted(table, wanted).clamp(1, len(self.grey) - 1)
-        low, high = table.gather(1, upper - 1), table.gather(1, upper)
-        share = ((wanted - low) / (high - low).clamp_min(1e-300)).clamp(0, 1)[:, 0]
-        grey = self.grey.double()
-        return grey[upper[:, 0] - 1].lerp(grey[upper[:, 0]], share)
+        return inverted(self.answers, self.grey, features)
+
+    def of_channel(self, colour: int) -> "PixelMap":
+        """The part that shows one colour."""
+        own = self.alive & (self.colour == colour)
+        parts = (self.answers, self.alive, self.colour, self.first, self.last, self.brightest)
+        return PixelMap(self.grey, *(p[own] for p in parts))
 
 
-def pixel_map(model: Model, layer: str, levels: int = 65) -> PixelMap:
-    """Finds the pixel behind every input of the linear layer named `layer`.
+def inverted(
+    answers: Float[Tensor, "f r"], grey: Float[Tensor, " r"], features: Float[Tensor, "m f"]
+) -> Float[Tensor, "m f"]:
+    """The grey for which each feature would have its value."""
+    rising = answers[:, -1:] > answers[:, :1]
+    sign = torch.where(rising, 1.0, -1.0).to(answers)
+    table, wanted = (sign * answers).contiguous(), (sign * features.to(answers).T).contiguous()
+    upper = torch.searchsorted(table, wanted).clamp(1, len(grey) - 1)
+    low, high = table.gather(1, upper - 1), table.gather(1, upper)
+    share = ((wanted - low) / (high - low).clamp_min(1e-300)).clamp(0, 1)
+    return grey[upper - 1].lerp(grey[upper], share).T
+
+
+def pixel_map(model: Model, at: str, levels: int = 65) -> PixelMap:
+    """Finds the pixel behind everything that enters the layer named `at`.
+
+    Args:
+        model: with the layers before `at` as identities.
+        at: see `inversion.taps.layer_inputs`.
+        levels: of grey, if a feature does not depend linearly on its pixel.
 
     Raises:
-        NotApplicable: the input is no image, or no feature shows a pixel of every channel.
+        NotApplicable: the input is no image, there is no such layer, or no feature shows a pixel of every channel.
     """
     spec = model.input
     if not isinstance(spec, ImageSpec):
         raise NotApplicable(f"pictures are needed, the model takes {type(spec).__name__}")
-    exact, head = model.to(model.like.device, torch.float64), Head(layer, "", None)
-    channels, height, width = spec.shape
+    exact = model.to(model.like.device, torch.float64)
     low, high = spec.bounds
-    grey = torch.linspace(low, high, levels, dtype=torch.float64, device=model.like.device)
 
     def features(pictures: Tensor) -> Tensor:
         parts = (pictures * (high - low) + low).expand(-1, *spec.shape).split(CHUNK)
-        return torch.cat([features_and_logits(exact, exact.params, spec.encode(p), head)[0] for p in parts])
+        return torch.cat([layer_inputs(exact, at, spec.encode(p)).flatten(1) for p in parts])
 
-    answers = features(((grey - low) / (high - low)).view(-1, 1, 1, 1)).T.contiguous()
-    steps = answers.diff(dim=1)
+    grey, answers = _answers(features, levels, exact.like)
     moved = (answers[:, -1] - answers[:, 0]).abs()
-    alive = (moved > 1e-6 * moved.max()) & ((steps >= 0).all(1) | (steps <= 0).all(1))
-    single = torch.eye(channels).to(exact.like).view(channels, channels, 1, 1)
+    alive = (moved > 1e-6 * moved.max()) & _strict(answers)
+    single = torch.eye(spec.shape[0]).to(grey).view(spec.shape[0], -1, 1, 1)
     colour = (features(single) - answers[:, 0]).abs().argmax(0)
-    place = PixelMap(grey, answers, alive, colour, answers[:, 0], answers[:, 0])
-    rows = torch.linspace(0, 1, height).to(exact.like).view(1, 1, height, 1)
-    columns = torch.linspace(0, 1, width).to(exact.like).view(1, 1, 1, width)
-
-    def position(ramp: Tensor, size: int) -> Tensor:
-        # A maximum pool shows the far end of its window in both directions; the mean is its middle.
-        there, back = features(ramp)[0], features(1 - ramp)[0]
-        both = (place.pixels(there) - low) + (high - place.pixels(back))
-        return both / (2 * (high - low)) * (size - 1)
-
-    found = PixelMap(grey, answers, alive, colour, position(rows, height), position(columns, width))
-    if any(not bool((alive & (colour == c)).any()) for c in range(channels)):
-        raise NotApplicable(f"no input of the linear layer {layer!r} shows a pixel of every colour channel")
-    return found
+    if any(not bool((alive & (colour == c)).any()) for c in range(spec.shape[0])):
+        raise NotApplicable(f"nothing that enters the layer {at!r} shows a pixel of every colour channel")
+    first, last, brightest = _places(lambda p: inverted(answers, grey, features(p)), spec.shape[1:], grey)
+    extent = last - first
+    # Where a convolution pads with the far edge, a window at the border is none.
+    alive &= (extent < extent[alive].median(0).values + 1.5).all(1)
+    return PixelMap(grey * (high - low) + low, answers, alive, colour, first, last, brightest)
 
 
-def picture(seen: PixelMap, features: Float[Tensor, " f"], spec: ImageSpec) -> Float[Tensor, "c h w"]:
-    """The picture behind the features; between the pixels that they show it is interpolated linearly."""
-    values, out = seen.pixels(features), list[Tensor]()
-    for channel in range(spec.shape[0]):
-        own = seen.alive & (seen.colour == channel)
-        points = torch.stack([seen.row[own], seen.column[own]], 1)
-        out.append(_interpolated(points, values[own], spec.shape[1:]))
-    return torch.stack(out)
+def _answers(features: Callable[[Tensor], Tensor], levels: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Greys in [0, 1] and what the features say of each; few greys are enough for what is linear."""
+    few = torch.linspace(0, 1, 5).to(like)
+    answers = features(few.view(-1, 1, 1, 1)).T.contiguous()
+    bent = (answers - torch.lerp(answers[:, :1], answers[:, -1:], few)).abs().amax(1) > 1e-9 * answers.abs().max()
+    if not bool((bent & _strict(answers)).any()):
+        return few, answers
+    many = torch.linspace(0, 1, levels).to(like)
+    return many, features(many.view(-1, 1, 1, 1)).T.contiguous()
 
 
-def _interpolated(points: Tensor, values: Tensor, size: tuple[int, int]) -> Tensor:
+def _strict(answers: Tensor) -> Tensor:
+    """The feature tells every grey from every other."""
+    steps = answers.diff(dim=1)
+    return (steps > 0).all(1) | (steps < 0).all(1)
+
+
+def _places(shares: Callable[[Tensor], Tensor], size: tuple[int, ...], like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """First and last row and column of every feature's window, and whether its brightest pixel counts."""
+    ends, kinds = list[tuple[Tensor, Tensor]](), list[Tensor]()
+    for axis, length in enumerate(size):
+        scale = max(length - 1, 1)
+        ramp = (torch.arange(length).to(like) / scale).view((1, 1, -1, 1) if axis == 0 else (1, 1, 1, -1))
+        # A maximum pool shows the far end of its window in either direction, a minimum the near one.
+        there, back = shares(ramp)[0] * scale, (1 - shares(1 - ramp)[0]) * scale
+        ends.append((torch.minimum(there, back), torch.maximum(there, back)))
+        kinds.append(there - back)
+    first, last = (torch.stack([e[k] for e in ends], 1) for k in (0, 1))
+    return first, last, kinds[0] + kinds[1] >= 0
+
+
+def pictures(seen: PixelMap, features: Float[Tensor, "m f"], spec: ImageSpec) -> Float[Tensor, "m c h w"]:
+    """The pictures behind the features, inside the bounds; pixels that are not shown are interpolated linearly."""
+    channels, size = list[Tensor](), (spec.shape[1], spec.shape[2])
+    features, last = features.to(seen.answers), None
+    for colour in range(spec.shape[0]):
+        index = (seen.alive & (seen.colour == colour)).nonzero()[:, 0]
+        part = seen.of_channel(colour)
+        values = torch.cat([part.pixels(rows[:, index]) for rows in features.split(CHUNK)])
+        places, known = _seen_at(part, values, size)
+        # The colours are mostly seen at the same places.
+        if last is None or not torch.equal(last[0], places):
+            last = places, interpolation(places, size)
+        channels.append(last[1](known))
+    return torch.stack(channels, 1)
+
+
+def _seen_at(seen: PixelMap, values: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Places (rows, columns) and what is known there."""
+    if bool((seen.last - seen.first > 0.5).any()):
+        return between(seen.first, seen.last, seen.brightest, values, size)
     # Several features may show the same pixel: their mean counts.
-    place, index = points.round(decimals=2).unique(dim=0, return_inverse=True)
-    total = values.new_zeros(len(place)).index_add(0, index, values)
-    mean = total / values.new_zeros(len(place)).index_add(0, index, torch.ones_like(values))
-    known, worth = place.cpu().numpy(), mean.cpu().numpy()
-    grid = tuple(np.mgrid[0 : size[0], 0 : size[1]].astype(np.float64))
-    filled = cast(Any, griddata)(known, worth, grid, method="nearest")
-    if min(len(np.unique(known[:, 0])), len(np.unique(known[:, 1]))) > 1:
-        linear = cast(Any, griddata)(known, worth, grid, method="linear")
-        filled = np.where(np.isnan(linear), filled, linear)
-    return torch.from_numpy(filled).to(values)
+    places, index = ((seen.first + seen.last) / 2).round(decimals=2).unique(dim=0, return_inverse=True)
+    total = values.new_zeros(len(values), len(places)).index_add(1, index, values)
+    return places, total / torch.bincount(index, minlength=len(places)).to(values)

@@ -24,7 +24,7 @@ from fedspill.inversion.head import find_head
 from fedspill.inversion.identity_lanes import identity_params
 from fedspill.inversion.layer_gradient import Layer, known_labels
 from fedspill.inversion.mean_gradient import mean_gradient
-from fedspill.inversion.picture import PixelMap, picture, pixel_map
+from fedspill.inversion.picture import PixelMap, pictures, pixel_map
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class PictureReadout:
         spec, like = knowledge.model.input, knowledge.model.like
         if not isinstance(spec, ImageSpec):
             raise NotApplicable(f"pictures are needed, the model takes {type(spec).__name__}")
-        return torch.stack([picture(self.seen, f, spec) for f in features]).to(like)
+        return pictures(self.seen, features, spec).to(like)
 
     def _one(
         self,

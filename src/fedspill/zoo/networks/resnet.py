@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
 Padding = Literal["zeros", "circular"]
@@ -22,6 +21,14 @@ class ResNetOptions:
     width: int = 64
     stem: Literal["cifar", "imagenet"] = "cifar"
     padding: Padding = "zeros"
+
+
+class Average(nn.Module):
+    """The mean over the picture: (n, c, h, w) to (n, c)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Means."""
+        return x.mean((2, 3))
 
 
 def _conv(inside: int, outside: int, size: int, stride: int, padding: Padding) -> nn.Conv2d:
@@ -46,12 +53,13 @@ class BasicBlock(nn.Module):
         self.conv2 = _conv(width, width, 3, 1, padding)
         self.bn2 = nn.BatchNorm2d(width)
         self.downsample = _shortcut(inside, width, stride)
+        self.relu = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, inside, h, w) to (n, width, h/stride, w/stride)."""
-        out = torch.relu(self.bn1(self.conv1(x)))
+        out = self.relu(self.bn1(self.conv1(x)))
         out = self.bn2(self.conv2(out))
-        return torch.relu(out + (x if self.downsample is None else self.downsample(x)))
+        return self.relu(out + (x if self.downsample is None else self.downsample(x)))
 
 
 class Bottleneck(nn.Module):
@@ -69,13 +77,14 @@ class Bottleneck(nn.Module):
         self.conv3 = _conv(width, outside, 1, 1, "zeros")
         self.bn3 = nn.BatchNorm2d(outside)
         self.downsample = _shortcut(inside, outside, stride)
+        self.relu = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, inside, h, w) to (n, 4 width, h/stride, w/stride)."""
-        out = torch.relu(self.bn1(self.conv1(x)))
-        out = torch.relu(self.bn2(self.conv2(out)))
+        out = self.relu(self.bn1(self.conv1(x)))
+        out = self.relu(self.bn2(self.conv2(out)))
         out = self.bn3(self.conv3(out))
-        return torch.relu(out + (x if self.downsample is None else self.downsample(x)))
+        return self.relu(out + (x if self.downsample is None else self.downsample(x)))
 
 
 class ResNet(nn.Module):
@@ -97,6 +106,7 @@ class ResNet(nn.Module):
         large = options.stem == "imagenet"
         self.conv1 = _conv(channels, width, 7 if large else 3, 2 if large else 1, padding)
         self.bn1 = nn.BatchNorm2d(width)
+        self.relu = nn.ReLU()
         self.pool = _pool(padding) if large else nn.Identity()
         self.stages: list[str] = []
         inside = width
@@ -109,14 +119,15 @@ class ResNet(nn.Module):
                 inside = outside * block.expansion
             self.stages.append(f"layer{number + 1}")
             self.add_module(self.stages[-1], nn.Sequential(*blocks))
+        self.avgpool = Average()
         self.fc = nn.Linear(inside, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits."""
-        x = self.pool(torch.relu(self.bn1(self.conv1(x))))
+        x = self.pool(self.relu(self.bn1(self.conv1(x))))
         for name in self.stages:
             x = self.get_submodule(name)(x)
-        return self.fc(x.mean((2, 3)))
+        return self.fc(self.avgpool(x))
 
 
 def _pool(padding: Padding) -> nn.Module:

@@ -6,9 +6,10 @@ CIFAR10/CIFAR100 in PyTorch"), so that those load; they expect ImageNet's normal
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from fedspill.zoo.networks.resnet import Average
 
 
 @dataclass(frozen=True)
@@ -27,14 +28,15 @@ class BlockA(nn.Module):
         self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(width)
         self.extra = (width - inside) // 2
+        self.relu = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, inside, h, w) to (n, width, h/stride, w/stride)."""
-        out = torch.relu(self.bn1(self.conv1(x)))
+        out = self.relu(self.bn1(self.conv1(x)))
         out = self.bn2(self.conv2(out))
         if self.stride == 2:
             x = functional.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, self.extra, self.extra))
-        return torch.relu(out + x)
+        return self.relu(out + x)
 
 
 class ResNetA(nn.Module):
@@ -44,9 +46,11 @@ class ResNetA(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(channels, 16, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(16)
+        self.relu = nn.ReLU()
         self.layer1 = self._stage(16, 16, depth)
         self.layer2 = self._stage(16, 32, depth)
         self.layer3 = self._stage(32, 64, depth)
+        self.avgpool = Average()
         self.linear = nn.Linear(64, num_classes)
 
     @staticmethod
@@ -55,9 +59,9 @@ class ResNetA(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits."""
-        x = torch.relu(self.bn1(self.conv1(x)))
+        x = self.relu(self.bn1(self.conv1(x)))
         x = self.layer3(self.layer2(self.layer1(x)))
-        return self.linear(x.mean((2, 3)))
+        return self.linear(self.avgpool(x))
 
 
 def resnet_a(shape: tuple[int, int, int], num_classes: int, options: ResNetAOptions, *, depth: int) -> nn.Module:
