@@ -50,6 +50,8 @@ class Readings:
 
 def joined(parts: Sequence[Readings]) -> Readings:
     """All readings of several, at least one."""
+    if len(parts) == 1:
+        return parts[0]
     return Readings(
         torch.cat([p.features for p in parts]),
         tuple(o for p in parts for o in p.origins),
@@ -77,7 +79,7 @@ def read_group(held: Contents, imprint: Imprint, group: int, book: Book, only: T
     said = opinion(book, features)
     alone, mixed = said.alone & inside, said.mixed | ~inside
     confidence = torch.where(alone, SURE, torch.where(mixed, DOUBTFUL, OPEN)).to(features)
-    size = held.weight[filled].mean(1).abs()
+    size = held.weight.mean(1)[filled].abs()
     rank = size.argsort().argsort().to(features) / max(1, len(size))
     marks: list[Mark] = [
         "alone" if a else "mixture" if m else "unsure" for a, m in zip(alone.tolist(), mixed.tolist(), strict=True)
