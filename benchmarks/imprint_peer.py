@@ -40,6 +40,7 @@ from benchmarks.imprint_world import (
     fedspill_run,
     predicted,
     psnr,
+    resident,
     world,
 )
 
@@ -82,12 +83,6 @@ def runner(side: str) -> Callable[[World, Variant], Run]:
     from benchmarks.imprint_breaching import breaching_run
 
     return breaching_run
-
-
-def resident(field: str) -> float:
-    """VmRSS or VmHWM of this process in MB; getrusage would count what the parent held."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
 
 
 def worker(side: str, case: str, variant: str, seed: int) -> None:

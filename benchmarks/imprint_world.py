@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -153,3 +154,9 @@ def psnr(run: Run, given: World) -> Tensor:
     missing = len(given.private) - len(run.rebuilt)
     grey = given.spec.decode(torch.zeros(max(0, missing), *given.spec.shape))
     return score_all(torch.cat([run.rebuilt, grey]), given.private.inputs, [PSNR()]).metrics[0].values
+
+
+def resident(field: str) -> float:
+    """VmRSS or VmHWM of this process in MB; getrusage would count what the parent held."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
