@@ -3,9 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+BENCH ?= .venv-bench
 CONFIG ?= plans/quick.toml
 
-.PHONY: demo test check audit docs clean
+.PHONY: demo test check audit docs bench-env clean
 
 demo: $(STAMP)
 	$(BIN)/fedspill demo --out fedspill-demo
@@ -34,5 +35,13 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@
 
+bench-env: $(BENCH)/.installed
+
+$(BENCH)/.installed: pyproject.toml constraints.txt
+	test -x $(BENCH)/bin/python || $(PYTHON) -m venv $(BENCH)
+	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
+	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	touch $@
+
 clean:
-	rm -rf $(VENV) fedspill-demo
+	rm -rf $(VENV) $(BENCH) fedspill-demo

@@ -11,6 +11,7 @@ from fedspill.core.types import Update, UpdateKind
 from fedspill.inversion.head import sent
 from fedspill.inversion.imprint import Group, Imprint
 from fedspill.inversion.layer_gradient import Layer, LayerGradient, layer_gradient
+from fedspill.inversion.pieces import rows_at_once
 
 ROUNDINGS = 8.0
 """Multiples of one rounding error below which a number counts as nothing."""
@@ -42,7 +43,7 @@ class Contents:
 
     def ratio(self, chosen: Tensor) -> Float[Tensor, "m features"]:
         """The weighted mean of the examples in the chosen bins: the example itself where there is one."""
-        return self.weight[chosen] / self.bias[chosen, None]
+        return self.weight[chosen].div_(self.bias[chosen, None])
 
 
 def contents(update: Update, knowledge: ServerKnowledge, layer: Layer, imprint: Imprint) -> list[Contents]:
@@ -72,13 +73,21 @@ def _of_group(gradient: LayerGradient, group: Group, sparse: bool, eps: "Roundin
     size, length = bias.abs(), weight.norm(dim=1)
     if not sparse:
         size, length = (torch.maximum(v, torch.cat([v[1:], v.new_zeros(1)])) for v in (size, length))
-        weight[:-1] -= gradient.weight[rows[1:]]
+        _less_the_next(weight)
         bias[:-1] -= gradient.bias[rows[1:]]
     noise = ROUNDINGS * (eps.relative * size + eps.absolute[rows])
     rough = ROUNDINGS * (eps.relative * length + gradient.noise * weight.shape[1] ** 0.5)
     # A sparse row that nothing touched is exactly 0; a floor keeps it from passing as full.
     least = eps.relative * gradient.floor
     return Contents(weight, bias, noise.clamp_min(least), rough.clamp_min(least))
+
+
+def _less_the_next(rows: Tensor) -> None:
+    """Takes row i + 1 from row i in place; the last one stays."""
+    step = rows_at_once(rows)
+    for first in range(0, len(rows) - 1, step):
+        part = rows[first : min(first + step, len(rows) - 1)]
+        part -= rows[first + 1 : first + 1 + len(part)].clone()
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,8 @@ class Readings:
 
 def joined(parts: Sequence[Readings]) -> Readings:
     """All readings of several, at least one."""
+    if len(parts) == 1:
+        return parts[0]
     return Readings(
         torch.cat([p.features for p in parts]),
         tuple(o for p in parts for o in p.origins),
@@ -96,7 +98,7 @@ def read_group(
     if accounts is not None and not bool(alone.any()):
         alone = torch.zeros_like(alone).masked_scatter(~mixed, accounts(features[~mixed], held.bias[filled][~mixed]))
     confidence = torch.where(alone, SURE, torch.where(mixed, DOUBTFUL, OPEN)).to(features)
-    size = held.weight[filled].mean(1).abs()
+    size = held.weight.mean(1)[filled].abs()
     rank = size.argsort().argsort().to(features) / max(1, len(size))
     marks: list[Mark] = [
         "alone" if a else "mixture" if m else "unsure" for a, m in zip(alone.tolist(), mixed.tolist(), strict=True)

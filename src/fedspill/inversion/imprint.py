@@ -69,12 +69,16 @@ class Imprint:
         A ReLU row of the bin (a, b) is g (w, -a). A sparse one is g (w, -a) / (b - a) and is cut off at g.
         """
         features = len(self.groups[0].vector)
-        weight = randn((self.total, features), rng, like) * (ORDINARY_SPREAD / features**0.5)
-        bias = (rand((self.total,), rng, like) - 0.5) * ORDINARY_SPREAD
+        if active and sum(len(g.rows) for g in self.groups) == self.total:
+            weight, bias = like.new_empty((self.total, features)), like.new_empty(self.total)
+        else:
+            weight = randn((self.total, features), rng, like) * (ORDINARY_SPREAD / features**0.5)
+            bias = (rand((self.total,), rng, like) - 0.5) * ORDINARY_SPREAD
         for group in self.groups if active else ():
             lower, width = group.edges[:-1], group.edges.diff()
             size = self.gain / width if self.sparse else torch.full_like(lower, self.gain)
-            weight[group.rows] = torch.outer(size, group.vector).to(like)
+            for row, factor in zip(group.rows.tolist(), size, strict=True):
+                weight[row] = factor * group.vector
             bias[group.rows] = (-lower * size).to(like)
         return weight, bias
 

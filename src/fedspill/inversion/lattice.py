@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fedspill.core.inputs import CategoricalColumn, Column, ImageSpec, InputSpec, TableSpec
+from fedspill.inversion.pieces import by_rows
 
 LEVELS = 255
 """Steps between the darkest and the brightest value of a pixel."""
@@ -34,7 +35,7 @@ def lattice_residual(spec: InputSpec, z: Float[Tensor, "n ..."]) -> Float[Tensor
         or table.
     """
     if isinstance(spec, ImageSpec):
-        return _of_images(spec, z)
+        return by_rows(lambda part: _of_images(spec, part), z)
     if isinstance(spec, TableSpec):
         return _of_tables(spec, z)
     return z.new_full((len(z),), torch.nan, dtype=torch.float64)
@@ -59,8 +60,8 @@ def _levels(spec: ImageSpec, z: Tensor) -> Tensor:
 def _of_images(spec: ImageSpec, z: Tensor) -> Tensor:
     level = _levels(spec, z).flatten(1)
     inside = (level > 0.5) & (level < LEVELS - 0.5)
-    total = ((level - level.round()).abs() * inside).sum(1)
-    return torch.where(inside.sum(1) >= FEWEST, total / inside.sum(1), torch.nan)
+    total, count = ((level - level.round()).abs() * inside).sum(1), inside.sum(1)
+    return torch.where(count >= FEWEST, total / count, torch.nan)
 
 
 def _of_tables(spec: TableSpec, z: Tensor) -> Tensor:

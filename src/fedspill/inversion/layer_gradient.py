@@ -63,7 +63,8 @@ def layer_gradient(update: Update, knowledge: ServerKnowledge, layer: Layer) -> 
     dtype = sent(update, layer.bias, "the layer's bias").dtype
     sent(update, layer.weight, "the layer's weight")
     mean = mean_gradient(update, knowledge, (layer.weight, layer.bias))
-    weight, bias = mean.values[layer.weight] / layer.gain, mean.values[layer.bias]
+    weight, bias = mean.values[layer.weight], mean.values[layer.bias]
+    weight = weight if layer.gain == 1 else weight / layer.gain
     top = float(bias.abs().max())
     if top == 0:
         raise NotApplicable(f"the gradient of {layer.bias!r} is zero, so nothing can be divided by it")

@@ -11,6 +11,7 @@ from fedspill.core.errors import NotApplicable
 from fedspill.core.inputs import ImageSpec, InputSpec, TableSpec, TokenSpec
 from fedspill.core.model import Model
 from fedspill.inversion.chain import probe_inputs
+from fedspill.inversion.pieces import by_rows
 from fedspill.inversion.singles import Book, InputBook, NoBook
 from fedspill.inversion.taps import layer_inputs
 from fedspill.inversion.token_book import TokenBook
@@ -43,7 +44,7 @@ class InputLook:
 
     def inputs(self, features: Float[Tensor, "m f"]) -> Tensor:
         """Decoded."""
-        return self.spec.decode(features.view(-1, *self.spec.encoded_shape))
+        return by_rows(self.spec.decode, features.view(-1, *self.spec.encoded_shape))
 
 
 @dataclass(frozen=True)

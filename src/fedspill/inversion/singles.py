@@ -15,6 +15,7 @@ from torch import Tensor
 from fedspill.core.inputs import ImageSpec, InputSpec, TableSpec
 from fedspill.inversion.lattice import lattice_residual, snap
 from fedspill.inversion.lattice_scale import lattice_scale
+from fedspill.inversion.pieces import by_rows
 
 ALONE = 0.12
 """Lattice residual below which features are stored data; mixtures have 0.25 in the mean."""
@@ -65,13 +66,16 @@ class InputBook:
 
     def excess(self, features: Float[Tensor, "m f"]) -> Float[Tensor, " m"]:
         """By the worst number of each example."""
-        valid = self.spec.project(features.view(-1, *self.spec.encoded_shape)).flatten(1)
-        return (features - valid).abs().amax(1) / valid.abs().amax(1).clamp_min(1e-12)
+        return by_rows(self._excess, features)
 
     def scale(self, direction: Float[Tensor, " f"], low: float, high: float) -> float | None:
         """By whole levels of pixels, or by the 1 of a category."""
         found = lattice_scale(self.spec, direction, low, high)
         return found[0] if found is not None and found[1] < ALONE else None
+
+    def _excess(self, features: Tensor) -> Tensor:
+        valid = self.spec.project(self._shaped(features)).flatten(1)
+        return (features - valid).abs().amax(1) / valid.abs().amax(1).clamp_min(1e-12)
 
     def _shaped(self, features: Tensor) -> Tensor:
         return features.view(-1, *self.spec.encoded_shape)
