@@ -12,16 +12,18 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from fedspill.core.inputs import ImageSpec
 from fedspill.core.knowledge import ServerKnowledge
+from fedspill.core.model import Model
 from fedspill.core.types import Mark, Update, UpdateKind
 from fedspill.inversion.candidates import EXPLAINED, IN_RANGE, Check, labels_to_try
 from fedspill.inversion.carried import Carried, row_outputs
+from fedspill.inversion.lattice import LEVELS
 from fedspill.inversion.layer_gradient import LayerGradient, layer_gradient
 from fedspill.inversion.linear_leakage import RowGroup, layer_input
 from fedspill.inversion.mean_gradient import one_step
+from fedspill.inversion.row_scale import ON_LATTICE, rescaled
 
-ON_LATTICE = 0.1
-"""Distance from the lattice, in steps, below which a candidate is one example; mixtures lie at 0.25."""
 OFF_LATTICE = 0.15
 """Distance above which a candidate is a mixture, if others of the same update lie on the lattice."""
 SAME = 1e-3
@@ -80,18 +82,29 @@ def owned_rows(update: Update, knowledge: ServerKnowledge, carried: Carried, lab
     groups = merged(gradient, carried)
     if not groups:
         return []
-    x = torch.stack([g.x for g in groups])
+    x = rescaled(update, knowledge, carried, gradient, groups)
+    groups = [replace(g, x=moved) for g, moved in zip(groups, x, strict=True)]
     units = carried.units(x)
     possible = (units.amin(1) > -IN_RANGE) & (units.amax(1) < 1 + IN_RANGE)
     if one_step(update, knowledge):
         possible &= ~contradicted(knowledge, carried, gradient, groups, x)
     distance = carried.off_lattice(x, spec)
+    seen = _blur(knowledge.model, carried, gradient, groups) < OFF_LATTICE
     on = possible & (distance < ON_LATTICE)
     # Real numbers, such as resized pictures, have no lattice: then its absence says nothing.
-    mixed = ~possible | (bool(on.any()) & (distance > OFF_LATTICE))
+    mixed = ~possible | (bool(on.any()) & seen & (distance > OFF_LATTICE))
     sure = on | _replayed(update, knowledge, carried, gradient, groups, ~(on | mixed), labels)
     found = [_judged(g, bool(s), bool(m)) for g, s, m in zip(groups, sure, mixed, strict=True)]
     return sorted(found, key=lambda c: -c.confidence)
+
+
+def _blur(
+    model: Model, carried: Carried, gradient: LayerGradient, groups: Sequence[RowGroup]
+) -> Float[Tensor, " m"]:
+    """What rounding of a delta leaves in pixels, in steps; the lattice cannot be seen through much of it."""
+    strength = torch.stack([gradient.bias[g.rows].norm() for g in groups])
+    levels = LEVELS if isinstance(model.input, ImageSpec) else 1
+    return levels * float(carried.gain[carried.used].abs().mean()) * gradient.noise / strength
 
 
 def _judged(group: RowGroup, sure: bool, mixed: bool) -> OwnedRows:

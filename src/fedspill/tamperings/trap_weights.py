@@ -27,6 +27,10 @@ from fedspill.inversion.readout import single_example
 from fedspill.inversion.taps import layer_inputs
 from fedspill.inversion.trap_rows import TrapRows, default_scale, draw_rows
 
+FIRED = 2
+"""Examples of an update that fire a row, on average, where s is tuned. One would be best if examples were alike; but
+bright ones fire most rows, so that the best mean is higher (CIFAR-10, 20 to 200 examples, 200 and 1000 rows: 2 to 2.5).
+"""
 PROBES = 4
 CHUNK = 64
 
@@ -45,7 +49,7 @@ class TrapWeights:
             (ImageNet), interpolated between.
         sigma: of the normal numbers; 0.5 in the paper.
         examples: how many the server expects in an update. With public data at hand s is then tuned until a row fires
-            for one of so many (not in the paper, which tries values of s); 0 never tunes.
+            for FIRED of so many (not in the paper, which tries values of s); 0 never tunes.
         gain: the rows are multiplied by it, which changes no firing. Below 1 local training moves the biases, that
             hold the folded normalisation, by more than float32 rounds. 1 in the paper.
         phases: behind strides, carry the pixels between on free channels (the paper's space-to-channel filters).
@@ -93,7 +97,7 @@ class TrapWeights:
             return default_scale(len(way.used))
         z = model.input.encode(public_data.to(model.like).inputs)
         features = torch.cat([layer_inputs(model, way.at, part).flatten(1) for part in z.split(CHUNK)])
-        return rows.tuned(way.units(features), 1 / self.examples)
+        return rows.tuned(way.units(features), min(0.5, FIRED / self.examples))
 
 
 @dataclass(frozen=True)
