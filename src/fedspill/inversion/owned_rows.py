@@ -20,7 +20,7 @@ from fedspill.inversion.candidates import EXPLAINED, IN_RANGE, Check, labels_to_
 from fedspill.inversion.carried import Carried, row_outputs
 from fedspill.inversion.lattice import LEVELS
 from fedspill.inversion.layer_gradient import LayerGradient, layer_gradient
-from fedspill.inversion.linear_leakage import RowGroup, layer_input
+from fedspill.inversion.linear_leakage import RowGroup
 from fedspill.inversion.mean_gradient import one_step
 from fedspill.inversion.row_scale import ON_LATTICE, rescaled
 
@@ -40,7 +40,7 @@ class OwnedRows:
 
     Attributes:
         x: the layer's input, float64.
-        rows: those that show it, the strongest first.
+        rows: those that show it, the strongest of the best group first.
         mark: "alone" is certified; "unsure" and "mixture" are not.
         confidence: 1 certified, 0.5 if rows agree, 0.2 for a row that nothing contradicts, 0 for a mixture.
     """
@@ -67,7 +67,7 @@ def row_gradient(update: Update, knowledge: ServerKnowledge, carried: Carried) -
 
 
 def owned_rows(update: Update, knowledge: ServerKnowledge, carried: Carried, labels: Tensor | None) -> list[OwnedRows]:
-    """Candidates for the layer's inputs, the certified ones first, then by the number of rows that agree.
+    """Candidates for the layer's inputs, each once, the certified ones first, then those that several rows show.
 
     Args:
         update: gradient or delta.
@@ -79,7 +79,7 @@ def owned_rows(update: Update, knowledge: ServerKnowledge, carried: Carried, lab
         NotApplicable: see `row_gradient`.
     """
     gradient, spec = row_gradient(update, knowledge, carried), knowledge.model.input
-    groups = merged(gradient, carried)
+    groups = gradient.groups()
     if not groups:
         return []
     x = rescaled(update, knowledge, carried, gradient, groups)
@@ -94,13 +94,12 @@ def owned_rows(update: Update, knowledge: ServerKnowledge, carried: Carried, lab
     # Real numbers, such as resized pictures, have no lattice: then its absence says nothing.
     mixed = ~possible | (bool(on.any()) & seen & (distance > OFF_LATTICE))
     sure = on | _replayed(update, knowledge, carried, gradient, groups, ~(on | mixed), labels)
-    found = [_judged(g, bool(s), bool(m)) for g, s, m in zip(groups, sure, mixed, strict=True)]
-    return sorted(found, key=lambda c: -c.confidence)
+    order = distance.nan_to_num(1.0).argsort(stable=True).tolist()
+    found = [_judged(groups[k], bool(sure[k]), bool(mixed[k])) for k in order]
+    return _distinct(sorted(found, key=lambda c: -c.confidence), carried)
 
 
-def _blur(
-    model: Model, carried: Carried, gradient: LayerGradient, groups: Sequence[RowGroup]
-) -> Float[Tensor, " m"]:
+def _blur(model: Model, carried: Carried, gradient: LayerGradient, groups: Sequence[RowGroup]) -> Float[Tensor, " m"]:
     """What rounding of a delta leaves in pixels, in steps; the lattice cannot be seen through much of it."""
     strength = torch.stack([gradient.bias[g.rows].norm() for g in groups])
     levels = LEVELS if isinstance(model.input, ImageSpec) else 1
@@ -115,29 +114,19 @@ def _judged(group: RowGroup, sure: bool, mixed: bool) -> OwnedRows:
     return OwnedRows(group.x, group.rows, "unsure", 0.5 if len(group.rows) > 1 else 0.2)
 
 
-def merged(gradient: LayerGradient, carried: Carried) -> list[RowGroup]:
-    """Rows that agree, and groups of rows that show the same example up to rounding, put together."""
-    groups = gradient.groups()
-    if not groups:
-        return []
-    units = carried.units(torch.stack([g.x for g in groups]))
+def _distinct(found: Sequence[OwnedRows], carried: Carried) -> list[OwnedRows]:
+    """The first of those that show the same example up to rounding, with the rows of all."""
+    units = carried.units(torch.stack([c.x for c in found]))
     near = torch.cdist(units, units) < SAME * units.shape[1] ** 0.5
-    out, free = list[RowGroup](), torch.ones(len(groups), dtype=torch.bool, device=units.device)
-    for first in range(len(groups)):
+    out, free = list[OwnedRows](), torch.ones(len(found), dtype=torch.bool, device=units.device)
+    for first, best in enumerate(found):
         if free[first]:
             members = (near[first] & free).nonzero()[:, 0].tolist()
             free[members] = False
-            out.append(_together([groups[k] for k in members], gradient))
-    return sorted(out, key=lambda g: -len(g.rows))
-
-
-def _together(groups: Sequence[RowGroup], gradient: LayerGradient) -> RowGroup:
-    if len(groups) == 1:
-        return groups[0]
-    rows = torch.cat([g.rows for g in groups])
-    rows = rows[gradient.bias[rows].abs().argsort(descending=True)]
-    x = layer_input(gradient.weight[rows], gradient.bias[rows])
-    return RowGroup(x, rows, max(g.spread for g in groups))
+            # Rows in which others have a tiny part would spoil the best, so its value stays.
+            others = [found[k].rows for k in members if k != first]
+            out.append(replace(best, rows=torch.cat([best.rows, *others])))
+    return out
 
 
 def contradicted(
