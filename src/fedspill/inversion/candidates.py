@@ -80,7 +80,7 @@ def several_examples(
         peel: see `readout.read_layer`.
     """
     model, count = knowledge.model.to(knowledge.model.like.device, torch.float64), knowledge.num_examples
-    check = Check(model, layer.bias, _labels_to_try(model, labels), 1.0 / (count or 1))
+    check = Check(model, layer.bias, labels_to_try(model, labels), 1.0 / (count or 1))
     if not one_step(update, knowledge):
         # Gradients drift along the path: single candidates prove nothing, only all of them together do.
         return _replayed(update, knowledge, layer, check, gradient)
@@ -130,7 +130,8 @@ def _confirmed(
     return fresh, gradient
 
 
-def _labels_to_try(model: Model, labels: Tensor | None) -> Tensor:
+def labels_to_try(model: Model, labels: Tensor | None) -> Int[Tensor, " candidates"]:
+    """The labels that a candidate may have: those known to occur, else every class."""
     if labels is not None:
         return labels.unique()
     z = model.like.new_zeros(1, *model.input.encoded_shape)

@@ -6,7 +6,7 @@ neither clips nor saturates.
 """
 
 from collections.abc import Sequence
-from math import isqrt
+from math import floor, isqrt
 
 import torch
 from torch import Tensor, nn
@@ -110,7 +110,8 @@ def _mirrors(stack: Sequence[Step]) -> bool:
 
 
 def _phase(number: int, of: int, stride: int) -> int:
-    return round(stride * (number + 0.5) / of - stride / 2) if stride > 1 else 0
+    # Not `round`, which takes both -0.5 and 0.5 to 0, so that two phases of a stride of 2 would be one.
+    return floor(stride * (number + 0.5) / of - stride / 2 + 0.5) if stride > 1 else 0
 
 
 def _times(stride: tuple[int, int], step: Step) -> tuple[int, int]:

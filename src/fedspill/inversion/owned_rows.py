@@ -1,0 +1,174 @@
+"""Which rows of a linear layer hold exactly one example, judged without the truth.
+
+The ratio dW / db of a row is an example if one example alone fires it, else a mixture, often a convex one: that
+lies in the range of inputs and fires the same rows, so neither test rejects it. What a mixture cannot do is lie
+on the lattice of real data, or reproduce the gradient when it is passed through the network.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from fedspill.core.inputs import ImageSpec
+from fedspill.core.knowledge import ServerKnowledge
+from fedspill.core.model import Model
+from fedspill.core.types import Mark, Update, UpdateKind
+from fedspill.inversion.candidates import EXPLAINED, IN_RANGE, Check, labels_to_try
+from fedspill.inversion.carried import Carried, row_outputs
+from fedspill.inversion.lattice import LEVELS
+from fedspill.inversion.layer_gradient import LayerGradient, layer_gradient
+from fedspill.inversion.linear_leakage import RowGroup
+from fedspill.inversion.mean_gradient import one_step
+from fedspill.inversion.row_scale import ON_LATTICE, rescaled
+
+OFF_LATTICE = 0.15
+"""Distance above which a candidate is a mixture, if others of the same update lie on the lattice."""
+SAME = 1e-3
+"""Root mean squared difference, in units of the range, below which two candidates are one example."""
+EXACT_FLOOR = 1e-7
+"""Of a gradient, bias gradients below this fraction of the largest are not divided by."""
+REPLAYS = 4
+"""At most this many candidates per example are passed through the network."""
+
+
+@dataclass(frozen=True)
+class OwnedRows:
+    """One candidate.
+
+    Attributes:
+        x: the layer's input, float64.
+        rows: those that show it, the strongest of the best group first.
+        mark: "alone" is certified; "unsure" and "mixture" are not.
+        confidence: 1 certified, 0.5 if rows agree, 0.2 for a row that nothing contradicts, 0 for a mixture.
+    """
+
+    x: Float[Tensor, " d"]
+    rows: Int[Tensor, " rows"]
+    mark: Mark
+    confidence: float
+
+
+def row_gradient(update: Update, knowledge: ServerKnowledge, carried: Carried) -> LayerGradient:
+    """The layer's mean gradient, with a floor that suits rows of one example.
+
+    Where one example alone fires a row nothing cancels, so a gradient of float32 is as exact in a weak row as in
+    a strong one; a delta is rounded by the size of the parameters, and weak rows are lost.
+
+    Raises:
+        NotApplicable: the layer was not trained, or its bias gradient is zero.
+    """
+    found = layer_gradient(update, knowledge, carried.layer)
+    if update.kind is not UpdateKind.GRADIENT:
+        return found
+    return replace(found, floor=EXACT_FLOOR * float(found.bias.abs().max()))
+
+
+def owned_rows(update: Update, knowledge: ServerKnowledge, carried: Carried, labels: Tensor | None) -> list[OwnedRows]:
+    """Candidates for the layer's inputs, each once, the certified ones first, then those that several rows show.
+
+    Args:
+        update: gradient or delta.
+        knowledge: of the server.
+        carried: the layer, and the range of its inputs.
+        labels: of the private examples; None tries every class.
+
+    Raises:
+        NotApplicable: see `row_gradient`.
+    """
+    gradient, spec = row_gradient(update, knowledge, carried), knowledge.model.input
+    groups = gradient.groups()
+    if not groups:
+        return []
+    x = rescaled(update, knowledge, carried, gradient, groups)
+    groups = [replace(g, x=moved) for g, moved in zip(groups, x, strict=True)]
+    units = carried.units(x)
+    possible = (units.amin(1) > -IN_RANGE) & (units.amax(1) < 1 + IN_RANGE)
+    if one_step(update, knowledge):
+        possible &= ~contradicted(knowledge, carried, gradient, groups, x)
+    distance = carried.off_lattice(x, spec)
+    seen = _blur(knowledge.model, carried, gradient, groups) < OFF_LATTICE
+    on = possible & (distance < ON_LATTICE)
+    # Real numbers, such as resized pictures, have no lattice: then its absence says nothing.
+    mixed = ~possible | (bool(on.any()) & seen & (distance > OFF_LATTICE))
+    sure = on | _replayed(update, knowledge, carried, gradient, groups, ~(on | mixed), labels)
+    order = distance.nan_to_num(1.0).argsort(stable=True).tolist()
+    found = [_judged(groups[k], bool(sure[k]), bool(mixed[k])) for k in order]
+    return _distinct(sorted(found, key=lambda c: -c.confidence), carried)
+
+
+def _blur(model: Model, carried: Carried, gradient: LayerGradient, groups: Sequence[RowGroup]) -> Float[Tensor, " m"]:
+    """What rounding of a delta leaves in pixels, in steps; the lattice cannot be seen through much of it."""
+    strength = torch.stack([gradient.bias[g.rows].norm() for g in groups])
+    levels = LEVELS if isinstance(model.input, ImageSpec) else 1
+    return levels * float(carried.gain[carried.used].abs().mean()) * gradient.noise / strength
+
+
+def _judged(group: RowGroup, sure: bool, mixed: bool) -> OwnedRows:
+    if sure:
+        return OwnedRows(group.x, group.rows, "alone", 1.0)
+    if mixed:
+        return OwnedRows(group.x, group.rows, "mixture", 0.0)
+    return OwnedRows(group.x, group.rows, "unsure", 0.5 if len(group.rows) > 1 else 0.2)
+
+
+def _distinct(found: Sequence[OwnedRows], carried: Carried) -> list[OwnedRows]:
+    """The first of those that show the same example up to rounding, with the rows of all."""
+    units = carried.units(torch.stack([c.x for c in found]))
+    near = torch.cdist(units, units) < SAME * units.shape[1] ** 0.5
+    out, free = list[OwnedRows](), torch.ones(len(found), dtype=torch.bool, device=units.device)
+    for first, best in enumerate(found):
+        if free[first]:
+            members = (near[first] & free).nonzero()[:, 0].tolist()
+            free[members] = False
+            # Rows in which others have a tiny part would spoil the best, so its value stays.
+            others = [found[k].rows for k in members if k != first]
+            out.append(replace(best, rows=torch.cat([best.rows, *others])))
+    return out
+
+
+def contradicted(
+    knowledge: ServerKnowledge,
+    carried: Carried,
+    gradient: LayerGradient,
+    groups: Sequence[RowGroup],
+    x: Float[Tensor, "m d"],
+) -> Bool[Tensor, " m"]:
+    """Candidates that do not fire their own rows, or fire a row that no example fired, beyond rounding.
+
+    Of one gradient behind a ReLU only: a row that fires has a gradient, one that does not has none.
+    """
+    params = knowledge.model.params
+    weight = params[carried.layer.weight]
+    output = row_outputs(params, carried.layer, x)
+    rounding = 8 * torch.finfo(weight.dtype).eps * x.shape[1] ** 0.5
+    slack = rounding * x.norm(dim=1)[:, None] * weight.double().norm(dim=1) + rounding
+    own = torch.zeros_like(output, dtype=torch.bool)
+    for number, group in enumerate(groups):
+        own[number, group.rows] = True
+    silent = gradient.bias == 0
+    return ((own & (output < -slack)) | (silent & (output > slack))).any(1)
+
+
+def _replayed(
+    update: Update,
+    knowledge: ServerKnowledge,
+    carried: Carried,
+    gradient: LayerGradient,
+    groups: Sequence[RowGroup],
+    asked: Bool[Tensor, " m"],
+    labels: Tensor | None,
+) -> Bool[Tensor, " m"]:
+    """Candidates of two rows or more whose pass through the network gives these rows' gradients."""
+    sure, count = torch.zeros_like(asked), knowledge.num_examples
+    if count is None or not one_step(update, knowledge):
+        return sure
+    model = knowledge.model.to(knowledge.model.like.device, torch.float64)
+    check = Check(model, carried.layer.bias, labels_to_try(model, labels), 1.0 / count)
+    open_ = [k for k in asked.nonzero()[:, 0].tolist() if len(groups[k].rows) > 1]
+    for k in open_[: REPLAYS * count]:
+        z = carried.encoded(groups[k].x[None], model.input).flatten()
+        sure[k] = check.told(gradient, z, groups[k].rows).residual < EXPLAINED
+    return sure

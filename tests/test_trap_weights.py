@@ -1,0 +1,341 @@
+"""Trap weights: the rows of the paper, the fold of a normalisation, and a readout that is judged without the truth."""
+
+import os
+from dataclasses import replace
+from math import pi
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fedspill.core.errors import BadInput, NotApplicable
+from fedspill.core.inputs import CategoricalColumn, ImageSpec, InputSpec, NumericColumn, TableSpec
+from fedspill.core.knowledge import ServerKnowledge
+from fedspill.core.local_update import FedAvg, FedSGD, LocalTraining, local_update
+from fedspill.core.model import Model
+from fedspill.core.rng import rand, stream
+from fedspill.core.roles import Expected, Measures, Tampered
+from fedspill.core.types import Batch, Reconstruction
+from fedspill.inversion.carried import carried
+from fedspill.inversion.trap_rows import default_scale, draw_rows
+from fedspill.tamperings.trap_weights import TrapWeights
+
+RAW = ImageSpec((3, 16, 16))
+SPEC = ImageSpec((3, 16, 16), mean=(0.5, 0.4, 0.45), std=(0.25, 0.2, 0.3))
+LIKE = torch.zeros((), dtype=torch.float64)
+TRAP = TrapWeights(examples=16)
+TABLE = TableSpec(
+    (
+        *(NumericColumn(f"count {k}", 20.0 + k, 10.0, 0.0, 60.0, 1.0) for k in range(6)),
+        *(CategoricalColumn(f"word {k}", ("a", "b", "c", "d", "e")) for k in range(8)),
+    )
+)
+
+
+def model_of(module: nn.Module, spec: InputSpec = SPEC) -> Model:
+    module = module.to_empty(device="cpu")
+    rng = stream(0, "trap", "net")
+    params = {
+        k: (rand(tuple(p.shape), rng, torch.zeros(())) * 2 - 1) * (0.1 if p.ndim == 1 else p[0].numel() ** -0.5)
+        for k, p in module.named_parameters()
+    }
+    return Model(module, params, {}, functional.cross_entropy, spec)
+
+
+def mlp(spec: InputSpec = SPEC, rows: int = 200, classes: int = 10, activation: type[nn.Module] = nn.ReLU) -> Model:
+    features = torch.Size(spec.encoded_shape).numel()
+    with torch.device("meta"):
+        tail = [nn.Linear(rows, 40), nn.ReLU(), nn.Linear(40, classes)] if classes > 2 else [nn.Linear(rows, classes)]
+        net = nn.Sequential(nn.Flatten(), nn.Linear(features, rows), activation(), *tail)
+    return model_of(net, spec)
+
+
+def convolutional(stride: int = 1) -> Model:
+    side = 16 // stride
+    with torch.device("meta"):
+        stack = [nn.Conv2d(3, 12, 3, stride, 1), nn.ReLU(), nn.Conv2d(12, 14, 3, padding=1), nn.ReLU(), nn.Flatten()]
+        net = nn.Sequential(*stack, nn.Linear(14 * side**2, 200), nn.ReLU(), nn.Linear(200, 10))
+    return model_of(net)
+
+
+def pictures(n: int, name: str = "private", *, bits: bool = True) -> Batch:
+    """Smooth pictures with some grain, of 8 bits or real numbers."""
+    rng = stream(0, "trap", name, n)
+    smooth = functional.interpolate(rand((n, 3, 4, 4), rng, torch.zeros(())), size=16, mode="bilinear")
+    pixels = (smooth + 0.1 * rand((n, 3, 16, 16), rng, smooth)) / 1.1
+    return Batch((pixels * 255).round() / 255 if bits else pixels, torch.arange(n) % 10)
+
+
+def people(n: int, name: str = "private") -> Batch:
+    r = rand((n, 14), stream(0, "trap", name, n), torch.zeros(()))
+    return Batch(torch.cat([(r[:, :6] * 60).round(), (r[:, 6:] * 5).floor()], 1), torch.arange(n) % 2)
+
+
+def sent(tampering: TrapWeights, model: Model, public: Batch | None = None) -> Tampered:
+    if public is None:
+        public = people(64, "public") if isinstance(model.input, TableSpec) else pictures(64, "public")
+    return tampering.tamper(model, public, 0, stream(0, "server"))
+
+
+def read(
+    tampered: Tampered, batch: Batch, training: LocalTraining | None = None, *, known: bool = True
+) -> Reconstruction:
+    training = training or FedSGD()
+    assert tampered.readout is not None
+    update = local_update(tampered.model, batch, training)
+    knowledge = ServerKnowledge(tampered.model, num_examples=len(batch) if known else None, local_training=training)
+    return tampered.readout.reconstruct(update, knowledge, stream(0, "attack"))
+
+
+def expected(tampered: Tampered, batch: Batch) -> Expected:
+    assert isinstance(tampered.readout, Measures)
+    return tampered.readout.expects(tampered.model, tampered.model.input.encode(batch.inputs))
+
+
+def errors(got: Reconstruction, batch: Batch) -> Tensor:
+    """(n, m), the largest difference of each candidate from each example."""
+    return (batch.inputs[:, None] - got.inputs[None]).flatten(2).abs().amax(2)
+
+
+def certified(got: Reconstruction) -> Tensor:
+    return torch.tensor([mark == "alone" for mark in got.marks])
+
+
+def test_rows_are_those_of_algorithm_1() -> None:
+    rows = draw_rows(40, 501, 0.5, stream(0, "rows"), LIKE)
+    sizes = list[Tensor]()
+    for row in rows.at(0.9):
+        negative, positive = row[row < 0], row[row > 0]
+        assert len(negative) == len(positive) == 250
+        torch.testing.assert_close(positive.sort().values, (-0.9 * negative).sort().values)
+        assert not torch.equal(positive, -0.9 * negative)
+        sizes.append(-negative)
+    assert float(torch.cat(sizes).mean()) == pytest.approx(0.5 * (2 / pi) ** 0.5, rel=0.03)
+    places = (rows.negative < 0).double()
+    assert float((places @ places.T / 250).triu(1).amax()) < 0.7, "every row draws its own half"
+
+
+def test_the_default_scale_is_the_papers() -> None:
+    assert [default_scale(d) for d in (784, 3072, 150528)] == pytest.approx([0.7, 0.95, 0.99])
+    between = [default_scale(d) for d in (10, 784, 1500, 3072, 20000, 150528, 10**7)]
+    assert between == sorted(between)
+
+
+def test_public_data_set_how_often_a_row_fires() -> None:
+    units = pictures(50, "public").inputs.flatten(1).double()
+    rows = draw_rows(60, 768, 0.5, stream(0, "rows"), LIKE)
+    for share in (0.02, 0.1, 0.3):
+        scale = rows.tuned(units, share)
+        fires = sum(float(x @ w) > 0 for x in units for w in rows.at(scale))
+        assert fires / 3000 == pytest.approx(share, abs=2 / 3000)
+
+
+@pytest.mark.parametrize(
+    "spec", [RAW, SPEC, replace(SPEC, bounds=(-1.0, 2.0)), TABLE], ids=["raw", "normalised", "wide", "table"]
+)
+def test_the_fold_does_to_encoded_inputs_what_rows_do_to_units(spec: InputSpec) -> None:
+    model = mlp(spec)
+    _, way = carried(model, phases=True)
+    if isinstance(spec, TableSpec):
+        z = spec.encode(people(5).inputs.double())
+        numbers = people(5).inputs[:, :6].double() / 60
+        units = torch.cat([numbers, z[:, 6:]], 1)
+    else:
+        assert isinstance(spec, ImageSpec)
+        low, high = spec.bounds
+        units = pictures(5).inputs.double().flatten(1)
+        z = spec.encode(units.view(-1, *spec.shape) * (high - low) + low).flatten(1)
+    rows = draw_rows(30, units.shape[1], 0.5, stream(0, "rows"), LIKE).at(0.9)
+    weight, bias = way.folded(rows)
+    torch.testing.assert_close(way.units(z), units)
+    torch.testing.assert_close(z @ weight.T + bias, units @ rows.T)
+
+
+def test_without_the_fold_nothing_is_found_and_with_it_as_much_as_on_raw_pixels() -> None:
+    batch = pictures(30)
+    raw, folded = sent(TRAP, mlp(RAW)), sent(TRAP, mlp(SPEC))
+    assert not torch.equal(raw.model.params["1.weight"], folded.model.params["1.weight"])
+    assert float(raw.model.params["1.bias"].abs().max()) == 0
+    papers = folded.model.with_params(
+        {**folded.model.params, "1.weight": raw.model.params["1.weight"]} | {"1.bias": raw.model.params["1.bias"]}
+    )
+    plain = Tampered(papers, folded.readout)
+    found = expected(raw, batch).found
+    assert 10 < int(found.sum()) < 30
+    assert expected(folded, batch).found.tolist() == found.tolist()
+    assert not expected(plain, batch).found.any()
+    for tampered, wanted in ((raw, found), (folded, found), (plain, torch.zeros_like(found))):
+        got = errors(read(tampered, batch), batch).amin(1) < 1e-4
+        assert got.tolist() == wanted.tolist()
+
+
+def test_the_readout_finds_what_it_must_and_vouches_for_nothing_else() -> None:
+    batch, tampered = pictures(30), sent(TRAP, mlp())
+    wanted = expected(tampered, batch)
+    z = SPEC.encode(batch.inputs).flatten(1).double()
+    outputs = z @ tampered.model.params["1.weight"].double().T + tampered.model.params["1.bias"].double()
+    for i, places in enumerate(wanted.places):
+        assert set(places) == {f"row {j}" for j in range(200) if float(outputs[i, j]) > 0}
+    owners = [[i for i in range(30) if float(outputs[i, j]) > 0] for j in range(200)]
+    assert set(wanted.found.nonzero()[:, 0].tolist()) == {o[0] for o in owners if len(o) == 1}
+    for known in (True, False):
+        got = read(tampered, batch, known=known)
+        error, sure = errors(got, batch), certified(got)
+        assert got.converged
+        assert got.confidence is not None
+        assert ((got.confidence == 1) == sure).all()
+        assert (error.amin(1) < 1e-4).tolist() == wanted.found.tolist()
+        assert int(sure.sum()) == int(wanted.found.sum()), "each example once, no mixture"
+        owner = error[:, sure].argmin(0).tolist()
+        assert len(set(owner)) == len(owner)
+        assert all(o in wanted.places[i] for i, o in zip(owner, got.origins, strict=False))
+        assert not known or len(got.inputs) == 30
+
+
+def test_snapped_candidates_are_the_stored_pictures_bit_for_bit() -> None:
+    batch = pictures(30)
+    got = read(sent(replace(TRAP, snap=True), mlp()), batch)
+    assert float(errors(got, batch)[:, certified(got)].amin(0).max()) < 2e-7
+
+
+def test_real_numbers_have_no_lattice_and_the_network_itself_vouches() -> None:
+    batch, tampered = pictures(20, bits=False), sent(TRAP, mlp())
+    got, wanted = read(tampered, batch), expected(tampered, batch)
+    error, sure = errors(got, batch), certified(got)
+    assert 3 <= int(sure.sum()) <= int(wanted.found.sum())
+    assert float(error[:, sure].amin(0).max()) < 1e-4
+    assert "mixture" not in {m for m, e in zip(got.marks, error.amin(0).tolist(), strict=True) if e < 1e-4}
+
+
+def test_rows_that_agree_on_a_mixture_are_not_believed() -> None:
+    # Directly before two logits the derivatives of all examples are proportional: rows that the same two examples
+    # fire agree on their mixture, and lie in the range, and fire again.
+    batch, tampered = pictures(2), sent(TrapWeights(scale=1.0), mlp(classes=2))
+    batch = Batch(batch.inputs, torch.tensor([0, 1]))
+    places = [set(p) for p in expected(tampered, batch).places]
+    shared = places[0] & places[1]
+    assert len(shared) > 10
+    got = read(tampered, batch, known=False)
+    error, sure = errors(got, batch), certified(got)
+    assert int(sure.sum()) == 2
+    assert float(error[:, sure].amin(0).max()) < 1e-4
+
+
+def test_an_example_that_is_there_twice_is_read_once() -> None:
+    batch = pictures(6)
+    twice = Batch(torch.cat([batch.inputs, batch.inputs[:1]]), torch.cat([batch.labels, torch.tensor([7])]))
+    tampered = sent(TRAP, mlp())
+    assert bool(expected(tampered, batch).found.all())
+    got = read(tampered, twice)
+    assert int(((errors(got, twice)[0] < 1e-4) & certified(got)).sum()) == 1
+
+
+def test_one_example_is_read_and_replayed() -> None:
+    for known in (True, False):
+        got = read(sent(TRAP, mlp()), pictures(1), known=known)
+        assert got.converged
+        assert float(errors(got, pictures(1)).max()) < 1e-5
+
+
+def test_convolutions_carry_the_picture_to_the_rows() -> None:
+    batch, tampered = pictures(24), sent(TRAP, convolutional())
+    got, wanted = read(tampered, batch), expected(tampered, batch)
+    assert int(wanted.found.sum()) > 8
+    assert (errors(got, batch).amin(1) < 1e-3).tolist() == wanted.found.tolist()
+    assert int(certified(got).sum()) == int(wanted.found.sum())
+
+
+def test_behind_strides_free_channels_carry_the_pixels_between() -> None:
+    batch = pictures(12)
+    errors_of = dict[bool, float]()
+    for phases in (True, False):
+        tampered = sent(replace(TRAP, phases=phases), convolutional(stride=2))
+        got, found = read(tampered, batch), expected(tampered, batch).found
+        assert int(found.sum()) > 5
+        assert bool(certified(got).any()), "the pixels that are shown lie on the lattice"
+        errors_of[phases] = float(errors(got, batch)[found].amin(1).max())
+    assert errors_of[True] < 1e-3 < 0.01 < errors_of[False]
+
+
+@pytest.mark.parametrize(
+    "training",
+    [FedAvg(lr=0.1), FedAvg(epochs=2, minibatch_size=8, lr=0.02, momentum=0.9, weight_decay=1e-3)],
+    ids=["one step", "momentum and decay"],
+)
+def test_deltas_are_read_too_with_rows_that_are_not_too_large(training: FedAvg) -> None:
+    batch, tampered = pictures(16), sent(replace(TRAP, gain=0.1), mlp())
+    got, found = read(tampered, batch, training), expected(tampered, batch).found
+    error, sure = errors(got, batch), certified(got)
+    assert got.converged
+    assert float(error[:, sure].amin(0).max()) < 5e-3
+    assert int((error[:, sure] < 5e-3).any(1).sum()) >= 0.6 * int(found.sum())
+
+
+def test_a_rough_bias_is_mended_from_the_lattice() -> None:
+    # A small deviation makes rows small and leaves biases large, so that only the latter suffer from rounding.
+    training, spec = FedAvg(lr=0.01), replace(SPEC, std=(0.02,))
+    batch, tampered = pictures(16), sent(TRAP, mlp(spec))
+    got, found = read(tampered, batch, training), expected(tampered, batch).found
+    raw = local_update(tampered.model, batch, training).values
+    weight, bias = raw["1.weight"].double(), raw["1.bias"].double()
+    usable = bias != 0
+    divided = spec.decode((weight[usable] / bias[usable, None]).view(-1, *spec.shape)).float()
+    plainly = int((errors(Reconstruction(divided), batch) < 1e-3).any(1).sum())
+    mended = errors(got, batch)[:, certified(got)]
+    assert float(mended.amin(0).max()) < 1e-3
+    assert int((mended < 1e-3).any(1).sum()) >= 0.8 * int(found.sum()) > plainly
+
+
+def test_rows_of_a_table_are_read() -> None:
+    batch, tampered = people(12), sent(replace(TRAP, examples=12), mlp(TABLE))
+    got, wanted = read(tampered, batch), expected(tampered, batch)
+    assert int(wanted.found.sum()) >= 6
+    error = errors(got, batch)
+    assert (error.amin(1) < 1e-2).tolist() == wanted.found.tolist()
+    assert float(error[:, certified(got)].amin(0).max()) < 1e-2
+
+
+def test_rows_that_nobody_fires_say_so() -> None:
+    got = read(sent(TrapWeights(scale=0.1), mlp()), pictures(4))
+    assert len(got.inputs) == 0
+    assert not got.converged
+    assert "No example fired" in got.notes[0]
+
+
+class Residual(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.hidden, self.head = nn.Conv2d(3, 3, 3, padding=1), nn.Linear(768, 20), nn.Linear(20, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.relu(self.hidden((x + self.conv(x)).flatten(1))))
+
+
+def test_networks_that_do_not_fit_are_named() -> None:
+    with torch.device("meta"):
+        residual = Residual()
+        unbiased = nn.Sequential(nn.Flatten(), nn.Linear(768, 20, bias=False), nn.ReLU(), nn.Linear(20, 10))
+    for model, reason in [
+        (model_of(residual), "residual sum"),
+        (model_of(unbiased), "has no bias"),
+        (mlp(activation=nn.Sigmoid), "no ReLU follows"),
+        (mlp(activation=nn.LeakyReLU), "no ReLU follows"),
+    ]:
+        with pytest.raises(NotApplicable, match=reason):
+            sent(TRAP, model)
+    with pytest.raises(BadInput, match="scale=-1"):
+        TrapWeights(scale=-1.0)
+
+
+@pytest.mark.skipif("FEDSPILL_DATA" not in os.environ, reason="FEDSPILL_DATA does not name a folder with CIFAR-10")
+def test_photographs_give_the_papers_recall() -> None:
+    from fedspill.zoo import data
+
+    pool = data.load("cifar10", split="test", indices="0:100")
+    spec = ImageSpec((3, 32, 32), mean=pool.mean, std=pool.std)
+    tampered = TrapWeights().tamper(mlp(spec, rows=1000), None, 0, stream(0, "server"))
+    got, found = read(tampered, pool.batch), expected(tampered, pool.batch).found
+    assert 0.35 < float(found.double().mean()) < 0.65  # 0.54 in the paper's Table 4
+    assert (errors(got, pool.batch).amin(1) < 1e-4).tolist() == found.tolist()
+    assert int(certified(got).sum()) == int(found.sum())
