@@ -19,7 +19,7 @@ from fedspill.inversion.chain import Step, first_linear, trace
 from fedspill.inversion.identity_lanes import identity_params
 from fedspill.inversion.lattice import lattice_residual
 from fedspill.inversion.layer_gradient import Layer
-from fedspill.inversion.picture import PixelMap, picture, pixel_map
+from fedspill.inversion.picture import PixelMap, pictures, pixel_map
 from fedspill.inversion.taps import layer_inputs
 
 BEYOND = 1e30
@@ -63,13 +63,13 @@ class Carried:
         if self.seen is None:
             return features.double().view(len(features), *spec.encoded_shape)
         assert isinstance(spec, ImageSpec)
-        return spec.encode(torch.stack([picture(self.seen, f, spec) for f in features.double()]))
+        return spec.encode(pictures(self.seen, features.double(), spec))
 
     def off_lattice(self, features: Float[Tensor, "n d"], spec: InputSpec) -> Float[Tensor, " n"]:
         """See `lattice.lattice_residual`; of the pixels that are shown, if there are convolutions."""
         if self.seen is None or not isinstance(spec, ImageSpec):
             return lattice_residual(spec, features)
-        shown = torch.stack([self.seen.pixels(f)[self.used] for f in features.double()])
+        shown = self.seen.pixels(features.double())[:, self.used]
         return lattice_residual(ImageSpec((1, 1, len(self.used)), spec.bounds), shown)
 
 
