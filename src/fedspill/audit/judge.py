@@ -1,9 +1,13 @@
 """Opens the truth: scores of a reconstruction, and of guesses made without any update."""
 
-from dataclasses import dataclass
+import hashlib
+import math
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
+from torch.nn.functional import pad
 
 from fedspill.audit.guess import tv_only
 from fedspill.audit.report import Baseline, BaselineName, Identification, Labels, Rate, Score
@@ -21,6 +25,10 @@ from fedspill.scoring.perceptual import default_weights
 from fedspill.scoring.score import MetricValues, Scored, score_all, score_pairs
 
 MOST_REFERENCES = 2000
+MOST_GUESSED = 1024
+"""Private examples for which a guess without the update is scored, the first ones."""
+MOST_SEARCHED = 64
+"""Likewise where the guess is itself a search."""
 
 
 def metrics_of(scenario: Scenario) -> tuple[Metric, ...]:
@@ -103,6 +111,8 @@ def _labels(rebuilt: Reconstruction, private: Batch) -> Labels:
 def _identify(scenario: Scenario, rebuilt: Reconstruction, private: Batch, scored: Scored) -> list[Identification]:
     where = [i for i, m in enumerate(scored.matched) if m is not None]
     picked = rebuilt.inputs[[m for m in scored.matched if m is not None]]
+    total = len(private)
+    private, where = _compared(private, where)
     others = _others(scenario, private)
     found = list[Identification]()
     for name in scenario.plan.audit.identification:
@@ -112,7 +122,7 @@ def _identify(scenario: Scenario, rebuilt: Reconstruction, private: Batch, score
             hit = identification.identify(
                 picked, torch.tensor(where, dtype=torch.long), private, others, _distance(scenario, name)
             )
-            share = rate(f"nearest by {name} is the target", int(hit.hits.sum()), len(private))
+            share = rate(f"nearest by {name} is the target", int(hit.hits.sum()), total)
             found.append(Identification(distance=name, reference=hit.reference, rate=share))
         except NotComputed as error:
             found.append(Identification(distance=name, reference="", not_computed=str(error)))
@@ -127,12 +137,25 @@ def _distance(scenario: Scenario, name: str) -> identification.Distance:
     return identification.feature_distance(identification.penultimate_features(scenario.model), scenario.model.input)
 
 
+def _compared(private: Batch, where: list[int]) -> tuple[Batch, list[int]]:
+    """Of a large update the targets and `MOST_REFERENCES` more, and where the targets stand among them."""
+    if len(private) <= MOST_REFERENCES:
+        return private, where
+    kept = sorted({*where, *range(MOST_REFERENCES)})
+    return private[kept], [kept.index(i) for i in where]
+
+
 def _others(scenario: Scenario, private: Batch) -> Batch | None:
     """The rest of the pool, at most `MOST_REFERENCES` images that are not private in this update."""
-    pool = scenario.pool.batch.to(private.inputs)
-    same = torch.stack([(pool.inputs == x).flatten(1).all(1) for x in private.inputs]).any(0)
-    rest = (~same).nonzero()[:MOST_REFERENCES, 0]
-    return pool[rest] if len(rest) else None
+    known, rest = {_bytes(x) for x in private.inputs}, list[int]()
+    for place, x in enumerate(scenario.pool.batch.inputs):
+        if len(rest) < MOST_REFERENCES and _bytes(x.to(private.inputs)) not in known:
+            rest.append(place)
+    return scenario.pool.batch[rest].to(private.inputs) if rest else None
+
+
+def _bytes(example: Tensor) -> bytes:
+    return hashlib.sha256((example + 0).cpu().numpy().tobytes()).digest()  # -0.0 + 0 is 0.0
 
 
 def prior_only(scenario: Scenario, private: Batch, seed: int) -> list[Baseline]:
@@ -140,23 +163,33 @@ def prior_only(scenario: Scenario, private: Batch, seed: int) -> list[Baseline]:
     spec, metrics = scenario.model.input, metrics_of(scenario)
     if not isinstance(spec, ImageSpec):
         return []
-    public, images = scenario.public_batch, private.inputs
-    mean = baselines.mean_image(spec, len(private), public).to(images)
+    public, images = scenario.public_batch, private.inputs[:MOST_GUESSED]
+    n, some = len(private), _some(len(private), MOST_GUESSED)
+    mean = baselines.mean_image(spec, len(images), public).to(images)
     words = "the mean of the public images" if public else "one flat colour: the normalisation's mean, or grey"
-    found = [_baseline(scenario, "mean image", words, score_pairs(mean, images, metrics))]
+    found = [_baseline(scenario, "mean image", words + some, score_pairs(mean, images, metrics), n)]
     if public is not None:
         words = "the closest public image, chosen with the truth: an upper bound on guessing"
         best = score_pairs(baselines.best_public(public, images), images, metrics)
-        found.append(_baseline(scenario, "best public image", words, best))
-    flat = tv_only(spec, len(private), scenario.model.like, stream(seed, "baseline", "tv"))
+        found.append(_baseline(scenario, "best public image", words + some, best, n))
+    images, some = images[:MOST_SEARCHED], _some(n, MOST_SEARCHED)
+    flat = tv_only(spec, len(images), scenario.model.like, stream(seed, "baseline", "tv"))
     words = "the search of Inverting Gradients from noise, with total variation and no update"
-    return [*found, _baseline(scenario, "TV only", words, score_all(flat, images, metrics))]
+    return [*found, _baseline(scenario, "TV only", words + some, score_all(flat, images, metrics), n)]
 
 
-def _baseline(scenario: Scenario, name: BaselineName, words: str, scored: Scored) -> Baseline:
+def _some(n: int, most: int) -> str:
+    return f"; for the first {most} of {n} examples only" if n > most else ""
+
+
+def _baseline(scenario: Scenario, name: BaselineName, words: str, scored: Scored, n: int) -> Baseline:
+    """Scores of a guess for the first examples of n; the others get none."""
     flags = leaks(scenario, scored)
     share = None
     if flags is not None:
         label = criterion(scenario.plan.audit.leak_threshold, metrics_of(scenario))
         share = rate(label, sum(flags), len(flags))
-    return Baseline(name=name, explanation=words, scores=[as_score(m) for m in scored.metrics], leakage_rate=share)
+    scores = [
+        as_score(replace(m, values=pad(m.values, (0, n - len(m.values)), value=math.nan))) for m in scored.metrics
+    ]
+    return Baseline(name=name, explanation=words, scores=scores, leakage_rate=share)
