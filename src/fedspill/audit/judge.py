@@ -1,10 +1,13 @@
 """Opens the truth: scores of a reconstruction, and of guesses made without any update."""
 
-from dataclasses import dataclass
+import hashlib
+import math
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from fedspill.audit.guess import tv_only
 from fedspill.audit.report import Baseline, BaselineName, Identification, Labels, Rate, Score
@@ -23,6 +26,10 @@ from fedspill.scoring.perceptual import default_weights
 from fedspill.scoring.score import MetricValues, Scored, score_all, score_pairs
 
 MOST_REFERENCES = 2000
+MOST_GUESSED = 1024
+"""Private examples for which a guess without the update is scored, the first ones."""
+MOST_SEARCHED = 64
+"""Likewise where the guess is itself a search."""
 
 
 def metrics_of(scenario: Scenario) -> tuple[Metric, ...]:
@@ -112,6 +119,8 @@ def _identify(scenario: Scenario, rebuilt: Reconstruction, private: Batch, score
         return []  # its distances are between images
     where = [i for i, m in enumerate(scored.matched) if m is not None]
     picked = rebuilt.inputs[[m for m in scored.matched if m is not None]]
+    total = len(private)
+    private, where = _compared(private, where)
     others = _others(scenario, private)
     found = list[Identification]()
     for name in scenario.plan.audit.identification:
@@ -121,7 +130,7 @@ def _identify(scenario: Scenario, rebuilt: Reconstruction, private: Batch, score
             hit = identification.identify(
                 picked, torch.tensor(where, dtype=torch.long), private, others, _distance(scenario, name)
             )
-            share = rate(f"nearest by {name} is the target", int(hit.hits.sum()), len(private))
+            share = rate(f"nearest by {name} is the target", int(hit.hits.sum()), total)
             found.append(Identification(distance=name, reference=hit.reference, rate=share))
         except NotComputed as error:
             found.append(Identification(distance=name, reference="", not_computed=str(error)))
@@ -136,61 +145,84 @@ def _distance(scenario: Scenario, name: str) -> identification.Distance:
     return identification.feature_distance(identification.penultimate_features(scenario.model), scenario.model.input)
 
 
+def _compared(private: Batch, where: list[int]) -> tuple[Batch, list[int]]:
+    """Of a large update the targets and `MOST_REFERENCES` more, and where the targets stand among them."""
+    if len(private) <= MOST_REFERENCES:
+        return private, where
+    kept = sorted({*where, *range(MOST_REFERENCES)})
+    return private[kept], [kept.index(i) for i in where]
+
+
 def _others(scenario: Scenario, private: Batch) -> Batch | None:
     """The rest of the pool, at most `MOST_REFERENCES` images that are not private in this update."""
-    pool = scenario.pool.batch.to(private.inputs)
-    same = torch.stack([(pool.inputs == x).flatten(1).all(1) for x in private.inputs]).any(0)
-    rest = (~same).nonzero()[:MOST_REFERENCES, 0]
-    return pool[rest] if len(rest) else None
+    known, rest = {_bytes(x) for x in private.inputs}, list[int]()
+    for place, x in enumerate(scenario.pool.batch.inputs):
+        if len(rest) < MOST_REFERENCES and _bytes(x.to(private.inputs)) not in known:
+            rest.append(place)
+    return scenario.pool.batch[rest].to(private.inputs) if rest else None
+
+
+def _bytes(example: Tensor) -> bytes:
+    return hashlib.sha256((example + 0).cpu().numpy().tobytes()).digest()  # -0.0 + 0 is 0.0
 
 
 def prior_only(scenario: Scenario, private: Batch, seed: int) -> list[Baseline]:
     """What the same scores, and the same leakage rate, are without the update."""
     spec = scenario.model.input
+    n, some, first = len(private), _some(len(private), MOST_GUESSED), private[:MOST_GUESSED]
     if isinstance(spec, ImageSpec):
-        return _of_images(scenario, spec, private, seed)
-    found, public, n = list[Baseline](), scenario.public_batch, len(private)
+        return _of_images(scenario, spec, first, n, seed)
+    found, public = list[Baseline](), scenario.public_batch
     if isinstance(spec, TableSpec):
         words = "each column's commonest category or median in the public rows" if public else COLUMNS_ALONE
-        guess = baselines.commonest_row(spec, n, public)
-        found.append(_paired(scenario, "commonest row", words, guess, private))
+        guess = baselines.commonest_row(spec, len(first), public)
+        found.append(_paired(scenario, "commonest row", words + some, guess, first, n))
     if isinstance(spec, TokenSpec) and public is not None:
-        guess = baselines.commonest_token(public, n)
+        guess = baselines.commonest_token(public, len(first))
         words = "the commonest token of the public sentences in every position"
-        found.append(_paired(scenario, "commonest token", words, guess, private))
+        found.append(_paired(scenario, "commonest token", words + some, guess, first, n))
     if public is not None:
         words = "the closest public example, chosen with the truth: an upper bound on guessing"
-        guess = baselines.best_public(public, private.inputs, _table(scenario))
-        found.append(_paired(scenario, "best public example", words, guess, private))
+        guess = baselines.best_public(public, first.inputs, _table(scenario))
+        found.append(_paired(scenario, "best public example", words + some, guess, first, n))
     return found
 
 
 COLUMNS_ALONE = "each column's mean or first category: without public rows the columns are all that is known"
 
 
-def _paired(scenario: Scenario, name: BaselineName, words: str, guess: Tensor, private: Batch) -> Baseline:
+def _paired(scenario: Scenario, name: BaselineName, words: str, guess: Tensor, private: Batch, n: int) -> Baseline:
     scored = score_pairs(guess.to(private.inputs), private.inputs, metrics_of(scenario))
-    return _baseline(scenario, name, words, scored)
+    return _baseline(scenario, name, words, scored, n)
 
 
-def _of_images(scenario: Scenario, spec: ImageSpec, private: Batch, seed: int) -> list[Baseline]:
-    metrics, public, images = metrics_of(scenario), scenario.public_batch, private.inputs
+def _of_images(scenario: Scenario, spec: ImageSpec, private: Batch, n: int, seed: int) -> list[Baseline]:
+    metrics, public, some = metrics_of(scenario), scenario.public_batch, _some(n, MOST_GUESSED)
     mean = baselines.mean_image(spec, len(private), public)
     words = "the mean of the public images" if public else "one flat colour: the normalisation's mean, or grey"
-    found = [_paired(scenario, "mean image", words, mean, private)]
+    found = [_paired(scenario, "mean image", words + some, mean, private, n)]
     if public is not None:
         words = "the closest public image, chosen with the truth: an upper bound on guessing"
-        best = baselines.best_public(public, images)
-        found.append(_paired(scenario, "best public image", words, best, private))
-    flat = tv_only(spec, len(private), scenario.model.like, stream(seed, "baseline", "tv"))
+        best = baselines.best_public(public, private.inputs)
+        found.append(_paired(scenario, "best public image", words + some, best, private, n))
+    images, some = private.inputs[:MOST_SEARCHED], _some(n, MOST_SEARCHED)
+    flat = tv_only(spec, len(images), scenario.model.like, stream(seed, "baseline", "tv"))
     words = "the search of Inverting Gradients from noise, with total variation and no update"
-    return [*found, _baseline(scenario, "TV only", words, score_all(flat, images, metrics))]
+    return [*found, _baseline(scenario, "TV only", words + some, score_all(flat, images, metrics), n)]
 
 
-def _baseline(scenario: Scenario, name: BaselineName, words: str, scored: Scored) -> Baseline:
+def _some(n: int, most: int) -> str:
+    return f"; for the first {most} of {n} examples only" if n > most else ""
+
+
+def _baseline(scenario: Scenario, name: BaselineName, words: str, scored: Scored, n: int) -> Baseline:
+    """Scores of a guess for the first examples of n; the others get none."""
     flags = leaks(scenario, scored)
     share = None
     if flags is not None:
         label = criterion(thresholds(scenario.plan), metrics_of(scenario))
         share = rate(label, sum(flags), len(flags))
-    return Baseline(name=name, explanation=words, scores=[as_score(m) for m in scored.metrics], leakage_rate=share)
+    scores = [
+        as_score(replace(m, values=pad(m.values, (0, n - len(m.values)), value=math.nan))) for m in scored.metrics
+    ]
+    return Baseline(name=name, explanation=words, scores=scores, leakage_rate=share)

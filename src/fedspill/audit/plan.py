@@ -152,6 +152,7 @@ class ClientSection(_Section):
         num_examples: n, over all clients of one update.
         clients: how many clients' updates are averaged before the server sees anything.
         distinct_labels: skip an example whose label its mini-batch already holds (Inverting Gradients, C.2).
+        micro_batch: examples that a client holds in memory at a time; None is all. Changes no result but by rounding.
     """
 
     protocol: Literal["fedsgd", "fedavg"] = "fedsgd"
@@ -164,6 +165,7 @@ class ClientSection(_Section):
     trainable: tuple[str, ...] = Field(default=("*",), min_length=1)
     clients: int = Field(default=1, ge=1)
     distinct_labels: bool = False
+    micro_batch: int | None = Field(default=None, ge=1)
 
     @model_validator(mode="after")
     def _check(self) -> "ClientSection":
@@ -173,6 +175,8 @@ class ClientSection(_Section):
         given = [k for k in steps_only if k in self.model_fields_set]
         if self.protocol == "fedsgd" and given:
             raise ValueError(f"{', '.join(given)} given with protocol='fedsgd', which sends one gradient; use 'fedavg'")
+        if self.protocol == "fedavg" and self.micro_batch is not None:
+            raise ValueError("micro_batch given with protocol='fedavg', whose minibatch_size bounds the memory")
         return self
 
     def training(self) -> LocalTraining:

@@ -41,6 +41,8 @@ from fedspill.scoring.metrics import by_names
 from fedspill.zoo.data import DataPool, from_tensors
 from fedspill.zoo.models import of_module
 
+MOST_KEPT = 1024
+"""Private examples of one update beyond which only those that were matched are kept beside the report."""
 EXPLAINED = {
     Knows.NUM_EXAMPLES: "how many examples are behind the update",
     Knows.LABELS: "the labels of the private examples",
@@ -239,10 +241,18 @@ def _conditions(scenario: Scenario) -> verdicts.Conditions:
 
 
 def _tensors(scenario: Scenario, finished: Sequence[Finished]) -> dict[str, Tensor]:
-    used = sorted({i for group in scenario.groups for i in group})
+    used = sorted({i for f in finished for i in _shown(scenario, f.record)})
     private = {f"private/{scenario.pool.indices[i]}": scenario.pool.batch.inputs[i] for i in used}
     read = {f"{kind}/{f.record.name}": found for f in finished for kind, found in f.tensors.items()}
     return {**private, **read}
+
+
+def _shown(scenario: Scenario, trial: Trial) -> list[int]:
+    """Positions in the pool of the examples that are kept: of a large update those that were matched."""
+    group = scenario.groups[trial.update]
+    if len(group) <= MOST_KEPT:
+        return group
+    return [i for i, match in zip(group, trial.matched, strict=False) if match is not None][:MOST_KEPT]
 
 
 def _texts(scenario: Scenario, tensors: Mapping[str, Tensor]) -> Texts:

@@ -15,7 +15,7 @@ from fedspill.core.knowledge import Knows
 from fedspill.core.model import Model
 from fedspill.core.rng import randn, stream
 from fedspill.core.types import Batch
-from fedspill.federation.client import shared_out
+from fedspill.federation.client import Client
 from fedspill.inversion.chain import probe_inputs
 from fedspill.zoo.cut import cut
 from fedspill.zoo.data import DataPool, load, takes
@@ -47,8 +47,11 @@ class Scenario:
     given: bool
 
     def private(self, update: int) -> Batch:
-        """The examples behind one update, on the model's device."""
-        return self.pool.batch[self.groups[update]].to(self.model.like)
+        """The examples behind one update, on the model's device; where they are if clients take micro-batches."""
+        places = self.groups[update]
+        consecutive = places == list(range(places[0], places[0] + len(places)))
+        batch = self.pool.batch[slice(places[0], places[-1] + 1) if consecutive else places]
+        return batch if self.plan.client.micro_batch else batch.to(self.model.like)
 
     @property
     def network(self) -> str:
@@ -75,7 +78,8 @@ class Scenario:
         for pool in (self.pool, self.public):
             if pool is not None:
                 digest.update(repr(tuple(pool.batch.inputs.shape)).encode())
-                digest.update(pool.batch.inputs.numpy().tobytes())
+                for example in pool.batch.inputs:  # one by one: the pool may be large
+                    digest.update(example.numpy().tobytes())
                 digest.update(pool.batch.labels.numpy().tobytes())
         return digest.hexdigest()
 
@@ -172,12 +176,12 @@ def _callers_model(plan: AuditPlan, pool: DataPool, model: Model, device: torch.
 
 
 def _check_fit(scenario: Scenario) -> None:
-    """Computes the first update: what does not fit together is told now, not in the midst of an audit.
+    """Computes a first update (of one micro-batch): what does not fit is told now, not in the midst of an audit.
 
     Raises:
         BadInput: dropout in train mode, labels that the model does not know, or an update that cannot be computed.
     """
-    model, training = scenario.model, scenario.plan.client.training()
+    model, settings = scenario.model, scenario.plan.client
     active = [n for n, m in model.module.named_modules() if isinstance(m, DROPOUTS) and m.p > 0]
     if model.training and active:
         raise BadInput(
@@ -186,7 +190,8 @@ def _check_fit(scenario: Scenario) -> None:
         )
     labels = scenario.pool.batch.labels
     highest = int(labels.max())
-    z = model.input.encode(scenario.private(0).inputs[:1])
+    first = scenario.private(0)[: settings.num_examples // settings.clients][: settings.micro_batch]
+    z = model.input.encode(first[:1].to(model.like).inputs)
     try:
         logits = replace(model, training=False).logits(model.params, z)
         classes = logits.shape[-1]
@@ -199,8 +204,7 @@ def _check_fit(scenario: Scenario) -> None:
             raise BadInput(
                 f"the data has labels up to {highest}, the model knows {classes} classes (0 to {classes - 1})"
             )
-        for client in shared_out(scenario.private(0), scenario.plan.client.clients, training)[:1]:
-            client.respond(model, stream(0, "check"))
+        Client(first, settings.training(), micro_batch=settings.micro_batch).respond(model, stream(0, "check"))
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         if isinstance(error, BadInput):
             raise

@@ -18,13 +18,13 @@ from fedspill.audit.report import Baseline, Trial
 from fedspill.audit.scenario import Scenario
 from fedspill.audit.watch import TrialWatch
 from fedspill.core.errors import NotApplicable
-from fedspill.core.local_update import aggregate_update
+from fedspill.core.local_update import LocalTraining, aggregate_update
 from fedspill.core.model import Model
 from fedspill.core.rng import stream
 from fedspill.core.roles import Attack, Card, Expected, Measures, Tampering
 from fedspill.core.types import Batch, Reconstruction, ServerRole, Update
 from fedspill.federation.aggregation import collect
-from fedspill.federation.client import shared_out
+from fedspill.federation.client import Client, shared_out
 from fedspill.federation.threat import observe
 from fedspill.inversion.matching import cosine_distance
 
@@ -77,7 +77,7 @@ def run_trial(scenario: Scenario, task: Task, watch: TrialWatch, priors: Priors)
         if (reason := misfit(task.world.card, scenario.model.input)) is not None:
             raise NotApplicable(reason)
         sent, attack, added = _send(scenario, task)
-        update = _answer(scenario, sent, private, task)
+        update = _answer(scenario, sent, private, task, watch)
         if (nothing := _nothing_in(update)) is not None:
             return Finished(_blank(scenario, task, skipped=nothing), {})
         returned = _attack(scenario, sent, attack, update, private, task, watch)
@@ -136,10 +136,10 @@ def _size(model: Model) -> int:
     return sum(p.numel() for p in model.params.values())
 
 
-def _answer(scenario: Scenario, sent: Model, private: Batch, task: Task) -> Update:
+def _answer(scenario: Scenario, sent: Model, private: Batch, task: Task, watch: TrialWatch) -> Update:
     settings = scenario.plan.client
-    clients = shared_out(private, settings.clients, settings.training())
-    update = collect(sent, clients, stream(task.seed, "clients", task.update))
+    clients = shared_out(private, settings.clients, settings.training(), micro_batch=settings.micro_batch)
+    update = collect(sent, clients, stream(task.seed, "clients", task.update), watch.listener.clients)
     if update is None:
         raise NotApplicable("the clients' defences withheld every update")
     return update
@@ -162,21 +162,36 @@ def _attack(
         plan.client.training(),
         scenario.public_batch,
         frozenset(plan.server.knows),
+        micro_batch=plan.client.micro_batch,
     )
     rng = stream(task.seed, "attack", task.world.label, task.update)
     return attack.reconstruct(update, knowledge, rng, watch)
 
 
 def _self_check(scenario: Scenario, sent: Model, update: Update, private: Batch) -> float | None:
-    """Cosine distance at the true input: 0 up to rounding where attacker and client compute the same."""
+    """Cosine distance at the true input: 0 up to rounding where attacker and client compute the same.
+
+    With micro-batches on one of them alone, which the client then takes in two parts.
+    """
+    client = scenario.plan.client
+    if client.micro_batch is not None and len(private) > client.micro_batch:
+        private = private[: client.micro_batch]
+        update = _in_halves(sent, private, client.training())
     if update.norm() == 0:
         return None
-    client = scenario.plan.client
-    z = sent.input.encode(private.inputs)
-    again = aggregate_update(sent, z, private.labels, client.training(), client.clients)
+    private = private.to(sent.like)
+    clients = 1 if client.micro_batch else client.clients
+    again = aggregate_update(sent, sent.input.encode(private.inputs), private.labels, client.training(), clients)
     with torch.no_grad():
         doubled = {k: v.double() for k, v in again.values.items()}
         return abs(float(cosine_distance(doubled, {k: v.double() for k, v in update.values.items()})))
+
+
+def _in_halves(sent: Model, private: Batch, training: LocalTraining) -> Update:
+    client = Client(private, training, micro_batch=max(1, len(private) // 2))
+    update = client.respond(sent, stream(0, "self-check"))
+    assert update is not None, "a client without defences withholds nothing"
+    return update
 
 
 def _blank(scenario: Scenario, task: Task, *, skipped: str | None = None) -> Trial:

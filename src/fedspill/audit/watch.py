@@ -25,6 +25,10 @@ class Listener(Protocol):
         """Iterations of the running trial."""
         ...
 
+    def clients(self, done: int, total: int) -> None:
+        """Examples of the running trial that its clients have gone through, where they take micro-batches."""
+        ...
+
     def message(self, text: str) -> None:
         """Something that a person should read."""
         ...
@@ -37,6 +41,9 @@ class Silent:
         """Shows nothing."""
 
     def progress(self, done: int, total: int, objective: float) -> None:
+        """Shows nothing."""
+
+    def clients(self, done: int, total: int) -> None:
         """Shows nothing."""
 
     def message(self, text: str) -> None:

@@ -18,7 +18,7 @@ PLAIN_SECONDS = 15.0
 
 
 class TerminalListener:
-    """Two bars: the trials of the audit, and the iterations of the running one.
+    """Two bars: the trials of the audit, and below it the clients' examples or the attack's iterations.
 
     Where the output is no terminal (a log, CI) a plain line is written every `PLAIN_SECONDS` instead.
     """
@@ -38,7 +38,7 @@ class TerminalListener:
         )
         self._trials = self._bars.add_task("trials", total=None, note="", visible=False)
         self._steps = self._bars.add_task("iterations", total=None, note="", visible=False)
-        self._trial, self._began, self._told = "", time.monotonic(), time.monotonic()
+        self._trial, self._counted, self._began, self._told = "", "", time.monotonic(), time.monotonic()
 
     def __enter__(self) -> "TerminalListener":
         if self._live:
@@ -52,18 +52,31 @@ class TerminalListener:
 
     def trial(self, number: int, total: int, name: str) -> None:
         """Moves the upper bar and empties the lower one."""
-        self._trial, self._began = f"trial {number} of {total}: {name}", time.monotonic()
+        self._trial, self._counted = f"trial {number} of {total}: {name}", ""
         self._bars.update(self._trials, completed=number - 1, total=total, description=name, visible=total > 1)
-        self._bars.reset(self._steps, total=None, note="", visible=True)
+        self._count("iterations")
 
     def progress(self, done: int, total: int, objective: float) -> None:
         """Moves the lower bar."""
-        note = f"objective {objective:.4g}" if math.isfinite(objective) else ""
+        self._step("iterations", done, total, f"objective {objective:.4g}" if math.isfinite(objective) else "")
+
+    def clients(self, done: int, total: int) -> None:
+        """Moves the lower bar, which counts the clients' examples until the attack begins."""
+        self._step("examples of the clients", done, total, "")
+
+    def _count(self, what: str) -> None:
+        if what != self._counted:
+            self._counted, self._began = what, time.monotonic()
+            self._bars.reset(self._steps, total=None, note="", visible=True, description=what)
+
+    def _step(self, what: str, done: int, total: int, note: str) -> None:
+        self._count(what)
         self._bars.update(self._steps, completed=done, total=total, note=note)
         now = time.monotonic()
         if not self._live and now - self._told > PLAIN_SECONDS:
             left = (now - self._began) / done * (total - done)
-            self._console.print(f"{self._trial}: {done} of {total} iterations, {note}, about {left:.0f} s left")
+            words = f"{self._trial}: {done} of {total} {what}, {note}, about {left:.0f} s left"
+            self._console.print(words.replace(", ,", ","))
             self._told = now
 
     def message(self, text: str) -> None:

@@ -4,7 +4,7 @@ The simulated client and every gradient-matching attack call this one code, so a
 protocol that differs subtly from the one that it attacks.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import cast
@@ -65,6 +65,13 @@ class FedAvg:
 
 LocalTraining = FedSGD | FedAvg
 
+Heard = Callable[[int], None]
+"""Told how many examples a client has gone through so far."""
+
+
+def unheard(done: int) -> None:
+    """Nobody listens."""
+
 
 def trained_names(names: Iterator[str] | list[str], trainable: tuple[str, ...]) -> list[str]:
     """The parameters that the patterns select, in the model's order.
@@ -102,6 +109,42 @@ def encoded_update(
     if isinstance(training, FedSGD):
         return _gradient_update(model, z, labels, training, create_graph)
     return _trained_update(model, z, labels, training, create_graph)
+
+
+def streamed_gradient(model: Model, parts: Iterable[Batch], training: FedSGD, progress: Heard = unheard) -> Update:
+    """`local_update` of all parts together, with no more than one part in memory at a time.
+
+    Args:
+        model: in eval mode; its dtype is that of the sums, as on a client.
+        parts: micro-batches of the one batch, of any sizes; each is moved to the model's device when its turn comes.
+        training: which parameters are trained.
+        progress: told after every part.
+
+    Raises:
+        BadInput: the model is in train mode, where batch statistics need the whole batch; or there is no part.
+    """
+    if model.training:
+        raise BadInput(
+            "mode='train' was got with micro-batches; batch statistics need the whole batch, use mode='eval'"
+        )
+    return weighted_mean(((len(part), local_update(model, part, training)) for part in parts), progress)
+
+
+def weighted_mean(parts: Iterable[tuple[int, Update]], progress: Heard = unheard) -> Update:
+    """The mean of mean gradients, each with its number of examples; one of them is held at a time.
+
+    Raises:
+        BadInput: there is none.
+    """
+    total, kind, seen = dict[str, Tensor](), UpdateKind.GRADIENT, 0
+    for number, update in parts:
+        for name, value in update.values.items():
+            total[name] = total[name].add_(value, alpha=number) if name in total else value * number
+        kind, seen = update.kind, seen + number
+        progress(seen)
+    if not seen:
+        raise BadInput("no part of a batch was got; at least 1 example is needed")
+    return Update(kind, {k: v.div_(seen) for k, v in total.items()})
 
 
 def _gradient_update(model: Model, z: Tensor, labels: Tensor, training: FedSGD, create_graph: bool) -> Update:

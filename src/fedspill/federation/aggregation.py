@@ -1,5 +1,7 @@
 """What reaches the server of several clients' updates."""
 
+from collections.abc import Callable
+
 import torch
 
 from fedspill.core.errors import BadInput
@@ -8,8 +10,15 @@ from fedspill.core.model import Model
 from fedspill.core.types import Update
 from fedspill.federation.client import Client
 
+Told = Callable[[int, int], None]
+"""Examples that the clients have gone through, and all that they will."""
 
-def collect(model: Model, clients: list[Client], rng: torch.Generator) -> Update | None:
+
+def untold(done: int, total: int) -> None:
+    """Nobody listens."""
+
+
+def collect(model: Model, clients: list[Client], rng: torch.Generator, progress: Told = untold) -> Update | None:
     """The mean of what the clients send: all that a server sees, with plain or with secure aggregation.
 
     Secure aggregation hides the single updates and lets exactly this through, so both read the same here. None if
@@ -18,8 +27,10 @@ def collect(model: Model, clients: list[Client], rng: torch.Generator) -> Update
     Raises:
         BadInput: the clients hold different numbers of examples (equal weights are assumed).
     """
-    sizes = {len(c.private) for c in clients}
+    sizes, total = {len(c.private) for c in clients}, sum(len(c.private) for c in clients)
     if len(sizes) != 1:
         raise BadInput(f"clients with {sorted(sizes)} examples were got; equal shares are needed")
-    sent = [u for u in (client.respond(model, rng) for client in clients) if u is not None]
+    share = total // len(clients)
+    answers = [c.respond(model, rng, lambda n, k=k: progress(k * share + n, total)) for k, c in enumerate(clients)]
+    sent = [u for u in answers if u is not None]
     return mean_update(sent) if sent else None

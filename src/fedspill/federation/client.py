@@ -1,6 +1,6 @@
 """Simulated clients: with `threat.observe` the only holders of private data."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -8,7 +8,15 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from fedspill.core.errors import BadInput
-from fedspill.core.local_update import FedSGD, LocalTraining, local_update
+from fedspill.core.local_update import (
+    FedSGD,
+    Heard,
+    LocalTraining,
+    local_update,
+    streamed_gradient,
+    unheard,
+    weighted_mean,
+)
 from fedspill.core.model import Model
 from fedspill.core.roles import ClientContext, Defence
 from fedspill.core.types import Batch, Params, Update, UpdateKind
@@ -18,20 +26,40 @@ BN_LAYERS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 @dataclass(frozen=True)
 class Client:
-    """One participant: its examples, its protocol, its defences in the order in which they act."""
+    """One participant.
+
+    Attributes:
+        private: its examples.
+        training: its protocol.
+        defences: in the order in which they act.
+        micro_batch: the gradient is summed over parts of so many examples, and only one of them is on the
+            model's device at a time; None computes it in one pass. FedSGD in eval mode only.
+
+    Raises:
+        BadInput: micro-batches below 1, or with FedAvg.
+    """
 
     private: Batch
     training: LocalTraining
     defences: Sequence[Defence] = ()
+    micro_batch: int | None = None
 
-    def respond(self, model: Model, rng: torch.Generator) -> Update | None:
+    def __post_init__(self) -> None:
+        if self.micro_batch is None:
+            return
+        if self.micro_batch < 1:
+            raise BadInput(f"micro_batch={self.micro_batch}: at least 1 example is needed")
+        if not isinstance(self.training, FedSGD):
+            raise BadInput("micro_batch needs protocol='fedsgd', got 'fedavg', whose mini-batches bound the memory")
+
+    def respond(self, model: Model, rng: torch.Generator, progress: Heard = unheard) -> Update | None:
         """What it sends for a model that it received; None if a defence withheld the update."""
         for defence in self.defences:
             model = defence.prepare(model)
-        batch = self.private.to(model.like)
+        batch = self.private if self.micro_batch else self.private.to(model.like)
         for defence in self.defences:
             batch = defence.transform(batch, rng)
-        update: Update | None = self._compute(model, batch, rng)
+        update: Update | None = self._compute(model, batch, rng, progress)
         context = ClientContext(model, batch, self.training)
         for defence in self.defences:
             if update is None:
@@ -39,7 +67,16 @@ class Client:
             update = defence.protect(update, context, rng)
         return update
 
-    def _compute(self, model: Model, batch: Batch, rng: torch.Generator) -> Update:
+    def _compute(self, model: Model, batch: Batch, rng: torch.Generator, progress: Heard) -> Update:
+        if self.micro_batch is None:
+            return self._in_one(model, batch, rng)
+        parts = in_parts(batch, self.micro_batch)
+        if isinstance(self.training, FedSGD) and all(d.per_example is None for d in self.defences):
+            return streamed_gradient(model, parts, self.training, progress)
+        moved = (part.to(model.like) for part in parts)
+        return weighted_mean(((len(part), self._in_one(model, part, rng)) for part in moved), progress)
+
+    def _in_one(self, model: Model, batch: Batch, rng: torch.Generator) -> Update:
         """The update, with the gradients of single examples in the hands of the defences that want them."""
         stages = [d.per_example for d in self.defences if d.per_example is not None]
         if not stages:
@@ -53,14 +90,38 @@ class Client:
         return Update(UpdateKind.GRADIENT, {k: g.mean(0) for k, g in gradients.items()}, single[0].buffers)
 
 
-def bn_statistics(model: Model, batch: Batch) -> Params:
-    """Mean and variance of a batch at the input of every BatchNorm layer: "NAME.mean" and "NAME.var"."""
-    seen = dict[str, Tensor]()
+def in_parts(batch: Batch, size: int | None) -> Iterator[Batch]:
+    """Consecutive parts of `size` examples, the last may be smaller; None is one part."""
+    step = size or len(batch)
+    yield from (batch[first : first + step] for first in range(0, len(batch), step))
+
+
+def bn_statistics(model: Model, batch: Batch, micro_batch: int | None = None) -> Params:
+    """Mean and variance of a batch at the input of every BatchNorm layer: "NAME.mean" and "NAME.var".
+
+    Args:
+        model: in train mode a layer's input depends on the whole batch, so `micro_batch` must be None then.
+        batch: the private examples.
+        micro_batch: examples in memory at a time; None is all.
+    """
+    mean, var, seen = dict[str, Tensor](), dict[str, Tensor](), 0
+    for part in in_parts(batch, micro_batch):
+        share = len(part) / (seen := seen + len(part))
+        for name, (m, v) in _part_statistics(model, part).items():
+            # Chan et al. 1979: two parts' means and variances, joined without a sum of squares.
+            step = m - mean.get(name, m)
+            var[name] = v * share + var.get(name, v) * (1 - share) + step.square() * share * (1 - share)
+            mean[name] = mean.get(name, m) + step * share
+    return {f"{k}.{word}": d[k].to(model.like) for k in mean for word, d in (("mean", mean), ("var", var))}
+
+
+def _part_statistics(model: Model, batch: Batch) -> dict[str, tuple[Tensor, Tensor]]:
+    seen = dict[str, tuple[Tensor, Tensor]]()
 
     def keep(name: str):
         def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             x = inputs[0].detach().transpose(0, 1).flatten(1)
-            seen[f"{name}.mean"], seen[f"{name}.var"] = x.mean(1), x.var(1, unbiased=False)
+            seen[name] = x.mean(1).double(), x.var(1, unbiased=False).double()
 
         return hook
 
@@ -77,7 +138,14 @@ def bn_statistics(model: Model, batch: Batch) -> Params:
     return seen
 
 
-def shared_out(private: Batch, clients: int, training: LocalTraining) -> list[Client]:
+def shared_out(
+    private: Batch,
+    clients: int,
+    training: LocalTraining,
+    *,
+    defences: Sequence[Defence] = (),
+    micro_batch: int | None = None,
+) -> list[Client]:
     """Clients with equal, consecutive shares of the examples."""
     share = len(private) // clients
-    return [Client(private[k * share : (k + 1) * share], training) for k in range(clients)]
+    return [Client(private[k * share : (k + 1) * share], training, defences, micro_batch) for k in range(clients)]

@@ -16,15 +16,27 @@ def observe(
     training: LocalTraining,
     public_data: Batch | None,
     grants: Set[Knows],
+    *,
+    micro_batch: int | None = None,
 ) -> ServerKnowledge:
-    """The server's knowledge, reduced to what was granted; labels bring their number with them."""
+    """The server's knowledge, reduced to what was granted; labels bring their number with them.
+
+    Args:
+        sent: the model that the clients received.
+        private: all examples behind the update, on any device.
+        clients: how many updates are averaged.
+        training: the protocol.
+        public_data: what the server has of its own.
+        grants: what it knows.
+        micro_batch: private examples that are passed through the network at a time; None is all.
+    """
     counted = Knows.NUM_EXAMPLES in grants or Knows.LABELS in grants
     return ServerKnowledge(
         model=sent,
         num_clients=clients,
         num_examples=len(private) if counted else None,
-        labels=private.labels if Knows.LABELS in grants else None,
+        labels=private.labels.to(sent.like.device) if Knows.LABELS in grants else None,
         local_training=training if Knows.LOCAL_TRAINING in grants else None,
         public_data=public_data if Knows.PUBLIC_DATA in grants else None,
-        bn_statistics=bn_statistics(sent, private) if Knows.BN_STATISTICS in grants else None,
+        bn_statistics=bn_statistics(sent, private, micro_batch) if Knows.BN_STATISTICS in grants else None,
     )

@@ -203,7 +203,7 @@ def beats_guesses(trials: Iterable[Trial], metric: MetricInfo) -> tuple[int, int
         priors = [s for b in trial.baselines if (s := score_of(b.scores, metric.name)) and not s.not_computed]
         for place, value in enumerate(score.values if score and priors else []):
             guesses = [g for s in priors if place < len(s.values) and (g := s.values[place]) is not None]
-            compared += 1
+            compared += bool(guesses)
             best = max(guesses, default=None) if metric.higher_is_closer else min(guesses, default=None)
             if value is not None and best is not None:
                 better += value > best if metric.higher_is_closer else value < best

@@ -77,7 +77,8 @@ def feature_distance(features: Callable[[Tensor], Tensor], spec: InputSpec) -> D
     """
 
     def embed(images: Tensor) -> Tensor:
-        return functional.normalize(features(spec.encode(images.float())).double().flatten(1), dim=1)
+        found = features(spec.encode(images.float())).to(images.device)
+        return functional.normalize(found.double().flatten(1), dim=1)
 
     return Distance("feature", embed)
 

@@ -8,6 +8,7 @@ from torch import Tensor
 from fedspill.core.errors import BadInput
 from fedspill.core.inputs import TableSpec
 from fedspill.scoring.distances import distances
+from fedspill.scoring.images import pieces
 
 TIE = 1e-9
 """Root mean squared error within which labels decide; far below that of the PSNR cap (100 dB, 1e-5)."""
@@ -43,7 +44,7 @@ def match(
     Raises:
         BadInput: the shapes of the examples differ or do not fit the table, or a private example is not finite.
     """
-    if not private.isfinite().all():
+    if not all(bool(private[part].isfinite().all()) for part in pieces(len(private), private[0].numel(), 2**24)):
         raise BadInput("the private examples hold NaN or infinite values; finite numbers are needed")
     usable = rebuilt.flatten(1).isfinite().all(1).nonzero()[:, 0].cpu()
     cost = distances(rebuilt[usable.to(rebuilt.device)], private, table).cpu()
