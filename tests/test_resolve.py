@@ -20,7 +20,7 @@ SPECS = {
 def test_defaults_follow_the_data(kind: str, usual) -> None:
     plan = resolved(parse_plan({}), SPECS[kind])
     assert (metric_names(plan), dict(thresholds(plan))) == (usual.metrics, dict(usual.leak_threshold))
-    assert all(type(SPECS[kind]) in METRICS[name]().accepts for name in metric_names(plan))
+    assert all(type(SPECS[kind]) in METRICS[name].accepts for name in metric_names(plan))
     assert resolved(plan, SPECS[kind]) == plan
 
 
@@ -48,5 +48,5 @@ def test_what_does_not_fit_is_refused(audit: dict, kind: str, said: str) -> None
 
 def test_every_metric_compares_one_kind() -> None:
     for name, made in METRICS.items():
-        assert made().name == name
-        assert sum(type(spec) in made().accepts for spec in SPECS.values()) == 1
+        assert made.name == name
+        assert sum(type(spec) in made.accepts for spec in SPECS.values()) == 1

@@ -15,7 +15,7 @@ from fedspill.scoring.distances import mixed
 from fedspill.scoring.exact import exact_copies
 from fedspill.scoring.match import match
 from fedspill.scoring.metrics import by_names
-from fedspill.scoring.tables import ExactRow, FeatureAccuracy, TabLeakAccuracy
+from fedspill.scoring.tables import EXACT_ROW, FEATURE_ACCURACY, TABLEAK_ACCURACY
 
 TABLE = TableSpec(
     (
@@ -56,9 +56,9 @@ def altered(column: int, by: float) -> tuple[Tensor, Tensor]:
 )
 def test_when_a_column_is_right(column: int, by: float, right: bool, lax: bool) -> None:
     pair = altered(column, by)
-    assert FeatureAccuracy(TABLE)(*pair).item() == (1.0 if right else 0.75)
-    assert ExactRow(TABLE)(*pair).item() == float(right)
-    assert TabLeakAccuracy(TABLE)(*pair).item() == (1.0 if lax else 0.75)
+    assert FEATURE_ACCURACY.of(TABLE)(*pair).item() == (1.0 if right else 0.75)
+    assert EXACT_ROW.of(TABLE)(*pair).item() == float(right)
+    assert TABLEAK_ACCURACY.of(TABLE)(*pair).item() == (1.0 if lax else 0.75)
     assert exact_copies(*pair, TABLE).item() is right
 
 
@@ -73,8 +73,8 @@ def test_what_survives_encoding_is_exact() -> None:
 def test_large_counts_are_told_apart() -> None:
     table = TableSpec((NumericColumn("people", mean=2e5, std=1e5, low=0.0, high=2e7, step=1.0),))
     private = torch.tensor([[16_777_215.0]])
-    assert ExactRow(table)(private, private).item() == 1
-    assert ExactRow(table)(private - 1, private).item() == 0
+    assert EXACT_ROW.of(table)(private, private).item() == 1
+    assert EXACT_ROW.of(table)(private - 1, private).item() == 0
 
 
 def test_the_columns_must_be_known() -> None:
@@ -83,7 +83,7 @@ def test_the_columns_must_be_known() -> None:
         with pytest.raises(BadInput, match="give it the TableSpec"):
             metric(private, private)
     with pytest.raises(BadInput, match=r"\(n, 4 columns\) are needed"):
-        FeatureAccuracy(TABLE)(private[:, :3], private[:, :3])
+        FEATURE_ACCURACY.of(TABLE)(private[:, :3], private[:, :3])
     with pytest.raises(BadInput, match=r"\(n, 4 columns\) are needed"):
         mixed(private[:, :3], private[:, :3], TABLE)
 

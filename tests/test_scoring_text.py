@@ -15,7 +15,7 @@ from fedspill.scoring.baselines import best_public, commonest_token
 from fedspill.scoring.exact import exact_copies
 from fedspill.scoring.metrics import by_names
 from fedspill.scoring.score import score_all
-from fedspill.scoring.text import BLEU, ExactSentence, RougeL, TokenAccuracy
+from fedspill.scoring.text import BLEU, EXACT_SENTENCE, ROUGE_L, TOKEN_ACCURACY
 
 NAMES = ("token_accuracy", "exact_sentence", "bleu", "rouge_l")
 
@@ -57,28 +57,28 @@ def test_metrics_agree_with_their_definitions() -> None:
     rebuilt, private = sentences(40, seed=1), sentences(40, seed=2)
     rebuilt[::2, 3:] = private[::2, 3:]
     pairs = list(zip(rebuilt.tolist(), private.tolist(), strict=True))
-    assert BLEU()(rebuilt, private).tolist() == pytest.approx([bleu_by_hand(a, b, 4) for a, b in pairs], abs=1e-6)
+    assert BLEU(rebuilt, private).tolist() == pytest.approx([bleu_by_hand(a, b, 4) for a, b in pairs], abs=1e-6)
     shared = [common_subsequence(a, b) / 12 for a, b in pairs]  # of equal length, so F1 is the share itself
-    assert RougeL()(rebuilt, private).tolist() == pytest.approx(shared, abs=1e-6)
+    assert ROUGE_L(rebuilt, private).tolist() == pytest.approx(shared, abs=1e-6)
     right = [sum(x == y for x, y in zip(a, b, strict=True)) / 12 for a, b in pairs]
-    assert TokenAccuracy()(rebuilt, private).tolist() == pytest.approx(right)
-    assert ExactSentence()(rebuilt, private).tolist() == [float(a == b) for a, b in pairs]
+    assert TOKEN_ACCURACY(rebuilt, private).tolist() == pytest.approx(right)
+    assert EXACT_SENTENCE(rebuilt, private).tolist() == [float(a == b) for a, b in pairs]
 
 
 def test_one_wrong_token_is_no_exact_sentence() -> None:
     private = sentences(1)
     rebuilt = private.clone()
     rebuilt[0, 5] += 1
-    assert ExactSentence()(rebuilt, private).item() == 0
-    assert TokenAccuracy()(rebuilt, private).item() == pytest.approx(11 / 12)
-    assert 0 < BLEU()(rebuilt, private).item() < 1
+    assert EXACT_SENTENCE(rebuilt, private).item() == 0
+    assert TOKEN_ACCURACY(rebuilt, private).item() == pytest.approx(11 / 12)
+    assert 0 < BLEU(rebuilt, private).item() < 1
 
 
 def test_shifted_sentences_keep_their_order_but_not_their_positions() -> None:
     private = torch.arange(10)[None]
     shifted = private.roll(1, 1)
-    assert TokenAccuracy()(shifted, private).item() == 0
-    assert RougeL()(shifted, private).item() == pytest.approx(0.9)
+    assert TOKEN_ACCURACY(shifted, private).item() == 0
+    assert ROUGE_L(shifted, private).item() == pytest.approx(0.9)
 
 
 def test_scores_are_blind_to_the_order() -> None:

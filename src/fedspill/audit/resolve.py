@@ -18,9 +18,9 @@ def resolved(plan: AuditPlan, spec: InputSpec) -> AuditPlan:
     usual = defaults(spec)
     metrics = usual.metrics if plan.audit.metrics is None else plan.audit.metrics
     limits = dict(usual.leak_threshold) if plan.audit.leak_threshold is None else plan.audit.leak_threshold
-    unfit = [name for name in metrics if type(spec) not in METRICS[name]().accepts]
+    unfit = [name for name in metrics if type(spec) not in METRICS[name].accepts]
     if unfit:
-        fit = [name for name, made in METRICS.items() if type(spec) in made().accepts]
+        fit = [name for name, made in METRICS.items() if type(spec) in made.accepts]
         raise BadInput(f"audit.metrics names {unfit}, which do not compare {usual.what}; for these there are {fit}")
     unscored = [name for name in limits if name not in metrics]
     if unscored:

@@ -1,5 +1,7 @@
 """What enters a layer somewhere inside a network."""
 
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -38,6 +40,23 @@ class _Reached(Exception):
     """The layer was reached: what lies behind it need not be computed."""
 
 
+Hooks = Sequence[tuple[nn.Module, Callable[[nn.Module, tuple[object, ...]], None]]]
+
+
+def _reached(model: Model, z: Tensor, hooks: Hooks) -> bool:
+    """Runs the network until one of the hooks, called before its module, raises `_Reached`."""
+    handles = [module.register_forward_pre_hook(hook) for module, hook in hooks]
+    try:
+        with torch.no_grad():
+            model.logits(model.params, z)
+    except _Reached:
+        return True
+    finally:
+        for handle in handles:
+            handle.remove()
+    return False
+
+
 def _entering(model: Model, at: str, z: Tensor) -> Tensor:
     seen: list[Tensor] = []
 
@@ -47,15 +66,9 @@ def _entering(model: Model, at: str, z: Tensor) -> Tensor:
         seen.append(inputs[0].detach())
         raise _Reached
 
-    handle = layer_at(model, at).register_forward_pre_hook(keep)
-    try:
-        with torch.no_grad():
-            model.logits(model.params, z)
-    except _Reached:
-        return seen[0]
-    finally:
-        handle.remove()
-    raise NotApplicable(f"the network does not call its layer {at!r}")
+    if not _reached(model, z, [(layer_at(model, at), keep)]):
+        raise NotApplicable(f"the network does not call its layer {at!r}")
+    return seen[0]
 
 
 def behind_embedding(model: Model, z: Tensor) -> str:
@@ -80,18 +93,11 @@ def behind_embedding(model: Model, z: Tensor) -> str:
 
         return hook
 
-    handles = [m.register_forward_pre_hook(keep(n)) for n, m in model.module.named_modules() if n]
-    try:
-        with torch.no_grad():
-            model.logits(model.params, z)
-    except _Reached:
-        return found[0]
-    finally:
-        for handle in handles:
-            handle.remove()
-    raise NotApplicable(
-        "no layer of the network gets what an nn.Embedding looked up, one tensor with a row per example"
-    )
+    if not _reached(model, z, [(module, keep(name)) for name, module in model.module.named_modules() if name]):
+        raise NotApplicable(
+            "no layer of the network gets what an nn.Embedding looked up, one tensor with a row per example"
+        )
+    return found[0]
 
 
 def _rows_of_numbers(value: object, rows: int) -> bool:

@@ -7,7 +7,7 @@ from torch import Tensor
 from fedspill.core.inputs import ImageSpec, InputSpec, TableSpec
 from fedspill.scoring.distances import same_examples
 from fedspill.scoring.metrics import PSNR
-from fedspill.scoring.tables import ExactRow
+from fedspill.scoring.tables import EXACT_ROW
 
 EXACT_PSNR = 60.0
 """dB from which a rebuilt image counts as an exact copy: a root mean squared error of a thousandth."""
@@ -16,7 +16,7 @@ EXACT_PSNR = 60.0
 def exact_copies(rebuilt: Tensor, private: Tensor, spec: InputSpec) -> Bool[Tensor, "m n"]:
     """Which of m candidates equal which of n private examples, on the CPU.
 
-    Images are equal from `EXACT_PSNR`, rows of a table by `ExactRow`, sentences token by token.
+    Images are equal from `EXACT_PSNR`, rows of a table by `EXACT_ROW`, sentences token by token.
 
     Raises:
         BadInput: the shapes of the examples differ.
@@ -31,7 +31,7 @@ def exact_copies(rebuilt: Tensor, private: Tensor, spec: InputSpec) -> Bool[Tens
 
 def _same(candidates: Tensor, private: Tensor, spec: InputSpec) -> Tensor:
     if isinstance(spec, TableSpec):
-        return ExactRow(spec)(candidates, private) == 1
+        return EXACT_ROW.of(spec)(candidates, private) == 1
     return (candidates == private).flatten(1).all(1)
 
 

@@ -3,7 +3,7 @@
 What checks shapes itself, with a message for people, is annotated as taking any tensor.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,8 +18,8 @@ from fedspill.core.inputs import Kind, TableSpec
 from fedspill.core.roles import Metric
 from fedspill.scoring.images import IMAGES, NotComputed, in_pieces
 from fedspill.scoring.perceptual import LPIPS
-from fedspill.scoring.tables import ExactRow, FeatureAccuracy, TabLeakAccuracy
-from fedspill.scoring.text import BLEU, ExactSentence, RougeL, TokenAccuracy
+from fedspill.scoring.tables import EXACT_ROW, FEATURE_ACCURACY, TABLEAK_ACCURACY, RowMetric
+from fedspill.scoring.text import BLEU, EXACT_SENTENCE, ROUGE_L, TOKEN_ACCURACY
 
 SSIM_MIN_SIZE = 11
 """One window."""
@@ -122,21 +122,24 @@ class MSSSIM:
         return in_pieces(lambda a, b: _ms_ssim(a.to(dtype), b.to(dtype)), rebuilt, private)
 
 
-METRICS: Mapping[str, Callable[[], Metric]] = {
-    "mse": MSE,
-    "psnr": PSNR,
-    "ssim": SSIM,
-    "ms_ssim": MSSSIM,
-    "lpips": LPIPS,
-    "token_accuracy": TokenAccuracy,
-    "exact_sentence": ExactSentence,
-    "bleu": BLEU,
-    "rouge_l": RougeL,
-    "feature_accuracy": FeatureAccuracy,
-    "tableak_accuracy": TabLeakAccuracy,
-    "exact_row": ExactRow,
+METRICS: Mapping[str, Metric] = {
+    m.name: m
+    for m in (
+        MSE(),
+        PSNR(),
+        SSIM(),
+        MSSSIM(),
+        LPIPS(),
+        TOKEN_ACCURACY,
+        EXACT_SENTENCE,
+        BLEU,
+        ROUGE_L,
+        FEATURE_ACCURACY,
+        TABLEAK_ACCURACY,
+        EXACT_ROW,
+    )
 }
-"""Metrics by the name that a plan uses; the made metric has the same name."""
+"""Metrics by the name that a plan uses."""
 
 
 def by_names(
@@ -158,13 +161,13 @@ def by_names(
         raise BadInput(f"unknown metrics {unknown}; the metrics are {sorted(METRICS)}")
     if len(set(names)) != len(names):
         raise BadInput(f"metrics={list(names)} names one metric twice")
-    return tuple(_equipped(METRICS[name](), lpips_weights, table) for name in names)
+    return tuple(_equipped(METRICS[name], lpips_weights, table) for name in names)
 
 
 def _equipped(metric: Metric, lpips_weights: Path | None, table: TableSpec | None) -> Metric:
     if isinstance(metric, LPIPS):
         return replace(metric, weights=lpips_weights)
-    if isinstance(metric, FeatureAccuracy | TabLeakAccuracy | ExactRow):
+    if isinstance(metric, RowMetric):
         return replace(metric, table=table)
     return metric
 

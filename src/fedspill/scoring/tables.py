@@ -4,7 +4,7 @@ A category is right when it is the same one. A number is right within half a ste
 gives the private value; a column of real numbers has no step, and a thousandth of its standard deviation stands for it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -24,15 +24,20 @@ TABLEAK_TOLERANCE = 0.319
 
 
 @dataclass(frozen=True)
-class FeatureAccuracy:
-    """Share of the columns that are right; in [0, 1], 1 when equal.
+class RowMetric:
+    """How much of each row is right; in [0, 1], 1 when equal.
 
     Attributes:
+        name: in plans and reports.
+        whole: 1 where every column is right, else 0; otherwise the share of columns that are right.
+        deviations: standard deviations by which a number may miss; None is the strict rule of this file.
         table: the columns.
     """
 
+    name: str
+    whole: bool = False
+    deviations: float | None = None
     table: TableSpec | None = None
-    name: str = "feature_accuracy"
     unit: str = ""
     higher_is_closer: bool = True
     accepts: frozenset[Kind] = TABLES
@@ -43,60 +48,27 @@ class FeatureAccuracy:
         Raises:
             BadInput: shapes differ, or do not fit the columns.
         """
-        return _right(self.table, rebuilt, private).double().mean(1)
+        right = _right(self.table, rebuilt, private, self.deviations)
+        return right.all(1).double() if self.whole else right.double().mean(1)
+
+    def of(self, table: TableSpec) -> "RowMetric":
+        """The same for these columns."""
+        return replace(self, table=table)
 
 
-@dataclass(frozen=True)
-class TabLeakAccuracy:
-    """Share of the columns that are right by TabLeak's laxer rule; in [0, 1], 1 when equal.
+FEATURE_ACCURACY = RowMetric("feature_accuracy")
+"""Share of the columns that are right."""
 
-    Numbers may miss by 0.319 standard deviations (Vero et al. 2023, TabLeak, section 5), so that guessing means and
-    commonest categories already scores more than half on many tables.
+TABLEAK_ACCURACY = RowMetric("tableak_accuracy", deviations=TABLEAK_TOLERANCE)
+"""Share of the columns that are right by TabLeak's laxer rule (Vero et al. 2023, section 5): numbers may miss by 0.319
+standard deviations, so that guessing means and commonest categories already scores more than half on many tables."""
 
-    Attributes:
-        table: the columns.
-    """
-
-    table: TableSpec | None = None
-    name: str = "tableak_accuracy"
-    unit: str = ""
-    higher_is_closer: bool = True
-    accepts: frozenset[Kind] = TABLES
-
-    def __call__(self, rebuilt: Tensor, private: Tensor) -> Float[Tensor, " n"]:
-        """One value per pair of rows (n, columns).
-
-        Raises:
-            BadInput: shapes differ, or do not fit the columns.
-        """
-        return _right(self.table, rebuilt, private, TABLEAK_TOLERANCE).double().mean(1)
-
-
-@dataclass(frozen=True)
-class ExactRow:
-    """1 where every column is right, else 0.
-
-    Attributes:
-        table: the columns.
-    """
-
-    table: TableSpec | None = None
-    name: str = "exact_row"
-    unit: str = ""
-    higher_is_closer: bool = True
-    accepts: frozenset[Kind] = TABLES
-
-    def __call__(self, rebuilt: Tensor, private: Tensor) -> Float[Tensor, " n"]:
-        """One value per pair of rows (n, columns).
-
-        Raises:
-            BadInput: shapes differ, or do not fit the columns.
-        """
-        return _right(self.table, rebuilt, private).all(1).double()
+EXACT_ROW = RowMetric("exact_row", whole=True)
+"""1 where every column is right, else 0."""
 
 
 def _right(
-    table: TableSpec | None, rebuilt: Tensor, private: Tensor, deviations: float | None = None
+    table: TableSpec | None, rebuilt: Tensor, private: Tensor, deviations: float | None
 ) -> Bool[Tensor, "n columns"]:
     """Which columns of each pair are right; numbers within so many standard deviations, or None for the strict rule."""
     paired(rebuilt, private)

@@ -5,6 +5,7 @@ Every position counts, also those of padding or of marks of beginning and end, w
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -23,10 +24,16 @@ LONGEST_RUN = 4
 
 
 @dataclass(frozen=True)
-class TokenAccuracy:
-    """Share of positions that hold the right token; in [0, 1], 1 when equal (Fowl et al. 2023, Decepticons)."""
+class SentenceMetric:
+    """One number per pair of sentences; in [0, 1], 1 when equal.
 
-    name: str = "token_accuracy"
+    Attributes:
+        name: in plans and reports.
+        measure: of checked sentences (n, t), (n, t).
+    """
+
+    name: str
+    measure: Callable[[Tensor, Tensor], Tensor]
     unit: str = ""
     higher_is_closer: bool = True
     accepts: frozenset[Kind] = SENTENCES
@@ -38,69 +45,7 @@ class TokenAccuracy:
             BadInput: shapes differ, or these are no token numbers.
         """
         _sentences(rebuilt, private)
-        return (rebuilt == private).double().mean(1)
-
-
-@dataclass(frozen=True)
-class ExactSentence:
-    """1 where every position holds the right token, else 0."""
-
-    name: str = "exact_sentence"
-    unit: str = ""
-    higher_is_closer: bool = True
-    accepts: frozenset[Kind] = SENTENCES
-
-    def __call__(self, rebuilt: Tensor, private: Tensor) -> Float[Tensor, " n"]:
-        """One value per pair of sentences (n, t) of token numbers.
-
-        Raises:
-            BadInput: shapes differ, or these are no token numbers.
-        """
-        _sentences(rebuilt, private)
-        return (rebuilt == private).all(1).double()
-
-
-@dataclass(frozen=True)
-class BLEU:
-    """BLEU of each sentence against its private one (Papineni et al. 2002); in [0, 1], 1 when equal.
-
-    On token numbers, with runs of up to four tokens (or of the sentence's length, if that is shorter) and without
-    smoothing, so that a sentence that shares no run of four scores 0 (torchmetrics, float32).
-    """
-
-    name: str = "bleu"
-    unit: str = ""
-    higher_is_closer: bool = True
-    accepts: frozenset[Kind] = SENTENCES
-
-    def __call__(self, rebuilt: Tensor, private: Tensor) -> Float[Tensor, " n"]:
-        """One value per pair of sentences (n, t) of token numbers.
-
-        Raises:
-            BadInput: shapes differ, or these are no token numbers.
-        """
-        return _per_sentence(_bleu, rebuilt, private)
-
-
-@dataclass(frozen=True)
-class RougeL:
-    """F1 of the longest common subsequence of each sentence and its private one (Lin 2004); in [0, 1], 1 when equal.
-
-    On token numbers (torchmetrics, float32).
-    """
-
-    name: str = "rouge_l"
-    unit: str = ""
-    higher_is_closer: bool = True
-    accepts: frozenset[Kind] = SENTENCES
-
-    def __call__(self, rebuilt: Tensor, private: Tensor) -> Float[Tensor, " n"]:
-        """One value per pair of sentences (n, t) of token numbers.
-
-        Raises:
-            BadInput: shapes differ, or these are no token numbers.
-        """
-        return _per_sentence(_rouge_l, rebuilt, private)
+        return self.measure(rebuilt, private)
 
 
 def _sentences(rebuilt: Tensor, private: Tensor) -> None:
@@ -113,7 +58,6 @@ def _sentences(rebuilt: Tensor, private: Tensor) -> None:
 
 
 def _per_sentence(function: Callable[[str, str], Tensor], rebuilt: Tensor, private: Tensor) -> Tensor:
-    _sentences(rebuilt, private)
     values = [float(function(a, b)) for a, b in zip(_words(rebuilt), _words(private), strict=True)]
     return private.new_tensor(values, dtype=torch.float64)
 
@@ -130,3 +74,20 @@ def _rouge_l(rebuilt: str, private: str) -> Tensor:
     # torchmetrics' own normaliser would drop signs; token numbers need none of it.
     found = rouge_score([rebuilt], [private], rouge_keys="rougeL", normalizer=str, tokenizer=str.split)
     return found["rougeL_fmeasure"]
+
+
+TOKEN_ACCURACY = SentenceMetric("token_accuracy", lambda a, b: (a == b).double().mean(1))
+"""Share of positions that hold the right token (Fowl et al. 2023, Decepticons)."""
+
+EXACT_SENTENCE = SentenceMetric("exact_sentence", lambda a, b: (a == b).all(1).double())
+"""1 where every position holds the right token, else 0."""
+
+BLEU = SentenceMetric("bleu", partial(_per_sentence, _bleu))
+"""BLEU of each sentence against its private one (Papineni et al. 2002).
+
+On token numbers, with runs of up to four tokens (or of the sentence's length, if that is shorter), without smoothing,
+so that a sentence that shares no run of four scores 0 (torchmetrics, float32).
+"""
+
+ROUGE_L = SentenceMetric("rouge_l", partial(_per_sentence, _rouge_l))
+"""F1 of the longest common subsequence of each sentence and its private one (Lin 2004; torchmetrics, float32)."""
