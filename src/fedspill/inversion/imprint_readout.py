@@ -104,6 +104,8 @@ class ImprintReadout:
         names = self.imprint.names()
         places = tuple(tuple(names[j][b] for j, b in enumerate(row) if b >= 0) for row in where.tolist())
         # One group: an example that is alone. Several without peeling: one that is alone in any of them.
+        if not self.look.whole:  # what is read is not the whole input
+            return Expected(places, torch.zeros(len(where), dtype=torch.bool))
         if self.decode == "peel":
             return Expected(places, peelable(where))
         return Expected(places, torch.stack([peelable(column[:, None]) for column in where.T], 1).any(1))

@@ -11,6 +11,7 @@ from fedspill.core.errors import NotApplicable
 from fedspill.core.inputs import ImageSpec, InputSpec, TableSpec, TokenSpec
 from fedspill.core.model import Model
 from fedspill.inversion.chain import probe_inputs
+from fedspill.inversion.picture import PixelMap, pictures, pixel_map
 from fedspill.inversion.pieces import by_rows
 from fedspill.inversion.singles import Book, InputBook, NoBook
 from fedspill.inversion.taps import layer_inputs
@@ -26,6 +27,11 @@ class Look(Protocol):
         """What stored data look like."""
         ...
 
+    @property
+    def whole(self) -> bool:
+        """Nothing of the input is lost there, so that exact features are an exact input."""
+        ...
+
     def inputs(self, features: Float[Tensor, "m f"]) -> Tensor:
         """Inputs as people see them, from flat features in float64."""
         ...
@@ -36,6 +42,7 @@ class InputLook:
     """The network's own input."""
 
     spec: InputSpec
+    whole: bool = True
 
     @property
     def book(self) -> Book:
@@ -52,14 +59,44 @@ class SentenceLook:
     """Behind an embedding."""
 
     book: TokenBook
+    whole: bool = True
 
     def inputs(self, features: Float[Tensor, "m f"]) -> Tensor:
         """The nearest tokens."""
         return self.book.tokens(features)
 
 
-def look_at(model: Model, at: str) -> Look:
+@dataclass(frozen=True)
+class PictureLook:
+    """Deep in a network that hands the picture on (`inversion.linearised`).
+
+    Attributes:
+        seen: which pixel each feature shows.
+        spec: of the pictures.
+        whole: strides and pools lose pixels.
+    """
+
+    seen: PixelMap
+    spec: ImageSpec
+    whole: bool = False
+
+    @property
+    def book(self) -> Book:
+        """Windows of pools leave no lattice."""
+        return NoBook()
+
+    def inputs(self, features: Float[Tensor, "m f"]) -> Tensor:
+        """Interpolated between the pixels that are shown."""
+        return pictures(self.seen, features, self.spec)
+
+
+def look_at(model: Model, at: str, *, transparent: bool = False) -> Look:
     """How the input of the layer `at` shows the network's input.
+
+    Args:
+        model: before a layer is planted.
+        at: name of the layer; "" is the network.
+        transparent: the layers before it hand pixels on (`inversion.linearised`).
 
     Raises:
         NotApplicable: it does not show it.
@@ -69,7 +106,12 @@ def look_at(model: Model, at: str) -> Look:
         return SentenceLook(TokenBook(model, at))
     if at == "" or _shows_input(model, at):
         return InputLook(spec)
-    raise NotApplicable(f"what enters {at!r} is not the network's input, and no way back from it is known")
+    if transparent and isinstance(spec, ImageSpec):
+        return PictureLook(pixel_map(model, at), spec)
+    raise NotApplicable(
+        f"what enters {at!r} is not the network's input; for pictures, lanes='three' or 'all' make the layers before"
+        " it hand the input on"
+    )
 
 
 def _shows_input(model: Model, at: str) -> bool:

@@ -19,6 +19,7 @@ from fedspill.inversion.imprint import Imprint
 from fedspill.inversion.imprint_making import Bins, make_imprint
 from fedspill.inversion.imprint_readout import Decode, ImprintReadout
 from fedspill.inversion.layer_gradient import Layer
+from fedspill.inversion.linearised import Lanes, Relu, linearised
 from fedspill.inversion.looks import look_at
 from fedspill.inversion.measurement import Cutoffs
 from fedspill.inversion.planting import Activation, Connection, Place, PlantedLayer, equal_columns, find_place, planted
@@ -38,6 +39,9 @@ class RobbingTheFed:
             else Laplace for cosines and normal for the others.
         at: name of the layer in front of which the module stands; "" is the network's input, or for sentences what
             follows the embedding.
+        lanes: "none" leaves the layers before `at` as they are; "three" and "all" make them hand the picture on (4.3,
+            flexible placement), see `inversion.linearised`.
+        bypass: how these layers' ReLUs let it through: "shift" by their biases, or "remove".
         activation: "relu" bins are differences of rows; "hardtanh" and "two_relus" bins are rows of their own,
             for several local steps (section 4.3).
         connection: "linear" has a second layer of the input's size; "addition" has no further parameter.
@@ -56,6 +60,8 @@ class RobbingTheFed:
     own: tuple[float, ...] = ()
     cutoffs: Cutoffs | Literal["auto"] = "normal"
     at: str = ""
+    lanes: Lanes | Literal["none"] = "none"
+    bypass: Relu = "shift"
     activation: Activation = "relu"
     connection: Connection = "linear"
     gain: float = 1.0
@@ -76,6 +82,8 @@ class RobbingTheFed:
         Raises:
             NotApplicable: the place does not exist or does not fit, or cutoffs need public data that are not there.
         """
+        if self.lanes != "none":
+            model = linearised(model, self.at, lanes=self.lanes, relu=self.bypass)
         place = find_place(model, self._where(model))
         imprint = make_imprint(
             Bins(self.rows, self.functions, self.own, self.cutoffs),
@@ -93,7 +101,7 @@ class RobbingTheFed:
         layer = Layer(f"{place.layer}.weight", f"{place.layer}.bias")
         direction = model.like.new_full((place.features,), self.throughput / self.gain / imprint.total)
         outlet = Outlet(place.module, place.module, direction)
-        look, own = look_at(model, place.at), model if self.predict_labels else None
+        look, own = look_at(model, place.at, transparent=self.lanes != "none"), model if self.predict_labels else None
         return Tampered(changed, ImprintReadout(place.at, layer, imprint, look, self.decode, outlet, active, own))
 
     def _where(self, model: Model) -> str:
