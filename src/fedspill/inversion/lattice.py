@@ -65,11 +65,18 @@ def _of_images(spec: ImageSpec, z: Tensor) -> Tensor:
 
 
 def _of_tables(spec: TableSpec, z: Tensor) -> Tensor:
-    parts = z.double().view(len(z), -1).split(spec.widths, -1)
+    parts = z.double().view(len(z), sum(spec.widths)).split(spec.widths, -1)
     found = [d for c, p in zip(spec.columns, parts, strict=True) if (d := _off(c, p)) is not None]
     if not found:
         return z.new_full((len(z),), torch.nan, dtype=torch.float64)
     return torch.stack(found).amax(0)
+
+
+def is_coarse(column: Column) -> bool:
+    """The column's values lie far enough apart to be told from one another in float32."""
+    if isinstance(column, CategoricalColumn):
+        return True
+    return column.step is not None and (column.high - column.low) / column.step <= FINEST
 
 
 def _off(column: Column, part: Float[Tensor, "n width"]) -> Tensor | None:
@@ -77,7 +84,7 @@ def _off(column: Column, part: Float[Tensor, "n width"]) -> Tensor | None:
     if isinstance(column, CategoricalColumn):
         nearest = torch.nn.functional.one_hot(part.argmax(1), part.shape[1]).to(part)
         return (part - nearest).abs().amax(1)
-    if column.step is None or (column.high - column.low) / column.step > FINEST:
+    if column.step is None or not is_coarse(column):
         return None
     steps = (part[:, 0] * column.std + column.mean) / column.step
     return (steps - steps.round()).abs()

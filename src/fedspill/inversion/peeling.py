@@ -14,6 +14,7 @@ from torch import Tensor
 from fedspill.inversion.bin_contents import Contents
 from fedspill.inversion.bin_reading import DOUBTFUL, Readings, joined, read_group
 from fedspill.inversion.imprint import Imprint
+from fedspill.inversion.joint_fit import jointly_fitted
 from fedspill.inversion.share_test import Accounts
 from fedspill.inversion.singles import ALONE, Book
 
@@ -90,6 +91,8 @@ def peel(held: Sequence[Contents], imprint: Imprint, book: Book, accounts: Accou
             break
         if not fresh:  # nothing is stored data: begin again, and ask
             ask, state = accounts, Peel.of(held, imprint)
+    if found and book.open:
+        found = [_refined(joined(found), held, state, book)]
     rest = [read_group(h, imprint, j, book) for j, h in enumerate(state.held)]
     doubtful = [replace(r, confidence=r.confidence.clamp_max(DOUBTFUL)) for r in rest if len(r)]
     return joined([*found, *doubtful]) if found or doubtful else joined(rest)
@@ -115,6 +118,13 @@ def _round(state: Peel, book: Book, accounts: Accounts | None) -> list[Readings]
 def _cleaned(book: Book, features: Float[Tensor, "1 f"]) -> Float[Tensor, "1 f"]:
     """Stored data without rounding; other data as they are."""
     return book.snap(features) if float(book.residual(features)[0]) < ALONE else features
+
+
+def _refined(found: Readings, held: Sequence[Contents], state: Peel, book: Book) -> Readings:
+    fitted = jointly_fitted(held, state.held, state.imprint, found.features, found.share)
+    near = (fitted - found.features).norm(dim=1) < LEFT_OVER * found.features.norm(dim=1)
+    cleaned = torch.cat([_cleaned(book, row[None]) for row in fitted])
+    return replace(found, features=torch.where(near[:, None], cleaned, found.features))
 
 
 def _places(state: Peel, group: int, looked: Tensor) -> Int[Tensor, " m"]:

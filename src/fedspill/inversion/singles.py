@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from fedspill.core.inputs import ImageSpec, InputSpec, TableSpec
-from fedspill.inversion.lattice import lattice_residual, snap
+from fedspill.inversion.lattice import is_coarse, lattice_residual, snap
 from fedspill.inversion.lattice_scale import lattice_scale
 from fedspill.inversion.pieces import by_rows
 
@@ -28,6 +28,11 @@ SOME = 8
 @runtime_checkable
 class Book(Protocol):
     """What stored data look like at the place where features are read."""
+
+    @property
+    def open(self) -> bool:
+        """Some numbers are not rounded by `snap`, or more finely than they are read."""
+        ...
 
     def residual(self, features: Float[Tensor, "m f"]) -> Float[Tensor, " m"]:
         """0 for stored data, 0.25 in the mean for mixtures, NaN where it cannot be told."""
@@ -55,6 +60,11 @@ class InputBook:
     """
 
     spec: ImageSpec | TableSpec
+
+    @property
+    def open(self) -> bool:
+        """Tables may have real numbers, or large counts."""
+        return isinstance(self.spec, TableSpec) and not all(is_coarse(c) for c in self.spec.columns)
 
     def residual(self, features: Float[Tensor, "m f"]) -> Float[Tensor, " m"]:
         """Distance to the lattice of stored values."""
@@ -84,6 +94,11 @@ class InputBook:
 @dataclass(frozen=True)
 class NoBook:
     """Of features that nothing is known of."""
+
+    @property
+    def open(self) -> bool:
+        """Nothing is rounded."""
+        return True
 
     def residual(self, features: Float[Tensor, "m f"]) -> Float[Tensor, " m"]:
         """It cannot be told."""

@@ -35,6 +35,11 @@ class TokenBook:
         assert isinstance(self.model.input, TokenSpec)
         return self.model.input
 
+    @property
+    def open(self) -> bool:
+        """Tokens are whole."""
+        return False
+
     def tokens(self, features: Float[Tensor, "m f"]) -> Int[Tensor, "m t"]:
         """The token at every position whose features are nearest."""
         length = self._spec.length
