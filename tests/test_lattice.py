@@ -103,3 +103,8 @@ def test_data_without_a_lattice_say_nothing() -> None:
     assert lattice_residual(real, torch.zeros(2, 1)).isnan().all()
     assert lattice_residual(TokenSpec(4, 9), torch.zeros(2, 4)).isnan().all()
     assert snap(TokenSpec(4, 9), torch.full((1, 4), 2.4)).tolist() == [[2.0] * 4]
+
+
+def test_no_example_has_no_residual() -> None:
+    assert lattice_residual(TABLE, TABLE.encode(rows(3, "none"))[:0]).shape == (0,)
+    assert lattice_residual(ImageSpec((3, 8, 8)), torch.zeros(0, 3, 8, 8)).shape == (0,)

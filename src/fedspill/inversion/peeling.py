@@ -22,6 +22,13 @@ LEFT_OVER = 1e-3
 """Share of what was taken out of a bin below which the rest is nothing."""
 
 
+PURE = (3e-4, 1e-2, ALONE)
+"""Residuals up to which examples are taken out, the purest first: one whose share is a thousandth of another's hides
+behind it in their bin, and shows only in how far the two are off the lattice."""
+NEAR = 1e-2
+"""Relative change by which the fit to all bins may correct an example."""
+
+
 @dataclass
 class Peel:
     """The bins as they are after some examples were taken out.
@@ -85,7 +92,7 @@ def peel(held: Sequence[Contents], imprint: Imprint, book: Book, accounts: Accou
     state, found = Peel.of(held, imprint), list[Readings]()
     ask: Accounts | None = None
     while True:
-        fresh = _round(state, book, ask)
+        fresh = next((new for level in PURE if (new := _round(state, book, ask, level))), [])
         found += fresh
         if not fresh and (found or ask is accounts):
             break
@@ -98,15 +105,18 @@ def peel(held: Sequence[Contents], imprint: Imprint, book: Book, accounts: Accou
     return joined([*found, *doubtful]) if found or doubtful else joined(rest)
 
 
-def _round(state: Peel, book: Book, accounts: Accounts | None) -> list[Readings]:
-    """One look at every bin that changed."""
+def _round(state: Peel, book: Book, accounts: Accounts | None, level: float) -> list[Readings]:
+    """One look at every bin that changed; those that were not pure enough are looked at again at the next level."""
     fresh = list[Readings]()
     for j, dirty in enumerate(state.dirty):
         looked, state.dirty[j] = dirty, torch.zeros_like(dirty)
         seen = read_group(state.held[j], state.imprint, j, book, looked, accounts)
-        places = _places(state, j, looked)
+        places, off = _places(state, j, looked), book.residual(seen.features)
         for i, mark in enumerate(seen.marks):
             if mark != "alone" or bool(state.dirty[j][places[i]]):
+                continue
+            if level < float(off[i]) < ALONE:  # beyond it is none of the book's
+                state.dirty[j][places[i]] = True
                 continue
             exact = _cleaned(book, seen.features[i : i + 1])
             share = state.take(exact[0], j, int(places[i]))
@@ -122,7 +132,7 @@ def _cleaned(book: Book, features: Float[Tensor, "1 f"]) -> Float[Tensor, "1 f"]
 
 def _refined(found: Readings, held: Sequence[Contents], state: Peel, book: Book) -> Readings:
     fitted = jointly_fitted(held, state.held, state.imprint, found.features, found.share)
-    near = (fitted - found.features).norm(dim=1) < LEFT_OVER * found.features.norm(dim=1)
+    near = (fitted - found.features).norm(dim=1) < NEAR * found.features.norm(dim=1)
     cleaned = torch.cat([_cleaned(book, row[None]) for row in fitted])
     return replace(found, features=torch.where(near[:, None], cleaned, found.features))
 
