@@ -29,4 +29,13 @@ def test_the_page_leads_to_every_scene(tmp_path: Path, monkeypatch) -> None:
 
 def test_no_scene_lowers_the_threshold() -> None:
     for setting in SETTINGS:
-        assert "leak_threshold" not in setting.plan["audit"], setting.name
+        assert setting.plan["audit"].get("leak_threshold", {"psnr": 20.0})["psnr"] >= 20, setting.name
+
+
+def test_the_aggregate_scene_is_read_exactly() -> None:
+    scene = next(s for s in SETTINGS if s.name == "aggregate")
+    trial = run_audit(parse_plan(scene.plan), device="cpu").report.trials[0]
+    assert trial.predicted is not None
+    assert trial.predicted.both == trial.predicted.predicted == 64
+    assert trial.leakage_rate is not None
+    assert trial.leakage_rate.hits == 64

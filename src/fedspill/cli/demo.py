@@ -1,4 +1,4 @@
-"""The demonstration: what two common settings leak of embedded photographs."""
+"""The demonstration: what three settings leak of embedded photographs."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,28 @@ class Setting:
 
 
 SETTINGS = (
+    Setting(
+        "aggregate",
+        "A malicious server, 64 photographs in one aggregated gradient",
+        "The server plants a layer in front of ResNet-18 that sorts examples into bins (Robbing the Fed), with four"
+        " linear functions and 256 rows. All that it gets is the mean gradient of 64 photographs, as it would be under"
+        " secure aggregation of eight clients. No search: it reads copies, in seconds.",
+        {
+            "audit": {
+                "attacks": ["robbing_the_fed:strong"],
+                "metrics": ["psnr", "mse"],
+                "leak_threshold": {"psnr": 40.0},
+            },
+            "model": {"name": "resnet18", "stem": "imagenet"},
+            "data": {"name": "photos", "size": 96, "indices": "0:64"},
+            "client": {"num_examples": 64, "clients": 8},
+            "server": {
+                "role": "malicious architecture",
+                "knows": ["num_examples", "public_data"],
+                "public": {"name": "photos", "split": "public"},
+            },
+        },
+    ),
     Setting(
         "convolutional",
         "A convolutional network, one photograph per update",

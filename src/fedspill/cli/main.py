@@ -66,7 +66,7 @@ def demo(
     device: Device = "auto",
     fresh: Fresh = False,
 ) -> None:
-    """Attack two small settings on embedded photographs and show what leaked (about a minute)."""
+    """Attack three settings on embedded photographs and show what leaked (about a minute)."""
     folder = out or Path("fedspill-demo")
     with TerminalListener(_console()) as listener:
         results = run_demo(folder, listener, device, fresh)
