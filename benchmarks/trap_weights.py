@@ -7,6 +7,7 @@ Shares are means over batches, +- the standard deviation.
 
     python -m benchmarks.trap_weights --batches 10
     python -m benchmarks.trap_weights --cells 1000x100 --normalise --preset strong
+    python -m benchmarks.trap_weights --normalise --public 200 --imprint  # beside Robbing the Fed, its Fig. 21
 """
 
 import argparse
@@ -24,6 +25,7 @@ from fedspill.core.model import Model
 from fedspill.core.rng import stream
 from fedspill.core.roles import Measures, Tampering
 from fedspill.core.types import Batch
+from fedspill.tamperings.robbing_linear_layer import RobbingLinearLayer
 from fedspill.tamperings.trap_weights import CARD, TrapWeights
 from fedspill.zoo import data, models
 
@@ -127,6 +129,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--public", type=int, default=0, help="training images that the server holds, to tune s")
     parser.add_argument("--normalise", action="store_true", help="a network that normalises by the data's statistics")
     parser.add_argument("--hidden", nargs="*", type=int, default=[256], help="widths behind the trap rows")
+    parser.add_argument("--imprint", action="store_true", help="also imprint rows, plain and peeled, same batches")
     parser.add_argument("--data-root", default=None)
     return parser.parse_args()
 
@@ -142,7 +145,18 @@ def main() -> None:
     assert isinstance(component, TrapWeights)
     print(f"`python -m benchmarks.trap_weights {shlex.join(sys.argv[1:])}`, torch {torch.__version__}, float32 client,")
     print(f"FedSGD, MLP rows-{'-'.join(map(str, args.hidden))}-10, n = {args.batches} batches and draws of rows.\n")
-    heads = ["rows", "B", "A", "P", "R", f"read (>= {PSNR:g} dB)", f"read (l2 <= {L2:g})", "certified", "false"]
+    heads = [
+        "server",
+        "rows",
+        "B",
+        "A",
+        "P",
+        "R",
+        f"read (>= {PSNR:g} dB)",
+        f"read (l2 <= {L2:g})",
+        "certified",
+        "false",
+    ]
     print("| " + " | ".join([*heads, "R in the paper"]) + " |")
     print("|" + "---|" * (len(heads) + 1))
     for cell in args.cells:
@@ -155,10 +169,15 @@ def main() -> None:
             mean=pool.mean,
             std=pool.std,
         )
-        chosen = replace(component, scale=args.scale or component.scale, examples=size if public else 0)
-        print(
-            f"| {row((rows, size), recall(chosen, model, cut(pool.batch, size, args.batches), public))} |", flush=True
-        )
+        servers: dict[str, Tampering] = {
+            "trap weights": replace(component, scale=args.scale or component.scale, examples=size if public else 0)
+        }
+        if args.imprint:
+            servers["imprint"] = RobbingLinearLayer(functions=("random",), cutoffs="auto")
+            servers["imprint, peeled"] = RobbingLinearLayer(functions=("random",) * 4, cutoffs="auto", decode="peel")
+        for name, server in servers.items():
+            found = recall(server, model, cut(pool.batch, size, args.batches), public)
+            print(f"| {name} | {row((rows, size), found)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ front, so that scales, position encodings and norms need not be known.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Float, Int
@@ -16,6 +17,8 @@ from fedspill.inversion.taps import layer_inputs
 
 CHUNK = 512
 """Tokens per forward pass through the front."""
+PROBES = 16
+"""Tokens by which is seen how features come about."""
 
 
 @dataclass(frozen=True)
@@ -42,19 +45,39 @@ class TokenBook:
 
     def tokens(self, features: Float[Tensor, "m f"]) -> Int[Tensor, "m t"]:
         """The token at every position whose features are nearest."""
-        length = self._spec.length
-        wanted = features.view(len(features), length, -1).to(self.model.like)
+        length, size = self._spec.length, features.shape[1] // self._spec.length
+        wanted = features.view(len(features), length, size).to(self.model.like)
         best = wanted.new_full((len(wanted), length), torch.inf)
         found = torch.zeros_like(best, dtype=torch.long)
-        for first in range(0, self._spec.vocabulary, CHUNK):
-            ids = torch.arange(first, min(first + CHUNK, self._spec.vocabulary), device=wanted.device)
-            table = layer_inputs(self.model, self.at, ids[:, None].expand(-1, length))
+        if self._added is not None:
+            first, offset = self._added
+            wanted = (wanted - offset).view(-1, 1, size)
+            best, found = best.view(-1, 1), found.view(-1, 1)
+        else:
+            first = None
+        for ids in torch.arange(self._spec.vocabulary, device=wanted.device).split(CHUNK):
+            table = self._front(ids) if first is None else first[ids, None]
             # |a - b|^2 up to |a|^2, which no token changes.
             gap = table.square().sum(2).T[None] - 2 * torch.einsum("mtd,vtd->mtv", wanted, table)
             value, index = gap.min(2)
             closer = value < best
             best, found = torch.where(closer, value, best), torch.where(closer, ids[index], found)
-        return found
+        return found.view(len(features), length)
+
+    def _front(self, ids: Int[Tensor, " v"]) -> Float[Tensor, "v t d"]:
+        """Features of sentences of one token only."""
+        return layer_inputs(self.model, self.at, ids[:, None].expand(-1, self._spec.length))
+
+    @cached_property
+    def _added(self) -> tuple[Float[Tensor, "v d"], Float[Tensor, "t d"]] | None:
+        """Features as a part of the token plus one of the position, if they are that: a table of its own is large."""
+        vocabulary, device = self._spec.vocabulary, self.model.like.device
+        some = self._front(torch.linspace(0, vocabulary - 1, PROBES, device=device).long().unique())
+        offset = (some[0] - some[0, :1]).detach()
+        if not torch.allclose(some, some[:, :1] + offset, rtol=1e-4, atol=1e-5):
+            return None
+        parts = torch.arange(vocabulary, device=device).split(CHUNK)
+        return torch.cat([self._front(ids)[:, 0] for ids in parts]), offset
 
     def snap(self, features: Float[Tensor, "m f"]) -> Float[Tensor, "m f"]:
         """The features of the nearest sentence."""
@@ -72,10 +95,6 @@ class TokenBook:
     def scale(self, direction: Float[Tensor, " f"], low: float, high: float) -> float | None:
         """Not sought."""
         return None
-
-    def inputs(self, features: Float[Tensor, "m f"]) -> Int[Tensor, "m t"]:
-        """The sentences."""
-        return self.tokens(features)
 
 
 MIXED = 0.2
