@@ -340,3 +340,20 @@ def test_under_a_budget_closed_forms_go_first_and_the_report_keeps_the_plans_ord
     report = audit({"audit": table}, n=1, listener=Listening()).report
     assert turns == ["linear_layer", "inverting_gradients"]
     assert [t.attack for t in report.trials] == ["inverting_gradients", "linear_layer"]
+
+
+def test_attacks_run_on_what_a_server_with_a_readout_made_too() -> None:
+    plan = parse_plan(
+        {
+            "audit": {"attacks": [{"name": "inverting_gradients", "preset": "quick", "steps": 3}]},
+            "model": {"name": "mlp"},
+            "data": {"name": "photos", "size": 16, "indices": "0:2"},
+            "client": {"num_examples": 2},
+            "server": {"tampering": "robbing_the_fed:quick"},
+        }
+    )
+    trial = run_audit(plan, device="cpu").report.trials[0]
+    assert trial.added_parameters == 128 * (768 + 1) + 768 * (128 + 1)
+    assert trial.role == "malicious architecture"
+    assert trial.self_check is not None
+    assert trial.self_check < 1e-6

@@ -140,12 +140,10 @@ def _readable() -> dict[str, Card[Any]]:
 
 
 def tampering_of(plan: AuditPlan) -> tuple[Tampering, Card[Tampering]] | None:
-    """The tampering without a readout that the plan names, if any."""
+    """The tampering on whose model the plan's attacks are run, if any; a readout that it brings is not used."""
     entry = plan.server.tampering
     if entry is None:
         return None
     cards = catalogue.tamperings()
-    name, _, card = catalogue.pick(cards, f"{entry.name}:{entry.preset}", "tampering")
-    if card.reads:
-        raise BadInput(f"tampering {name!r} brings its own readout; name it in audit.attacks instead")
+    _, _, card = catalogue.pick(cards, f"{entry.name}:{entry.preset}", "tampering")
     return configure(card, entry, "tampering"), card

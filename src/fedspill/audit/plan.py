@@ -191,7 +191,7 @@ class ServerSection(_Section):
 
     Attributes:
         role: "standard" runs malicious servers only up to this role.
-        tampering: a tampering without a readout, on whose model the attacks are run.
+        tampering: on whose model the attacks are run; a readout that it brings is not used.
         public: examples from the clients' distribution, checked to be disjoint from the private ones.
     """
 
