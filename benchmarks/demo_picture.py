@@ -10,7 +10,7 @@ from fedspill.rendering.folder import pairs_of
 from fedspill.rendering.pictures import beside, tiles
 
 TARGET = Path(__file__).parent.parent / "docs" / "demo.png"
-SCENES = ("convolutional", "fully_connected")
+SCENES = ("aggregate", "convolutional", "fully_connected")
 SIDE, GAP = 128, 16
 
 
