@@ -37,6 +37,13 @@ def relu_mlp(*, dtype: torch.dtype = torch.float32) -> Model:
     return Model.of(draw_weights(net), SPEC).to("cpu", dtype)
 
 
+def linear(classes: int = CLASSES, *, dtype: torch.dtype = torch.float32) -> Model:
+    """Logistic regression."""
+    with torch.random.fork_rng():
+        net = nn.Sequential(nn.Flatten(), nn.Linear(192, classes))
+    return Model.of(draw_weights(net, scale=1e-3), SPEC).to("cpu", dtype)
+
+
 def conv_bn(*, training: bool = False, dtype: torch.dtype = torch.float32) -> Model:
     """A small convolutional network with BatchNorm."""
     with torch.random.fork_rng():

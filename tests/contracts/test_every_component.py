@@ -12,11 +12,13 @@ from fedspill.core.local_update import FedAvg, FedSGD, local_update
 from fedspill.core.rng import stream
 from fedspill.core.roles import UNWATCHED, Attack, Tampering
 from fedspill.federation.threat import observe
-from tests.worlds import SPEC, batch, conv_bn, mlp, relu_mlp
+from tests.worlds import SPEC, batch, conv_bn, linear, mlp, relu_mlp
 
 ATTACKS, TAMPERINGS = catalogue.attacks(), catalogue.tamperings()
 READABLE = {n: c for n, c in TAMPERINGS.items() if c.reads}
 EVERYTHING = frozenset(Knows)
+LINEAR_ONLY = {"logistic_regression"}
+"""Attacks that fit no network with a hidden layer."""
 
 
 def shortened(component):
@@ -42,7 +44,7 @@ def world(name: str, n: int, protocol=FedSGD(), model=None):
     """What an entry sees: its own sent model, the update, all grants."""
     private, public = batch(n), batch(32, seed=1)
     if name in ATTACKS:
-        sent, attack = model or mlp(), shortened(ATTACKS[name].presets["quick"])
+        sent, attack = model or (linear() if name in LINEAR_ONLY else mlp()), shortened(ATTACKS[name].presets["quick"])
     else:
         tampered = tampered_by(TAMPERINGS[name], public, [model] if model else [mlp(), relu_mlp()])
         sent, attack = tampered.model, tampered.readout
