@@ -13,3 +13,6 @@ _hook = install_import_hook(_checked, "beartype.beartype")
 
 # Tests are small and run two at a time; more threads would only wait for each other.
 torch.set_num_threads(1)
+
+# A fixture of several files; imported after the hook, so that what it imports is checked too.
+from tests.readouts import planted  # noqa: E402, F401

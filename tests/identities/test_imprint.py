@@ -3,46 +3,21 @@
 from dataclasses import replace
 
 import pytest
-import scipy.fft
-import scipy.stats
 import torch
 from torch import nn
 
 from fedspill.core.errors import BadInput, NotApplicable
 from fedspill.core.inputs import ImageSpec
 from fedspill.core.knowledge import ServerKnowledge
-from fedspill.core.local_update import FedAvg, FedSGD, aggregate_update, local_update
+from fedspill.core.local_update import FedAvg, FedSGD, local_update
 from fedspill.core.model import Model
 from fedspill.core.rng import rand, stream
 from fedspill.core.types import Batch
-from fedspill.inversion.lattice_scale import lattice_scale
-from fedspill.inversion.measurement import decorrelated, edges, vector
-from fedspill.inversion.share_test import predicted_shares
-from fedspill.tamperings.one_shot import OneShot
+from fedspill.inversion.measurement import vector
 from fedspill.tamperings.robbing_linear_layer import RobbingLinearLayer
 from fedspill.tamperings.robbing_the_fed import RobbingTheFed
+from tests.imprints import EXACT, read, stored
 from tests.worlds import CLASSES, SPEC, batch, conv_bn, draw_weights, mlp, relu_mlp
-
-EXACT = 1e-3
-"""Root mean squared error of 60 dB."""
-
-
-def stored(n: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Batch:
-    """Random pictures of 8 bits."""
-    made = batch(n, seed, dtype)
-    return Batch((made.inputs * 255).round() / 255, made.labels)
-
-
-def read(tampering, model: Model, private: Batch, training=FedSGD(), public=None, clients: int = 1, round: int = 0):
-    """The reconstruction, what was expected, and which private examples it holds exactly."""
-    public = stored(400, 1, model.like.dtype) if public is None else public
-    tampered = tampering.tamper(model, public, round, stream(3, "server"))
-    z = model.input.encode(private.inputs)
-    update = aggregate_update(tampered.model, z, private.labels, training, clients)
-    known = ServerKnowledge(tampered.model, clients, len(private), local_training=training)
-    found = tampered.readout.reconstruct(update, known, stream(0, "attack"))
-    gap = torch.cdist(found.inputs.flatten(1), private.inputs.flatten(1)) / private.inputs[0].numel() ** 0.5
-    return found, tampered.readout.expects(tampered.model, z), (gap < EXACT).any(0), gap
 
 
 @pytest.mark.parametrize("activation", ["relu", "hardtanh", "two_relus"])
@@ -174,135 +149,6 @@ def wide() -> Model:
         net = nn.Sequential(nn.Flatten(), nn.Linear(768, 32), nn.ReLU(), nn.Linear(32, CLASSES))
     spec = ImageSpec((3, 16, 16), mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.3))
     return Model.of(draw_weights(net), spec)
-
-
-@pytest.mark.parametrize("activation", ["relu", "hardtanh"])
-def test_peeling_finds_what_an_ideal_decoder_finds_and_nothing_false(activation) -> None:
-    tampering = RobbingTheFed(48, ("random",) * 3, cutoffs="auto", decode="peel", activation=activation)
-    for seed in range(3):
-        private = stored(24, 10 + seed)
-        found, expected, exact, gap = read(tampering, conv_bn(), private)
-        single = read(replace(tampering, functions=("random",), decode="bins"), conv_bn(), private)[2]
-        assert int(expected.found.sum()) > int(single.sum())
-        assert int((exact & expected.found).sum()) >= int(expected.found.sum()) - 1
-        assert bool((gap < EXACT).any(1)[found.confidence > 0.5].all())
-
-
-def test_data_off_the_lattice_are_never_called_sure_where_shares_cannot_be_computed() -> None:
-    for functions, decode in ((("random",), "bins"), (("random",) * 3, "peel")):
-        tampering = RobbingTheFed(48, functions, cutoffs="auto", decode=decode)
-        found, _, _, _ = read(tampering, conv_bn(training=True), batch(16))
-        assert float(found.confidence.max()) <= 0.5
-        assert not found.converged
-
-
-@pytest.mark.parametrize("connection", ["linear", "addition"])
-def test_data_off_the_lattice_are_recognised_and_peeled_by_the_share_that_they_send(connection) -> None:
-    plain = RobbingTheFed(48, ("random",), cutoffs="auto", connection=connection)
-    peeled = replace(plain, functions=("random",) * 3, decode="peel")
-    for tampering in (plain, peeled):
-        found, expected, exact, gap = read(tampering, conv_bn(), batch(16))
-        assert bool((gap < EXACT).any(1)[found.confidence > 0.5].all())
-        assert int((exact & expected.found).sum()) >= int(expected.found.sum()) - 1
-        assert int((found.confidence > 0.5).sum()) >= int(expected.found.sum()) - 1
-    assert int(exact.sum()) > 13
-
-
-@pytest.mark.parametrize("net", [relu_mlp, conv_bn])
-def test_the_predicted_share_is_the_gradient_of_the_rows_of_one_example(net) -> None:
-    model, private = net(dtype=torch.float64), batch(3, dtype=torch.float64)
-    tampering = RobbingLinearLayer(cutoffs="auto") if net is relu_mlp else RobbingTheFed(32, cutoffs="auto", gain=3.0)
-    tampered = tampering.tamper(model, stored(400, 1, torch.float64), 0, stream(3, "server"))
-    readout, z = tampered.readout, model.input.encode(private.inputs)
-    shares = predicted_shares(tampered.model, readout.outlet, z.flatten(1))
-    bins = readout.imprint.bins(z.flatten(1))[:, 0]
-    for i in range(3):
-        update = local_update(tampered.model, private[i : i + 1], FedSGD())
-        row = readout.imprint.groups[0].rows[bins[i]]
-        assert float(update.values[readout.layer.bias][row]) == pytest.approx(float(shares[i, i]), rel=1e-9)
-
-
-@pytest.mark.parametrize("sparse", [False, True])
-def test_one_shot_reads_its_one_example_and_its_frequency_is_the_theory(sparse: bool) -> None:
-    tampering = OneShot(expected=20, function="random", sparse=sparse)
-    public = stored(3000, 1)
-    tampered = tampering.tamper(mlp(), public, 0, stream(3, "server"))
-    bins = tampered.readout.imprint.bins(SPEC.encode(stored(20 * 400, 7).inputs).flatten(1))[:, 0]
-    hits = [(part == 0).sum() == 1 for part in bins.split(20)]
-    chance = (1 - 1 / 20) ** 19
-    assert abs(sum(map(int, hits)) / 400 - chance) < 4 * (chance * (1 - chance) / 400) ** 0.5
-    lucky = next(i for i, hit in enumerate(hits) if hit)
-    private = Batch(stored(20 * 400, 7).inputs[20 * lucky : 20 * lucky + 20], batch(20).labels)
-    found, expected, exact, _ = read(tampering, mlp(), private, public=public)
-    assert len(found.inputs) == 1
-    assert found.converged
-    assert torch.equal(exact, expected.found)
-    empty = next(i for i, part in enumerate(bins.split(20)) if not bool((part == 0).any()))
-    private = Batch(stored(20 * 400, 7).inputs[20 * empty : 20 * empty + 20], batch(20).labels)
-    found, _, _, _ = read_empty(tampering, private, public)
-    assert len(found.inputs) == 0
-    assert any("empty" in note for note in found.notes)
-
-
-def read_empty(tampering, private: Batch, public: Batch):
-    tampered = tampering.tamper(mlp(), public, 0, stream(3, "server"))
-    update = local_update(tampered.model, private, FedSGD())
-    return tampered.readout.reconstruct(update, ServerKnowledge(tampered.model), stream(0, "a")), None, None, None
-
-
-def test_the_cosine_is_the_one_of_scipy_and_random_vectors_have_the_stated_moments() -> None:
-    x = rand((192,), stream(0, "x"), torch.zeros((), dtype=torch.float64))
-    for mode in (1, 32):
-        wanted = scipy.fft.dct(x.numpy(), type=2)[mode] / 2 / 192 * 4 * mode
-        assert float(vector(f"dct:{mode}", 192, stream(0, "v")) @ x) == pytest.approx(wanted, rel=1e-9)
-    drawn = vector("random", 192, stream(0, "v")) * 192**0.5
-    assert float(drawn.mean()) == pytest.approx(0, abs=1e-12)
-    assert float(drawn.std()) == pytest.approx(1, abs=1e-12)
-    with pytest.raises(BadInput, match="'dtc:3' is unknown; there are mean"):
-        vector("dtc:3", 192, stream(0, "v"))
-    with pytest.raises(BadInput, match="own vector of 2 numbers; 192"):
-        vector("own", 192, stream(0, "v"), (1.0, 2.0))
-
-
-@pytest.mark.parametrize(
-    ("kind", "law"),
-    [("normal", scipy.stats.norm()), ("laplace", scipy.stats.laplace(scale=2**-0.5))],
-)
-def test_cutoffs_cut_equal_masses(kind, law) -> None:
-    ends = edges(kind, 16, None)
-    assert len(ends) == 17
-    assert bool((ends.diff() > 0).all())
-    assert law.cdf(ends[1:-1].numpy()) == pytest.approx([i / 16 for i in range(1, 16)])
-    assert law.var() == pytest.approx(1)
-
-
-def test_cutoffs_from_data_need_data() -> None:
-    with pytest.raises(NotApplicable, match="at least 8 public examples, got 2"):
-        edges("empirical", 4, torch.zeros(2))
-    answers = rand((1000,), stream(0, "a"), torch.zeros(()))
-    counted = torch.bucketize(answers.double(), edges("empirical", 10, answers)).bincount(minlength=12)[1:11]
-    assert counted.min() >= 99
-
-
-def test_decorrelated_measurements_are_uncorrelated() -> None:
-    public = rand((300, 20), stream(0, "p"), torch.zeros((), dtype=torch.float64))
-    public = public + 3 * public[:, :1]
-    drawn = torch.stack([vector("random", 20, stream(i, "v")) for i in range(3)])
-    found = (public @ decorrelated(drawn, public).T).T.cov()
-    assert torch.allclose(found, torch.eye(3, dtype=torch.float64), atol=1e-9)
-    assert torch.equal(decorrelated(drawn, public[:20]), drawn)
-
-
-def test_the_lattice_tells_the_scale_of_a_picture_and_of_a_row() -> None:
-    z = SPEC.encode(stored(1, dtype=torch.float64).inputs)[0].flatten()
-    for factor in (0.004, 3.7):
-        found = lattice_scale(SPEC, z / factor, 0.8 * factor, 1.3 * factor)
-        assert found is not None
-        assert found[0] == pytest.approx(factor, rel=1e-9)
-        assert found[1] < 1e-6
-    mixture = 0.37 * z + 0.63 * SPEC.encode(stored(1, 4, torch.float64).inputs)[0].flatten()
-    assert lattice_scale(SPEC, mixture, 0.5, 1.5)[1] > 0.15
-    assert lattice_scale(SPEC, torch.zeros_like(z), 0.5, 1.5) is None
 
 
 def test_bad_fields_are_told() -> None:
