@@ -219,7 +219,8 @@ def test_a_killed_audit_goes_on_to_the_same_result(tmp_path: Path) -> None:
     steps = 1500
     path = plan(tmp_path, steps=steps)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", "from fedspill.cli import main; main()", "audit", str(path), "--out"]
+    often = "from fedspill.audit import watch; watch.CHECKPOINT_SECONDS = 0.2; from fedspill.cli import main; main()"
+    command = [sys.executable, "-c", often, "audit", str(path), "--out"]
     with subprocess.Popen([*command, str(tmp_path / "killed")], env=environment, stderr=subprocess.DEVNULL) as running:
         checkpoints = tmp_path / "killed" / "checkpoints"
         for _ in range(1200):
