@@ -3,7 +3,7 @@
 import re
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import (
     BaseModel,
@@ -23,7 +23,9 @@ from fedspill.core.types import ServerRole
 from fedspill.core.values import toml_value
 
 
-class _Section(BaseModel):
+class Section(BaseModel):
+    """A table of a plan: no unknown keys."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
 
@@ -79,7 +81,7 @@ Entry = Annotated[AttackEntry, BeforeValidator(_as_entry)]
 Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0)]
 
 
-class AuditSection(_Section):
+class AuditSection(Section):
     """What is run and how it is judged.
 
     Attributes:
@@ -121,7 +123,7 @@ class ModelSection(BaseModel):
         return dict(self.model_extra or {})
 
 
-class PoolSection(_Section):
+class PoolSection(Section):
     """Examples of one source.
 
     Attributes:
@@ -145,7 +147,7 @@ class DataSection(PoolSection):
     """The private pool; it is cut into consecutive updates of `num_examples`."""
 
 
-class ClientSection(_Section):
+class ClientSection(Section):
     """What a client computes.
 
     Attributes:
@@ -186,7 +188,7 @@ class ClientSection(_Section):
         return FedAvg(self.epochs, self.minibatch_size, self.lr, self.momentum, self.weight_decay, self.trainable)
 
 
-class ServerSection(_Section):
+class ServerSection(Section):
     """What the server knows, and what it is willing to do.
 
     Attributes:
@@ -201,7 +203,7 @@ class ServerSection(_Section):
     public: PoolSection | None = None
 
 
-class PolicySection(_Section):
+class PolicySection(Section):
     """When an audit fails.
 
     Attributes:
@@ -215,7 +217,7 @@ class PolicySection(_Section):
     require_bound: bool = False
 
 
-class AuditPlan(_Section):
+class AuditPlan(Section):
     """All that an audit needs to know; every key has a default."""
 
     audit: AuditSection = AuditSection()
@@ -236,33 +238,41 @@ class AuditPlan(_Section):
         return self
 
 
+P = TypeVar("P", bound=Section)
+
+
 def parse_plan(table: dict[str, Any]) -> AuditPlan:
     """A plan from plain values.
 
     Raises:
         BadInput: names the key, the value, and what is allowed.
     """
+    return parse_as(AuditPlan, table)
+
+
+def parse_as(kind: type[P], table: dict[str, Any]) -> P:
+    """Likewise, for any kind of plan."""
     try:
-        return AuditPlan.model_validate(table)
+        return kind.model_validate(table)
     except ValidationError as error:
-        raise BadInput("; ".join(_explain(e) for e in error.errors())) from None
+        raise BadInput("; ".join(_explain(e, kind) for e in error.errors())) from None
 
 
-def _explain(error: Any) -> str:
+def _explain(error: Any, plan: type[Section]) -> str:
     where = ".".join(str(part) for part in error["loc"] if part != "function-before[_as_entry(), AttackEntry]")
     if error["type"] == "extra_forbidden":
-        return f"plan key {where!r} is unknown; {_known(error['loc'])}"
+        return f"plan key {where!r} is unknown; {_known(error['loc'], plan)}"
     got = "" if error["type"] == "missing" else f" (got {error['input']!r})"
     return f"plan key {where or 'plan'!r}: {error['msg'].removeprefix('Value error, ')}{got if where else ''}"
 
 
-def _known(loc: tuple[Any, ...]) -> str:
-    section: Any = AuditPlan
+def _known(loc: tuple[Any, ...], plan: type[Section]) -> str:
+    section: Any = plan
     for part in loc[:-1]:
         field = getattr(section, "model_fields", {}).get(part)
         kinds = get_args(field.annotation) or (field.annotation,) if field is not None else (section,)
         section = next((k for k in kinds if hasattr(k, "model_fields")), section)
-    names = getattr(section, "model_fields", AuditPlan.model_fields)
+    names = getattr(section, "model_fields", plan.model_fields)
     return f"allowed here: {', '.join(names)}"
 
 
@@ -272,6 +282,15 @@ def read_plan(path: Path, settings: list[str] | None = None) -> AuditPlan:
     Raises:
         BadInput: the file is missing, is no TOML, or holds keys or values that are not allowed.
     """
+    return parse_plan(read_table(path, settings))
+
+
+def read_table(path: Path, settings: list[str] | None = None) -> dict[str, Any]:
+    """The plain values of a plan file, with settings laid over them.
+
+    Raises:
+        BadInput: the file is missing or is no TOML, or a setting is none.
+    """
     if not path.is_file():
         raise BadInput(f"plan file {str(path)!r} does not exist")
     try:
@@ -280,7 +299,7 @@ def read_plan(path: Path, settings: list[str] | None = None) -> AuditPlan:
         raise BadInput(f"plan file {str(path)!r} is not valid TOML: {error}") from None
     for setting in settings or []:
         _lay_over(table, setting)
-    return parse_plan(table)
+    return table
 
 
 def _lay_over(table: dict[str, Any], setting: str) -> None:

@@ -18,6 +18,7 @@ from fedspill.cli.capture import capture_command
 from fedspill.cli.demo import run_demo
 from fedspill.cli.doctor import examine
 from fedspill.cli.progress import TerminalListener
+from fedspill.cli.train import app as train_app
 from fedspill.core.errors import FedspillError
 from fedspill.rendering.folder import HTML_FILE, write_views
 from fedspill.rendering.redact import redact as redacted
@@ -125,6 +126,7 @@ def _command() -> str:
     return " ".join(["fedspill", *sys.argv[1:]])
 
 
+app.add_typer(train_app)
 app.command(
     name="attack",
     epilog="Example:  fedspill attack --model my_package.nets:make --weights global.safetensors"

@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from fedspill import __version__
 from fedspill.core.errors import BadInput
+from fedspill.core.inputs import ImageSpec
 from fedspill.core.types import Batch
 from fedspill.zoo.data import load
 from fedspill.zoo.models import build
@@ -48,8 +49,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
 
 def _batch(root: str | None, split: str, limit: int | None) -> Batch:
     pool = load("cifar10", root=root, split=split, indices=None if limit is None else f"0:{limit}")
-    mean, std = (pool.batch.inputs.new_tensor(v).view(3, 1, 1) for v in (CIFAR10.mean, CIFAR10.std))
-    return Batch(pool.batch.inputs.sub_(mean).div_(std), pool.batch.labels)
+    return pool.batch
 
 
 def _run(trainer: Trainer, partial: Path, test: Batch, console: Console) -> None:
@@ -104,7 +104,8 @@ def _trainer(given: argparse.Namespace) -> tuple[Trainer, Batch]:
     for value in module.parameters():
         if value.ndim == 4:  # convolutions run faster so
             value.data = value.data.contiguous(memory_format=torch.channels_last)
-    return Trainer(module, recipe, given.epochs or recipe.epochs, train, given.bfloat16, SEED), test
+    spec = ImageSpec((3, 32, 32), mean=CIFAR10.mean, std=CIFAR10.std)
+    return Trainer(module, recipe, given.epochs or recipe.epochs, train, spec, given.bfloat16, SEED), test
 
 
 def _resume(trainer: Trainer, partial: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from fedspill.core.inputs import ImageSpec, TableSpec, TokenSpec
+from fedspill.zoo.networks.cnn import CNNOptions, cnn
 from fedspill.zoo.networks.convnet import ConvNetOptions, convnet
 from fedspill.zoo.networks.initialise import (
     Scheme,
@@ -61,6 +62,12 @@ NETWORKS: dict[str, Network] = {
         convnet,
         torch_default,
         ConvNetOptions(),
+    ),
+    "cnn": Network(
+        "Six convolutions in `extractor`, 512 values to a linear `head`: for transfer learning (Maui)",
+        cnn,
+        kaiming_fan_out,
+        CNNOptions(),
     ),
     "mlp": Network(
         "Fully connected network, for images and tables",

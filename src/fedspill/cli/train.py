@@ -1,0 +1,42 @@
+"""`fedspill train`: what attacks need and plans name by path."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from fedspill.audit.scenario import pick_device
+from fedspill.cli.progress import TerminalListener
+from fedspill.training.plan import read_robust_plan
+from fedspill.training.robust import train_robust
+
+app = typer.Typer(name="train", help="Train what attacks need: robust feature extractors.", no_args_is_help=True)
+
+Plan = Annotated[Path, typer.Argument(metavar="PLAN.toml", help="What to train; see plans/train and docs/plan.md.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one key of the plan; may be repeated."),
+]
+Out = Annotated[Path, typer.Option("--out", help="File for the weights; figures go beside it, as .json.")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
+
+
+def command_line(out: Path) -> str:
+    """The command as it was typed, without the folders of the user's machine."""
+    words = ["fedspill", *sys.argv[1:]]
+    return " ".join(Path(w).name if w == str(out) else w for w in words)
+
+
+@app.command(epilog="Example:  fedspill train robust plans/train/cnn_robust.toml --out cnn_robust.safetensors")
+def robust(plan: Plan, out: Out, settings: Settings = None, device: Device = "auto") -> None:
+    """Adversarial training of a feature extractor; run it again to go on after a kill."""
+    read = read_robust_plan(plan, settings)
+    with TerminalListener(Console(stderr=True)) as listener:
+        report = train_robust(read, out, device=pick_device(device), listener=listener, command=command_line(out))
+    Console().print(
+        f"natural accuracy {report.natural:.1%} ({report.natural_examples} images), robust {report.robust:.1%}"
+        f" ({report.robust_examples} images; {report.evaluation}); wrote {out}",
+        markup=False,
+    )

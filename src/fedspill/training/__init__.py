@@ -1,0 +1,1 @@
+"""Training of what attacks need: robust feature extractors, heads that leak representations, decoders."""

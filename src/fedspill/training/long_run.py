@@ -1,0 +1,87 @@
+"""What every training shares: who hears of it, and a state on disk from which a killed run goes on."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from pydantic import BaseModel
+
+from fedspill import __version__
+from fedspill.core.errors import BadInput
+
+
+class Listener(Protocol):
+    """Hears how a training goes."""
+
+    def progress(self, done: int, total: int, objective: float) -> None:
+        """`done` of `total` steps; `objective` is the loss."""
+        ...
+
+    def message(self, text: str) -> None:
+        """One line for people."""
+        ...
+
+
+class Silent:
+    """Nobody listens."""
+
+    def progress(self, done: int, total: int, objective: float) -> None:
+        """Nobody listens."""
+
+    def message(self, text: str) -> None:
+        """Nobody listens."""
+
+
+@dataclass(frozen=True)
+class StateFile:
+    """FILE.partial beside the file that a training will write.
+
+    Attributes:
+        key: what decides the result; the state of another plan is refused.
+    """
+
+    path: Path
+    key: str
+
+    @classmethod
+    def beside(cls, out: Path, plan: BaseModel) -> "StateFile":
+        """Of the training of `plan` that writes `out`.
+
+        Raises:
+            BadInput: `out` is no safetensors file, or lies in no folder.
+        """
+        if out.suffix != ".safetensors":
+            raise BadInput(f"--out {str(out)!r} must end in .safetensors")
+        if not out.parent.is_dir():
+            raise BadInput(f"--out {str(out)!r}: the folder {str(out.parent)!r} does not exist")
+        said = [plan.model_dump(mode="json"), __version__, torch.__version__]
+        return cls(out.with_name(out.name + ".partial"), json.dumps(said, sort_keys=True))
+
+    def load(self) -> dict[str, Any] | None:
+        """What an earlier, broken run of the same training left, if any.
+
+        Raises:
+            BadInput: the file is broken, or of another training.
+        """
+        if not self.path.is_file():
+            return None
+        try:
+            state: dict[str, Any] = torch.load(self.path, weights_only=True)
+        except Exception as error:  # half a file
+            raise BadInput(f"{str(self.path)!r} is no whole state; remove it to start anew") from error
+        if state.pop("key", None) != self.key:
+            raise BadInput(f"{str(self.path)!r} is the state of another training; remove it to start anew")
+        return state
+
+    def save(self, state: Mapping[str, Any]) -> None:
+        """Whole or not at all."""
+        new = self.path.with_suffix(".new")
+        torch.save({**state, "key": self.key}, new)
+        new.replace(self.path)
+
+    def remove(self) -> None:
+        """The training is done."""
+        self.path.unlink(missing_ok=True)

@@ -1,0 +1,103 @@
+"""The plan of a training: a TOML file, checked key by key, with the sections `model` and `data` of an audit's plan."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from fedspill.audit.plan import ModelSection, PoolSection, Section, parse_as, read_table
+from fedspill.zoo.adversary import Adversary
+from fedspill.zoo.training import Recipe
+
+
+class RobustSection(Section):
+    """Adversarial training. The defaults suit CIFAR-10 on a GPU (Engstrom et al. 2019, arXiv 1906.00945).
+
+    Attributes:
+        epsilon: the adversary's radius for pixels in [0, 1]; 0 trains a natural network.
+        steps: of the adversary; 1 is fast adversarial training.
+        step_size: None takes 1.25 epsilon for one step, else 2.5 epsilon / steps.
+        cutout: side of the square that is blanked.
+        held_out: last examples of the data that choose the best epoch and are not trained on.
+        schedule: "one cycle", or "steps": the rate is multiplied by `decay` every `period` epochs.
+        mixed_precision: float16 on CUDA, bfloat16 on a CPU.
+    """
+
+    norm: Literal["l2", "linf"] = "l2"
+    epsilon: float = Field(default=0.5, ge=0)
+    steps: int = Field(default=7, ge=1)
+    step_size: float | None = Field(default=None, gt=0)
+    epochs: int = Field(default=150, ge=1)
+    minibatch_size: int = Field(default=128, ge=1)
+    lr: float = Field(default=0.1, gt=0)
+    weight_decay: float = Field(default=5e-4, ge=0)
+    schedule: Literal["one cycle", "steps"] = "steps"
+    decay: float = Field(default=0.1, gt=0, le=1)
+    period: int = Field(default=50, ge=1)
+    shift: int = Field(default=4, ge=0)
+    cutout: int = Field(default=8, ge=0)
+    held_out: int = Field(default=1000, ge=1)
+    mixed_precision: bool = False
+    seed: int = 0
+
+    @property
+    def adversary(self) -> Adversary | None:
+        """Of training; None trains a natural network."""
+        return Adversary(self.norm, self.epsilon, self.steps, self.step_size) if self.epsilon else None
+
+    def recipe(self) -> Recipe:
+        """As the trainer takes it."""
+        return Recipe(
+            epochs=self.epochs,
+            lr=self.lr,
+            weight_decay=self.weight_decay,
+            minibatch=self.minibatch_size,
+            shift=self.shift,
+            schedule=self.schedule,
+            decay=self.decay,
+            period=self.period,
+            cutout=self.cutout,
+            adversary=self.adversary,
+        )
+
+
+class TestSection(PoolSection):
+    """Examples that only the final figures see.
+
+    Attributes:
+        robust_examples: the first ones, on which robust accuracy is measured.
+        epsilon: of that adversary; None takes the one of training.
+    """
+
+    split: str | None = "test"
+    robust_examples: int = Field(default=1000, ge=1)
+    epsilon: float | None = Field(default=None, gt=0)
+    steps: int = Field(default=20, ge=1)
+    restarts: int = Field(default=3, ge=1)
+
+
+class RobustPlan(Section):
+    """All that `fedspill train robust` needs to know."""
+
+    model: ModelSection = ModelSection(name="cnn")
+    data: PoolSection = PoolSection(name="cifar10", split="train")
+    test: TestSection = TestSection(name="cifar10")
+    robust: RobustSection = RobustSection()
+
+
+def read_robust_plan(path: Path, settings: list[str] | None = None) -> RobustPlan:
+    """A plan from a TOML file, with `SECTION.KEY=VALUE` settings laid over it.
+
+    Raises:
+        BadInput: the file is missing, is no TOML, or holds keys or values that are not allowed.
+    """
+    return parse_as(RobustPlan, read_table(path, settings))
+
+
+def parse_robust_plan(table: dict[str, Any]) -> RobustPlan:
+    """A plan from plain values.
+
+    Raises:
+        BadInput: names the key, the value, and what is allowed.
+    """
+    return parse_as(RobustPlan, table)
