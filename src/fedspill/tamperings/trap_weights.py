@@ -71,7 +71,14 @@ class TrapWeights:
                 f"sigma={self.sigma}, gain={self.gain} must be above 0 and examples={self.examples} not below 0"
             )
 
-    def tamper(self, model: Model, public_data: Batch | None, round: int, rng: torch.Generator) -> Tampered:
+    def tamper(
+        self,
+        model: Model,
+        public_data: Batch | None,
+        round: int,
+        rng: torch.Generator,
+        watch: Watch = UNWATCHED,
+    ) -> Tampered:
         """The model with its first linear layer replaced, and the readout.
 
         Raises:
