@@ -136,7 +136,7 @@ class TrapReadout:
             return _silent(knowledge)
         count = knowledge.num_examples
         if count is None or count == 1:
-            gradient = row_gradient(update, knowledge, self.way)
+            gradient = row_gradient(update, knowledge, self.way.layer)
             x = layer_input(gradient.weight, gradient.bias)
             residual = rank_one_residual(gradient.weight, gradient.bias, x)
             if count == 1 or residual < ONE_EXAMPLE:
