@@ -82,10 +82,12 @@ class Expected:
     Attributes:
         places: for each example the names of its bins, in the words of `Reconstruction.origins`.
         found: (n,) the examples that the readout must recover exactly.
+        representations: of the examples, if it is these that the readout must recover.
     """
 
     places: tuple[tuple[str, ...], ...]
     found: Bool[Tensor, " n"]
+    representations: Float[Tensor, "n d"] | None = None
 
 
 @runtime_checkable
@@ -112,8 +114,15 @@ class Tampered:
 class Tampering(Protocol):
     """Alters the model before it is sent."""
 
-    def tamper(self, model: Model, public_data: Batch | None, round: int, rng: torch.Generator) -> Tampered:
-        """The model to send in this round."""
+    def tamper(
+        self,
+        model: Model,
+        public_data: Batch | None,
+        round: int,
+        rng: torch.Generator,
+        watch: Watch = UNWATCHED,
+    ) -> Tampered:
+        """The model to send in this round; `watch` hears of what is trained before."""
         ...
 
 
