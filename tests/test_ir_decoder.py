@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from fedspill.inversion.ir_matching import IRMatching, match_representations
 from fedspill.inversion.transfer import Extractor
 from fedspill.training.decoder import train_decoder_file
 from fedspill.training.long_run import StateFile
-from fedspill.training.plan import parse_decoder_plan
+from fedspill.training.plan import parse_decoder_plan, read_decoder_plan
 from tests.test_ir_matching import Recorder
 from tests.worlds import SPEC, batch, conv_bn
 
@@ -168,3 +169,8 @@ def test_too_few_images_and_bad_settings_are_named() -> None:
     assert isinstance(
         fresh_decoder(DecoderShape((4,)), 3, (3, 8, 8), (0.0, 1.0), stream(0), batch(1).inputs), IRDecoder
     )
+
+
+def test_the_shipped_plan_is_valid() -> None:
+    plan = read_decoder_plan(Path(__file__).parent.parent / "plans" / "train" / "cnn_decoder.toml")
+    assert plan.decoder.training().layout.widths == plan.decoder.widths

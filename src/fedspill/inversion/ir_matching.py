@@ -93,6 +93,14 @@ class IRMatching:
         return self.phase(step) < self.phases - 1
 
 
+PRESETS: dict[str, IRMatching] = {
+    "unet": IRMatching(),
+    "pixels": IRMatching(prior="pixels", lr=0.03, iterations=300, tv=1.0),
+    "decoder": IRMatching(prior="decoder", lr=0.01, iterations=60, tv=0.1),
+}
+"""What was found to do best, for each thing that can be searched (benchmarks/ir_matching.py)."""
+
+
 @dataclass(frozen=True)
 class Matched:
     """What was found; images stand in the order of their representations.
