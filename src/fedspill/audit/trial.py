@@ -78,6 +78,8 @@ def run_trial(scenario: Scenario, task: Task, watch: TrialWatch, priors: Priors)
             raise NotApplicable(reason)
         sent, attack, added = _send(scenario, task)
         update = _answer(scenario, sent, private, task, watch)
+        if update is None:
+            return Finished(_blank(scenario, task, skipped="the clients' defences withheld every update"), {})
         if (nothing := _nothing_in(update)) is not None:
             return Finished(_blank(scenario, task, skipped=nothing), {})
         returned = _attack(scenario, sent, attack, update, private, task, watch)
@@ -136,12 +138,9 @@ def _size(model: Model) -> int:
     return sum(p.numel() for p in model.params.values())
 
 
-def _answer(scenario: Scenario, sent: Model, private: Batch, task: Task, watch: TrialWatch) -> Update:
+def _answer(scenario: Scenario, sent: Model, private: Batch, task: Task, watch: TrialWatch) -> Update | None:
     clients = _clients(scenario, private, stages_of(scenario.plan))
-    update = collect(sent, clients, stream(task.seed, "clients", task.update), watch.listener.clients)
-    if update is None:
-        raise NotApplicable("the clients' defences withheld every update")
-    return update
+    return collect(sent, clients, stream(task.seed, "clients", task.update), watch.listener.clients)
 
 
 def _clients(scenario: Scenario, private: Batch, defences: tuple[Defence, ...]) -> list[Client]:

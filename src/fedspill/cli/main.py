@@ -155,7 +155,8 @@ def list_(
 
 
 def _cards(table: Table, what: str) -> list[tuple[str, ...]]:
-    for heading in ("name", "presets", "server", "needs", "what it does", "paper"):
+    attacking = what in ("attacks", "tamperings")
+    for heading in ("name", "presets", *(("server", "needs") if attacking else ()), "what it does", "paper"):
         table.add_column(heading, overflow="fold")
     cards = {
         "attacks": catalogue.attacks,
@@ -167,8 +168,7 @@ def _cards(table: Table, what: str) -> list[tuple[str, ...]]:
         (
             n,
             ", ".join(c.presets),
-            c.role.value,
-            ", ".join(sorted(k.value for k in c.needs)) or "-",
+            *((c.role.value, ", ".join(sorted(k.value for k in c.needs)) or "-") if attacking else ()),
             c.summary,
             c.paper,
         )
