@@ -12,7 +12,7 @@ from fedspill.audit import parse_plan, run_audit
 from fedspill.audit.run import AuditResult
 from fedspill.core.inputs import CategoricalColumn, ImageSpec, NumericColumn, TableSpec, TokenSpec
 from fedspill.core.model import Model
-from fedspill.core.roles import UNWATCHED, Card, Expected, Tampered
+from fedspill.core.roles import UNWATCHED, Card, Expected, Tampered, Watch
 from fedspill.core.types import Batch, Reconstruction, ServerRole
 from fedspill.zoo.pool import DataPool, from_tensors
 from tests.report_factory import THEORY
@@ -35,7 +35,14 @@ class Fake:
     returned: Reconstruction
     expected: Expected
 
-    def tamper(self, model: Model, public_data: Batch | None, round: int, rng: torch.Generator) -> Tampered:
+    def tamper(
+        self,
+        model: Model,
+        public_data: Batch | None,
+        round: int,
+        rng: torch.Generator,
+        watch: Watch = UNWATCHED,
+    ) -> Tampered:
         return Tampered(model, self)
 
     def reconstruct(self, update, knowledge, rng, watch=UNWATCHED) -> Reconstruction:

@@ -22,6 +22,7 @@ from fedspill.audit.plan import AuditPlan
 from fedspill.audit.report import AppliedDefence, AuditReport, Cost, Environment, Grant, Trial
 from fedspill.audit.resolve import resolved
 from fedspill.audit.scenario import Scenario, pick_device, prepare, weights_sha256
+from fedspill.audit.servers import Servers
 from fedspill.audit.store import (
     REPORT_FILE,
     TENSOR_FILE,
@@ -158,6 +159,7 @@ def _run_all(
     finished, budget = dict[str, Finished](), scenario.plan.audit.budget
     # Closed forms first: what they leave of the budget goes to the searches.
     in_turn = sorted(tasks, key=lambda task: task.world.card.iterative)
+    servers = Servers(scenario)
     priors = functools.cache(lambda update, seed: prior_only(scenario, scenario.private(update), seed))
     for number, task in enumerate(in_turn):
         held = None if store is None else store.finished(task.name)
@@ -171,7 +173,7 @@ def _run_all(
             deadline = now + max(0.0, began + budget - now) / (len(tasks) - number)
         # A checkpoint holds a candidate, so a redacted audit keeps none.
         checkpoint = None if store is None or not keep_tensors else store.checkpoint(task.name)
-        done = run_trial(scenario, task, TrialWatch(listener, checkpoint, deadline), priors)
+        done = run_trial(servers, task, TrialWatch(listener, checkpoint, deadline), priors)
         if store is not None:
             store.keep(done.record, done.tensors if keep_tensors else {})
         finished[task.name] = done

@@ -16,12 +16,13 @@ from fedspill.audit.judge import as_score, judge
 from fedspill.audit.readings import Ranked, ranked, readings
 from fedspill.audit.report import Baseline, Trial
 from fedspill.audit.scenario import Scenario
+from fedspill.audit.servers import Servers
 from fedspill.audit.watch import TrialWatch
 from fedspill.core.errors import NotApplicable
 from fedspill.core.local_update import LocalTraining, aggregate_update
 from fedspill.core.model import Model
 from fedspill.core.rng import stream
-from fedspill.core.roles import Attack, Card, Defence, Expected, Measures, Tampering
+from fedspill.core.roles import Attack, Card, Defence, Expected, Measures
 from fedspill.core.types import Batch, Reconstruction, ServerRole, Update
 from fedspill.federation.aggregation import collect
 from fedspill.federation.client import Client, shared_out
@@ -65,18 +66,20 @@ class Finished:
     tensors: Mapping[str, Tensor]
 
 
-def run_trial(scenario: Scenario, task: Task, watch: TrialWatch, priors: Priors) -> Finished:
+def run_trial(servers: Servers, task: Task, watch: TrialWatch, priors: Priors) -> Finished:
     """Runs one trial; an attack that does not fit is recorded as skipped if "standard" chose it.
 
     Raises:
         NotApplicable: the plan named an attack that does not fit.
     """
+    scenario = servers.scenario
     private = scenario.private(task.update)
     began = time.perf_counter()
     try:
         if (reason := misfit(task.world.card, scenario.model.input)) is not None:
             raise NotApplicable(reason)
-        sent, attack, added = _send(scenario, task)
+        served = servers.sent(task.world, task.seed, watch)
+        sent, attack = served.model, served.attack
         update = _answer(scenario, sent, private, task, watch)
         if update is None:
             return Finished(_blank(scenario, task, skipped="the clients' defences withheld every update"), {})
@@ -98,7 +101,7 @@ def run_trial(scenario: Scenario, task: Task, watch: TrialWatch, priors: Priors)
             "seconds": seconds,
             "ended_by_budget": watch.ended,
             "gradient_norm": update.norm(),
-            "added_parameters": added,
+            "added_parameters": served.added,
             "self_check": _self_check(scenario, sent, update, private),
         }
     )
@@ -118,24 +121,6 @@ def _tensors(returned: Reconstruction, rebuilt: Reconstruction, order: Ranked) -
     found = {"rebuilt": rebuilt.inputs} | ({"unscored": spare} if returned.origins and order.unscored else {})
     kept = {k: v.detach().cpu() for k, v in found.items()}
     return {k: v.float() if v.is_floating_point() else v for k, v in kept.items()}
-
-
-def _send(scenario: Scenario, task: Task) -> tuple[Model, Attack, int]:
-    """The model that the server sends, who reads the answer, and how many parameters were added."""
-    model, component = scenario.model, task.world.component
-    rng = stream(task.seed, "server", task.world.name)
-    if isinstance(component, Tampering):
-        tampered = component.tamper(model, scenario.granted_public, 0, rng)
-        assert tampered.readout is not None, "components.choose() takes only tamperings that bring a readout"
-        return tampered.model, tampered.readout, _size(tampered.model) - _size(model)
-    planned = tampering_of(scenario.plan)
-    if planned is not None:
-        model = planned[0].tamper(model, scenario.granted_public, 0, stream(task.seed, "server")).model
-    return model, component, _size(model) - _size(scenario.model)
-
-
-def _size(model: Model) -> int:
-    return sum(p.numel() for p in model.params.values())
 
 
 def _answer(scenario: Scenario, sent: Model, private: Batch, task: Task, watch: TrialWatch) -> Update | None:

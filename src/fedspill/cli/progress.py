@@ -75,8 +75,8 @@ class TerminalListener:
         now = time.monotonic()
         if not self._live and now - self._told > PLAIN_SECONDS:
             left = (now - self._began) / done * (total - done)
-            words = f"{self._trial}: {done} of {total} {what}, {note}, about {left:.0f} s left"
-            self._console.print(words.replace(", ,", ","))
+            words = f"{done} of {total} {what}, {note}, about {left:.0f} s left".replace(", ,", ",")
+            self._console.print(f"{self._trial}: {words}" if self._trial else words)
             self._told = now
 
     def message(self, text: str) -> None:

@@ -9,10 +9,13 @@ from rich.console import Console
 
 from fedspill.audit.scenario import pick_device
 from fedspill.cli.progress import TerminalListener
-from fedspill.training.plan import read_robust_plan
+from fedspill.training.decoder import train_decoder_file
+from fedspill.training.plan import read_decoder_plan, read_robust_plan
 from fedspill.training.robust import train_robust
 
-app = typer.Typer(name="train", help="Train what attacks need: robust feature extractors.", no_args_is_help=True)
+app = typer.Typer(
+    name="train", help="Train what attacks need: robust feature extractors, decoders.", no_args_is_help=True
+)
 
 Plan = Annotated[Path, typer.Argument(metavar="PLAN.toml", help="What to train; see plans/train and docs/plan.md.")]
 Settings = Annotated[
@@ -38,5 +41,19 @@ def robust(plan: Plan, out: Out, settings: Settings = None, device: Device = "au
     Console().print(
         f"natural accuracy {report.natural:.1%} ({report.natural_examples} images), robust {report.robust:.1%}"
         f" ({report.robust_examples} images; {report.evaluation}); wrote {out}",
+        markup=False,
+    )
+
+
+@app.command(epilog="Example:  fedspill train decoder plans/train/cnn_decoder.toml --out decoder.safetensors")
+def decoder(plan: Plan, out: Out, settings: Settings = None, device: Device = "auto") -> None:
+    """A network from representations back to images; run it again to go on after a kill."""
+    read = read_decoder_plan(plan, settings)
+    with TerminalListener(Console(stderr=True)) as listener:
+        report = train_decoder_file(read, out, device=pick_device(device), listener=listener, command=command_line(out))
+    similar = "" if report.ssim is None else f", SSIM {report.ssim:.3f}"
+    Console().print(
+        f"PSNR {report.psnr:.2f} dB{similar} ({report.examples} held-out images from their exact representations; the"
+        f" mean image gets {report.mean_image_psnr:.2f} dB); wrote {out}",
         markup=False,
     )

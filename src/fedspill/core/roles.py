@@ -112,8 +112,15 @@ class Tampered:
 class Tampering(Protocol):
     """Alters the model before it is sent."""
 
-    def tamper(self, model: Model, public_data: Batch | None, round: int, rng: torch.Generator) -> Tampered:
-        """The model to send in this round."""
+    def tamper(
+        self,
+        model: Model,
+        public_data: Batch | None,
+        round: int,
+        rng: torch.Generator,
+        watch: Watch = UNWATCHED,
+    ) -> Tampered:
+        """The model to send in this round; `watch` hears of what is trained before."""
         ...
 
 

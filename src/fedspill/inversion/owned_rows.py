@@ -15,11 +15,11 @@ from torch import Tensor
 from fedspill.core.inputs import ImageSpec
 from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.model import Model
-from fedspill.core.types import Mark, Update, UpdateKind
+from fedspill.core.types import Mark, Params, Update, UpdateKind
 from fedspill.inversion.candidates import EXPLAINED, IN_RANGE, Check, labels_to_try
 from fedspill.inversion.carried import Carried, row_outputs
 from fedspill.inversion.lattice import LEVELS
-from fedspill.inversion.layer_gradient import LayerGradient, layer_gradient
+from fedspill.inversion.layer_gradient import Layer, LayerGradient, layer_gradient
 from fedspill.inversion.linear_leakage import RowGroup
 from fedspill.inversion.mean_gradient import one_step
 from fedspill.inversion.row_scale import ON_LATTICE, rescaled
@@ -51,7 +51,7 @@ class OwnedRows:
     confidence: float
 
 
-def row_gradient(update: Update, knowledge: ServerKnowledge, carried: Carried) -> LayerGradient:
+def row_gradient(update: Update, knowledge: ServerKnowledge, layer: Layer) -> LayerGradient:
     """The layer's mean gradient, with a floor that suits rows of one example.
 
     Where one example alone fires a row nothing cancels, so a gradient of float32 is as exact in a weak row as in
@@ -60,7 +60,7 @@ def row_gradient(update: Update, knowledge: ServerKnowledge, carried: Carried) -
     Raises:
         NotApplicable: the layer was not trained, or its bias gradient is zero.
     """
-    found = layer_gradient(update, knowledge, carried.layer)
+    found = layer_gradient(update, knowledge, layer)
     if update.kind is not UpdateKind.GRADIENT:
         return found
     return replace(found, floor=EXACT_FLOOR * float(found.bias.abs().max()))
@@ -78,7 +78,7 @@ def owned_rows(update: Update, knowledge: ServerKnowledge, carried: Carried, lab
     Raises:
         NotApplicable: see `row_gradient`.
     """
-    gradient, spec = row_gradient(update, knowledge, carried), knowledge.model.input
+    gradient, spec = row_gradient(update, knowledge, carried.layer), knowledge.model.input
     groups = gradient.groups()
     if not groups:
         return []
@@ -87,7 +87,7 @@ def owned_rows(update: Update, knowledge: ServerKnowledge, carried: Carried, lab
     units = carried.units(x)
     possible = (units.amin(1) > -IN_RANGE) & (units.amax(1) < 1 + IN_RANGE)
     if one_step(update, knowledge):
-        possible &= ~contradicted(knowledge, carried, gradient, groups, x)
+        possible &= ~contradicted(knowledge.model.params, carried.layer, gradient, groups, x)
     distance = carried.off_lattice(x, spec)
     seen = _blur(knowledge.model, carried, gradient, groups) < OFF_LATTICE
     on = possible & (distance < ON_LATTICE)
@@ -130,8 +130,8 @@ def _distinct(found: Sequence[OwnedRows], carried: Carried) -> list[OwnedRows]:
 
 
 def contradicted(
-    knowledge: ServerKnowledge,
-    carried: Carried,
+    params: Params,
+    layer: Layer,
     gradient: LayerGradient,
     groups: Sequence[RowGroup],
     x: Float[Tensor, "m d"],
@@ -140,9 +140,7 @@ def contradicted(
 
     Of one gradient behind a ReLU only: a row that fires has a gradient, one that does not has none.
     """
-    params = knowledge.model.params
-    weight = params[carried.layer.weight]
-    output = row_outputs(params, carried.layer, x)
+    weight, output = params[layer.weight], row_outputs(params, layer, x)
     rounding = 8 * torch.finfo(weight.dtype).eps * x.shape[1] ** 0.5
     slack = rounding * x.norm(dim=1)[:, None] * weight.double().norm(dim=1) + rounding
     own = torch.zeros_like(output, dtype=torch.bool)

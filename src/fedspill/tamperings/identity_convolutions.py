@@ -43,7 +43,14 @@ class IdentityConvolutions:
     phases: bool = False
     flat_head: bool = False
 
-    def tamper(self, model: Model, public_data: Batch | None, round: int, rng: torch.Generator) -> Tampered:
+    def tamper(
+        self,
+        model: Model,
+        public_data: Batch | None,
+        round: int,
+        rng: torch.Generator,
+        watch: Watch = UNWATCHED,
+    ) -> Tampered:
         """The model with parameters replaced, and its readout.
 
         Raises:

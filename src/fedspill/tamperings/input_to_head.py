@@ -53,7 +53,14 @@ class InputToHead:
     gain: float = 0.01
     flat_head: bool = False
 
-    def tamper(self, model: Model, public_data: Batch | None, round: int, rng: torch.Generator) -> Tampered:
+    def tamper(
+        self,
+        model: Model,
+        public_data: Batch | None,
+        round: int,
+        rng: torch.Generator,
+        watch: Watch = UNWATCHED,
+    ) -> Tampered:
         """The network with the added map."""
         features = prod(model.input.encoded_shape)
         with torch.no_grad():

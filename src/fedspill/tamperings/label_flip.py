@@ -10,7 +10,7 @@ import torch
 from fedspill.core.errors import NotApplicable
 from fedspill.core.inputs import ImageSpec, TableSpec
 from fedspill.core.model import Model
-from fedspill.core.roles import Card, Tampered, Tampering
+from fedspill.core.roles import UNWATCHED, Card, Tampered, Tampering, Watch
 from fedspill.core.types import Batch, ServerRole
 from fedspill.inversion.head import find_head
 
@@ -26,7 +26,14 @@ class LabelFlip:
 
     all_rows: bool = False
 
-    def tamper(self, model: Model, public_data: Batch | None, round: int, rng: torch.Generator) -> Tampered:
+    def tamper(
+        self,
+        model: Model,
+        public_data: Batch | None,
+        round: int,
+        rng: torch.Generator,
+        watch: Watch = UNWATCHED,
+    ) -> Tampered:
         """The model with other rows in its head.
 
         Raises:

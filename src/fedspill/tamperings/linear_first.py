@@ -58,7 +58,14 @@ class LinearFirst:
     balance: float = 0.1
     peel: bool = False
 
-    def tamper(self, model: Model, public_data: Batch | None, round: int, rng: torch.Generator) -> Tampered:
+    def tamper(
+        self,
+        model: Model,
+        public_data: Batch | None,
+        round: int,
+        rng: torch.Generator,
+        watch: Watch = UNWATCHED,
+    ) -> Tampered:
         """The network behind a planted layer; public data, if there are any, tell how often a row fires."""
         features = prod(model.input.encoded_shape)
         module = LinearFirstNetwork(model.module, features, self.rows).train(model.training)

@@ -55,7 +55,14 @@ class OneShot:
         if self.expected < 1 or not 0 < self.quantile < 1:
             raise BadInput(f"expected={self.expected}, quantile={self.quantile}: at least 1, and between 0 and 1")
 
-    def tamper(self, model: Model, public_data: Batch | None, round: int, rng: torch.Generator) -> Tampered:
+    def tamper(
+        self,
+        model: Model,
+        public_data: Batch | None,
+        round: int,
+        rng: torch.Generator,
+        watch: Watch = UNWATCHED,
+    ) -> Tampered:
         """The model with the bin in front, and its readout."""
         place = find_place(model, "")
         measured = vector(self.function, place.features, rng)

@@ -14,7 +14,7 @@ from fedspill.core.errors import BadInput, NotApplicable
 from fedspill.core.inputs import ImageSpec, TableSpec
 from fedspill.core.model import Model
 from fedspill.core.rng import randn
-from fedspill.core.roles import Card, Tampered, Tampering
+from fedspill.core.roles import UNWATCHED, Card, Tampered, Tampering, Watch
 from fedspill.core.types import Batch, ServerRole
 from fedspill.inversion.chain import Step, trace
 from fedspill.inversion.imprint import Imprint
@@ -59,7 +59,14 @@ class RobbingLinearLayer:
         if self.throughput <= 0:
             raise BadInput(f"throughput={self.throughput} must be above 0")
 
-    def tamper(self, model: Model, public_data: Batch | None, round: int, rng: torch.Generator) -> Tampered:
+    def tamper(
+        self,
+        model: Model,
+        public_data: Batch | None,
+        round: int,
+        rng: torch.Generator,
+        watch: Watch = UNWATCHED,
+    ) -> Tampered:
         """The model with other numbers in two layers, and the readout.
 
         Raises:

@@ -12,7 +12,7 @@ import torch
 from fedspill.core.errors import BadInput
 from fedspill.core.inputs import ImageSpec, TableSpec, TokenSpec
 from fedspill.core.model import Model
-from fedspill.core.roles import Card, Tampered, Tampering
+from fedspill.core.roles import UNWATCHED, Card, Tampered, Tampering, Watch
 from fedspill.core.types import Batch, ServerRole
 from fedspill.inversion.chain import probe_inputs
 from fedspill.inversion.imprint import Imprint
@@ -76,7 +76,14 @@ class RobbingTheFed:
         if self.gain <= 0 or self.throughput <= 0 or self.ordinary_rows < 0:
             raise BadInput("gain and throughput must be above 0, ordinary_rows at least 0")
 
-    def tamper(self, model: Model, public_data: Batch | None, round: int, rng: torch.Generator) -> Tampered:
+    def tamper(
+        self,
+        model: Model,
+        public_data: Batch | None,
+        round: int,
+        rng: torch.Generator,
+        watch: Watch = UNWATCHED,
+    ) -> Tampered:
         """The model with the module, and its readout.
 
         Raises:

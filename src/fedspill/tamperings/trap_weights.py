@@ -71,7 +71,14 @@ class TrapWeights:
                 f"sigma={self.sigma}, gain={self.gain} must be above 0 and examples={self.examples} not below 0"
             )
 
-    def tamper(self, model: Model, public_data: Batch | None, round: int, rng: torch.Generator) -> Tampered:
+    def tamper(
+        self,
+        model: Model,
+        public_data: Batch | None,
+        round: int,
+        rng: torch.Generator,
+        watch: Watch = UNWATCHED,
+    ) -> Tampered:
         """The model with its first linear layer replaced, and the readout.
 
         Raises:
@@ -129,7 +136,7 @@ class TrapReadout:
             return _silent(knowledge)
         count = knowledge.num_examples
         if count is None or count == 1:
-            gradient = row_gradient(update, knowledge, self.way)
+            gradient = row_gradient(update, knowledge, self.way.layer)
             x = layer_input(gradient.weight, gradient.bias)
             residual = rank_one_residual(gradient.weight, gradient.bias, x)
             if count == 1 or residual < ONE_EXAMPLE:

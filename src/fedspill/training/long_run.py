@@ -1,10 +1,11 @@
 """What every training shares: who hears of it, and a state on disk from which a killed run goes on."""
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from pydantic import BaseModel
@@ -13,6 +14,7 @@ from fedspill import __version__
 from fedspill.core.errors import BadInput
 
 
+@runtime_checkable
 class Listener(Protocol):
     """Hears how a training goes."""
 
@@ -85,3 +87,31 @@ class StateFile:
     def remove(self) -> None:
         """The training is done."""
         self.path.unlink(missing_ok=True)
+
+
+@dataclass
+class FileWatch:
+    """What a training inside `inversion` is watched by: it tells a listener and keeps its state in a file."""
+
+    listener: Listener
+    file: StateFile
+    seconds: float = 30.0
+    _written: float = field(default_factory=time.monotonic)
+
+    def progress(self, done: int, total: int, objective: float) -> None:
+        """Passes it on."""
+        self.listener.progress(done, total, objective)
+
+    def save(self, state: Callable[[], Mapping[str, Any]], *, last: bool = False) -> None:
+        """Writes the last state, and one every so many seconds."""
+        if last or time.monotonic() - self._written >= self.seconds:
+            self.file.save(state())
+            self._written = time.monotonic()
+
+    def load(self) -> Mapping[str, Any] | None:
+        """What an earlier, broken run left."""
+        return self.file.load()
+
+    def out_of_time(self) -> bool:
+        """A training has no budget."""
+        return False

@@ -6,6 +6,8 @@ from typing import Any, Literal
 from pydantic import Field
 
 from fedspill.audit.plan import ModelSection, PoolSection, Section, parse_as, read_table
+from fedspill.inversion.decoder_training import DecoderTraining
+from fedspill.inversion.ir_decoder import DecoderShape
 from fedspill.zoo.adversary import Adversary
 from fedspill.zoo.training import Recipe
 
@@ -85,6 +87,51 @@ class RobustPlan(Section):
     robust: RobustSection = RobustSection()
 
 
+class DecoderSection(Section):
+    """Training of a decoder from representations to images. The defaults suit CIFAR-10 on 2 CPU cores.
+
+    Attributes:
+        at: the head; None finds it (`inversion.transfer.find_head`).
+        widths: channels at each size, from the smallest; between two sizes both sides double.
+        blocks: residual blocks at each size.
+        consistency: weight of the representation of what was decoded.
+        edges: weight of differences between neighbouring pixels.
+        held_out: last examples of the data, on which the decoder is measured and not trained.
+    """
+
+    at: str | None = None
+    widths: tuple[int, ...] = DecoderShape().widths
+    blocks: int = Field(default=DecoderShape().blocks, ge=0)
+    epochs: int = Field(default=DecoderTraining().epochs, ge=1)
+    minibatch_size: int = Field(default=DecoderTraining().minibatch, ge=1)
+    lr: float = Field(default=DecoderTraining().lr, gt=0)
+    weight_decay: float = Field(default=DecoderTraining().weight_decay, ge=0)
+    consistency: float = Field(default=DecoderTraining().consistency, ge=0)
+    edges: float = Field(default=DecoderTraining().edges, ge=0)
+    held_out: int = Field(default=1000, ge=1)
+    seed: int = 0
+
+    def training(self) -> DecoderTraining:
+        """As the trainer takes it."""
+        return DecoderTraining(
+            layout=DecoderShape(self.widths, self.blocks),
+            epochs=self.epochs,
+            minibatch=self.minibatch_size,
+            lr=self.lr,
+            weight_decay=self.weight_decay,
+            consistency=self.consistency,
+            edges=self.edges,
+        )
+
+
+class DecoderPlan(Section):
+    """All that `fedspill train decoder` needs to know; `data` is what the server holds, never the clients' images."""
+
+    model: ModelSection = ModelSection(name="cnn")
+    data: PoolSection = PoolSection(name="cifar10", split="train")
+    decoder: DecoderSection = DecoderSection()
+
+
 def read_robust_plan(path: Path, settings: list[str] | None = None) -> RobustPlan:
     """A plan from a TOML file, with `SECTION.KEY=VALUE` settings laid over it.
 
@@ -94,6 +141,15 @@ def read_robust_plan(path: Path, settings: list[str] | None = None) -> RobustPla
     return parse_as(RobustPlan, read_table(path, settings))
 
 
+def read_decoder_plan(path: Path, settings: list[str] | None = None) -> DecoderPlan:
+    """A plan from a TOML file, with `SECTION.KEY=VALUE` settings laid over it.
+
+    Raises:
+        BadInput: the file is missing, is no TOML, or holds keys or values that are not allowed.
+    """
+    return parse_as(DecoderPlan, read_table(path, settings))
+
+
 def parse_robust_plan(table: dict[str, Any]) -> RobustPlan:
     """A plan from plain values.
 
@@ -101,3 +157,12 @@ def parse_robust_plan(table: dict[str, Any]) -> RobustPlan:
         BadInput: names the key, the value, and what is allowed.
     """
     return parse_as(RobustPlan, table)
+
+
+def parse_decoder_plan(table: dict[str, Any]) -> DecoderPlan:
+    """A plan from plain values.
+
+    Raises:
+        BadInput: names the key, the value, and what is allowed.
+    """
+    return parse_as(DecoderPlan, table)

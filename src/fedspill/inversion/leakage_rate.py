@@ -1,0 +1,64 @@
+"""The IR leakage rate: how many examples of a batch own a row of a linear layer behind which a ReLU stands.
+
+Dabholkar et al. 2025 (Maui, arXiv 2509.11451), section 5.2.1: with the truth, by which rows each example fires.
+"""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from fedspill.core.roles import Expected
+
+
+def owners(fires: Bool[Tensor, "n h"]) -> Bool[Tensor, " n"]:
+    """Examples that fire some row alone."""
+    return (fires & (fires.sum(0) == 1)).any(1)
+
+
+def peelable(fires: Bool[Tensor, "n h"]) -> Bool[Tensor, " n"]:
+    """Examples that fire some row alone once those that were found before are taken away."""
+    found = torch.zeros(len(fires), dtype=torch.bool, device=fires.device)
+    while bool((fresh := owners(fires & ~found[:, None])).any()):
+        found |= fresh
+    return found
+
+
+def expected_rows(fires: Bool[Tensor, "n h"], *, peel: bool) -> Expected:
+    """What a readout must find: the rows that each example fires, and which examples own one.
+
+    Args:
+        fires: which row has a non-zero gradient for which example.
+        peel: the readout takes away examples that it has found.
+    """
+    places = tuple(tuple(f"row {j}" for j in f.nonzero()[:, 0].tolist()) for f in fires)
+    return Expected(places, peelable(fires) if peel else owners(fires))
+
+
+def leakage_rates(outputs: Float[Tensor, "n h"], size: int) -> Float[Tensor, " batches"]:
+    """The IR leakage rate of each of the consecutive batches of `size` examples; what is left over is not counted.
+
+    Args:
+        outputs: of the layer, before the ReLU.
+        size: of a batch, at most n.
+    """
+    fires = outputs > 0
+    count = len(fires) // size
+    groups = fires[: count * size].view(count, size, -1)
+    alone = groups & (groups.sum(1, keepdim=True) == 1)
+    return alone.any(2).double().mean(1)
+
+
+def expected_leakage(u: Float[Tensor, "n h"], size: int) -> Float[Tensor, " n"]:
+    """The probability that each example owns a row in its batch, where rows fire independently; differentiable.
+
+    Example i fires row j with a_ij = sigmoid(u_ij) and owns it with a_ij prod_k (1 - a_kj), k over the others of the
+    batch, which is exp(u_ij - sum_k softplus(u_kj)), k over all.
+
+    Args:
+        u: log odds of firing; consecutive examples make a batch.
+        size: of a batch; it divides n.
+    """
+    groups = u.view(-1, size, u.shape[1])
+    quiet = -torch.nn.functional.softplus(groups).sum(1, keepdim=True)
+    own = (groups + quiet).exp().clamp_max(1 - 1e-6)
+    return 1 - torch.log1p(-own).sum(2).exp().view(-1)

@@ -1,0 +1,117 @@
+"""Training of a decoder: the fast way from representations back to images."""
+
+from pathlib import Path
+
+import torch
+from pydantic import BaseModel
+from torch import Tensor
+
+from fedspill import __version__
+from fedspill.core.errors import BadInput
+from fedspill.core.inputs import ImageSpec
+from fedspill.core.rng import stream
+from fedspill.inversion.decoder_file import decoder_metadata
+from fedspill.inversion.decoder_training import train_decoder
+from fedspill.inversion.ir_decoder import IRDecoder
+from fedspill.inversion.transfer import Extractor, find_head
+from fedspill.scoring.metrics import PSNR, SSIM, SSIM_MIN_SIZE
+from fedspill.training.long_run import FileWatch, Listener, Silent, StateFile
+from fedspill.training.plan import DecoderPlan
+from fedspill.zoo.data import load
+from fedspill.zoo.models import build
+from fedspill.zoo.weights import write_tensors
+
+PIECE = 250
+"""Images at a time in measuring."""
+
+
+class DecoderReport(BaseModel):
+    """What a training reached on the held-out examples, from their exact representations.
+
+    Attributes:
+        psnr: mean over images, dB.
+        ssim: mean over images; None below 11 pixels a side.
+        mean_image_psnr: of the mean image of the training examples in the place of every answer.
+    """
+
+    psnr: float
+    ssim: float | None
+    mean_image_psnr: float
+    examples: int
+    parameters: int
+    at: str
+    command: str
+    versions: str
+    device: str
+
+
+def train_decoder_file(
+    plan: DecoderPlan, out: Path, *, device: torch.device, listener: Listener | None = None, command: str = ""
+) -> DecoderReport:
+    """Trains, writes the decoder to `out` and the figures beside it (FILE.json).
+
+    A killed run goes on where it last kept its state.
+
+    Raises:
+        BadInput: data or model cannot be had, or do not fit together.
+        NotApplicable: the network has no head behind a feature extractor.
+    """
+    listener = listener or Silent()
+    file = StateFile.beside(out, plan)
+    extractor, public, held = _world(plan, device)
+    settings = plan.decoder.training()
+    watch = FileWatch(listener, file)
+    decoder = train_decoder(extractor, public, settings, stream(plan.decoder.seed, "decoder"), watch)
+    listener.message("measuring the decoder on the held-out examples")
+    report = _report(decoder, extractor, public, held, command)
+    told = {**decoder_metadata(decoder), "network": plan.model.name or "cnn", "at": extractor.at}
+    words = {"psnr": f"{report.psnr:.2f} dB, held-out examples", "command": command, "versions": report.versions}
+    write_tensors(out, decoder.state_dict(), {**told, **words})
+    out.with_suffix(".json").write_text(report.model_dump_json(indent=1), encoding="utf-8")
+    file.remove()
+    return report
+
+
+def _world(plan: DecoderPlan, device: torch.device) -> tuple[Extractor, Tensor, Tensor]:
+    """The extractor, the images to train on and those that are held out."""
+    pool = load(**plan.data.model_dump())
+    section, size = plan.model, plan.decoder.minibatch_size
+    if len(pool) < plan.decoder.held_out + size:
+        raise BadInput(
+            f"data has {len(pool)} examples; held_out={plan.decoder.held_out} and one mini-batch of {size} are needed"
+        )
+    model = build(
+        section.name or "cnn",
+        input_shape=pool.input_shape,
+        num_classes=section.num_classes or pool.num_classes,
+        weights=section.weights,
+        seed=section.seed,
+        data_root=plan.data.root,
+        device=device,
+        options=section.options,
+        mean=pool.mean,
+        std=pool.std,
+    )
+    if not isinstance(model.input, ImageSpec):
+        raise BadInput(f"model {section.name!r} takes no images; a decoder answers with images")
+    cut = len(pool) - plan.decoder.held_out
+    inputs = pool.batch.inputs
+    return Extractor(model, plan.decoder.at or find_head(model)), inputs[:cut], inputs[cut:]
+
+
+def _report(decoder: IRDecoder, extractor: Extractor, public: Tensor, held: Tensor, command: str) -> DecoderReport:
+    with torch.no_grad():
+        made = torch.cat([decoder(extractor.of(part)).cpu() for part in held.split(PIECE)])
+    blank = public.mean(0, keepdim=True).expand_as(held)
+    measurable = min(held.shape[2:]) >= SSIM_MIN_SIZE and held.shape[1] in (1, 3)
+    return DecoderReport(
+        psnr=float(PSNR()(made, held).mean()),
+        ssim=float(SSIM()(made, held).mean()) if measurable else None,
+        mean_image_psnr=float(PSNR()(blank, held).mean()),
+        examples=len(held),
+        parameters=sum(p.numel() for p in decoder.parameters()),
+        at=extractor.at,
+        command=command,
+        versions=f"fedspill {__version__}, torch {torch.__version__}",
+        device=extractor.model.like.device.type,
+    )
