@@ -42,7 +42,8 @@ def test_every_candidate_is_on_record_beside_the_measurement(planted, tmp_path: 
     assert [r.confidence for r in trial.readings] == pytest.approx([0.2, 0.9, 0.8, 0.7, 0.1])
     assert [r.unscored for r in trial.readings] == [None, None, None, None, 0]
     assert trial.predicted is not None
-    assert trial.predicted.model_dump() == {"n": 4, "predicted": 2, "exact": 2, "both": 2}
+    counts = {"n": 4, "predicted": 2, "exact": 2, "both": 2, "alone": 2, "certified": 2}
+    assert trial.predicted.model_dump() == {"what": "examples", **counts}
     assert "prediction" not in {c.topic for c in result.report.caveats}
     assert result.report.environment.parameters == sum(p.numel() for p in mlp().params.values())
     rebuilt, unscored = (result.tensors[f"{kind}/{trial.name}"] for kind in ("rebuilt", "unscored"))

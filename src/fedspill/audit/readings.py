@@ -1,5 +1,6 @@
 """What a readout read, candidate by candidate, beside what its own measurement had to give."""
 
+from collections import Counter
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +13,8 @@ from fedspill.core.roles import Expected
 from fedspill.core.types import Reconstruction
 from fedspill.scoring.exact import exact_copies
 
+READ_EXACTLY = 1e-3
+"""Distance of a representation from the true one, relative to its length, up to which it counts as read."""
 MOST_UNSCORED = 256
 """Of the candidates that were not scored, as many are kept: a picture shows no more."""
 
@@ -54,8 +57,8 @@ def readings(
     """
     if not rebuilt.origins and expected is None:
         return [], None
-    copies = exact_copies(rebuilt.inputs, private, spec)
-    found = None if expected is None else _predicted(expected.found.cpu(), copies.any(0))
+    copies = _copies(rebuilt, private, spec, expected)
+    found = None if expected is None else _predicted(rebuilt, expected, copies)
     stored = {k: i for i, k in enumerate(places.scored)}
     spare = {k: i for i, k in enumerate(places.unscored)}
     confidence = None if rebuilt.confidence is None else rebuilt.confidence.tolist()
@@ -66,7 +69,7 @@ def readings(
             confidence=None if confidence is None else confidence[k],
             scored=stored.get(k),
             unscored=spare.get(k),
-            holds=[] if expected is None else [i for i, names in enumerate(expected.places) if origin in names],
+            holds=[] if expected is None else _holders(expected, origin),
             exact=int(copies[k].long().argmax()) if bool(copies[k].any()) else None,
         )
         for k, origin in enumerate(rebuilt.origins)
@@ -74,5 +77,32 @@ def readings(
     return records, found
 
 
-def _predicted(found: Bool[Tensor, " n"], exact: Bool[Tensor, " n"]) -> Predicted:
-    return Predicted(n=len(found), predicted=int(found.sum()), exact=int(exact.sum()), both=int((found & exact).sum()))
+def _copies(
+    rebuilt: Reconstruction, private: Tensor, spec: InputSpec, expected: Expected | None
+) -> Bool[Tensor, "m n"]:
+    """Which candidate equals which example, or which representation which."""
+    if expected is None or expected.representations is None or rebuilt.representations is None:
+        return exact_copies(rebuilt.inputs, private, spec)
+    got, true = (v.detach().cpu().double() for v in (rebuilt.representations, expected.representations))
+    return torch.cdist(got, true) < READ_EXACTLY * true.norm(dim=1)
+
+
+def _holders(expected: Expected, origin: str) -> list[int]:
+    """Examples that are at this place; of several places the first one is where the candidate shows best."""
+    first = origin.partition(",")[0]
+    return [i for i, names in enumerate(expected.places) if first in names]
+
+
+def _predicted(rebuilt: Reconstruction, expected: Expected, copies: Bool[Tensor, "m n"]) -> Predicted:
+    found, exact = expected.found.cpu(), copies.any(0)
+    sure = torch.tensor([mark == "alone" for mark in rebuilt.marks], dtype=torch.bool)
+    held = Counter(place for places in expected.places for place in places)
+    return Predicted(
+        what="examples" if expected.representations is None else "representations",
+        n=len(found),
+        predicted=int(found.sum()),
+        exact=int(exact.sum()),
+        both=int((found & exact).sum()),
+        alone=sum(any(held[place] == 1 for place in places) for places in expected.places),
+        certified=int(copies[sure].any(0).sum()) if len(sure) else 0,
+    )

@@ -113,7 +113,8 @@ class Reading(_Record):
         scored: its index among the reconstructions stored; None if the attack trusted others more.
         unscored: its index among the other candidates stored, if it was stored there.
         holds: positions of the private examples that this place holds, by the readout's own measurement.
-        exact: position of the private example of which it is an exact copy (PSNR of 60 dB, every token, every column).
+        exact: position of the private example of which it is an exact copy (PSNR of 60 dB, every token, every
+            column), or whose representation was read.
     """
 
     origin: str
@@ -131,8 +132,15 @@ class Predicted(_Record):
     Attributes:
         exact: recovered exactly by any candidate.
         both: predicted, and recovered exactly.
+        alone: have a place of their own, whatever is read from the others: of representations the IR leakage rate of
+            Maui (Dabholkar et al. 2025), times n.
+        certified: recovered exactly by a candidate that the attack itself holds for one example.
+        what: what is recovered; representations are inverted to inputs, which need not be exact.
     """
 
+    what: Literal["examples", "representations"] = "examples"
+    alone: int = 0
+    certified: int = 0
     n: int
     predicted: int
     exact: int

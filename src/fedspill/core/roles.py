@@ -82,10 +82,12 @@ class Expected:
     Attributes:
         places: for each example the names of its bins, in the words of `Reconstruction.origins`.
         found: (n,) the examples that the readout must recover exactly.
+        representations: of the examples, if it is these that the readout must recover.
     """
 
     places: tuple[tuple[str, ...], ...]
     found: Bool[Tensor, " n"]
+    representations: Float[Tensor, "n d"] | None = None
 
 
 @runtime_checkable

@@ -104,8 +104,11 @@ class Reconstruction:
         converged: the attack's own word: its objective fell below the level that it states, or a blind
             certificate holds.
         notes: what a reader must know about this run, one sentence each.
-        origins: where each candidate was read, such as "bin 17"; () if that means nothing.
+        origins: where each candidate was read, such as "bin 17" (or "row 3, 40": the first place, then others); () if
+            that means nothing.
         marks: what the attack believes of each candidate; () or one per candidate.
+        representations: what the network made of the examples inside, if the attack read that and `inputs` are
+            what it was inverted to.
     """
 
     inputs: Float[Tensor, "m ..."] | Int[Tensor, "m ..."]
@@ -117,3 +120,4 @@ class Reconstruction:
     notes: tuple[str, ...] = ()
     origins: tuple[str, ...] = ()
     marks: tuple[Mark, ...] = ()
+    representations: Float[Tensor, "m d"] | None = None

@@ -5,7 +5,7 @@ from functools import cache
 
 from PIL import Image, ImageDraw, ImageFont
 
-from fedspill.rendering.bins import WORDS, BinsRead, Sort, Tile
+from fedspill.rendering.bins import BinsRead, Sort, Tile
 from fedspill.rendering.pictures import fitted, image, png
 
 COLOURS: Mapping[Sort, str] = {
@@ -36,7 +36,7 @@ def bin_sheet(read: BinsRead) -> bytes:
     pictures = [_framed(t, side) for t in tiles]
     cell = max(max(p.size) for p in pictures) + _GAP
     columns = min(len(pictures), max(1, (WIDTH + _GAP) // cell))
-    rows, marks = -(-len(pictures) // columns), _marks(read.counts)
+    rows, marks = -(-len(pictures) // columns), _marks(read)
     width = max(columns * cell - _GAP, round(sum(_width(text) for _, text in marks)))
     whole = Image.new("RGB", (width, rows * cell + _LEGEND), "white")
     for k, picture in enumerate(pictures):
@@ -53,10 +53,11 @@ def _framed(tile: Tile, side: int) -> Image.Image:
     return framed
 
 
-def _marks(counts: Mapping[Sort, int]) -> list[tuple[Sort, str]]:
-    found: list[tuple[Sort, str]] = [(s, f"{WORDS[s]}: {counts.get(s, 0)}") for s in COLOURS if s != "empty"]
+def _marks(read: BinsRead) -> list[tuple[Sort, str]]:
+    words, counts = read.words, read.counts
+    found: list[tuple[Sort, str]] = [(s, f"{words[s]}: {counts.get(s, 0)}") for s in COLOURS if s != "empty"]
     empty = counts.get("empty", 0)
-    return [*found, ("empty", f"{WORDS['empty']}: {empty} (not drawn)")] if empty else found
+    return [*found, ("empty", f"{words['empty']}: {empty} (not drawn)")] if empty else found
 
 
 def _legend(whole: Image.Image, marks: Sequence[tuple[Sort, str]], top: int) -> None:

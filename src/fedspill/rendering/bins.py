@@ -25,6 +25,13 @@ WORDS: Mapping[Sort, str] = {
 }
 """What the page and the legend call each sort."""
 
+REPRESENTATION_WORDS: Mapping[Sort, str] = {
+    **WORDS,
+    "exact": "its representation was read exactly",
+    "other": "no example's representation",
+}
+"""Likewise, of representations, which are inverted to pictures."""
+
 
 @dataclass(frozen=True)
 class Tile:
@@ -46,6 +53,21 @@ class Tile:
 
 
 @dataclass(frozen=True)
+class Owner:
+    """Which rows leaked which example.
+
+    Attributes:
+        example: index of the data split.
+        rows: that show it and it alone, the strongest first, as the attack names them.
+        certified: the attack itself holds it for one example.
+    """
+
+    example: int
+    rows: str
+    certified: bool
+
+
+@dataclass(frozen=True)
 class BinsRead:
     """One trial's bins.
 
@@ -54,6 +76,8 @@ class BinsRead:
         facts: what the numbers are called, and the numbers.
         tiles: at most `MOST_TILES`, in the order of their bins, without empty ones; none from a redacted report.
         notes: what the attack says, the paper's expectation among it.
+        of_representations: what was read was inverted to what is shown.
+        owners: of representations: each example that was read, in the words of its rows; none from a redacted report.
     """
 
     trial: str
@@ -62,6 +86,13 @@ class BinsRead:
     facts: tuple[tuple[str, str], ...]
     tiles: tuple[Tile, ...]
     notes: tuple[str, ...]
+    of_representations: bool = False
+    owners: tuple[Owner, ...] = ()
+
+    @property
+    def words(self) -> Mapping[Sort, str]:
+        """What each sort is called."""
+        return REPRESENTATION_WORDS if self.of_representations else WORDS
 
     @property
     def line(self) -> str:
@@ -87,8 +118,17 @@ def _read(report: AuditReport, trial: Trial, tensors: Mapping[str, Tensor], text
     drawn = [t for t in tiles if t.picture is not None or t.text is not None][:MOST_TILES]
     counts = Counter(sorts)
     label = f"{trial.attack}:{trial.preset}, update {trial.update}, seed {trial.seed}"
-    facts = _facts(trial, counts, report.environment.parameters)
-    return BinsRead(trial.name, label, counts, facts, tuple(drawn), tuple(trial.notes))
+    of_representations = trial.predicted is not None and trial.predicted.what == "representations"
+    name_facts = _representation_facts if of_representations else _facts
+    facts = name_facts(trial, counts, report.environment.parameters)
+    owners = () if report.redacted or not of_representations else _owners(trial, sorts)
+    return BinsRead(trial.name, label, counts, facts, tuple(drawn), tuple(trial.notes), of_representations, owners)
+
+
+def _owners(trial: Trial, sorts: Sequence[Sort]) -> tuple[Owner, ...]:
+    read = [r for r, sort in zip(trial.readings, sorts, strict=True) if sort == "exact"]
+    found = [Owner(trial.examples[r.exact], r.origin, r.mark == "alone") for r in read if r.exact is not None]
+    return tuple(sorted(found, key=lambda o: o.example))
 
 
 def sorted_out(trial: Trial) -> list[Sort]:
@@ -139,6 +179,23 @@ def _facts(trial: Trial, counts: Mapping[Sort, int], size: int | None) -> tuple[
         found += [("read although they hold no example", str(counts.get("empty", 0)))]
     share = f" ({percent(trial.added_parameters / size)} of the model's {size:,})" if size else ""
     return (*found, ("added parameters", f"{trial.added_parameters:,}{share}"))
+
+
+def _representation_facts(
+    trial: Trial, counts: Mapping[Sort, int], size: int | None
+) -> tuple[tuple[str, str], ...]:
+    n, p = len(trial.examples), trial.predicted
+    assert p is not None, "asked of representations only"
+    sure = sum(r.mark == "alone" for r in trial.readings)
+    found = [
+        ("representations read exactly", f"{p.exact} of n = {n}"),
+        ("IR leakage rate (examples that own a row)", percent(p.alone / n)),
+        ("predicted from the examples", f"{p.predicted} of n = {n}"),
+        ("certified without the truth", f"{sure}, {p.certified} of them rightly"),
+        ("candidates that are no example's", str(counts.get("other", 0) + counts.get("mixture", 0))),
+    ]
+    share = f" ({percent(trial.added_parameters / size)} of the model's {size:,})" if size else ""
+    return (*found, ("parameters that the new head adds", f"{trial.added_parameters:,}{share}"))
 
 
 def _natural(origin: str) -> tuple[tuple[int, int, str], ...]:

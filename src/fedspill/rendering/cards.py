@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from fedspill.audit.report import AuditReport, Trial, WorstExample
 from fedspill.rendering import facts, pictures
 from fedspill.rendering.bin_sheet import bin_sheet
-from fedspill.rendering.bins import WORDS, BinsRead, Tile
+from fedspill.rendering.bins import BinsRead, Tile
 from fedspill.rendering.pictures import Pair
 from fedspill.rendering.texts import Piece, TextPair, worst_texts
 from fedspill.rendering.view import MOST_CARDS, attack_of, shown_scores
@@ -87,5 +87,5 @@ def bins_card(read: BinsRead, report: AuditReport) -> BinsCard:
     """Picture or rows of one trial's bins; neither if the report is redacted."""
     tiles = () if report.redacted else read.tiles
     drawable = any(t.picture is not None for t in tiles)
-    rows = tuple((t, WORDS[t.sort]) for t in tiles if t.text is not None)
+    rows = tuple((t, read.words[t.sort]) for t in tiles if t.text is not None)
     return BinsCard(read, pictures.as_uri(bin_sheet(read)) if drawable else None, rows)

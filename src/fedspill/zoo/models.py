@@ -81,7 +81,8 @@ def build(
         input_shape: of one encoded example of the data: (c, h, w), (t,) or (features,).
         num_classes: of the data; of next tokens the vocabulary.
         spec: of sentences and tables, which bring their own encoding; None for images.
-        weights: "untrained"; "trained", a set that the zoo knows; or a path to safetensors or a checkpoint.
+        weights: "untrained"; "trained" or (by adversarial training) "robust", sets that the zoo knows; or a path to
+            safetensors or a checkpoint.
         mode: "eval" or "train", which makes BatchNorm use batch statistics.
         seed: of the initial weights.
         data_root: where known checkpoints lie (`weights/`); the variable FEDSPILL_DATA stands in for it.
@@ -185,7 +186,9 @@ def _make(name: str, shape: tuple[int, ...], num_classes: int, seed: int, option
 def _weights(name: str, weights: str | Path, root: str | Path | None) -> Trained | None:
     if weights == "untrained":
         return None
-    return known(name, root) if weights == "trained" else from_file(weights)
+    if weights in ("trained", "robust"):
+        return known(name, root, robust=weights == "robust")
+    return from_file(weights)
 
 
 def _statistics(

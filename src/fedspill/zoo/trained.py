@@ -44,19 +44,28 @@ def from_file(path: str | Path) -> Trained:
     return Trained(read_tensors(path), str(path), statistics)
 
 
-def known(name: str, root: str | Path | None) -> Trained:
+def known(name: str, root: str | Path | None, *, robust: bool = False) -> Trained:
     """The trained weights that the zoo knows for a network.
+
+    Args:
+        name: of the network.
+        root: see `data_root`.
+        robust: those of adversarial training.
 
     Raises:
         BadInput: none are known, or the data folder does not hold them.
     """
-    shipped = SHIPPED / f"cifar10_{name}.safetensors"
+    if robust and not (SHIPPED / f"cifar10_{name}_robust.safetensors").is_file():
+        have = sorted(p.stem.removeprefix("cifar10_").removesuffix("_robust") for p in SHIPPED.glob("*_robust.*"))
+        raise BadInput(f"no robust weights are known for {name!r}; there are {', '.join(have)}; give a path to a file")
+    shipped = SHIPPED / f"cifar10_{name}{'_robust' if robust else ''}.safetensors"
     if shipped.is_file():
         found = from_file(shipped)
         told = read_metadata(shipped)
         return Trained(found.tensors, f"trained weights of {name} (options {told.get('options')})", found.statistics)
     if name not in CHECKPOINTS:
-        have = sorted(p.stem.removeprefix("cifar10_") for p in SHIPPED.glob("*.safetensors"))
+        stems = [p.stem.removeprefix("cifar10_") for p in SHIPPED.glob("*.safetensors")]
+        have = sorted(stem for stem in stems if not stem.endswith("_robust"))
         raise BadInput(
             f"no trained weights are known for {name!r}; there are {', '.join([*have, *CHECKPOINTS])};"
             ' give a path to a file, or weights = "untrained"'
