@@ -10,9 +10,9 @@ from fedspill import catalogue
 from fedspill.core.roles import Card
 
 TARGET = Path(__file__).parent.parent / "docs" / "attacks.md"
-HEAD = """# Attacks and malicious servers
+HEAD = """# Attacks, malicious servers, defences and checks
 
-Generated from the cards in `src/fedspill/attacks` and `src/fedspill/tamperings` by `make docs`; do not edit.
+Generated from the cards in `src/fedspill/attacks`, `tamperings`, `defences` and `guard` by `make docs`; do not edit.
 Measured results are in [results.md](results.md).
 """
 
@@ -23,6 +23,13 @@ def table(title: str, cards: dict[str, Card[Any]]) -> str:
     for name, card in cards.items():
         needs = ", ".join(sorted(k.value for k in card.needs)) or "-"
         rows.append(f"| `{name}` | {card.title} ({card.paper}) | {card.role.value} | {needs} | {card.summary} |")
+    return "\n".join([*rows, *(presets(name, card) for name, card in cards.items())])
+
+
+def plain_table(title: str, cards: dict[str, Card[Any]]) -> str:
+    """The same of what clients do, of which no server and no grant is asked."""
+    rows = [f"\n## {title}\n", "| name | method | what it does |", "|---|---|---|"]
+    rows += [f"| `{name}` | {card.title} ({card.paper}) | {card.summary} |" for name, card in cards.items()]
     return "\n".join([*rows, *(presets(name, card) for name, card in cards.items())])
 
 
@@ -44,9 +51,13 @@ def presets(name: str, card: Card[Any]) -> str:
 
 def document() -> str:
     """The whole file."""
-    return (
-        HEAD + table("Attacks", catalogue.attacks()) + "\n" + table("Malicious servers", catalogue.tamperings()) + "\n"
-    )
+    sections = [
+        table("Attacks", catalogue.attacks()),
+        table("Malicious servers", catalogue.tamperings()),
+        plain_table("Defences of the clients", catalogue.defences()),
+        plain_table("Checks of incoming models", catalogue.checks()),
+    ]
+    return HEAD + "\n".join(sections) + "\n"
 
 
 def main() -> None:

@@ -17,8 +17,9 @@ import torch
 from benchmarks.imprint_run import Found, mean_and_error, run
 from fedspill.core.local_update import FedAvg
 from fedspill.core.model import Model
-from fedspill.core.rng import rand, stream
+from fedspill.core.rng import stream
 from fedspill.core.types import Batch, Update
+from fedspill.defences.gradient_noise import GradientNoise
 from fedspill.tamperings.robbing_the_fed import RobbingTheFed
 from fedspill.zoo.data import DataPool, load
 from fedspill.zoo.models import build
@@ -123,20 +124,8 @@ def fedavg() -> None:
 
 def noisy(sigma: float, relative: bool, seed: int) -> Callable[[Update], Update]:
     """Laplace noise of standard deviation sigma on every number; relative to the root mean square of the gradient."""
-
-    def change(update: Update) -> Update:
-        rng = stream(seed, "noise")
-        size = sum(v.numel() for v in update.values.values())
-        spread = sigma * (update.norm() / size**0.5 if relative else 1.0)
-        values = {k: v + spread * _laplace(v, rng) for k, v in update.values.items()}
-        return Update(update.kind, values, update.buffers)
-
-    return change
-
-
-def _laplace(like: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
-    uniform = rand(tuple(like.shape), rng, like) - 0.5
-    return -uniform.sign() * (1 - 2 * uniform.abs()).clamp_min(1e-12).log() / 2**0.5
+    defence = GradientNoise(sigma, relative)
+    return lambda update: defence.noised(update, stream(seed, "noise"))
 
 
 def noise() -> None:

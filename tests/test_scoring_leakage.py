@@ -12,7 +12,7 @@ from fedspill.core.rng import rand, stream
 from fedspill.core.types import Batch
 from fedspill.scoring.baselines import best_public, mean_image
 from fedspill.scoring.labels import overlap
-from fedspill.scoring.leakage import criterion, leaked, summary, wilson
+from fedspill.scoring.leakage import criterion, leaked, reconstruction_rates, summary, wilson
 from fedspill.scoring.metrics import MSE, PSNR, SSIM
 from fedspill.scoring.score import score_pairs
 
@@ -46,6 +46,14 @@ def test_a_threshold_needs_values() -> None:
         leaked({"psnr": torch.zeros(1)}, {"lpips": 0.1}, {"psnr": True, "lpips": False})
     with pytest.raises(BadInput, match="no leak threshold"):
         leaked({"psnr": torch.zeros(1)}, {}, {"psnr": True})
+
+
+def test_reconstruction_rates_count_every_private_image() -> None:
+    rates = reconstruction_rates(torch.tensor([0.45, 0.5, 0.9, NAN]))
+    assert {k: v.rate for k, v in rates.items()} == {0.4: 0.75, 0.5: 0.5, 0.6: 0.25}
+    assert rates[0.5] == wilson(2, 4)
+    with pytest.raises(BadInput):
+        reconstruction_rates(torch.zeros(0))
 
 
 def test_the_criterion_in_words() -> None:

@@ -10,11 +10,14 @@ from fedspill.core.errors import BadInput, NotApplicable
 from fedspill.core.knowledge import Knows, ServerKnowledge
 from fedspill.core.local_update import FedAvg, FedSGD, local_update
 from fedspill.core.rng import stream
-from fedspill.core.roles import UNWATCHED, Attack, Tampering
+from fedspill.core.roles import UNWATCHED, Attack, Check, Defending, Incoming, Tampering
+from fedspill.federation.client import Client
 from fedspill.federation.threat import observe
 from tests.worlds import SPEC, batch, conv_bn, linear, mlp, relu_mlp
 
 ATTACKS, TAMPERINGS = catalogue.attacks(), catalogue.tamperings()
+DEFENCES, CHECKS = catalogue.defences(), catalogue.checks()
+EVERY = [*ATTACKS.items(), *TAMPERINGS.items(), *DEFENCES.items(), *CHECKS.items()]
 READABLE = {n: c for n, c in TAMPERINGS.items() if c.reads}
 EVERYTHING = frozenset(Knows)
 LINEAR_ONLY = {"logistic_regression"}
@@ -52,7 +55,7 @@ def world(name: str, n: int, protocol=FedSGD(), model=None):
     return attack, local_update(sent, private, protocol), knowledge
 
 
-@pytest.mark.parametrize("card", [*ATTACKS.values(), *TAMPERINGS.values()], ids=[*ATTACKS, *TAMPERINGS])
+@pytest.mark.parametrize("card", [card for _, card in EVERY], ids=[name for name, _ in EVERY])
 def test_a_card_is_complete(card) -> None:
     assert {"paper", "quick"} <= set(card.presets)
     assert card.title
@@ -130,6 +133,38 @@ def test_an_attack_is_content_with_less_or_says_what_it_lacks(name: str) -> None
         assert rebuilt.inputs.shape[1:] == SPEC.shape
     except NotApplicable as reason:
         assert len(str(reason)) > 20
+
+
+@pytest.mark.parametrize("name", DEFENCES)
+def test_a_defence_is_repeatable_and_keeps_what_it_was_given(name: str) -> None:
+    before, model, private = torch.get_rng_state(), conv_bn(training=True), batch(3)
+    for preset in DEFENCES[name].presets.values():
+        assert isinstance(preset, Defending)
+        cost = preset.cost()
+        assert cost is None or (cost.epsilon > 0 and 0 < cost.delta < 1 and cost.unit)
+        client = Client(private, FedSGD(), [preset.stages()])
+        first, second, other = (client.respond(model, stream(seed, "client")) for seed in (0, 0, 1))
+        plain = local_update(model, private, FedSGD())
+        assert {k: v.shape for k, v in first.values.items()} == {k: v.shape for k, v in plain.values.items()}
+        assert all(torch.equal(v, second.values[k]) for k, v in first.values.items())
+        assert all(v.isfinite().all() for v in other.values.values())
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(private.inputs, batch(3).inputs)
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_a_check_finds_nothing_in_honest_models_and_its_findings_are_complete(name: str) -> None:
+    for preset in CHECKS[name].presets.values():
+        assert isinstance(preset, Check)
+        for model in (mlp(), relu_mlp(), conv_bn()):
+            assert preset.inspect(Incoming(model)) == []
+        tampered = tampered_by(TAMPERINGS["robbing_the_fed"], batch(32, seed=1), [mlp()])
+        for finding in preset.inspect(Incoming(tampered.model)):
+            assert finding.check == name
+            assert 0 <= finding.severity <= 1
+            assert finding.where
+            assert finding.evidence
+            assert finding.explanation.endswith(".")
 
 
 def test_every_grant_is_a_field_of_the_knowledge() -> None:

@@ -10,7 +10,7 @@ from fedspill.audit.plan import AttackEntry, AuditPlan
 from fedspill.core.errors import BadInput, NotApplicable
 from fedspill.core.inputs import InputSpec, kind
 from fedspill.core.knowledge import Knows
-from fedspill.core.roles import Attack, Card, Tampering
+from fedspill.core.roles import Attack, Card, Defence, Defending, Tampering
 from fedspill.core.types import ServerRole
 
 _ROLES = list(ServerRole)
@@ -30,6 +30,17 @@ class Chosen:
     card: Card[Any]
     component: Attack | Tampering
     explicit: bool
+
+
+@dataclass(frozen=True)
+class ChosenDefence:
+    """A defence of a plan, with its fields set."""
+
+    name: str
+    preset: str
+    label: str
+    card: Card[Defending]
+    component: Defending
 
 
 def configure(card: Card[Any], entry: AttackEntry, what: str) -> Any:
@@ -53,6 +64,8 @@ def configure(card: Card[Any], entry: AttackEntry, what: str) -> Any:
         return TypeAdapter(type(component)).validate_python(merged)
     except ValidationError as error:
         first = error.errors()[0]
+        if not first["loc"]:  # of fields that do not go together
+            raise BadInput(f"{what} {entry.name!r}: {first['msg'].removeprefix('Value error, ')}") from None
         where = ".".join(map(str, first["loc"]))
         raise BadInput(f"{what} {entry.name!r}, field {where!r}: {first['msg']} (got {first['input']!r})") from None
 
@@ -119,9 +132,10 @@ def check_kinds(plan: AuditPlan, worlds: list[Chosen], spec: InputSpec) -> None:
     """Tells at once what would only come out when its turn has come.
 
     Raises:
-        NotApplicable: an attack or a tampering that the plan names does not work on inputs of this kind.
+        NotApplicable: an attack, a defence or a tampering that the plan names does not work on inputs of this kind.
     """
     named = [(w.label, w.card) for w in worlds if w.explicit]
+    named += [(d.label, d.card) for d in defences_of(plan)]
     planned = tampering_of(plan)
     if planned is not None and plan.server.tampering is not None:
         named.append((plan.server.tampering.label, planned[1]))
@@ -137,6 +151,24 @@ def _grants(plan: AuditPlan) -> frozenset[Knows]:
 
 def _readable() -> dict[str, Card[Any]]:
     return {n: c for n, c in catalogue.tamperings().items() if c.reads}
+
+
+def defences_of(plan: AuditPlan) -> list[ChosenDefence]:
+    """What every client applies, in the plan's order.
+
+    Raises:
+        BadInput: unknown names, presets or fields, or fields that do not go together.
+    """
+    cards, chosen = catalogue.defences(), list[ChosenDefence]()
+    for entry in plan.defences:
+        name, preset, card = catalogue.pick(cards, f"{entry.name}:{entry.preset}", "defence")
+        chosen.append(ChosenDefence(name, preset, entry.label, card, configure(card, entry, "defence")))
+    return chosen
+
+
+def stages_of(plan: AuditPlan) -> tuple[Defence, ...]:
+    """The same as the clients run it."""
+    return tuple(d.component.stages() for d in defences_of(plan))
 
 
 def tampering_of(plan: AuditPlan) -> tuple[Tampering, Card[Tampering]] | None:

@@ -37,7 +37,7 @@ def _as_entry(value: object) -> object:
 
 
 class AttackEntry(BaseModel):
-    """One attack: "name", "name:preset", or a table with fields of the attack to change."""
+    """One component: "name", "name:preset", or a table with those of its fields that change."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
     name: str
@@ -45,7 +45,7 @@ class AttackEntry(BaseModel):
 
     @property
     def overrides(self) -> dict[str, Any]:
-        """Fields of the attack that differ from the preset's."""
+        """Fields that differ from the preset's."""
         return dict(self.model_extra or {})
 
     @property
@@ -218,13 +218,18 @@ class PolicySection(Section):
 
 
 class AuditPlan(Section):
-    """All that an audit needs to know; every key has a default."""
+    """All that an audit needs to know; every key has a default.
+
+    Attributes:
+        defences: what every client applies, in this order.
+    """
 
     audit: AuditSection = AuditSection()
     model: ModelSection = ModelSection()
     data: DataSection = DataSection()
     client: ClientSection = ClientSection()
     server: ServerSection = ServerSection()
+    defences: tuple[Entry, ...] = ()
     policy: PolicySection = PolicySection()
 
     @model_validator(mode="after")
@@ -307,10 +312,22 @@ def _lay_over(table: dict[str, Any], setting: str) -> None:
     parts = key.strip().split(".")
     if not equals or len(parts) < 2:
         raise BadInput(f"--set {setting!r}: write SECTION.KEY=VALUE, for example client.num_examples=8")
-    value = toml_value(text)
+    here: Any = table
     for part in parts[:-1]:
-        inner = table.setdefault(part, {})
-        if not isinstance(inner, dict):
-            raise BadInput(f"--set {setting!r}: {part!r} is a value, not a section")
-        table = inner
-    table[parts[-1]] = value
+        here = _inside(here, part, setting)
+    if not isinstance(here, dict):
+        raise BadInput(f"--set {setting!r}: {parts[-2]!r} is a list; name the place of one of its tables and a key")
+    here[parts[-1]] = toml_value(text)
+
+
+def _inside(here: Any, part: str, setting: str) -> Any:
+    """A table's section, or the table at a place (from 0) of a list of tables."""
+    if isinstance(here, dict):
+        inner = here.setdefault(part, {})
+    elif part.isdecimal() and int(part) < len(here):
+        inner = here[int(part)]
+    else:
+        raise BadInput(f"--set {setting!r}: {part!r} is no place in a list of {len(here)}; they count from 0")
+    if not isinstance(inner, dict | list):
+        raise BadInput(f"--set {setting!r}: {part!r} is a value, not a section")
+    return inner

@@ -153,9 +153,9 @@ class Trial(_Record):
     Attributes:
         name: unique within the report; also the stem of the trial's pictures.
         examples: indices of the private examples within the data split.
-        gradient_norm: of the update; close to 0 there is nothing to invert.
+        gradient_norm: of the update as the server got it; close to 0 there is nothing to invert.
         self_check: the attack's matching value at the true input (0 up to rounding when attacker and client
-            compute the same).
+            compute the same), before any defence.
         iterations: of the best run; 0 for closed forms.
         objective: the curve of the best run, thinned to at most 200 points as [iteration, value].
         confidence: the attack's own, one per reconstruction, in the order of the tensors stored.
@@ -222,6 +222,35 @@ class Grant(_Record):
     explanation: str
 
 
+class Cost(_Record):
+    """(epsilon, delta)-differential privacy of one update.
+
+    Attributes:
+        unit: between which inputs the updates are hard to tell apart.
+        noise: standard deviation of the noise on every value.
+    """
+
+    epsilon: float
+    delta: float
+    unit: str
+    noise: float
+
+
+class AppliedDefence(_Record):
+    """What every client applied to what it sent.
+
+    Attributes:
+        fields: its hyperparameters as they were run.
+        cost: what is proven of one update; None if nothing is.
+    """
+
+    name: str
+    preset: str
+    title: str
+    fields: dict[str, Any]
+    cost: Cost | None = None
+
+
 class Environment(_Record):
     """The conditions of the run.
 
@@ -262,6 +291,7 @@ class AuditReport(_Record):
 
     Attributes:
         plan: the plan as it was run, with every default filled in.
+        defences: what every client applied, in this order.
         worst: the worst case per private example over all attacks (as auto-attack reports robustness),
             the closest first.
         leakage_rate: over the private examples, counting one as leaked if any trial leaked it.
@@ -272,6 +302,7 @@ class AuditReport(_Record):
     plan: dict[str, Any]
     environment: Environment
     grants: list[Grant]
+    defences: list[AppliedDefence] = Field(default_factory=list[AppliedDefence])
     trials: list[Trial]
     worst: list[WorstExample]
     leakage_rate: Rate | None

@@ -7,7 +7,7 @@ import platform
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 import fedspill
 from fedspill.audit import verdict as verdicts
-from fedspill.audit.components import check_kinds, choose, tampering_of
+from fedspill.audit.components import ChosenDefence, check_kinds, choose, defences_of, tampering_of
 from fedspill.audit.judge import prior_only
 from fedspill.audit.plan import AuditPlan
-from fedspill.audit.report import AuditReport, Environment, Grant, Trial
+from fedspill.audit.report import AppliedDefence, AuditReport, Cost, Environment, Grant, Trial
 from fedspill.audit.resolve import resolved
 from fedspill.audit.scenario import Scenario, pick_device, prepare, weights_sha256
 from fedspill.audit.servers import Servers
@@ -105,6 +105,7 @@ def run_audit(
     verdicts.check_policy(plan)
     worlds = choose(plan)
     tampering_of(plan)
+    defences_of(plan)
     by_names(plan.audit.metrics or ())
     pool = from_tensors(*data) if isinstance(data, tuple) else data
     scenario = prepare(plan, pick_device(device), model=_as_model(model, pool, plan), pool=pool)
@@ -187,13 +188,25 @@ def _report(scenario: Scenario, trials: list[Trial], environment: Environment, r
         plan=plan.model_dump(mode="json", exclude_none=True),
         environment=environment,
         grants=[Grant(name=k.value, granted=k in plan.server.knows, explanation=EXPLAINED[k]) for k in Knows],
+        defences=[_applied(d) for d in defences_of(plan)],
         trials=trials,
         worst=worst,
         leakage_rate=share,
         caveats=verdicts.caveats(plan, trials, _conditions(scenario)),
-        not_tested=verdicts.not_tested(trials),
+        not_tested=verdicts.not_tested(plan, trials),
         verdict=verdicts.verdict(plan, trials, worst, share),
         redacted=redacted,
+    )
+
+
+def _applied(defence: ChosenDefence) -> AppliedDefence:
+    cost, component = defence.component.cost(), defence.component
+    return AppliedDefence(
+        name=defence.name,
+        preset=defence.preset,
+        title=defence.card.title,
+        fields=asdict(component),  # pyright: ignore[reportArgumentType]
+        cost=None if cost is None else Cost(**asdict(cost)),
     )
 
 
@@ -239,6 +252,7 @@ def _conditions(scenario: Scenario) -> verdicts.Conditions:
         untrained=not scenario.given and scenario.plan.model.weights == "untrained",
         labelled=scenario.pool.has_labels,
         batch_norm=any(isinstance(m, BATCH_NORMS) for m in scenario.model.module.modules()),
+        private=any(d.component.cost() is not None for d in defences_of(scenario.plan)),
     )
 
 

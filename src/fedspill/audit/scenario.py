@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import fedspill
+from fedspill.audit.components import stages_of
 from fedspill.audit.plan import AuditPlan, PoolSection
 from fedspill.core.errors import BadInput
 from fedspill.core.inputs import ImageSpec, TableSpec, TokenSpec, kind
@@ -35,6 +36,7 @@ class Scenario:
     """All that the trials of an audit share.
 
     Attributes:
+        model: as the defences' `prepare` left it.
         groups: for each update the positions of its examples in the pool.
         given: the model is the caller's, not the plan's.
     """
@@ -132,6 +134,8 @@ def prepare(
     public = _public(plan, pool)
     given = model is not None
     model = _own_model(plan, pool, device) if model is None else _callers_model(plan, pool, model, device)
+    for defence in stages_of(plan):
+        model = defence.prepare(model)
     size = plan.client.minibatch_size
     share = plan.client.num_examples // plan.client.clients
     if plan.client.clients > 1:  # mini-batches begin anew with every client
@@ -204,7 +208,8 @@ def _check_fit(scenario: Scenario) -> None:
             raise BadInput(
                 f"the data has labels up to {highest}, the model knows {classes} classes (0 to {classes - 1})"
             )
-        Client(first, settings.training(), micro_batch=settings.micro_batch).respond(model, stream(0, "check"))
+        client = Client(first, settings.training(), stages_of(scenario.plan), settings.micro_batch)
+        client.respond(model, stream(0, "check"))
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         if isinstance(error, BadInput):
             raise

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fedspill.audit.components import Chosen, misfit, tampering_of
+from fedspill.audit.components import Chosen, misfit, stages_of, tampering_of
 from fedspill.audit.judge import as_score, judge
 from fedspill.audit.readings import Ranked, ranked, readings
 from fedspill.audit.report import Baseline, Trial
@@ -22,7 +22,7 @@ from fedspill.core.errors import NotApplicable
 from fedspill.core.local_update import LocalTraining, aggregate_update
 from fedspill.core.model import Model
 from fedspill.core.rng import stream
-from fedspill.core.roles import Attack, Card, Expected, Measures
+from fedspill.core.roles import Attack, Card, Defence, Expected, Measures
 from fedspill.core.types import Batch, Reconstruction, ServerRole, Update
 from fedspill.federation.aggregation import collect
 from fedspill.federation.client import Client, shared_out
@@ -81,6 +81,8 @@ def run_trial(servers: Servers, task: Task, watch: TrialWatch, priors: Priors) -
         served = servers.sent(task.world, task.seed, watch)
         sent, attack = served.model, served.attack
         update = _answer(scenario, sent, private, task, watch)
+        if update is None:
+            return Finished(_blank(scenario, task, skipped="the clients' defences withheld every update"), {})
         if (nothing := _nothing_in(update)) is not None:
             return Finished(_blank(scenario, task, skipped=nothing), {})
         returned = _attack(scenario, sent, attack, update, private, task, watch)
@@ -121,13 +123,16 @@ def _tensors(returned: Reconstruction, rebuilt: Reconstruction, order: Ranked) -
     return {k: v.float() if v.is_floating_point() else v for k, v in kept.items()}
 
 
-def _answer(scenario: Scenario, sent: Model, private: Batch, task: Task, watch: TrialWatch) -> Update:
+def _answer(scenario: Scenario, sent: Model, private: Batch, task: Task, watch: TrialWatch) -> Update | None:
+    clients = _clients(scenario, private, stages_of(scenario.plan))
+    return collect(sent, clients, stream(task.seed, "clients", task.update), watch.listener.clients)
+
+
+def _clients(scenario: Scenario, private: Batch, defences: tuple[Defence, ...]) -> list[Client]:
     settings = scenario.plan.client
-    clients = shared_out(private, settings.clients, settings.training(), micro_batch=settings.micro_batch)
-    update = collect(sent, clients, stream(task.seed, "clients", task.update), watch.listener.clients)
-    if update is None:
-        raise NotApplicable("the clients' defences withheld every update")
-    return update
+    return shared_out(
+        private, settings.clients, settings.training(), defences=defences, micro_batch=settings.micro_batch
+    )
 
 
 def _attack(
@@ -156,12 +161,17 @@ def _attack(
 def _self_check(scenario: Scenario, sent: Model, update: Update, private: Batch) -> float | None:
     """Cosine distance at the true input: 0 up to rounding where attacker and client compute the same.
 
-    With micro-batches on one of them alone, which the client then takes in two parts.
+    With micro-batches on one of them alone, which the client then takes in two parts. With defences on an update
+    that was computed without them: what they change is meant to differ.
     """
     client = scenario.plan.client
     if client.micro_batch is not None and len(private) > client.micro_batch:
         private = private[: client.micro_batch]
         update = _in_halves(sent, private, client.training())
+    elif scenario.plan.defences:
+        bare = collect(sent, _clients(scenario, private, ()), stream(0, "self-check"))
+        assert bare is not None, "a client without defences withholds nothing"
+        update = bare
     if update.norm() == 0:
         return None
     private = private.to(sent.like)

@@ -125,12 +125,14 @@ class Conditions:
         untrained: the model's weights were random.
         labelled: the data came with labels.
         batch_norm: the network holds BatchNorm layers.
+        private: a defence states what an update costs in privacy.
     """
 
     training: bool
     untrained: bool
     labelled: bool
     batch_norm: bool
+    private: bool = False
 
 
 def caveats(plan: AuditPlan, trials: Sequence[Trial], conditions: Conditions) -> list[Caveat]:
@@ -205,6 +207,8 @@ def _general(plan: AuditPlan, conditions: Conditions) -> list[Caveat]:
         "batch normalisation": f"BatchNorm ran in {mode} mode; with {other} the result can differ.",
         "one seed": "One seed was run; a reconstruction moves with its random start, that of an image by several dB.",
         "untrained weights": "The model was untrained; leakage changes over training: audit the stages that you send.",
+        "privacy cost": "The epsilon stated is of one update: every further one of the same data adds to it, and what"
+        " the server is granted besides is not covered by it.",
         "no labels": "The data has no labels, so every example was given class 0; real labels can change the result.",
     }
     if len(plan.audit.seeds) > 1:
@@ -215,15 +219,18 @@ def _general(plan: AuditPlan, conditions: Conditions) -> list[Caveat]:
         del said["no labels"]
     if not conditions.batch_norm:
         del said["batch normalisation"]
+    if not conditions.private:
+        del said["privacy cost"]
     return [Caveat(topic=topic, text=text) for topic, text in said.items()]
 
 
-def not_tested(trials: Sequence[Trial]) -> list[str]:
+def not_tested(plan: AuditPlan, trials: Sequence[Trial]) -> list[str]:
     """What a reader might believe to be covered and is not."""
     roles = [role.value for role in ServerRole]
     boldest = max((roles.index(t.role) for t in trials if t.skipped is None), default=0)
     return [
         "Attacks that are not named in this report, and settings of the named ones that were not run.",
+        *(["Attacks made for the clients' defences: those that ran know of none."] if plan.defences else []),
         "Updates of later rounds, and what several rounds tell together.",
         "Inference of membership or of properties: only reconstruction of inputs was tried.",
         "A bound on what any attack could reach: none was computed.",

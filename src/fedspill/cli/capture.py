@@ -67,7 +67,7 @@ def capture_command(
     """
     built = build(
         model,
-        input_shape=_shape(shape),
+        input_shape=image_shape(shape),
         num_classes=num_classes,
         weights=weights,
         mode=mode,
@@ -112,7 +112,12 @@ def _tell(captured: Captured, out: Path) -> None:
     console.print(f"Results: {out}", markup=False, style="bold")
 
 
-def _shape(text: str) -> tuple[int, int, int]:
+def image_shape(text: str) -> tuple[int, int, int]:
+    """Such as "3x32x32".
+
+    Raises:
+        BadInput: it is not of this form.
+    """
     match = re.fullmatch(r"(\d+)x(\d+)x(\d+)", text)
     if match is None or "0" in match.groups():
         raise BadInput(f"--shape {text!r}: channels x height x width are needed, such as 3x32x32")

@@ -19,6 +19,7 @@ from fedspill.cli.demo import run_demo
 from fedspill.cli.doctor import examine
 from fedspill.cli.progress import TerminalListener
 from fedspill.cli.train import app as train_app
+from fedspill.cli.vet import vet_command
 from fedspill.core.errors import FedspillError
 from fedspill.rendering.folder import HTML_FILE, write_views
 from fedspill.rendering.redact import redact as redacted
@@ -132,6 +133,10 @@ app.command(
     epilog="Example:  fedspill attack --model my_package.nets:make --weights global.safetensors"
     " --update update.safetensors --kind gradient --shape 3x32x32 --num-examples 1",
 )(capture_command)
+app.command(
+    name="vet",
+    epilog="Example:  fedspill vet --model cnn --weights received.safetensors",
+)(vet_command)
 
 
 @app.command(name="list", epilog="Example:  fedspill list attacks")
@@ -150,7 +155,8 @@ def list_(
 
 
 def _cards(table: Table, what: str) -> list[tuple[str, ...]]:
-    for heading in ("name", "presets", "server", "needs", "what it does", "paper"):
+    attacking = what in ("attacks", "tamperings")
+    for heading in ("name", "presets", *(("server", "needs") if attacking else ()), "what it does", "paper"):
         table.add_column(heading, overflow="fold")
     cards = {
         "attacks": catalogue.attacks,
@@ -162,8 +168,7 @@ def _cards(table: Table, what: str) -> list[tuple[str, ...]]:
         (
             n,
             ", ".join(c.presets),
-            c.role.value,
-            ", ".join(sorted(k.value for k in c.needs)) or "-",
+            *((c.role.value, ", ".join(sorted(k.value for k in c.needs)) or "-") if attacking else ()),
             c.summary,
             c.paper,
         )

@@ -152,7 +152,7 @@ class Defence:
     """A record of pure functions; a stage that is left out does nothing.
 
     Attributes:
-        prepare: changes the architecture before training.
+        prepare: changes the architecture; agreed on by all, so before the server sends the model.
         transform: changes the data before training.
         per_example: changes the gradients of single examples (n, ...) before they are averaged.
         protect: changes the update before it is sent; None withholds it.
@@ -162,6 +162,34 @@ class Defence:
     transform: Callable[[Batch, torch.Generator], Batch] = _same_batch
     per_example: Callable[[Params, torch.Generator], Params] | None = None
     protect: Callable[[Update, ClientContext, torch.Generator], Update | None] = _same_update
+
+
+@dataclass(frozen=True)
+class PrivacyCost:
+    """(epsilon, delta)-differential privacy of one release.
+
+    Attributes:
+        unit: between which inputs the releases are hard to tell apart.
+        noise: standard deviation of the noise on every value.
+    """
+
+    epsilon: float
+    delta: float
+    unit: str
+    noise: float
+
+
+@runtime_checkable
+class Defending(Protocol):
+    """A defence as a plan configures it: its fields are its hyperparameters."""
+
+    def stages(self) -> Defence:
+        """What it does at each stage."""
+        ...
+
+    def cost(self) -> PrivacyCost | None:
+        """What is proven of one update that it protected; None if nothing is."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -223,7 +251,7 @@ class Metric(Protocol):
         ...
 
 
-R = TypeVar("R", Attack, Tampering, Defence, Check)
+R = TypeVar("R", Attack, Tampering, Defending, Check)
 
 
 @dataclass(frozen=True)

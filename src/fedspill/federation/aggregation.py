@@ -7,6 +7,7 @@ import torch
 from fedspill.core.errors import BadInput
 from fedspill.core.local_update import mean_update
 from fedspill.core.model import Model
+from fedspill.core.rng import split
 from fedspill.core.types import Update
 from fedspill.federation.client import Client
 
@@ -31,6 +32,9 @@ def collect(model: Model, clients: list[Client], rng: torch.Generator, progress:
     if len(sizes) != 1:
         raise BadInput(f"clients with {sorted(sizes)} examples were got; equal shares are needed")
     share = total // len(clients)
-    answers = [c.respond(model, rng, lambda n, k=k: progress(k * share + n, total)) for k, c in enumerate(clients)]
+    answers = [
+        client.respond(model, own, lambda n, k=k: progress(k * share + n, total))
+        for k, (client, own) in enumerate(zip(clients, split(rng, len(clients)), strict=True))
+    ]
     sent = [u for u in answers if u is not None]
     return mean_update(sent) if sent else None

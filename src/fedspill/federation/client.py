@@ -18,6 +18,7 @@ from fedspill.core.local_update import (
     weighted_mean,
 )
 from fedspill.core.model import Model
+from fedspill.core.rng import split
 from fedspill.core.roles import ClientContext, Defence
 from fedspill.core.types import Batch, Params, Update, UpdateKind
 
@@ -31,7 +32,7 @@ class Client:
     Attributes:
         private: its examples.
         training: its protocol.
-        defences: in the order in which they act.
+        defences: in the order in which they act; `prepare` is not for the client, see `Defence`.
         micro_batch: the gradient is summed over parts of so many examples, and only one of them is on the
             model's device at a time; None computes it in one pass. FedSGD in eval mode only.
 
@@ -54,39 +55,39 @@ class Client:
 
     def respond(self, model: Model, rng: torch.Generator, progress: Heard = unheard) -> Update | None:
         """What it sends for a model that it received; None if a defence withheld the update."""
-        for defence in self.defences:
-            model = defence.prepare(model)
+        streams = split(rng, len(self.defences))
         batch = self.private if self.micro_batch else self.private.to(model.like)
-        for defence in self.defences:
-            batch = defence.transform(batch, rng)
-        update: Update | None = self._compute(model, batch, rng, progress)
+        for defence, own in zip(self.defences, streams, strict=True):
+            batch = defence.transform(batch, own)
+        update: Update | None = self._compute(model, batch, streams, progress)
         context = ClientContext(model, batch, self.training)
-        for defence in self.defences:
+        for defence, own in zip(self.defences, streams, strict=True):
             if update is None:
                 return None
-            update = defence.protect(update, context, rng)
+            update = defence.protect(update, context, own)
         return update
 
-    def _compute(self, model: Model, batch: Batch, rng: torch.Generator, progress: Heard) -> Update:
+    def _compute(self, model: Model, batch: Batch, streams: list[torch.Generator], progress: Heard) -> Update:
         if self.micro_batch is None:
-            return self._in_one(model, batch, rng)
+            return self._in_one(model, batch, streams)
         parts = in_parts(batch, self.micro_batch)
         if isinstance(self.training, FedSGD) and all(d.per_example is None for d in self.defences):
             return streamed_gradient(model, parts, self.training, progress)
         moved = (part.to(model.like) for part in parts)
-        return weighted_mean(((len(part), self._in_one(model, part, rng)) for part in moved), progress)
+        return weighted_mean(((len(part), self._in_one(model, part, streams)) for part in moved), progress)
 
-    def _in_one(self, model: Model, batch: Batch, rng: torch.Generator) -> Update:
+    def _in_one(self, model: Model, batch: Batch, streams: list[torch.Generator]) -> Update:
         """The update, with the gradients of single examples in the hands of the defences that want them."""
-        stages = [d.per_example for d in self.defences if d.per_example is not None]
+        pairs = zip(self.defences, streams, strict=True)
+        stages = [(d.per_example, own) for d, own in pairs if d.per_example is not None]
         if not stages:
             return local_update(model, batch, self.training)
         if not isinstance(self.training, FedSGD):
             raise BadInput("a defence on gradients of single examples needs protocol='fedsgd', got 'fedavg'")
         single = [local_update(model, batch[i : i + 1], self.training) for i in range(len(batch))]
         gradients: Params = {k: torch.stack([u.values[k] for u in single]) for k in single[0].values}
-        for stage in stages:
-            gradients = stage(gradients, rng)
+        for stage, own in stages:
+            gradients = stage(gradients, own)
         return Update(UpdateKind.GRADIENT, {k: g.mean(0) for k, g in gradients.items()}, single[0].buffers)
 
 

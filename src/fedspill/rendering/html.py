@@ -9,6 +9,7 @@ from markupsafe import Markup
 from fedspill.audit.report import AuditReport, Rate
 from fedspill.rendering import cards, facts, figures, numbers, view
 from fedspill.rendering.bins import BinsRead, embedded
+from fedspill.rendering.defences import defence_rows
 from fedspill.rendering.pictures import DIFFERENCE_RANGE, Pair
 from fedspill.rendering.plan_text import plan_text
 from fedspill.rendering.texts import TextPair
@@ -76,6 +77,7 @@ def _context(
         "capped": _capped(report),
         "distributions": _both(figures.distribution, report),
         "curves": _both(figures.curves, report),
+        "defences": defence_rows(report),
         "labels": labels,
         "granted_labels": any(row.source == "granted" for row in labels),
         "identification": view.identification_rows(report),

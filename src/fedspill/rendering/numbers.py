@@ -29,11 +29,12 @@ def number(value: float | None, unit: str = "") -> str:
     """A score with its unit; a dash where there is none."""
     if value is None:
         return "–"
-    text = _digits(value) if unit != "dB" else f"{value:.1f}".removesuffix(".0" if value >= PSNR_CAP else "")
+    text = digits(value) if unit != "dB" else f"{value:.1f}".removesuffix(".0" if value >= PSNR_CAP else "")
     return f"{text} {unit}".rstrip()
 
 
-def _digits(value: float) -> str:
+def digits(value: float) -> str:
+    """A number in three decimals, or with an exponent where these would not do."""
     size = abs(value)
     if size >= 10_000 or 0 < size < 0.001:
         return f"{value:.2e}"

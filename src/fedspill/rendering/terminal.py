@@ -10,6 +10,7 @@ from fedspill.audit.report import AuditReport, VerdictName
 from fedspill.audit.store import Texts
 from fedspill.rendering import facts, numbers, view
 from fedspill.rendering.bins import bins_read
+from fedspill.rendering.defences import defence_rows
 from fedspill.rendering.facts import MetricInfo
 from fedspill.rendering.texts import Piece, text_pairs_of, worst_texts
 from fedspill.rendering.view import AttackRow
@@ -37,6 +38,7 @@ def summary(report: AuditReport, console: Console, texts: Texts | None = None) -
     for line in _texts(report, texts or {}):
         console.print(line)
     _bullets(console, "What was read, bin by bin", _bins(report))
+    _bullets(console, "Defences of the clients", _defences(report))
     _bullets(console, "Caveats", [f"[b]{escape(c.topic)}[/b]: {escape(c.text)}" for c in report.caveats])
     _bullets(console, "Not tested", [escape(item) for item in report.not_tested])
     console.print(_conditions(report))
@@ -137,6 +139,10 @@ def _bins(report: AuditReport) -> list[str]:
     lines = [f"[b]{escape(b.label)}[/b]: {escape(' '.join((b.line, *b.notes)))}" for b in found[:_MOST_TRIALS]]
     more = len(found) - len(lines)
     return [*lines, f"{numbers.count(more, 'trial')} more, in the report"] if more else lines
+
+
+def _defences(report: AuditReport) -> list[str]:
+    return [f"[b]{escape(d.label)}[/b]: {escape(d.fields)}. Proven: {escape(d.proven)}." for d in defence_rows(report)]
 
 
 def _bullets(console: Console, title: str, items: list[str]) -> None:

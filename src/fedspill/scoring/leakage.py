@@ -67,6 +67,23 @@ def leaked(
     return torch.stack(met).all(0)
 
 
+SSIM_THRESHOLDS = (0.4, 0.5, 0.6)
+
+
+def reconstruction_rates(
+    ssim: Float[Tensor, " n"], thresholds: Sequence[float] = SSIM_THRESHOLDS
+) -> dict[float, Interval]:
+    """Shares of n private images whose reconstruction reaches each SSIM, as Maui counts successes.
+
+    Dabholkar et al. 2025 (arXiv:2509.11451, section 7.4.2; the paper's threshold is not known). An image without a
+    reconstruction (NaN) is none. Other metrics averaged over the successes alone rise as the rate falls.
+
+    Raises:
+        BadInput: no image.
+    """
+    return {limit: wilson(int((ssim >= limit).sum()), len(ssim)) for limit in thresholds}
+
+
 def criterion(thresholds: Mapping[str, float], metrics: Sequence[Metric]) -> str:
     """What an example must meet to count as leaked, in words: "psnr >= 20 dB and ssim >= 0.6".
 

@@ -1,0 +1,52 @@
+"""`fedspill vet`: reasons not to train on a model that a server sent."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from fedspill import catalogue
+from fedspill.cli.capture import image_shape
+from fedspill.core.roles import Finding, Incoming
+from fedspill.zoo.models import build
+
+ALARM = 0.5
+"""Severity from which the exit code is 1."""
+
+
+def vet_command(
+    model: Annotated[str, typer.Option(help="As in a plan: a network of the zoo, or package.module:factory.")],
+    weights: Annotated[str, typer.Option(help="What the server sent: safetensors, or a weights_only checkpoint.")],
+    shape: Annotated[str, typer.Option(help="Channels x height x width of one input.")] = "3x32x32",
+    num_classes: Annotated[int, typer.Option(min=1, help="Of a zoo or library model.")] = 10,
+) -> None:
+    """Look for weights that someone wrote by hand.
+
+    Exit code: 0 nothing found, which is not evidence of safety; 1 a finding of severity 0.5 or more; 2 bad input.
+    """
+    sent = build(model, input_shape=image_shape(shape), num_classes=num_classes, weights=weights)
+    cards = catalogue.checks()
+    checks = [card.presets["paper"] for card in cards.values() if isinstance(sent.input, tuple(card.accepts))]
+    findings = [f for check in checks for f in check.inspect(Incoming(sent))]
+    console = Console()
+    if findings:
+        console.print(_table(findings))
+    words = f"{len(findings)} findings" if len(findings) != 1 else "1 finding"
+    console.print(f"{words} in {Path(weights).name} by {', '.join(cards)}.", markup=False, style="bold")
+    console.print("What these checks do not see is not safe for that.", style="yellow")
+    raise typer.Exit(1 if any(f.severity >= ALARM for f in findings) else 0)
+
+
+def _table(findings: list[Finding]) -> Table:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("severity", justify="right")
+    for heading in ("where", "why"):
+        table.add_column(heading, overflow="fold")
+    for f in sorted(findings, key=lambda f: -f.severity):
+        table.add_row(
+            f"{f.severity:.2f}", Text(f.where), Text(f.explanation), style="red" if f.severity >= ALARM else ""
+        )
+    return table

@@ -1,0 +1,89 @@
+"""Noise on every value of the update, without clipping: nothing is proven of it.
+
+Fowl et al., "Robbing the Fed", ICLR 2022, arXiv:2110.13057, Fig. 20 (Laplace); Zhu et al., "Deep Leakage from
+Gradients", NeurIPS 2019, arXiv:1906.08935, section 5.1 (Gaussian and Laplace).
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from fedspill.core.errors import BadInput
+from fedspill.core.inputs import ImageSpec, TableSpec, TokenSpec
+from fedspill.core.rng import rand, randn
+from fedspill.core.roles import Card, ClientContext, Defence, Defending, PrivacyCost
+from fedspill.core.types import Update
+
+Distribution = Literal["laplace", "gaussian"]
+
+
+def noised(update: Update, sigma: float, distribution: Distribution, rng: torch.Generator) -> Update:
+    """The update with independent noise of standard deviation `sigma` on every value."""
+    draw = _laplace if distribution == "laplace" else _gaussian
+    return Update(update.kind, {k: v + sigma * draw(v, rng) for k, v in update.values.items()}, update.buffers)
+
+
+def _gaussian(like: Tensor, rng: torch.Generator) -> Tensor:
+    return randn(tuple(like.shape), rng, like)
+
+
+def _laplace(like: Tensor, rng: torch.Generator) -> Tensor:
+    """Of variance 1."""
+    uniform = rand(tuple(like.shape), rng, like) - 0.5
+    return -uniform.sign() * (1 - 2 * uniform.abs()).clamp_min(1e-12).log() / 2**0.5
+
+
+@dataclass(frozen=True)
+class GradientNoise:
+    """Adds noise to the update.
+
+    Attributes:
+        sigma: standard deviation of the noise, in the update's unit, or as a share of its root mean square.
+        relative: whether it is such a share.
+        distribution: of the noise.
+
+    Raises:
+        BadInput: a negative sigma.
+    """
+
+    sigma: float = 1e-3
+    relative: bool = False
+    distribution: Distribution = "laplace"
+
+    def __post_init__(self) -> None:
+        if not self.sigma >= 0:
+            raise BadInput(f"sigma={self.sigma} must be at least 0")
+
+    def stages(self) -> Defence:
+        """Protects the update."""
+        return Defence(protect=self._protect)
+
+    def cost(self) -> PrivacyCost | None:
+        """Nothing is proven: without clipping one example may move the update by any amount."""
+        return None
+
+    def _protect(self, update: Update, context: ClientContext, rng: torch.Generator) -> Update:
+        return self.noised(update, rng)
+
+    def noised(self, update: Update, rng: torch.Generator) -> Update:
+        """The update with noise."""
+        size = sum(v.numel() for v in update.values.values())
+        unit = update.norm() / size**0.5 if self.relative else 1.0
+        return noised(update, self.sigma * unit, self.distribution, rng)
+
+
+CARD: Card[Defending] = Card(
+    title="Gradient noise",
+    paper="Fowl et al., ICLR 2022, arXiv:2110.13057, Fig. 20; Zhu et al., NeurIPS 2019, arXiv:1906.08935",
+    summary="Adds Laplace or Gaussian noise to every value of the update; no proven privacy.",
+    presets={
+        "paper": GradientNoise(),
+        "quick": GradientNoise(),
+        "strong": GradientNoise(sigma=0.1),
+        "relative": GradientNoise(relative=True),
+        "dlg": GradientNoise(sigma=0.1, distribution="gaussian"),
+    },
+    accepts=frozenset({ImageSpec, TableSpec, TokenSpec}),
+)
