@@ -11,8 +11,12 @@ from fedspill.audit.scenario import pick_device
 from fedspill.cli.progress import TerminalListener
 from fedspill.training.plan import read_robust_plan
 from fedspill.training.robust import train_robust
+from fedspill.training.spab import train_spab
+from fedspill.training.spab_plan import read_spab_plan
 
-app = typer.Typer(name="train", help="Train what attacks need: robust feature extractors.", no_args_is_help=True)
+app = typer.Typer(
+    name="train", help="Train what attacks need: robust feature extractors, heads that leak.", no_args_is_help=True
+)
 
 Plan = Annotated[Path, typer.Argument(metavar="PLAN.toml", help="What to train; see plans/train and docs/plan.md.")]
 Settings = Annotated[
@@ -38,5 +42,30 @@ def robust(plan: Plan, out: Out, settings: Settings = None, device: Device = "au
     Console().print(
         f"natural accuracy {report.natural:.1%} ({report.natural_examples} images), robust {report.robust:.1%}"
         f" ({report.robust_examples} images; {report.evaluation}); wrote {out}",
+        markup=False,
+    )
+
+
+Trials = Annotated[
+    int, typer.Option("--trials", min=0, help="Search settings first, with this many trials (needs fedspill[search]).")
+]
+
+
+@app.command(epilog="Example:  fedspill train spab plans/train/cnn_spab.toml --out cnn_spab.safetensors")
+def spab(plan: Plan, out: Out, settings: Settings = None, device: Device = "auto", trials: Trials = 0) -> None:
+    """A classification head whose gradient leaks what enters it; run it again to go on after a kill."""
+    read = read_spab_plan(plan, settings)
+    with TerminalListener(Console(stderr=True)) as listener:
+        report = train_spab(
+            read,
+            out,
+            device=pick_device(device),
+            listener=listener,
+            command=command_line(out),
+            trials=trials,
+        )
+    rates = ", ".join(f"{r.mean:.1%} at {r.size}" for r in report.rates)
+    Console().print(
+        f"IR leakage rate {rates}; accuracy {report.accuracy:.1%} ({report.test_examples} examples); wrote {out}",
         markup=False,
     )

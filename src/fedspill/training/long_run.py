@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from pydantic import BaseModel
@@ -13,6 +13,7 @@ from fedspill import __version__
 from fedspill.core.errors import BadInput
 
 
+@runtime_checkable
 class Listener(Protocol):
     """Hears how a training goes."""
 
