@@ -20,13 +20,15 @@ from fedspill.core.model import Model
 from fedspill.core.roles import UNWATCHED, Attack, Card, Expected, Watch
 from fedspill.core.types import Reconstruction, Update, UpdateKind
 from fedspill.inversion.candidates import in_range
-from fedspill.inversion.dense_end import DenseEnd, dense_end, largest, parameter_names, passed
+from fedspill.inversion.dense_end import DenseEnd, dense_end, extractor, largest, parameter_names, passed
 from fedspill.inversion.exclusive_units import exclusive
+from fedspill.inversion.ir_matching import IRMatching, Matched, match_representations
 from fedspill.inversion.mean_gradient import mean_gradient, one_step
 from fedspill.inversion.neuron_candidates import Scale
 from fedspill.inversion.neuron_readout import Readout, Rebuilt, Rules, read_neurons
 from fedspill.inversion.single_head import read_features
 from fedspill.inversion.taps import layer_inputs
+from fedspill.inversion.transfer import Extractor
 
 
 @dataclass(frozen=True)
@@ -43,12 +45,17 @@ class NEX:
             mixture by passing it through the network.
         peel: take certified examples out of the gradient and look again (not in the paper).
         scale: of an example's gradient where no bias tells it: "published" (p_y = 1/3) or "fitted" to the network.
+        matching: how images are searched whose representations were read, if a feature extractor stands before the
+            layers.
+        converged_below: distance of a rebuilt image's representation from the one that was read, over its length.
     """
 
     tolerance: float = 1e-4
     least: int = 2
     peel: bool = False
     scale: Scale = "published"
+    matching: IRMatching = IRMatching()
+    converged_below: float = 0.1
 
     def __post_init__(self) -> None:
         if not 0 < self.tolerance < 0.1 or self.least < 1:
@@ -66,8 +73,12 @@ class NEX:
                 layer was not trained, or the update is of several local steps.
         """
         end = self._end(update, knowledge)
-        read = self._read(end, update, knowledge)
-        return self._computed(read, knowledge)
+        if end.at_input:
+            return _computed(self._read(end, update, knowledge), knowledge)
+        front = extractor(knowledge.model, end)
+        if not isinstance(knowledge.model.input, ImageSpec):
+            raise NotApplicable(f"what {end.first!r} is given can be read, but only images are searched for from it")
+        return self._searched(self._read(end, update, knowledge), front, knowledge, rng, watch)
 
     def _end(self, update: Update, knowledge: ServerKnowledge) -> DenseEnd:
         """The linear layers at the end whose gradients were sent."""
@@ -99,17 +110,22 @@ class NEX:
         read = read_features if len(end.layers) == 1 else read_neurons
         return read(end, params, mean.values, knowledge.num_examples, rules, eps=eps, noise=noise)
 
-    def _computed(self, read: Readout, knowledge: ServerKnowledge) -> Reconstruction:
-        """Inputs of the first layer as inputs of the network."""
+    def _searched(
+        self, read: Readout, front: Extractor, knowledge: ServerKnowledge, rng: torch.Generator, watch: Watch
+    ) -> Reconstruction:
+        """Images whose representations are what the first layer was given; mixtures are not searched for."""
         spec, like = knowledge.model.input, knowledge.model.like
-        kept = [_checked(r, in_range(spec, r.x)) for r in _kept(read)]
-        shown = [r for r in kept for _ in range(r.copies)]
-        z = torch.stack([r.x for r in shown]) if shown else like.new_zeros(0, 1).double()
-        return Reconstruction(
-            inputs=spec.decode(z.reshape(len(shown), *spec.encoded_shape)).to(like),
-            converged=read.complete and all(r.mark == "alone" for r in kept),
-            notes=_notes(read),
-            **_columns(shown, like),
+        assert isinstance(spec, ImageSpec)
+        kept = [r for r in _kept(read) if r.mark != "mixture"]
+        if not kept:
+            return _shown(kept, spec.decode(like.new_zeros(0, *spec.shape)), read)
+        found = match_representations(front, spec, torch.stack([r.x for r in kept]), self.matching, rng, watch)
+        met = (1 - found.distance.clamp(0, 1)).tolist()
+        trusted = [replace(r, confidence=r.confidence * m) for r, m in zip(kept, met, strict=True)]
+        got = _shown(trusted, found.inputs, read)
+        close = float(found.distance.max()) < self.converged_below
+        return replace(
+            got, objective=found.objective, converged=read.complete and close, notes=(*got.notes, _met(found))
         )
 
     def expects(self, model: Model, z: Tensor) -> Expected:
@@ -132,6 +148,23 @@ def fired_units(model: Model, end: DenseEnd, z: Float[Tensor, "n ..."]) -> list[
     return [x > 0] if len(end.layers) == 1 else [y > 0 for y in way.outputs[:-1]]
 
 
+def _computed(read: Readout, knowledge: ServerKnowledge) -> Reconstruction:
+    """Inputs of the first layer as inputs of the network."""
+    spec, like = knowledge.model.input, knowledge.model.like
+    kept = [_checked(r, in_range(spec, r.x)) for r in _kept(read)]
+    z = torch.stack([r.x for r in kept]) if kept else like.new_zeros(0, 1).double()
+    got = _shown(kept, spec.decode(z.reshape(len(kept), *spec.encoded_shape)).to(like), read)
+    return replace(got, converged=read.complete and all(r.mark == "alone" for r in kept))
+
+
+def _met(found: Matched) -> str:
+    ended = "" if found.complete else " The budget ended before the last iteration."
+    return (
+        "Images were searched for by their representations, which they meet within"
+        f" {float(found.distance.min()):.1e} to {float(found.distance.max()):.1e} of their length.{ended}"
+    )
+
+
 def _checked(found: Rebuilt, valid: bool) -> Rebuilt:
     """A certified input outside the range is not believed."""
     return found if valid or found.mark != "alone" else replace(found, mark="unsure", confidence=0.5)
@@ -146,21 +179,26 @@ def _kept(read: Readout) -> Sequence[Rebuilt]:
     return [*sure, *others[: max(0, read.count - read.certified)]]
 
 
-def _columns(shown: Sequence[Rebuilt], like: Tensor) -> dict[str, object]:
-    return {
-        "labels": torch.tensor([r.label for r in shown], dtype=torch.long, device=like.device),
-        "label_method": "sign of the last layer's columns",
-        "confidence": like.new_tensor([r.confidence for r in shown]),
-        "origins": tuple(f"unit {int(r.units[0])}" for r in shown),
-        "marks": tuple(r.mark for r in shown),
-    }
+def _shown(kept: Sequence[Rebuilt], inputs: Tensor, read: Readout) -> Reconstruction:
+    """Each example as often as the batch holds it."""
+    shown = [r for r in kept for _ in range(r.copies)]
+    copies = torch.tensor([r.copies for r in kept], dtype=torch.long, device=inputs.device)
+    return Reconstruction(
+        inputs=inputs.repeat_interleave(copies, 0),
+        labels=torch.tensor([r.label for r in shown], dtype=torch.long, device=inputs.device),
+        label_method="sign of the last layer's columns",
+        confidence=inputs.new_tensor([r.confidence for r in shown]),
+        notes=_notes(read),
+        origins=tuple(f"unit {int(r.units[0])}" for r in shown),
+        marks=tuple(r.mark for r in shown),
+    )
 
 
 def _notes(read: Readout) -> tuple[str, ...]:
     count = "an unknown number of" if read.count is None else str(read.count)
     return (
-        f"{read.clusters} sets of units agree; {read.certified} of {count} examples are certified, and do not reproduce"
-        f" {read.unexplained:.1%} of the rows of the gradients.",
+        f"{read.clusters} sets of units agree; {read.certified} of {count} examples are certified, which together"
+        f" reproduce {1 - read.unexplained:.1%} of the rows of the gradients.",
     )
 
 
@@ -169,7 +207,12 @@ _PAPER = NEX()
 CARD: Card[Attack] = Card(
     title="Neuron exclusivity",
     paper="Pan et al., USENIX Security 2022, arXiv:2010.13356",
-    summary="Reads examples that fire ReLUs of their own, with their number and labels, from ratios of the last gradient.",
-    presets={"paper": _PAPER, "quick": _PAPER, "strong": replace(_PAPER, least=1, peel=True, scale="fitted")},
+    summary="Reads examples that fire ReLUs of their own, their number and labels off the last gradients.",
+    presets={
+        "paper": _PAPER,
+        "quick": replace(_PAPER, matching=IRMatching(iterations=150)),
+        "strong": replace(_PAPER, least=1, peel=True, scale="fitted", matching=IRMatching(iterations=3000)),
+    },
+    iterative=True,
     accepts=frozenset({ImageSpec, TableSpec}),
 )

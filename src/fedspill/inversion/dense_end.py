@@ -16,6 +16,7 @@ from fedspill.core.model import Model
 from fedspill.core.types import Params
 from fedspill.inversion.chain import Step, Trace, trace
 from fedspill.inversion.fully_connected import Dense
+from fedspill.inversion.transfer import Extractor, with_module
 
 
 @dataclass(frozen=True)
@@ -24,22 +25,28 @@ class DenseEnd:
 
     Attributes:
         layers: from the first on; a ReLU follows each but the last.
-        first: name of the first one.
+        names: of the modules from the first layer to the last, ReLUs among them.
         at_input: the first reads the network's flattened encoded input.
         gated: a ReLU hands its output to the first, so that inputs are 0 or more.
     """
 
     layers: tuple[Dense, ...]
-    first: str
+    names: tuple[str, ...]
     at_input: bool
     gated: bool
+
+    @property
+    def first(self) -> str:
+        """Name of the first layer."""
+        return self.names[0]
 
     def last(self, number: int) -> "DenseEnd":
         """The last layers alone; their inputs come out of a ReLU if there are layers before."""
         if number >= len(self.layers):
             return self
         layers = self.layers[-number:]
-        return DenseEnd(layers, layers[0].weight.rpartition(".")[0], at_input=False, gated=True)
+        start = self.names.index(layers[0].weight.rpartition(".")[0])
+        return DenseEnd(layers, self.names[start:], at_input=False, gated=True)
 
 
 def dense_end(model: Model) -> DenseEnd:
@@ -61,7 +68,9 @@ def dense_end(model: Model) -> DenseEnd:
     if not found:
         raise NotApplicable(f"the network ends in {_ending(traced)}, not in a linear layer")
     layers = [_dense(s, None if s is found[-1] else nn.ReLU()) for s in found]
-    return DenseEnd(tuple(layers), found[0].name, at_input=not left and linked and not gated, gated=gated)
+    names = [s.name for s in traced.steps]
+    behind = tuple(names[len(names) - names[::-1].index(found[0].name) - 1 :])
+    return DenseEnd(tuple(layers), behind, at_input=not left and linked and not gated, gated=gated)
 
 
 def _belongs(step: Step, found: Sequence[Step], *, gated: bool) -> bool:
@@ -79,6 +88,21 @@ def _dense(step: Step, activation: nn.ReLU | None) -> Dense:
     if weight is None:
         raise NotApplicable(f"{step.describe()} holds no weight of its own")
     return Dense(weight, step.parameter("bias"), activation)
+
+
+def extractor(model: Model, end: DenseEnd) -> Extractor:
+    """What comes before the end of a network, as a function of its encoded inputs.
+
+    Raises:
+        NotApplicable: a module of the end is also called elsewhere, so that it cannot be taken out.
+    """
+    called = [s.name for s in trace(model).steps]
+    twice = [name for name in end.names if called.count(name) > 1]
+    if twice:
+        raise NotApplicable(f"{twice[0]!r} is called more than once, so the network cannot be cut before {end.first!r}")
+    for name in end.names[1:]:
+        model = with_module(model, name, nn.Identity())
+    return Extractor(model, end.first)
 
 
 @dataclass(frozen=True)

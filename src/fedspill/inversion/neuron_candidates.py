@@ -1,7 +1,8 @@
 """From clusters of exclusive units to the input of the last hidden layer (Pan et al. 2022, arXiv 2010.13356).
 
-A row of that layer's weight gradient that one example alone fires is delta * x, with delta = dL/db of the row. Without a
-bias delta = s (V^T d) is known up to the scale s of the example's derivative s d by the logits, V the last weight.
+A row of that layer's weight gradient that one example alone fires is delta * x, with delta = dL/db of the row.
+Without a bias delta = s (V^T d) is known up to the scale s of the example's derivative s d by the logits; V is the last
+weight.
 """
 
 from dataclasses import dataclass, replace
@@ -97,9 +98,7 @@ def _agreeing(evidence: Evidence, cluster: UnitCluster, tolerance: float, least:
     delta = evidence.bias(0)
     delta = _backwards(evidence, cluster) if delta is None else delta[cluster.units]
     floor = max(1e-300, 1e-7 * float(delta.abs().max()), 100 * evidence.noise)
-    groups = row_groups(
-        evidence.hidden[cluster.units], delta, floor=floor, tolerance=tolerance, noise=evidence.noise
-    )
+    groups = row_groups(evidence.hidden[cluster.units], delta, floor=floor, tolerance=tolerance, noise=evidence.noise)
     return [
         Candidate(g.x, replace(cluster, units=cluster.units[g.rows], strength=cluster.strength[g.rows]))
         for g in groups
@@ -137,12 +136,15 @@ def _fitted(evidence: Evidence, found: Candidate, count: int) -> float:
 
     The scale is q / (n |d_y|) with q = 1 - p_y between 0 and 1: a search along one line.
     """
+    hidden, last = evidence.layers
     direction, label = found.cluster.direction, int(found.cluster.direction.argmin())
     unit = float(-direction[label])
+    output = evidence.params[hidden.weight] @ found.x
+    shift = 0.0 if hidden.bias is None else evidence.params[hidden.bias]
 
     def gap(q: Tensor) -> Tensor:
-        way = passed(evidence.layers, evidence.params, found.x * (count * unit / q)[:, None])
-        errors = way.errors(torch.full((len(q),), label))
+        fired = (output * (count * unit / q)[:, None] + shift).relu()
+        errors = passed([last], evidence.params, fired).errors(torch.full((len(q),), label, device=q.device))
         return (errors / errors.norm(dim=1, keepdim=True).clamp_min(1e-300) - direction).norm(dim=1)
 
     low, high = -9.0, 0.0

@@ -1,8 +1,9 @@
 """Ratio clustering of the last layer's gradient (Pan et al., USENIX Security 2022, arXiv 2010.13356).
 
-Column j of the last weight's gradient is sum_i h_ij g_i with h the activations and g_i = (p_i - [y_i]) / n. A unit that
-one example alone fires (an exclusively activated neuron) has a multiple of that example's g_i. The paper divides columns
-by the row of a reference class and compares the ratios; directions of columns say the same and divide by nothing small.
+Column j of the last weight's gradient is sum_i h_ij g_i with h the activations and g_i = (p_i - [y_i]) / n. A unit
+that one example alone fires (an exclusively activated neuron) has a multiple of that example's g_i. The paper divides
+columns by the row of a reference class and compares the ratios; the columns' directions say the same, and nothing small
+is divided by.
 """
 
 from dataclasses import dataclass

@@ -1,8 +1,8 @@
 """Features behind a single linear layer that a ReLU feeds, where examples own features (Pan et al. 2022).
 
-The layer's gradient is G = sum_i g_i f_i^T. Features that one example alone has show the directions of the g_i, the bias
-gradient their lengths, and least squares gives all features; for at most one example less than there are classes, since
-the g_i add up to 0 over the classes. Without features of their own, classes are all that can be told apart.
+The layer's gradient is G = sum_i g_i f_i^T. Features that one example alone has show the directions of the g_i, the
+bias gradient their lengths, and least squares gives all features; for at most one example less than there are classes,
+since each g_i adds up to 0 over the classes. Without features of their own, classes are all that can be told apart.
 """
 
 from collections.abc import Sequence
