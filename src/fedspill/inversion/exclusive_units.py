@@ -17,7 +17,7 @@ def owned(fired: Bool[Tensor, "n units"]) -> Int[Tensor, " n"]:
     return (fired & (fired.sum(0) == 1)).sum(1)
 
 
-def exclusive(fired: Sequence[Bool[Tensor, "n units"]], least: int = 2) -> Bool[Tensor, " n"]:
+def exclusive(fired: Sequence[Bool[Tensor, "n _"]], least: int = 2) -> Bool[Tensor, " n"]:
     """Examples that own `least` units at the last ReLU layer and one at every other.
 
     Args:
