@@ -66,7 +66,7 @@ def test_the_head_alone_tells_the_truth_from_another_image(distance: DistanceNam
     observed = local_update(model, batch, FedSGD(trainable=("head.*",)))
     matching = Matching(model, observed, FedSGD(trainable=tuple(observed.values)), 1, DISTANCES[distance])
     z = model.input.encode(batch.inputs)
-    assert float(matching(z, batch.labels)) == pytest.approx(0, abs=1e-12)
+    assert float(matching(z, batch.labels).detach()) == pytest.approx(0, abs=1e-12)
     other = z.flip(3).requires_grad_()
     value = matching(other, batch.labels)
     (slope,) = torch.autograd.grad(value, other)

@@ -25,10 +25,11 @@ from fedspill.inversion.exclusive_units import exclusive
 from fedspill.inversion.ir_matching import IRMatching, Matched, match_representations
 from fedspill.inversion.mean_gradient import mean_gradient, one_step
 from fedspill.inversion.neuron_candidates import Scale
-from fedspill.inversion.neuron_readout import Readout, Rebuilt, Rules, read_neurons
+from fedspill.inversion.neuron_readout import Readout, Rules, read_neurons
 from fedspill.inversion.single_head import read_features
 from fedspill.inversion.taps import layer_inputs
 from fedspill.inversion.transfer import Extractor
+from fedspill.inversion.walking_back import Rebuilt
 
 
 @dataclass(frozen=True)

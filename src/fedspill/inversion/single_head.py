@@ -16,8 +16,9 @@ from torch import Tensor
 from fedspill.core.types import Params
 from fedspill.inversion.dense_end import DenseEnd, passed
 from fedspill.inversion.neuron_certificate import BASE, FINEST, ROUGH
-from fedspill.inversion.neuron_readout import Readout, Rebuilt, Rules, unexplained_rows
+from fedspill.inversion.neuron_readout import Readout, Rules, unexplained_rows
 from fedspill.inversion.ratio_clusters import UnitCluster, ratio_clusters
+from fedspill.inversion.walking_back import Rebuilt
 
 COMBINED = 1e-3
 """Distance below which a direction is a sum of others with positive weights: a mixture."""
