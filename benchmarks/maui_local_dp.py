@@ -12,8 +12,6 @@ import argparse
 import math
 
 import torch
-from fedspill.defences.local_dp import LocalDP
-from fedspill.tamperings.maui import Maui
 from torch import Tensor
 
 from benchmarks.maui_world import HEAD_ONLY, answered, batches, scores, world
@@ -21,6 +19,8 @@ from fedspill.core.model import Model
 from fedspill.core.rng import stream
 from fedspill.core.roles import Attack, ClientContext
 from fedspill.core.types import Batch, Update
+from fedspill.defences.local_dp import LocalDP
+from fedspill.tamperings.maui import Maui
 
 THRESHOLDS = (0.4, 0.5, 0.6)
 
