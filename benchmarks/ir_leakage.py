@@ -173,7 +173,7 @@ def main() -> None:
     args = parse()
     of = world(args)
     print(f"`python -m benchmarks.ir_leakage {shlex.join(sys.argv[1:])}`, torch {torch.__version__}, CNN with weights")
-    print(f"{args.weights}, {len(of.public)} public images, width {args.width}, n = {args.batches}, one head per row.\n")
+    print(f"{args.weights}, {len(of.public)} public images, width {args.width}, n = {args.batches}, one head a row.\n")
     second = "truth / blind of truth in these batches / with peeling" if args.blind else "truth"
     print("| " + " | ".join(["head", *(f"B = {s}: {second}" for s in SIZES), "accuracy", "trained in"]) + " |")
     print("|" + "---|" * (len(SIZES) + 3))
