@@ -10,6 +10,7 @@ from fedspill.catalogue import attacks
 from fedspill.core.errors import BadInput
 from fedspill.core.local_update import FedAvg, FedSGD
 from fedspill.training.plan import read_decoder_plan, read_robust_plan
+from fedspill.training.spab_plan import read_spab_plan
 
 FOLDER = Path(__file__).parent.parent / "plans"
 TRAINING = sorted((FOLDER / "train").glob("*.toml"))
@@ -23,7 +24,12 @@ def test_every_shipped_plan_is_valid(path: Path) -> None:
 
 @pytest.mark.parametrize("path", TRAINING, ids=lambda p: p.stem)
 def test_every_shipped_training_plan_is_valid_for_one_command(path: Path) -> None:
-    readers = {"robust": read_robust_plan, "natural": read_robust_plan, "decoder": read_decoder_plan}
+    readers = {
+        "robust": read_robust_plan,
+        "natural": read_robust_plan,
+        "decoder": read_decoder_plan,
+        "spab": read_spab_plan,
+    }
     assert readers[path.stem.rpartition("_")[2]](path).model.name == "cnn"
 
 

@@ -9,6 +9,7 @@ from fedspill.attacks.linear_layer import LinearLayer
 from fedspill.audit import parse_plan, run_audit
 from fedspill.audit.scenario import Scenario, prepare
 from fedspill.core.errors import BadInput, NotApplicable
+from fedspill.core.inputs import CategoricalColumn, NumericColumn, TableSpec
 from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.local_update import FedSGD, local_update
 from fedspill.core.rng import stream
@@ -123,8 +124,9 @@ def test_what_does_not_fit_tables(table: dict, said: str) -> None:
 
 
 def test_input_shape_and_spec_must_agree() -> None:
+    spec = TableSpec((NumericColumn("a", 2.0, 1.0, 0.0, 4.0, 1.0), CategoricalColumn("b", ("x", "y"))))
     with pytest.raises(BadInput, match=r"input_shape=\(4,\), but the data's spec encodes to \(3,\)"):
-        build("mlp", input_shape=(4,), num_classes=2, spec=SPEC)
+        build("mlp", input_shape=(4,), num_classes=2, spec=spec)
 
 
 def test_searches_for_pictures_are_refused_on_tables() -> None:

@@ -95,7 +95,7 @@ def train_spab(
         settings = best_settings(plan, features.public, features.labels, features.classes, trials, out, listener)
     file = replace(file, key=f"{file.key} {asdict(settings)}")
     rng = stream(plan.head.seed, "head", plan.head.kind)
-    width, watch = plan.head.width, FileWatch(listener, file, seconds=0)
+    width, watch = plan.head.width, FileWatch(listener, file, seconds=0.0)
     head = make_head(plan.head.kind, features.public, features.labels, features.classes, width, settings, rng, watch)
     report = _report(plan, settings, head, features, command, device)
     write_tensors(out, head_tensors(head), _metadata(plan, report))
