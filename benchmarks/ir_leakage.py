@@ -156,7 +156,7 @@ def row(name: str, head: HeadWeights, of: World, args: argparse.Namespace, secon
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", default="robust", help='of the CNN: "robust", "untrained", or a path')
-    parser.add_argument("--public", type=int, default=20000, help="training images that the server holds")
+    parser.add_argument("--public", type=int, default=50000, help="training images that the server holds")
     parser.add_argument("--cache", type=Path, default=None, help="file in which representations are kept")
     parser.add_argument("--batches", type=int, default=50)
     parser.add_argument("--blind", type=int, default=5, help="batches that are read from gradients alone")
@@ -173,7 +173,9 @@ def main() -> None:
     args = parse()
     of = world(args)
     print(f"`python -m benchmarks.ir_leakage {shlex.join(sys.argv[1:])}`, torch {torch.__version__}, CNN with weights")
-    print(f"{args.weights}, {len(of.public)} public images, width {args.width}, n = {args.batches}, one head a row.\n")
+    print(
+        f"{args.weights}, {len(of.public)} public images, width {args.width}, n = {args.batches}, one head per row.\n"
+    )
     second = "truth / blind of truth in these batches / with peeling" if args.blind else "truth"
     print("| " + " | ".join(["head", *(f"B = {s}: {second}" for s in SIZES), "accuracy", "trained in"]) + " |")
     print("|" + "---|" * (len(SIZES) + 3))

@@ -56,7 +56,7 @@ def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epsilons", default="inf,1e6,1e5,1e4,1e3,100,10,1")
-    parser.add_argument("--clips", default="0.5,0.1", help="shares of the median norm of an update")
+    parser.add_argument("--clips", default="0.5,4", help="shares of the median norm of an update")
     parser.add_argument("--size", type=int, default=16)
     parser.add_argument("--batches", type=int, default=8)
     parser.add_argument("--add-remove", action="store_true")

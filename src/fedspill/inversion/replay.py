@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from fedspill.inversion.two_layer import HeadGradient, Share, TwoLayer
 
@@ -51,7 +51,8 @@ class Replay:
         labels: that may occur.
         share: weight of one example in the mean, 1/n; None fits it to every row.
         tolerance: relative error of an exact row, from the update's precision.
-        rounding: relative error of the first layer's outputs at the client.
+        rounding: relative error of the first layer's outputs at the client, at most.
+        step: distance of 1 from the next number, in the client's precision, with some reserve.
     """
 
     head: TwoLayer
@@ -59,34 +60,44 @@ class Replay:
     share: float | None
     tolerance: float
     rounding: float
+    step: float
 
     def slack(self, x: Float[Tensor, "m d"]) -> Float[Tensor, "m h"]:
         """Of the first layer's outputs, below which it is open whether a row fires."""
-        size = x.norm(dim=1)[:, None] * self.head.weight.norm(dim=1)
-        return self.rounding * (size + self.head.bias.abs())
+        return self.rounding * self._size(x)
+
+    def _size(self, x: Float[Tensor, "m d"]) -> Float[Tensor, "m h"]:
+        return x.norm(dim=1)[:, None] * self.head.weight.norm(dim=1) + self.head.bias.abs()
 
     def judge(self, gradient: HeadGradient, rows: Int[Tensor, " m"]) -> Judged:
         """The input that each of these rows shows, and whether one example with it accounts for the row."""
-        head = self.head
-        x = gradient.weight[rows] / gradient.bias[rows, None]
+        head, bias = self.head, gradient.bias[rows]
+        x = gradient.weight[rows] / bias[:, None]
         outputs = head.outputs(x)
-        own = outputs.gather(1, rows[:, None])[:, 0]
-        logits = head.logits(outputs)
+        own = outputs.gather(1, rows[:, None])[:, 0].clamp_min(0)
         seen = None if gradient.last_weight is None else gradient.last_weight[:, rows].T
         tried = self._tried(seen, len(rows))
-        errors = head.errors(logits, tried)
+        errors = head.errors(head.logits(outputs), tried)
         first = (errors * head.last_weight.T[rows]).sum(2)
-        second = None if seen is None else errors * own.clamp_min(0)[:, None]
-        scale = self._scale(first, second, gradient.bias[rows], seen)
+        second = None if seen is None else errors * own[:, None]
+        scale = self._scale(first, second, bias, seen)
         used = scale if self.share is None else torch.full_like(scale, self.share)
-        residual = _residual(used, first, second, gradient.bias[rows], seen)
+        # An error of the logits is p - 1 at the label, so that a client rounds it by eps and not by its size.
+        step = used * self.step
+        residual = _beyond(used * first - bias, step * head.last_weight[tried, rows].abs(), bias)
+        limit = self.tolerance + gradient.noise[rows] / bias.abs()
+        if second is not None and seen is not None:
+            at_label = nn.functional.one_hot(tried, head.classes) * (step * own)[..., None]
+            off = ((used[..., None] * second - seen).abs() - at_label).clamp_min(0).norm(dim=2)
+            open_ = self.step * self._size(x).gather(1, rows[:, None])[:, 0] / own.clamp_min(1e-300)
+            excused = (limit / (limit + open_)).expand_as(off)
+            residual = torch.maximum(residual, excused * off / seen.norm(dim=1).clamp_min(1e-300))
+        else:
+            vague = step * head.last_weight[tried, rows].abs() > EXPLAINED * bias.abs()
+            residual = residual.masked_fill(vague, torch.inf)
         best = residual.argmin(0, keepdim=True)
-        open_ = self.slack(x).gather(1, rows[:, None])[:, 0] / own.clamp_min(1e-300)
-        limit = self.tolerance + gradient.noise[rows] / gradient.bias[rows].abs() + open_
-        pick = (t.gather(0, best)[0] for t in (tried, residual, scale))
-        label, residual, scale = pick
-        size = 1.0 if self.share is None else self.share
-        return Judged(x, label, residual, scale / size, limit.clamp_max(EXPLAINED))
+        label, residual, scale = (t.gather(0, best)[0] for t in (tried, residual, scale))
+        return Judged(x, label, residual, scale / (self.share or 1.0), limit.clamp_max(EXPLAINED))
 
     def _tried(self, seen: Tensor | None, rows: int) -> Int[Tensor, "labels m"]:
         labels = self.labels.to(self.head.bias.device)
@@ -119,16 +130,6 @@ class Replay:
         return [Share(*parts) for parts in zip(x, delta, errors, hidden, noise, strict=True)]
 
 
-def _residual(
-    scale: Float[Tensor, "labels m"],
-    first: Float[Tensor, "labels m"],
-    second: Float[Tensor, "labels m classes"] | None,
-    bias: Float[Tensor, " m"],
-    seen: Float[Tensor, "m classes"] | None,
-) -> Float[Tensor, "labels m"]:
-    """The worse relative error of the two layers' gradients."""
-    worst = (scale * first - bias).abs() / bias.abs()
-    if second is None or seen is None:
-        return worst
-    off = (scale[..., None] * second - seen).norm(dim=2) / seen.norm(dim=1).clamp_min(1e-300)
-    return torch.maximum(worst, off)
+def _beyond(off: Tensor, excused: Tensor, size: Tensor) -> Tensor:
+    """Relative error beyond what is excused."""
+    return (off.abs() - excused).clamp_min(0) / size.abs()

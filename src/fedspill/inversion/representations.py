@@ -24,8 +24,10 @@ from fedspill.inversion.replay import Judged, Replay
 from fedspill.inversion.taps import layer_inputs
 from fedspill.inversion.two_layer import HeadGradient, TwoLayer, head_gradient, two_layer
 
-SAME = 1e-3
-"""Distance, in units of the norm, below which two representations are one example's."""
+SAME = 2e-2
+"""Distance, in units of the norm, below which two certified representations are one example's."""
+AGREE = 1e-4
+"""Distance below which rows are put together; what lies between holds a small share of another example."""
 BELOW_ZERO = 1e-3
 """Of the largest value: what rounding may leave below 0 behind a ReLU."""
 PROBES = 8
@@ -125,7 +127,7 @@ def _replay(update: Update, knowledge: ServerKnowledge, head: TwoLayer, gradient
     tolerance = 1e-9 if eps < 1e-12 else 2e-4
     rounding = 4 * eps * head.weight.shape[1] ** 0.5
     count = knowledge.num_examples
-    replay = Replay(head, labels, None if count is None else 1 / count, tolerance, rounding)
+    replay = Replay(head, labels, None if count is None else 1 / count, tolerance, rounding, 4 * eps)
     if count is not None:
         return replay
     if gradient.last_weight is None:
@@ -172,22 +174,23 @@ def _impossible(replay: Replay, judged: Judged, silent: Tensor, floor: float | N
 def _examples(
     replay: Replay, left: HeadGradient, rows: Tensor, judged: Judged, good: Tensor, sure: list[_Found]
 ) -> list[_Found]:
-    """Good rows that agree, put together: one example each, none that is known."""
-    x, numbers = judged.x[good], rows[good]
+    """Good rows that agree, put together: one example each, none that is known; the surest row decides."""
+    order = good.nonzero()[:, 0]
+    order = order[judged.residual[order].argsort(stable=True)]
+    x, numbers, labels, limit = judged.x[order], rows[order], judged.label[order], judged.limit[order]
     if not len(numbers):
         return []
-    labels = judged.label[good]
-    size = x.norm(dim=1)
-    near = (torch.cdist(x, x) < SAME * size) & (labels[:, None] == labels)
+    distance = torch.cdist(x, x) / x.norm(dim=1)[:, None]
     free = torch.ones_like(numbers, dtype=torch.bool)
     if sure:
-        free = ~(torch.cdist(x, torch.stack([f.x for f in sure])) < SAME * size[:, None]).any(1)
+        free = ~(torch.cdist(x, torch.stack([f.x for f in sure])) < SAME * x.norm(dim=1)[:, None]).any(1)
     out = list[_Found]()
     for first in range(len(numbers)):
         if free[first]:
-            members = near[first] & free
-            free &= ~members
-            own = numbers[members]
+            near = distance[first] < torch.maximum(limit, limit[first]).clamp_max(SAME)
+            own = numbers[free & (distance[first] < SAME) & (near | (distance[first] < AGREE))]
+            free &= distance[first] >= SAME
+            own = own[left.bias[own].abs().argsort(descending=True, stable=True)]
             mean = layer_input(left.weight[own], left.bias[own])
             out.append(_Found(mean, own, "alone", 1.0, int(labels[first]), bool(sure)))
     return out
