@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 from fedspill.attacks.nex import CARD as NEX
+from fedspill.tamperings.maui import Maui
 from PIL import Image
 from torch import Tensor
 
@@ -25,7 +26,6 @@ from fedspill.attacks.inverting_gradients import CARD as IG
 from fedspill.core.rng import stream
 from fedspill.core.roles import Attack
 from fedspill.scoring.match import match
-from fedspill.tamperings.maui import Maui
 
 SEARCHED = 16
 COUNTS = {1: 16, 16: 1, 64: 1}

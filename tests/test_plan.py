@@ -9,13 +9,22 @@ from fedspill.audit.plan import AttackEntry, parse_plan, parse_seconds, read_pla
 from fedspill.catalogue import attacks
 from fedspill.core.errors import BadInput
 from fedspill.core.local_update import FedAvg, FedSGD
+from fedspill.training.plan import read_decoder_plan, read_robust_plan
 
-PLANS = sorted(Path(__file__).parent.parent.glob("plans/**/*.toml"))
+FOLDER = Path(__file__).parent.parent / "plans"
+TRAINING = sorted((FOLDER / "train").glob("*.toml"))
+PLANS = sorted(set(FOLDER.glob("**/*.toml")) - set(TRAINING))
 
 
 @pytest.mark.parametrize("path", PLANS, ids=lambda p: p.stem)
 def test_every_shipped_plan_is_valid(path: Path) -> None:
     assert choose(read_plan(path))
+
+
+@pytest.mark.parametrize("path", TRAINING, ids=lambda p: p.stem)
+def test_every_shipped_training_plan_is_valid_for_one_command(path: Path) -> None:
+    readers = {"robust": read_robust_plan, "natural": read_robust_plan, "decoder": read_decoder_plan}
+    assert readers[path.stem.rpartition("_")[2]](path).model.name == "cnn"
 
 
 def test_every_key_has_a_default() -> None:

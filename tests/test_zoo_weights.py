@@ -143,7 +143,7 @@ def test_trained_weights_that_are_not_to_be_had(tmp_path, monkeypatch):
         build("resnet20", input_shape=CIFAR, num_classes=10, weights="trained", data_root=tmp_path)
 
 
-SETS = {"lenet": {}, "convnet": {"width": 16}}
+SETS = {"lenet": {}, "convnet": {"width": 16}, "cnn": {}}
 
 
 @pytest.mark.parametrize("name", SETS)
@@ -160,6 +160,16 @@ def test_shipped_weights(name):
         std=(1.0,),
     )
     assert model.input.mean == (0.49147, 0.48226, 0.44677)
+
+
+def test_robust_weights_are_a_set_of_their_own():
+    robust, natural = (
+        build("cnn", input_shape=CIFAR, num_classes=10, weights=weights) for weights in ("robust", "trained")
+    )
+    assert robust.input == natural.input
+    assert not torch.equal(robust.params["head.weight"], natural.params["head.weight"])
+    with pytest.raises(BadInput, match="no robust weights are known for 'lenet'; there are cnn"):
+        build("lenet", input_shape=CIFAR, num_classes=10, weights="robust")
 
 
 def test_shipped_convnet_has_one_width():

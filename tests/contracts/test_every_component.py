@@ -22,6 +22,8 @@ READABLE = {n: c for n, c in TAMPERINGS.items() if c.reads}
 EVERYTHING = frozenset(Knows)
 LINEAR_ONLY = {"logistic_regression"}
 """Attacks that fit no network with a hidden layer."""
+RELU_ONLY = {"nex"}
+"""Attacks that read which units fired."""
 
 
 def shortened(component):
@@ -47,7 +49,8 @@ def world(name: str, n: int, protocol=FedSGD(), model=None):
     """What an entry sees: its own sent model, the update, all grants."""
     private, public = batch(n), batch(32, seed=1)
     if name in ATTACKS:
-        sent, attack = model or (linear() if name in LINEAR_ONLY else mlp()), shortened(ATTACKS[name].presets["quick"])
+        fitting = linear if name in LINEAR_ONLY else relu_mlp if name in RELU_ONLY else mlp
+        sent, attack = model or fitting(), shortened(ATTACKS[name].presets["quick"])
     else:
         tampered = tampered_by(TAMPERINGS[name], public, [model] if model else [mlp(), relu_mlp()])
         sent, attack = tampered.model, tampered.readout

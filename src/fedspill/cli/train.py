@@ -12,9 +12,13 @@ from fedspill.cli.progress import TerminalListener
 from fedspill.training.decoder import train_decoder_file
 from fedspill.training.plan import read_decoder_plan, read_robust_plan
 from fedspill.training.robust import train_robust
+from fedspill.training.spab import train_spab
+from fedspill.training.spab_plan import read_spab_plan
 
 app = typer.Typer(
-    name="train", help="Train what attacks need: robust feature extractors, decoders.", no_args_is_help=True
+    name="train",
+    help="Train what attacks need: robust feature extractors, heads that leak, decoders.",
+    no_args_is_help=True,
 )
 
 Plan = Annotated[Path, typer.Argument(metavar="PLAN.toml", help="What to train; see plans/train and docs/plan.md.")]
@@ -55,5 +59,30 @@ def decoder(plan: Plan, out: Out, settings: Settings = None, device: Device = "a
     Console().print(
         f"PSNR {report.psnr:.2f} dB{similar} ({report.examples} held-out images from their exact representations; the"
         f" mean image gets {report.mean_image_psnr:.2f} dB); wrote {out}",
+        markup=False,
+    )
+
+
+Trials = Annotated[
+    int, typer.Option("--trials", min=0, help="Search settings first, with this many trials (needs fedspill[search]).")
+]
+
+
+@app.command(epilog="Example:  fedspill train spab plans/train/cnn_spab.toml --out cnn_spab.safetensors")
+def spab(plan: Plan, out: Out, settings: Settings = None, device: Device = "auto", trials: Trials = 0) -> None:
+    """A classification head whose gradient leaks what enters it; run it again to go on after a kill."""
+    read = read_spab_plan(plan, settings)
+    with TerminalListener(Console(stderr=True)) as listener:
+        report = train_spab(
+            read,
+            out,
+            device=pick_device(device),
+            listener=listener,
+            command=command_line(out),
+            trials=trials,
+        )
+    rates = ", ".join(f"{r.mean:.1%} at {r.size}" for r in report.rates)
+    Console().print(
+        f"IR leakage rate {rates}; accuracy {report.accuracy:.1%} ({report.test_examples} examples); wrote {out}",
         markup=False,
     )

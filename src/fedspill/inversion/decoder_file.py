@@ -3,11 +3,13 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 
 from fedspill.core.errors import BadInput
+from fedspill.core.inputs import ImageSpec
 from fedspill.inversion.ir_decoder import DecoderShape, IRDecoder
 from fedspill.inversion.transfer import Extractor
 
@@ -22,6 +24,16 @@ def decoder_metadata(decoder: IRDecoder) -> dict[str, str]:
         "image": json.dumps(decoder.image),
         "bounds": json.dumps(decoder.bounds),
     }
+
+
+def decoder_of(state: Mapping[str, Any], layout: DecoderShape, extractor: Extractor) -> IRDecoder:
+    """The decoder of this layout and state, in eval mode on the extractor's device."""
+    spec, like = extractor.model.input, extractor.model.like
+    assert isinstance(spec, ImageSpec), "decoders are trained for images only"
+    with torch.device("meta"):
+        decoder = IRDecoder(layout, len(state["centre"]), spec.shape, spec.bounds)
+    decoder.load_state_dict(state, assign=True)
+    return decoder.to(like.device, like.dtype).eval().requires_grad_(False)
 
 
 def read_decoder(path: str | Path, extractor: Extractor) -> IRDecoder:

@@ -6,6 +6,7 @@ Dabholkar et al. 2025 (Maui, arXiv 2509.11451), section 5.2.1: with the truth, b
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.nn import functional
 
 from fedspill.core.roles import Expected
 
@@ -48,7 +49,9 @@ def leakage_rates(outputs: Float[Tensor, "n h"], size: int) -> Float[Tensor, " b
     return alone.any(2).double().mean(1)
 
 
-def expected_leakage(u: Float[Tensor, "n h"], size: int) -> Float[Tensor, " n"]:
+def expected_leakage(
+    u: Float[Tensor, "n h"], size: int, softplus: Float[Tensor, "n h"] | None = None
+) -> Float[Tensor, " n"]:
     """The probability that each example owns a row in its batch, where rows fire independently; differentiable.
 
     Example i fires row j with a_ij = sigmoid(u_ij) and owns it with a_ij prod_k (1 - a_kj), k over the others of the
@@ -56,9 +59,14 @@ def expected_leakage(u: Float[Tensor, "n h"], size: int) -> Float[Tensor, " n"]:
 
     Args:
         u: log odds of firing; consecutive examples make a batch.
-        size: of a batch; it divides n.
+        size: of a batch; it divides n. Above n the others are drawn from the n examples, with repetition.
+        softplus: of u, if it is at hand.
     """
-    groups = u.view(-1, size, u.shape[1])
-    quiet = -torch.nn.functional.softplus(groups).sum(1, keepdim=True)
-    own = (groups + quiet).exp().clamp_max(1 - 1e-6)
-    return 1 - torch.log1p(-own).sum(2).exp().view(-1)
+    if size > len(u):
+        fires = u.sigmoid()
+        own = fires * (1 - fires.mean(0)).clamp_min(1e-12) ** (size - 1)
+    else:
+        shape = (-1, size, u.shape[1])
+        quiet = (functional.softplus(u) if softplus is None else softplus).view(shape).sum(1, keepdim=True)
+        own = (u.view(shape) - quiet).exp().view(u.shape)
+    return 1 - torch.log1p(-own.clamp_max(1 - 1e-6)).sum(1).exp()

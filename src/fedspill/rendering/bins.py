@@ -181,9 +181,7 @@ def _facts(trial: Trial, counts: Mapping[Sort, int], size: int | None) -> tuple[
     return (*found, ("added parameters", f"{trial.added_parameters:,}{share}"))
 
 
-def _representation_facts(
-    trial: Trial, counts: Mapping[Sort, int], size: int | None
-) -> tuple[tuple[str, str], ...]:
+def _representation_facts(trial: Trial, counts: Mapping[Sort, int], size: int | None) -> tuple[tuple[str, str], ...]:
     n, p = len(trial.examples), trial.predicted
     assert p is not None, "asked of representations only"
     sure = sum(r.mark == "alone" for r in trial.readings)

@@ -1,0 +1,257 @@
+"""Representations out of the gradient of a classification head alone, and images out of representations.
+
+Dabholkar, Bagchi et al.: "Maui: Reconstructing Private Client Data in Federated Transfer Learning", 2025, arXiv
+2509.11451. The paper's equations and most of its numbers are not at hand: docs/results-maui.md says what is rebuilt.
+"""
+
+from dataclasses import asdict, dataclass, replace
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fedspill.core.errors import BadInput, NotApplicable
+from fedspill.core.inputs import ImageSpec
+from fedspill.core.knowledge import Knows, ServerKnowledge
+from fedspill.core.model import Model
+from fedspill.core.rng import stream
+from fedspill.core.roles import UNWATCHED, Card, Expected, State, Tampered, Tampering, Watch
+from fedspill.core.types import Batch, Reconstruction, ServerRole, Update
+from fedspill.inversion.decoder_file import decoder_of, read_decoder
+from fedspill.inversion.decoder_training import DecoderTraining, train_decoder
+from fedspill.inversion.head_file import read_head
+from fedspill.inversion.heads import HeadWeights, Kind
+from fedspill.inversion.ir_decoder import IRDecoder
+from fedspill.inversion.ir_matching import IRMatching, match_representations
+from fedspill.inversion.layer_gradient import Layer
+from fedspill.inversion.leakage_rate import expected_rows
+from fedspill.inversion.representations import Representations, read_representations
+from fedspill.inversion.sparse_head import PAPER, SpAB, make_head
+from fedspill.inversion.stages import Stages
+from fedspill.inversion.taps import layer_inputs
+from fedspill.inversion.transfer import Extractor, find_head, representation_shape, with_module
+from fedspill.inversion.two_layer import two_layer
+
+Inversion = Literal["unet", "decoder", "refined"]
+UNET = IRMatching(lr=0.03, tv=0.1)
+REFINED = IRMatching(prior="decoder", iterations=300, lr=0.03, tv=0.1, anchor=1.0)
+"""Measured on training images that no decoder saw: docs/results-maui.md."""
+
+
+@dataclass(frozen=True)
+class Maui:
+    """Replaces the head by two linear layers that leak what enters them, before the federation begins.
+
+    The extractor stays as it is: load a robust one (`weights = "robust"`, or `fedspill train robust`), since the
+    representations of a natural one have many pre-images (section 5.1). Clients train and send the head alone:
+    `client.trainable = ["head.*"]`, or whatever the network calls its head.
+
+    Attributes:
+        head: how the new head is made: "spab", trained for rows that one example of a batch fires (section 5.2.2);
+            "quantile", random rows with biases that public data set (not in the paper); and the paper's
+            baselines "plain" and "random".
+        objective: of "spab": "published" is the paper's, sparse columns; "expected" is the share of examples that own
+            a row.
+        width: rows of its first layer.
+        at: name of the head that is replaced; "" finds it.
+        head_weights: file that `fedspill train spab` wrote, instead of training one.
+        mislabel: train the head on wrong labels, so that clipping leaves no example behind (section 7.4.2).
+        peel: take certified representations away, so that others show. Not in the paper.
+        inversion: "unet" searches the weights of a deep image prior (Algorithm 1); "decoder" answers at once, by
+            a network trained on public images; "refined" searches from the decoder's answer on.
+        iterations: of the search; 0 takes 1,000 for "unet", 300 for "refined".
+        most: images that are searched, those first of which the attack is surest; the others are left to a decoder,
+            or out where there is none. 0 searches all.
+        decoder: file that `fedspill train decoder` wrote; "" trains one on the public images.
+        decoder_epochs: of that training.
+    """
+
+    head: Kind = "spab"
+    objective: Literal["published", "expected"] = "expected"
+    width: int = 1024
+    at: str = ""
+    head_weights: str = ""
+    mislabel: bool = False
+    peel: bool = True
+    inversion: Inversion = "unet"
+    iterations: int = 0
+    most: int = 0
+    decoder: str = ""
+    decoder_epochs: int = DecoderTraining.epochs
+
+    def __post_init__(self) -> None:
+        if min(self.width, self.decoder_epochs) < 1 or min(self.iterations, self.most) < 0:
+            raise BadInput(
+                f"width={self.width}, decoder_epochs={self.decoder_epochs}, iterations={self.iterations},"
+                f" most={self.most}: the first two must be 1 or more, the others 0 or more"
+            )
+
+    def tamper(
+        self,
+        model: Model,
+        public_data: Batch | None,
+        round: int,
+        rng: torch.Generator,
+        watch: Watch = UNWATCHED,
+    ) -> Tampered:
+        """The model with the new head, and the readout.
+
+        Raises:
+            NotApplicable: the model takes no images, has no head behind an extractor, or there are no public images.
+            BadInput: a file cannot be used.
+        """
+        if not isinstance(model.input, ImageSpec):
+            raise NotApplicable(f"pictures are needed, the model takes {type(model.input).__name__}")
+        if public_data is None:
+            raise NotApplicable("public images are needed, to train the head and the decoder")
+        extractor = Extractor(model, self.at or find_head(model))
+        stages, seed = Stages(watch), int(torch.randint(2**31, (), generator=rng))
+        head = self._head(extractor, public_data, stages, seed)
+        decoder = self._decoder(extractor, public_data, stages, seed)
+        flat = len(representation_shape(model, extractor.at)) == 1
+        changed = with_module(model, extractor.at, head.module(flatten=not flat))
+        layer = f"{extractor.at}.{0 if flat else 1}"
+        names = Layer(f"{layer}.weight", f"{layer}.bias")
+        readout = MauiReadout(extractor.at, layer, names, self._matching(), self.most, self.peel, decoder)
+        return Tampered(changed, readout)
+
+    def _head(self, extractor: Extractor, public: Batch, stages: Stages, seed: int) -> HeadWeights:
+        if self.head_weights:
+            return read_head(self.head_weights, extractor)
+
+        def train(watch: Watch) -> State:
+            features = extractor.of(public.inputs)
+            model = extractor.model
+            with torch.no_grad():
+                classes = model.logits(model.params, model.input.encode(public.inputs[:1].to(model.like))).shape[-1]
+            settings = replace(PAPER if self.objective == "published" else SpAB(), mislabel=self.mislabel)
+            rng = stream(seed, "head")
+            return asdict(make_head(self.head, features, public.labels, classes, self.width, settings, rng, watch))
+
+        return HeadWeights(**stages.run("head", train))
+
+    def _decoder(self, extractor: Extractor, public: Batch, stages: Stages, seed: int) -> IRDecoder | None:
+        if self.decoder:
+            return read_decoder(self.decoder, extractor)
+        if self.inversion == "unet":
+            return None
+        settings = DecoderTraining(epochs=self.decoder_epochs, minibatch=min(DecoderTraining.minibatch, len(public)))
+
+        def train(watch: Watch) -> State:
+            made = train_decoder(extractor, public.inputs, settings, stream(seed, "decoder"), watch)
+            return dict(made.state_dict())
+
+        return decoder_of(stages.run("decoder", train), settings.layout, extractor)
+
+    def _matching(self) -> IRMatching | None:
+        if self.inversion == "decoder":
+            return None
+        kept = UNET if self.inversion == "unet" else REFINED
+        return replace(kept, iterations=self.iterations) if self.iterations else kept
+
+
+@dataclass(frozen=True)
+class MauiReadout:
+    """Reads representations out of the head's gradient, each independent of the others, and inverts them.
+
+    Needs the gradient of the head's first layer, and of its second layer to certify what it reads; nothing else.
+
+    Attributes:
+        head: name of the head.
+        at: of its first layer.
+        layer: of its weight and bias.
+        matching: the search; None only decodes.
+        most: see `Maui`.
+        peel: likewise.
+        decoder: of the extractor's representations.
+    """
+
+    head: str
+    at: str
+    layer: Layer
+    matching: IRMatching | None
+    most: int
+    peel: bool
+    decoder: IRDecoder | None
+
+    def reconstruct(
+        self, update: Update, knowledge: ServerKnowledge, rng: torch.Generator, watch: Watch = UNWATCHED
+    ) -> Reconstruction:
+        """Images, those first whose representations the update itself certifies.
+
+        Raises:
+            NotApplicable: the head was not trained.
+        """
+        read = read_representations(update, knowledge, self.layer, peel=self.peel)
+        inputs, objective, notes = self._inverted(read.values, knowledge.model, rng, watch)
+        kept = len(inputs)
+        certified = int(read.certified.sum())
+        if knowledge.num_examples is not None:
+            blind = read.leakage_rate(knowledge.num_examples)
+            notes = (f"IR leakage rate, judged without the truth: {blind:.3f}.", *notes)
+        return Reconstruction(
+            inputs=inputs,
+            labels=self._labels(read, knowledge.model)[:kept],
+            label_method="the head's gradient",
+            confidence=read.confidence[:kept].to(inputs),
+            objective=objective,
+            converged=certified > 0 and certified == (knowledge.num_examples or len(read.values)),
+            notes=(f"{certified} representations are certified by the update itself.", *notes),
+            origins=tuple(_rows(rows) for rows in read.neurons[:kept]),
+            marks=read.marks[:kept],
+            representations=read.values[:kept],
+        )
+
+    def expects(self, model: Model, z: Tensor) -> Expected:
+        """Which rows each example fires: those that it alone fires show its representation."""
+        x = layer_inputs(model, self.at, z)
+        fires = x @ model.params[self.layer.weight].T + model.params[self.layer.bias] > 0
+        return replace(expected_rows(fires, peel=self.peel), representations=x)
+
+    def _inverted(
+        self, values: Float[Tensor, "m d"], model: Model, rng: torch.Generator, watch: Watch
+    ) -> tuple[Tensor, tuple[float, ...], tuple[str, ...]]:
+        spec, targets = model.input, values.to(model.like)
+        assert isinstance(spec, ImageSpec), "Maui.tamper takes no others"
+        if len(targets) == 0:
+            return model.like.new_zeros(0, *spec.shape), (), ()
+        searched = 0 if self.matching is None else min(self.most or len(targets), len(targets))
+        parts, objective, notes = list[Tensor](), (), ()
+        if self.matching is not None:
+            extractor = Extractor(model, self.head)
+            found = match_representations(extractor, spec, targets[:searched], self.matching, rng, watch, self.decoder)
+            parts, objective = [found.inputs], found.objective
+            middle = float(found.distance.median())
+            notes = (f"{searched} images were searched; the median distance left of a representation is {middle:.3f}.",)
+        if self.decoder is not None and searched < len(targets):
+            with torch.no_grad():
+                parts.append(self.decoder(targets[searched:]))
+        return torch.cat(parts), objective, notes
+
+    def _labels(self, read: Representations, model: Model) -> Tensor:
+        head = two_layer(model, self.layer)
+        if head is None or len(read.values) == 0:
+            return read.labels
+        said = head.logits(head.outputs(read.values)).argmax(1)
+        return torch.where(read.labels >= 0, read.labels, said)
+
+
+def _rows(rows: tuple[int, ...]) -> str:
+    return f"row {', '.join(map(str, rows))}"
+
+
+CARD: Card[Tampering] = Card(
+    title="Maui",
+    paper="Dabholkar et al., 2025, arXiv:2509.11451",
+    summary="Trains a head whose gradient leaks the extractor's representations, and inverts them to images.",
+    presets={
+        "paper": Maui(objective="published", peel=False),
+        "quick": Maui(head="quantile", inversion="decoder", decoder_epochs=2),
+        "strong": Maui(inversion="refined"),
+    },
+    role=ServerRole.MALICIOUS_PARAMETERS,
+    needs=frozenset({Knows.PUBLIC_DATA}),
+    iterative=True,
+    reads=True,
+)

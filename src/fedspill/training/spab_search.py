@@ -1,0 +1,102 @@
+"""Hyperparameters of a head by Optuna's tree-structured Parzen estimator (the paper uses hyperopt's)."""
+
+import json
+from dataclasses import asdict, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import TypeAdapter
+from torch import Tensor
+
+from fedspill.core.errors import BadInput
+from fedspill.core.rng import stream
+from fedspill.inversion.sparse_head import SpAB, make_head
+from fedspill.training.long_run import Listener
+from fedspill.training.spab_plan import SpabPlan
+
+if TYPE_CHECKING:
+    import optuna
+
+VALIDATION = 0.1
+MOST_VALIDATION = 2560
+ACCURACY_TRADE = 1.0
+"""Leakage that a trial must win for every unit of accuracy that it loses."""
+
+RANGES = {
+    "start temperature": (0.05, 0.4, True),
+    "cooling": (0.1, 1.0, True),
+    "lr": (2e-3, 4e-2, True),
+    "leakage": (0.3, 30.0, True),
+    "shrinkage": (0.3, 30.0, True),
+    "rate": (1 / 512, 1 / 32, True),
+    "frequent": (0.0, 0.25, False),
+    "dense": (0.0, 0.1, False),
+    "sparsity": (0.0, 0.03, False),
+    "noise": (0.0, 0.1, False),
+}
+"""Least and largest value that is tried, and whether in even steps of the logarithm."""
+
+
+def best_settings(
+    plan: SpabPlan, features: Tensor, labels: Tensor, classes: int, trials: int, out: Path, listener: Listener
+) -> SpAB:
+    """The best of `trials` settings by leakage rate plus accuracy on public examples that no trial trains on.
+
+    Trials are kept in OUT.trials, so that a killed search goes on; the first one is the plan's own settings.
+
+    Raises:
+        BadInput: optuna is not installed, or OUT.trials is of another plan.
+    """
+    if find_spec("optuna") is None:
+        raise BadInput("a search of settings needs optuna: pip install 'fedspill[search]'")
+    held = min(MOST_VALIDATION, int(VALIDATION * len(features)))
+    if held < max(plan.spab.sizes):
+        raise BadInput(f"{len(features)} public examples are too few to judge batches of {max(plan.spab.sizes)}")
+    study, done = _study(plan, out, trials)
+    for number in range(done, trials):
+        trial = study.ask()
+        settings = suggested(plan.spab, trial)
+        rng = stream(plan.head.seed, "search", number)
+        head = make_head("spab", features[:-held], labels[:-held], classes, plan.head.width, settings, rng)
+        rate = sum(head.leakage(features[-held:], s) for s in settings.sizes) / len(settings.sizes)
+        accuracy = head.accuracy(features[-held:], labels[-held:])
+        study.tell(trial, rate + ACCURACY_TRADE * accuracy)
+        listener.message(f"trial {number + 1} of {trials}: leakage {rate:.4f}, accuracy {accuracy:.4f}")
+        listener.progress(number + 1, trials, -study.best_value)
+    return TypeAdapter(SpAB).validate_python(study.best_trial.user_attrs["settings"])
+
+
+def _study(plan: SpabPlan, out: Path, trials: int) -> "tuple[optuna.Study, int]":
+    import optuna
+    from optuna.storages.journal import JournalFileBackend
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    storage = optuna.storages.JournalStorage(JournalFileBackend(str(out.with_suffix(".trials"))))
+    study = optuna.create_study(study_name="spab", storage=storage, direction="maximize", load_if_exists=True)
+    said = json.dumps(plan.model_dump(mode="json"), sort_keys=True)
+    if study.user_attrs.setdefault("plan", said) != said:
+        raise BadInput(f"{str(out.with_suffix('.trials'))!r} holds trials of another plan; remove it to start anew")
+    study.set_user_attr("plan", said)
+    done = len(study.get_trials(states=[optuna.trial.TrialState.COMPLETE]))
+    study.sampler = optuna.samplers.TPESampler(seed=plan.head.seed + done, n_startup_trials=max(5, trials // 4))
+    if not study.trials:
+        study.enqueue_trial(_values(plan.spab))
+    return study, done
+
+
+def _values(settings: SpAB) -> dict[str, float]:
+    """Settings in the words of `suggested`, each moved into its range."""
+    start, end = settings.temperature
+    given = {"start temperature": start, "cooling": end / start}
+    given |= {k: getattr(settings, k) for k in RANGES if k not in given}
+    return {k: min(max(given[k], low), high) for k, (low, high, _) in RANGES.items()}
+
+
+def suggested(settings: SpAB, trial: "optuna.Trial") -> SpAB:
+    """Settings that a trial proposes; what is not searched stays as it is."""
+    drawn = {k: trial.suggest_float(k, low, high, log=log) for k, (low, high, log) in RANGES.items()}
+    start = drawn.pop("start temperature")
+    chosen = replace(settings, temperature=(start, start * drawn.pop("cooling")), **drawn)
+    trial.set_user_attr("settings", asdict(chosen))
+    return chosen
