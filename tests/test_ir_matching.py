@@ -218,5 +218,17 @@ def test_representations_that_do_not_fit_are_named() -> None:
     for wrong in (torch.zeros(2, 31), torch.zeros(0, 32), torch.full((1, 32), torch.nan)):
         with pytest.raises(BadInput, match="32 finite numbers"):
             match_representations(extractor(), SPEC, wrong.double(), QUICK, stream(0))
-    with pytest.raises(BadInput, match="decoder"):
-        match_representations(extractor(), SPEC, targets(1), replace(QUICK, prior="decoder"), stream(0))
+    for settings in (replace(QUICK, prior="decoder"), replace(QUICK, anchor=1.0)):
+        with pytest.raises(BadInput, match="need a decoder"):
+            match_representations(extractor(), SPEC, targets(1), settings, stream(0))
+
+
+@pytest.mark.parametrize("prior", ["unet", "pixels", "decoder"])
+def test_an_anchor_ties_every_search_to_the_decoders_image(prior) -> None:
+    guess = batch(2, seed=5, dtype=torch.float64).inputs
+    settings, apart = replace(QUICK, prior=prior, iterations=60, lr=0.03, tv=0.0), list[float]()
+    for weight in (0.0, 100.0):
+        tied = replace(settings, anchor=weight)
+        found = match_representations(extractor(), SPEC, targets(2), tied, stream(0), decoder=lambda _: guess)
+        apart.append(float((found.inputs - guess).square().mean()))
+    assert apart[1] < 0.8 * apart[0]

@@ -43,7 +43,8 @@ class IRMatching:
         kl: weight of the divergence of softmax-normalised representations.
         mse: weight of the mean squared error over the variance of the representation.
         tv: weight of the total variation of pixels in [0, 1].
-        anchor: weight of the squared distance from the decoder's image, mean over pixels in [0, 1].
+        anchor: weight of the squared distance from the decoder's image, mean over pixels in [0, 1]; above 0 a decoder
+            is needed, whatever is searched.
         jitter: standard deviation of fresh noise on the U-Net's seed in every step, but for the last phase.
         kick: standard deviation of noise that is added to the seed for good every `kick_period` steps, likewise.
         kick_period: steps.
@@ -139,7 +140,7 @@ def match_representations(
         settings: how.
         rng: on the CPU; of seeds, weights and noise.
         watch: hears of the progress, keeps the state, ends the search.
-        decoder: first guess, which `prior="decoder"` starts at.
+        decoder: gives a first guess, at which `prior="decoder"` starts and to which an anchor ties the search.
 
     Raises:
         BadInput: there is no representation, one is not finite or of another length than the extractor's, or a decoder
@@ -217,21 +218,25 @@ class _Search:
     def group(self, targets: Tensor) -> _Group:
         """Fresh candidates; every group draws the same numbers."""
         self.rng.set_state(self.first)
-        settings, anchor = self.settings, None
-        if settings.prior == "decoder":
-            if self.decoder is None:
-                raise BadInput('prior="decoder" starts at what a decoder says, and none was got')
-            with torch.no_grad():
-                anchor = self.decoder(targets).detach().to(targets)
+        settings, anchor = self.settings, self._anchor(targets)
         candidates: Candidates = (
             Generated.drawn(settings.unet, self.spec, len(targets), self.rng, targets)
             if settings.prior == "unet"
-            else Pixels.at(self.spec, anchor, len(targets), targets)
+            else Pixels.at(self.spec, anchor if settings.prior == "decoder" else None, len(targets), targets)
         )
         decay = settings.weight_decay if settings.prior == "unet" else 0.0
         optimiser = torch.optim.AdamW(candidates.variables, settings.lr, weight_decay=decay)
         best = targets.new_zeros(len(targets), *self.spec.shape)
         return _Group(targets, anchor, candidates, optimiser, best, targets.new_full((len(targets),), torch.inf))
+
+    def _anchor(self, targets: Tensor) -> Float[Tensor, "m c h w"] | None:
+        """What the decoder says, where that is asked for."""
+        if self.settings.prior != "decoder" and not self.settings.anchor:
+            return None
+        if self.decoder is None:
+            raise BadInput('prior="decoder" and an anchor need a decoder, and none was got')
+        with torch.no_grad():
+            return self.decoder(targets).detach().to(targets)
 
     def run(self, groups: list[_Group], watch: Watch) -> bool:
         """All steps, or those that the budget allows; False if it ended the search."""
