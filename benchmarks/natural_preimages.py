@@ -21,7 +21,7 @@ from benchmarks.extractors import add_arguments, extractor, title
 from fedspill.core.inputs import ImageSpec
 from fedspill.core.rng import stream
 from fedspill.inversion.ir_distance import relative_distance
-from fedspill.inversion.ir_matching import IRMatching, match_representations
+from fedspill.inversion.ir_matching import PRESETS, match_representations
 from fedspill.inversion.priors import each_total_variation
 from fedspill.inversion.transfer import Extractor
 from fedspill.rendering.pictures import beside, enlarge, image, stacked
@@ -68,12 +68,12 @@ def norms(x: Tensor) -> Tensor:
     return x.flatten(1).norm(dim=1).clamp_min(1e-12).view(-1, 1, 1, 1)
 
 
-def rebuild(extractor: Extractor, images: Tensor, iterations: int) -> Tensor:
-    """What matching makes of the representations of these images."""
+def rebuild(extractor: Extractor, images: Tensor) -> Tensor:
+    """What matching, with no other prior than total variation, makes of the representations of these images."""
     spec = extractor.model.input
     assert isinstance(spec, ImageSpec)
-    settings = IRMatching(iterations=iterations)
-    return match_representations(extractor, spec, extractor.of(images), settings, stream(0, "matching")).inputs
+    targets = extractor.of(images)
+    return match_representations(extractor, spec, targets, PRESETS["pixels"], stream(0, "matching")).inputs
 
 
 def sheet(rows: Sequence[Sequence[Tensor]]) -> Image.Image:
@@ -90,7 +90,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--radii", nargs="+", type=float, default=[0.5, 1.0, 2.0])
     parser.add_argument("--iterations", type=int, default=300)
     parser.add_argument("--tv", type=float, default=1e-3)
-    parser.add_argument("--matching", type=int, default=300, help="iterations for the pictures of --out")
     parser.add_argument("--out", type=Path, default=None, help="folder for the picture sheets")
     return parser.parse_args()
 
@@ -133,7 +132,7 @@ def main() -> None:
             print(row(weights, radius, curve.cpu()), flush=True)
             if args.out is not None:
                 first = slice(None, None, args.seeds)
-                rebuilt = rebuild(own, found[first], args.matching)
+                rebuilt = rebuild(own, found[first])
                 args.out.mkdir(parents=True, exist_ok=True)
                 rows = zip(private[first], seeds[first], found[first].cpu(), rebuilt.cpu(), strict=True)
                 sheet(list(rows)).save(args.out / f"{title(weights)}_{radius:g}.png", optimize=True)

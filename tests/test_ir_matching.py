@@ -20,7 +20,7 @@ from tests.worlds import SPEC, batch, conv_bn
 
 LIKE = torch.zeros((), dtype=torch.float64)
 SMALL = UNet(widths=(4, 6), skip=2)
-QUICK = IRMatching(iterations=12, kick_period=3, unet=SMALL)
+QUICK = IRMatching(iterations=12, jitter=0.03, kick=0.1, kick_period=3, unet=SMALL)
 
 
 def extractor(dtype=torch.float64) -> Extractor:
@@ -145,8 +145,8 @@ def test_a_search_from_the_true_images_stays_there() -> None:
     settings = IRMatching(prior="decoder", iterations=8, tv=0.0)
     found = match_representations(extractor(), SPEC, targets(3), settings, stream(0), decoder=lambda _: truth)
     assert found.objective[0] < 1e-12
-    torch.testing.assert_close(found.inputs, truth, rtol=0, atol=1e-12)
-    assert float(found.distance.max()) < 1e-12
+    torch.testing.assert_close(found.inputs, truth, rtol=0, atol=1e-5)
+    assert float(found.distance.max()) < 1e-5
 
 
 def test_a_linear_extractor_is_inverted_exactly_by_pixels() -> None:
