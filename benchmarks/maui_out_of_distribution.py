@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from fedspill.tamperings.maui import Maui
 from PIL import Image
 from torch import Tensor
 
@@ -23,6 +22,7 @@ from benchmarks.maui_reconstruction import pictures, sheet
 from benchmarks.maui_world import World, answered, mean_and_deviation, scores, world
 from fedspill.core.rng import stream
 from fedspill.core.types import Batch
+from fedspill.tamperings.maui import Maui
 from fedspill.zoo.data import data_root, load
 
 SIDE = 32

@@ -15,17 +15,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from fedspill.attacks.nex import CARD as NEX
-from fedspill.tamperings.maui import Maui
 from PIL import Image
 from torch import Tensor
 
 from benchmarks.maui_world import World, answered, batches, mean_and_deviation, scores, world
 from fedspill.attacks.dlg import CARD as DLG
 from fedspill.attacks.inverting_gradients import CARD as IG
+from fedspill.attacks.nex import CARD as NEX
 from fedspill.core.rng import stream
 from fedspill.core.roles import Attack
 from fedspill.scoring.match import match
+from fedspill.tamperings.maui import Maui
 
 SEARCHED = 16
 COUNTS = {1: 16, 16: 1, 64: 1}

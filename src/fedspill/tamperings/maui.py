@@ -34,9 +34,10 @@ from fedspill.inversion.transfer import Extractor, find_head, representation_sha
 from fedspill.inversion.two_layer import two_layer
 
 Inversion = Literal["unet", "decoder", "refined"]
-UNET = IRMatching(lr=0.03, tv=0.1)
+UNET = IRMatching(lr=0.03, tv=0.1, weight_decay=0.01, jitter=0.03, kick=0.1)
+"""With the noise that the paper adds to the seed, in sizes found here."""
 REFINED = IRMatching(prior="decoder", iterations=300, lr=0.03, tv=0.1, anchor=1.0)
-"""Measured on training images that no decoder saw: docs/results-maui.md."""
+"""Chosen on training images that no decoder saw: docs/results-maui.md."""
 
 
 @dataclass(frozen=True)
