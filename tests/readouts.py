@@ -36,12 +36,7 @@ class Fake:
     expected: Expected
 
     def tamper(
-        self,
-        model: Model,
-        public_data: Batch | None,
-        round: int,
-        rng: torch.Generator,
-        watch: Watch = UNWATCHED,
+        self, model: Model, public_data: Batch | None, round: int, rng: torch.Generator, watch: Watch = UNWATCHED
     ) -> Tampered:
         return Tampered(model, self)
 

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from fedspill import catalogue
 from fedspill.audit import parse_plan, run_audit
 from fedspill.audit.components import defences_of
-from fedspill.audit.plan import read_plan
+from fedspill.audit.plan_file import read_plan
 from fedspill.audit.run import AuditResult
 from fedspill.cli.main import app
 from fedspill.core.errors import BadInput

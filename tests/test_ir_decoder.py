@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from fedspill.audit.plan_file import parse_as, read_as
 from fedspill.core.errors import BadInput
 from fedspill.core.rng import rand, randn, stream
 from fedspill.inversion.decoder_file import read_decoder
@@ -17,7 +18,7 @@ from fedspill.inversion.ir_matching import IRMatching, match_representations
 from fedspill.inversion.transfer import Extractor
 from fedspill.training.decoder import train_decoder_file
 from fedspill.training.long_run import StateFile
-from fedspill.training.plan import parse_decoder_plan, read_decoder_plan
+from fedspill.training.plan import DecoderPlan
 from tests.test_ir_matching import Recorder
 from tests.worlds import SPEC, batch, conv_bn
 
@@ -116,12 +117,13 @@ def test_matching_from_a_decoder_only_improves_on_it() -> None:
 
 @pytest.fixture
 def plan():
-    return parse_decoder_plan(
+    return parse_as(
+        DecoderPlan,
         {
             "model": {"name": "cnn", "width": 4, "channels": 4},
             "data": {"name": "photos", "size": 16, "split": "public", "indices": "0:60"},
             "decoder": {"widths": [8, 6], "epochs": 2, "minibatch_size": 10, "held_out": 15},
-        }
+        },
     )
 
 
@@ -172,5 +174,5 @@ def test_too_few_images_and_bad_settings_are_named() -> None:
 
 
 def test_the_shipped_plan_is_valid() -> None:
-    plan = read_decoder_plan(Path(__file__).parent.parent / "plans" / "train" / "cnn_decoder.toml")
+    plan = read_as(DecoderPlan, Path(__file__).parent.parent / "plans" / "train" / "cnn_decoder.toml")
     assert plan.decoder.training().layout.widths == plan.decoder.widths

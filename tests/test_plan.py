@@ -5,12 +5,13 @@ from pathlib import Path
 import pytest
 
 from fedspill.audit.components import choose, configure
-from fedspill.audit.plan import AttackEntry, parse_plan, parse_seconds, read_plan
+from fedspill.audit.plan import AttackEntry, parse_seconds
+from fedspill.audit.plan_file import parse_plan, read_as, read_plan
 from fedspill.catalogue import attacks
 from fedspill.core.errors import BadInput
 from fedspill.core.local_update import FedAvg, FedSGD
-from fedspill.training.plan import read_decoder_plan, read_robust_plan
-from fedspill.training.spab_plan import read_spab_plan
+from fedspill.training.plan import DecoderPlan, RobustPlan
+from fedspill.training.spab_plan import SpabPlan
 
 FOLDER = Path(__file__).parent.parent / "plans"
 TRAINING = sorted((FOLDER / "train").glob("*.toml"))
@@ -24,13 +25,8 @@ def test_every_shipped_plan_is_valid(path: Path) -> None:
 
 @pytest.mark.parametrize("path", TRAINING, ids=lambda p: p.stem)
 def test_every_shipped_training_plan_is_valid_for_one_command(path: Path) -> None:
-    readers = {
-        "robust": read_robust_plan,
-        "natural": read_robust_plan,
-        "decoder": read_decoder_plan,
-        "spab": read_spab_plan,
-    }
-    assert readers[path.stem.rpartition("_")[2]](path).model.name == "cnn"
+    kinds = {"robust": RobustPlan, "natural": RobustPlan, "decoder": DecoderPlan, "spab": SpabPlan}
+    assert read_as(kinds[path.stem.rpartition("_")[2]], path).model.name == "cnn"
 
 
 def test_every_key_has_a_default() -> None:

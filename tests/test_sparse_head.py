@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from typer.testing import CliRunner
 
+from fedspill.audit.plan_file import parse_as
 from fedspill.cli.main import app
 from fedspill.core.errors import BadInput
 from fedspill.core.rng import rand, randn, stream
@@ -17,7 +18,7 @@ from fedspill.inversion.leakage_rate import expected_leakage, leakage_rates
 from fedspill.inversion.sparse_head import PAPER, SpAB, column_sparsity, expected_loss, make_head
 from fedspill.training.long_run import Silent
 from fedspill.training.spab import train_spab
-from fedspill.training.spab_plan import parse_spab_plan
+from fedspill.training.spab_plan import SpabPlan
 from fedspill.zoo.weights import read_metadata, read_tensors
 
 LIKE = torch.zeros(())
@@ -170,7 +171,7 @@ class Impatient(Silent):
 
 
 def test_the_training_of_a_plan_is_resumed_and_writes_a_head(tmp_path: Path) -> None:
-    plan, one, two = parse_spab_plan(TABLE), tmp_path / "one.safetensors", tmp_path / "two.safetensors"
+    plan, one, two = parse_as(SpabPlan, TABLE), tmp_path / "one.safetensors", tmp_path / "two.safetensors"
     with pytest.raises(Killed):
         train_spab(plan, one, device=CPU, listener=Impatient())
     assert (tmp_path / "one.safetensors.partial").is_file()
@@ -193,14 +194,14 @@ def test_the_training_of_a_plan_is_resumed_and_writes_a_head(tmp_path: Path) -> 
 
 def test_settings_are_searched_and_a_search_goes_on(tmp_path: Path) -> None:
     pytest.importorskip("optuna")
-    plan, out = parse_spab_plan(TABLE), tmp_path / "head.safetensors"
+    plan, out = parse_as(SpabPlan, TABLE), tmp_path / "head.safetensors"
     few = train_spab(plan, out, device=CPU, trials=2)
     assert few.settings["epochs"] == 3
     started = (tmp_path / "head.trials").read_text()
     train_spab(plan, out, device=CPU, trials=3)
     assert (tmp_path / "head.trials").read_text().startswith(started), "trials that are done are not repeated"
     with pytest.raises(BadInput, match="another plan"):
-        train_spab(parse_spab_plan({**TABLE, "head": {"width": 41}}), out, device=CPU, trials=3)
+        train_spab(parse_as(SpabPlan, {**TABLE, "head": {"width": 41}}), out, device=CPU, trials=3)
 
 
 def test_the_command_trains_and_names_what_is_wrong(tmp_path: Path) -> None:
@@ -214,4 +215,4 @@ def test_the_command_trains_and_names_what_is_wrong(tmp_path: Path) -> None:
     wrong = CliRunner().invoke(app, ["train", "spab", str(plan), "--out", str(out), "--set", "spab.epoch=3"])
     assert wrong.exit_code != 0
     with pytest.raises(BadInput, match="allowed here: epochs"):
-        parse_spab_plan({"spab": {"epoch": 3}})
+        parse_as(SpabPlan, {"spab": {"epoch": 3}})

@@ -6,7 +6,8 @@ result = run_audit(parse_plan({"model": {"name": "lenet"}, "audit": {"attacks": 
 print(result.report.verdict.sentence)
 """
 
-from fedspill.audit.plan import AuditPlan, parse_plan, read_plan
+from fedspill.audit.plan import AuditPlan
+from fedspill.audit.plan_file import parse_plan, read_plan
 from fedspill.audit.report import AuditReport
 from fedspill.audit.run import AuditResult, run_audit
 

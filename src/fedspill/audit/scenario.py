@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 import fedspill
 from fedspill.audit.components import stages_of
+from fedspill.audit.network import network
 from fedspill.audit.plan import AuditPlan, PoolSection
 from fedspill.core.errors import BadInput
 from fedspill.core.inputs import ImageSpec, TableSpec, TokenSpec, kind
@@ -20,10 +21,7 @@ from fedspill.federation.client import Client
 from fedspill.inversion.chain import probe_inputs
 from fedspill.zoo.cut import cut
 from fedspill.zoo.data import DataPool, load, takes
-from fedspill.zoo.models import build, default_network
-
-UNLABELLED_CLASSES = 10
-"""Of a network built for data without labels."""
+from fedspill.zoo.models import default_network
 
 MOST_LOGITS = 1000
 """Of a network's behaviour that are looked at."""
@@ -133,7 +131,11 @@ def prepare(
     pool = pool or _pool(plan.data)
     public = _public(plan, pool)
     given = model is not None
-    model = _own_model(plan, pool, device) if model is None else _callers_model(plan, pool, model, device)
+    model = (
+        network(plan.model, pool, plan.data.root, device)
+        if model is None
+        else _callers_model(plan, pool, model, device)
+    )
     for defence in stages_of(plan):
         model = defence.prepare(model)
     size = plan.client.minibatch_size
@@ -144,25 +146,6 @@ def prepare(
     scenario = Scenario(plan, model, pool, groups, public, given)
     _check_fit(scenario)
     return scenario
-
-
-def _own_model(plan: AuditPlan, pool: DataPool, device: torch.device) -> Model:
-    known = pool.num_classes if pool.num_classes > 1 else UNLABELLED_CLASSES
-    return build(
-        plan.model.name or default_network(pool.spec),
-        input_shape=pool.input_shape,
-        num_classes=plan.model.num_classes or known,
-        weights=plan.model.weights,
-        mode=plan.model.mode,
-        seed=plan.model.seed,
-        data_root=plan.data.root,
-        device=device,
-        dtype=getattr(torch, plan.model.dtype),
-        options=plan.model.options,
-        mean=pool.mean,
-        std=pool.std,
-        spec=pool.spec,
-    )
 
 
 def _callers_model(plan: AuditPlan, pool: DataPool, model: Model, device: torch.device) -> Model:

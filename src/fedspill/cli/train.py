@@ -7,13 +7,14 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from fedspill.audit.plan_file import read_as
 from fedspill.audit.scenario import pick_device
 from fedspill.cli.progress import TerminalListener
 from fedspill.training.decoder import train_decoder_file
-from fedspill.training.plan import read_decoder_plan, read_robust_plan
+from fedspill.training.plan import DecoderPlan, RobustPlan
 from fedspill.training.robust import train_robust
 from fedspill.training.spab import train_spab
-from fedspill.training.spab_plan import read_spab_plan
+from fedspill.training.spab_plan import SpabPlan
 
 app = typer.Typer(
     name="train",
@@ -39,7 +40,7 @@ def command_line(out: Path) -> str:
 @app.command(epilog="Example:  fedspill train robust plans/train/cnn_robust.toml --out cnn_robust.safetensors")
 def robust(plan: Plan, out: Out, settings: Settings = None, device: Device = "auto") -> None:
     """Adversarial training of a feature extractor; run it again to go on after a kill."""
-    read = read_robust_plan(plan, settings)
+    read = read_as(RobustPlan, plan, settings)
     with TerminalListener(Console(stderr=True)) as listener:
         report = train_robust(read, out, device=pick_device(device), listener=listener, command=command_line(out))
     Console().print(
@@ -52,7 +53,7 @@ def robust(plan: Plan, out: Out, settings: Settings = None, device: Device = "au
 @app.command(epilog="Example:  fedspill train decoder plans/train/cnn_decoder.toml --out decoder.safetensors")
 def decoder(plan: Plan, out: Out, settings: Settings = None, device: Device = "auto") -> None:
     """A network from representations back to images; run it again to go on after a kill."""
-    read = read_decoder_plan(plan, settings)
+    read = read_as(DecoderPlan, plan, settings)
     with TerminalListener(Console(stderr=True)) as listener:
         report = train_decoder_file(read, out, device=pick_device(device), listener=listener, command=command_line(out))
     similar = "" if report.ssim is None else f", SSIM {report.ssim:.3f}"
@@ -71,7 +72,7 @@ Trials = Annotated[
 @app.command(epilog="Example:  fedspill train spab plans/train/cnn_spab.toml --out cnn_spab.safetensors")
 def spab(plan: Plan, out: Out, settings: Settings = None, device: Device = "auto", trials: Trials = 0) -> None:
     """A classification head whose gradient leaks what enters it; run it again to go on after a kill."""
-    read = read_spab_plan(plan, settings)
+    read = read_as(SpabPlan, plan, settings)
     with TerminalListener(Console(stderr=True)) as listener:
         report = train_spab(
             read,

@@ -115,12 +115,7 @@ class Tampering(Protocol):
     """Alters the model before it is sent."""
 
     def tamper(
-        self,
-        model: Model,
-        public_data: Batch | None,
-        round: int,
-        rng: torch.Generator,
-        watch: Watch = UNWATCHED,
+        self, model: Model, public_data: Batch | None, round: int, rng: torch.Generator, watch: Watch = UNWATCHED
     ) -> Tampered:
         """The model to send in this round; `watch` hears of what is trained before."""
         ...

@@ -54,12 +54,7 @@ class InputToHead:
     flat_head: bool = False
 
     def tamper(
-        self,
-        model: Model,
-        public_data: Batch | None,
-        round: int,
-        rng: torch.Generator,
-        watch: Watch = UNWATCHED,
+        self, model: Model, public_data: Batch | None, round: int, rng: torch.Generator, watch: Watch = UNWATCHED
     ) -> Tampered:
         """The network with the added map."""
         features = prod(model.input.encoded_shape)

@@ -59,12 +59,7 @@ class LinearFirst:
     peel: bool = False
 
     def tamper(
-        self,
-        model: Model,
-        public_data: Batch | None,
-        round: int,
-        rng: torch.Generator,
-        watch: Watch = UNWATCHED,
+        self, model: Model, public_data: Batch | None, round: int, rng: torch.Generator, watch: Watch = UNWATCHED
     ) -> Tampered:
         """The network behind a planted layer; public data, if there are any, tell how often a row fires."""
         features = prod(model.input.encoded_shape)

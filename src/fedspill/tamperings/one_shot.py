@@ -56,12 +56,7 @@ class OneShot:
             raise BadInput(f"expected={self.expected}, quantile={self.quantile}: at least 1, and between 0 and 1")
 
     def tamper(
-        self,
-        model: Model,
-        public_data: Batch | None,
-        round: int,
-        rng: torch.Generator,
-        watch: Watch = UNWATCHED,
+        self, model: Model, public_data: Batch | None, round: int, rng: torch.Generator, watch: Watch = UNWATCHED
     ) -> Tampered:
         """The model with the bin in front, and its readout."""
         place = find_place(model, "")

@@ -60,12 +60,7 @@ class RobbingLinearLayer:
             raise BadInput(f"throughput={self.throughput} must be above 0")
 
     def tamper(
-        self,
-        model: Model,
-        public_data: Batch | None,
-        round: int,
-        rng: torch.Generator,
-        watch: Watch = UNWATCHED,
+        self, model: Model, public_data: Batch | None, round: int, rng: torch.Generator, watch: Watch = UNWATCHED
     ) -> Tampered:
         """The model with other numbers in two layers, and the readout.
 

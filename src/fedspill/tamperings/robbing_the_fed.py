@@ -77,12 +77,7 @@ class RobbingTheFed:
             raise BadInput("gain and throughput must be above 0, ordinary_rows at least 0")
 
     def tamper(
-        self,
-        model: Model,
-        public_data: Batch | None,
-        round: int,
-        rng: torch.Generator,
-        watch: Watch = UNWATCHED,
+        self, model: Model, public_data: Batch | None, round: int, rng: torch.Generator, watch: Watch = UNWATCHED
     ) -> Tampered:
         """The model with the module, and its readout.
 

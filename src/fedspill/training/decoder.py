@@ -7,6 +7,7 @@ from pydantic import BaseModel
 from torch import Tensor
 
 from fedspill import __version__
+from fedspill.audit.network import network
 from fedspill.core.errors import BadInput
 from fedspill.core.inputs import ImageSpec
 from fedspill.core.rng import stream
@@ -18,7 +19,6 @@ from fedspill.scoring.metrics import PSNR, SSIM, SSIM_MIN_SIZE
 from fedspill.training.long_run import FileWatch, Listener, Silent, StateFile
 from fedspill.training.plan import DecoderPlan
 from fedspill.zoo.data import load
-from fedspill.zoo.models import build
 from fedspill.zoo.weights import write_tensors
 
 PIECE = 250
@@ -80,18 +80,7 @@ def _world(plan: DecoderPlan, device: torch.device) -> tuple[Extractor, Tensor, 
         raise BadInput(
             f"data has {len(pool)} examples; held_out={plan.decoder.held_out} and one mini-batch of {size} are needed"
         )
-    model = build(
-        section.name or "cnn",
-        input_shape=pool.input_shape,
-        num_classes=section.num_classes or pool.num_classes,
-        weights=section.weights,
-        seed=section.seed,
-        data_root=plan.data.root,
-        device=device,
-        options=section.options,
-        mean=pool.mean,
-        std=pool.std,
-    )
+    model = network(section, pool, plan.data.root, device, "cnn")
     if not isinstance(model.input, ImageSpec):
         raise BadInput(f"model {section.name!r} takes no images; a decoder answers with images")
     cut = len(pool) - plan.decoder.held_out

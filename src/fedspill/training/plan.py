@@ -1,11 +1,10 @@
 """The plan of a training: a TOML file, checked key by key, with the sections `model` and `data` of an audit's plan."""
 
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 
-from fedspill.audit.plan import ModelSection, PoolSection, Section, parse_as, read_table
+from fedspill.audit.plan import ModelSection, PoolSection, Section
 from fedspill.inversion.decoder_training import DecoderTraining
 from fedspill.inversion.ir_decoder import DecoderShape
 from fedspill.zoo.adversary import Adversary
@@ -130,39 +129,3 @@ class DecoderPlan(Section):
     model: ModelSection = ModelSection(name="cnn")
     data: PoolSection = PoolSection(name="cifar10", split="train")
     decoder: DecoderSection = DecoderSection()
-
-
-def read_robust_plan(path: Path, settings: list[str] | None = None) -> RobustPlan:
-    """A plan from a TOML file, with `SECTION.KEY=VALUE` settings laid over it.
-
-    Raises:
-        BadInput: the file is missing, is no TOML, or holds keys or values that are not allowed.
-    """
-    return parse_as(RobustPlan, read_table(path, settings))
-
-
-def read_decoder_plan(path: Path, settings: list[str] | None = None) -> DecoderPlan:
-    """A plan from a TOML file, with `SECTION.KEY=VALUE` settings laid over it.
-
-    Raises:
-        BadInput: the file is missing, is no TOML, or holds keys or values that are not allowed.
-    """
-    return parse_as(DecoderPlan, read_table(path, settings))
-
-
-def parse_robust_plan(table: dict[str, Any]) -> RobustPlan:
-    """A plan from plain values.
-
-    Raises:
-        BadInput: names the key, the value, and what is allowed.
-    """
-    return parse_as(RobustPlan, table)
-
-
-def parse_decoder_plan(table: dict[str, Any]) -> DecoderPlan:
-    """A plan from plain values.
-
-    Raises:
-        BadInput: names the key, the value, and what is allowed.
-    """
-    return parse_as(DecoderPlan, table)

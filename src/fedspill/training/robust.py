@@ -9,6 +9,7 @@ import torch
 from pydantic import BaseModel
 
 from fedspill import __version__
+from fedspill.audit.network import network
 from fedspill.core.errors import BadInput
 from fedspill.core.inputs import ImageSpec
 from fedspill.core.model import Model
@@ -17,7 +18,6 @@ from fedspill.training.long_run import Listener, Silent, StateFile
 from fedspill.training.plan import RobustPlan, TestSection
 from fedspill.zoo.adversary import Adversary
 from fedspill.zoo.data import DataPool, load, shared_examples
-from fedspill.zoo.models import build
 from fedspill.zoo.training import Trainer
 from fedspill.zoo.weights import write_tensors
 
@@ -138,18 +138,7 @@ def _data(plan: RobustPlan) -> tuple[DataPool, Batch, DataPool]:
 
 
 def _model(plan: RobustPlan, pool: DataPool, device: torch.device) -> Model:
-    model = build(
-        plan.model.name or "cnn",
-        input_shape=pool.input_shape,
-        num_classes=plan.model.num_classes or pool.num_classes,
-        weights=plan.model.weights,
-        seed=plan.model.seed,
-        data_root=plan.data.root,
-        device=device,
-        options=plan.model.options,
-        mean=pool.mean,
-        std=pool.std,
-    )
+    model = network(plan.model, pool, plan.data.root, device, "cnn")
     if not isinstance(model.input, ImageSpec):
         raise BadInput(f"model {plan.model.name!r} takes no images; adversarial training is for images")
     return model

@@ -9,8 +9,8 @@ from pydantic import BaseModel
 from torch import Tensor
 
 from fedspill import __version__
+from fedspill.audit.network import network
 from fedspill.core.errors import BadInput
-from fedspill.core.model import Model
 from fedspill.core.rng import stream
 from fedspill.inversion.heads import HeadWeights
 from fedspill.inversion.leakage_rate import leakage_rates
@@ -19,8 +19,7 @@ from fedspill.inversion.transfer import Extractor, find_head
 from fedspill.training.long_run import FileWatch, Listener, Silent, StateFile
 from fedspill.training.spab_plan import SpabPlan
 from fedspill.training.spab_search import best_settings
-from fedspill.zoo.data import DataPool, load, shared_examples
-from fedspill.zoo.models import build
+from fedspill.zoo.data import load, shared_examples
 from fedspill.zoo.weights import write_tensors
 
 
@@ -114,7 +113,7 @@ def _features(plan: SpabPlan, device: torch.device) -> Features:
     test = load(**plan.test.model_dump())
     if shared := shared_examples(public, test):
         raise BadInput(f"{len(shared)} test examples are public examples too; they must be disjoint")
-    model = _model(plan, public, device)
+    model = network(plan.model, public, plan.data.root, device, "cnn")
     extractor = Extractor(model, find_head(model))
     return Features(
         extractor.of(public.batch.inputs),
@@ -122,22 +121,6 @@ def _features(plan: SpabPlan, device: torch.device) -> Features:
         extractor.of(test.batch.inputs),
         test.batch.labels.to(device),
         plan.model.num_classes or public.num_classes,
-    )
-
-
-def _model(plan: SpabPlan, pool: DataPool, device: torch.device) -> Model:
-    return build(
-        plan.model.name or "cnn",
-        input_shape=pool.input_shape,
-        num_classes=plan.model.num_classes or pool.num_classes,
-        spec=pool.spec,
-        weights=plan.model.weights,
-        seed=plan.model.seed,
-        data_root=plan.data.root,
-        device=device,
-        options=plan.model.options,
-        mean=pool.mean,
-        std=pool.std,
     )
 
 

@@ -1,12 +1,11 @@
 """The plan of a head's training: a TOML file with the sections `model`, `data`, `test`, `head` and `spab`."""
 
 from dataclasses import fields
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import BeforeValidator, Field
 
-from fedspill.audit.plan import ModelSection, PoolSection, Section, parse_as, read_table
+from fedspill.audit.plan import ModelSection, PoolSection, Section
 from fedspill.inversion.heads import Kind
 from fedspill.inversion.sparse_head import SpAB
 
@@ -48,21 +47,3 @@ class SpabPlan(Section):
     test: TestPool = TestPool(name="cifar10")
     head: HeadSection = HeadSection()
     spab: Annotated[SpAB, BeforeValidator(_known_keys)] = SpAB()
-
-
-def read_spab_plan(path: Path, settings: list[str] | None = None) -> SpabPlan:
-    """A plan from a TOML file, with `SECTION.KEY=VALUE` settings laid over it.
-
-    Raises:
-        BadInput: the file is missing, is no TOML, or holds keys or values that are not allowed.
-    """
-    return parse_as(SpabPlan, read_table(path, settings))
-
-
-def parse_spab_plan(table: dict[str, Any]) -> SpabPlan:
-    """A plan from plain values.
-
-    Raises:
-        BadInput: names the key, the value, and what is allowed.
-    """
-    return parse_as(SpabPlan, table)
