@@ -31,7 +31,8 @@ from fedspill.inversion.heads import HeadWeights, Kind
 from fedspill.inversion.layer_gradient import Layer
 from fedspill.inversion.leakage_rate import leakage_rates
 from fedspill.inversion.representations import read_representations
-from fedspill.inversion.sparse_head import PAPER, SpAB, make_head
+from fedspill.inversion.spab_settings import PAPER, SpAB
+from fedspill.inversion.sparse_head import make_head
 from fedspill.inversion.transfer import Extractor, find_head
 from fedspill.zoo import data, models
 from fedspill.zoo.root import data_root

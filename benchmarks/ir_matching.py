@@ -26,7 +26,8 @@ from fedspill.inversion.decoder_file import read_decoder
 from fedspill.inversion.deep_image_prior import UNet
 from fedspill.inversion.ir_decoder import IRDecoder
 from fedspill.inversion.ir_distance import relative_distance
-from fedspill.inversion.ir_matching import PRESETS, IRMatching, match_representations
+from fedspill.inversion.ir_matching import match_representations
+from fedspill.inversion.ir_settings import PRESETS, IRMatching
 from fedspill.inversion.transfer import Extractor
 from fedspill.rendering.pictures import beside, enlarge, image, stacked
 from fedspill.scoring.metrics import PSNR, SSIM

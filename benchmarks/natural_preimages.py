@@ -21,7 +21,8 @@ from benchmarks.extractors import add_arguments, extractor, title
 from fedspill.core.inputs import ImageSpec
 from fedspill.core.rng import stream
 from fedspill.inversion.ir_distance import relative_distance
-from fedspill.inversion.ir_matching import PRESETS, match_representations
+from fedspill.inversion.ir_matching import match_representations
+from fedspill.inversion.ir_settings import PRESETS
 from fedspill.inversion.priors import each_total_variation
 from fedspill.inversion.transfer import Extractor
 from fedspill.rendering.pictures import beside, enlarge, image, stacked

@@ -6,24 +6,8 @@ import torch
 from scipy.stats import binomtest
 from torch import Tensor
 
-from fedspill.audit.report import (
-    AuditReport,
-    Baseline,
-    Caveat,
-    Environment,
-    Grant,
-    Identification,
-    Labels,
-    Pictures,
-    Predicted,
-    Rate,
-    Reading,
-    Score,
-    Trial,
-    Verdict,
-    VerdictName,
-    WorstExample,
-)
+from fedspill.audit.report import AuditReport, Caveat, Environment, Grant, Pictures, Verdict, VerdictName, WorstExample
+from fedspill.audit.trial_record import Baseline, Identification, Labels, Predicted, Rate, Reading, Score, Trial
 from fedspill.core.rng import stream
 from fedspill.rendering.pictures import Pair
 

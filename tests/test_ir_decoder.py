@@ -14,7 +14,8 @@ from fedspill.core.rng import rand, randn, stream
 from fedspill.inversion.decoder_file import read_decoder
 from fedspill.inversion.decoder_training import DecoderTraining, train_decoder
 from fedspill.inversion.ir_decoder import DecoderShape, IRDecoder, fresh_decoder
-from fedspill.inversion.ir_matching import IRMatching, match_representations
+from fedspill.inversion.ir_matching import match_representations
+from fedspill.inversion.ir_settings import IRMatching
 from fedspill.inversion.transfer import Extractor
 from fedspill.training.decoder import train_decoder_file
 from fedspill.training.long_run import StateFile

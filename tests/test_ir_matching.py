@@ -13,7 +13,8 @@ from fedspill.core.rng import rand, randn, stream
 from fedspill.inversion.candidate_images import Generated
 from fedspill.inversion.deep_image_prior import UNet
 from fedspill.inversion.ir_distance import divergence, relative_distance, scaled_mse
-from fedspill.inversion.ir_matching import IRMatching, match_representations
+from fedspill.inversion.ir_matching import match_representations
+from fedspill.inversion.ir_settings import IRMatching
 from fedspill.inversion.priors import each_total_variation, total_variation
 from fedspill.inversion.transfer import Extractor
 from tests.worlds import SPEC, batch, conv_bn

@@ -18,7 +18,7 @@ from fedspill.core.types import Batch, Reconstruction, Update
 from fedspill.inversion.deep_image_prior import UNet
 from fedspill.inversion.dense_end import dense_end, extractor
 from fedspill.inversion.exclusive_units import exclusive, owned
-from fedspill.inversion.ir_matching import IRMatching
+from fedspill.inversion.ir_settings import IRMatching
 from fedspill.inversion.neuron_readout import Readout, Rules, read_neurons
 from fedspill.inversion.ratio_clusters import ratio_clusters
 from fedspill.inversion.single_head import read_features

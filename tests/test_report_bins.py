@@ -11,8 +11,8 @@ from rich.console import Console
 from torch import Tensor
 
 from fedspill.audit.readings import Ranked, ranked, readings
-from fedspill.audit.report import Trial
 from fedspill.audit.trial import most_confident
+from fedspill.audit.trial_record import Trial
 from fedspill.core.rng import rand, stream
 from fedspill.core.types import Reconstruction
 from fedspill.rendering.bin_sheet import COLOURS, bin_sheet

@@ -13,9 +13,11 @@ from fedspill.cli.main import app
 from fedspill.core.errors import BadInput
 from fedspill.core.rng import rand, randn, stream
 from fedspill.core.roles import State
+from fedspill.inversion.head_training import column_sparsity, expected_loss
 from fedspill.inversion.heads import HeadWeights, Kind, check_kind
 from fedspill.inversion.leakage_rate import expected_leakage, leakage_rates
-from fedspill.inversion.sparse_head import PAPER, SpAB, column_sparsity, expected_loss, make_head
+from fedspill.inversion.spab_settings import PAPER, SpAB
+from fedspill.inversion.sparse_head import make_head
 from fedspill.training.long_run import Silent
 from fedspill.training.spab import train_spab
 from fedspill.training.spab_plan import SpabPlan

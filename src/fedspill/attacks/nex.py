@@ -22,7 +22,8 @@ from fedspill.core.types import Reconstruction, Update, UpdateKind
 from fedspill.inversion.candidates import in_range
 from fedspill.inversion.dense_end import DenseEnd, dense_end, extractor, largest, parameter_names, passed
 from fedspill.inversion.exclusive_units import exclusive
-from fedspill.inversion.ir_matching import IRMatching, Matched, match_representations
+from fedspill.inversion.ir_matching import Matched, match_representations
+from fedspill.inversion.ir_settings import IRMatching
 from fedspill.inversion.mean_gradient import mean_gradient, one_step
 from fedspill.inversion.neuron_candidates import Scale
 from fedspill.inversion.neuron_readout import Readout, Rules, read_neurons

@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from fedspill.audit.guess import tv_only
-from fedspill.audit.report import Baseline, BaselineName, Identification, Labels, Rate, Score
 from fedspill.audit.resolve import metric_names, thresholds
 from fedspill.audit.scenario import Scenario
+from fedspill.audit.trial_record import Baseline, BaselineName, Identification, Labels, Rate, Score
 from fedspill.core.inputs import ImageSpec, TableSpec, TokenSpec
 from fedspill.core.rng import stream
 from fedspill.core.roles import Metric

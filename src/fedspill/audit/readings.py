@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from fedspill.audit.report import Predicted, Reading
+from fedspill.audit.trial_record import Predicted, Reading
 from fedspill.core.inputs import InputSpec
 from fedspill.core.roles import Expected
 from fedspill.core.types import Reconstruction

@@ -3,15 +3,11 @@
 from enum import Enum
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from fedspill.core.types import Mark
+from fedspill.audit.trial_record import Rate, Record, Trial
 
 SCHEMA_VERSION = 1
-
-
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="null")
 
 
 class VerdictName(Enum):
@@ -22,7 +18,7 @@ class VerdictName(Enum):
     NOT_SHOWN = "not shown"
 
 
-class Verdict(_Record):
+class Verdict(Record):
     """The conclusion in one word, in one sentence, and as an exit code."""
 
     name: VerdictName
@@ -30,171 +26,7 @@ class Verdict(_Record):
     exit_code: Literal[0, 1, 3]
 
 
-class Score(_Record):
-    """One metric over the private examples of one trial.
-
-    Attributes:
-        values: one per private example, in their order; None where no reconstruction was matched to it.
-        mean, median, worst, quantiles: over the examples that have a value; `worst` is the closest
-            reconstruction (the worst for the client); quantiles at 10, 25, 75, 90 %.
-        capped: how many values stand at the metric's cap (PSNR: 100 dB) and pull the mean.
-        not_computed: why there are no values, if there are none.
-    """
-
-    metric: str
-    unit: str
-    higher_is_closer: bool
-    values: list[float | None]
-    mean: float | None = None
-    median: float | None = None
-    worst: float | None = None
-    quantiles: dict[str, float] = Field(default_factory=dict)
-    capped: int = 0
-    not_computed: str | None = None
-
-
-class Rate(_Record):
-    """A share of examples with its Wilson score interval (95 %).
-
-    Attributes:
-        criterion: what an example must meet to count, e.g. "psnr >= 20 dB".
-    """
-
-    criterion: str
-    hits: int
-    n: int
-    rate: float
-    low: float
-    high: float
-
-
-BaselineName = Literal[
-    "mean image", "best public image", "TV only", "commonest token", "commonest row", "best public example"
-]
-
-
-class Baseline(_Record):
-    """The same scores for a guess made without the update.
-
-    Attributes:
-        leakage_rate: by the plan's thresholds; above 0 the thresholds are met without any leak.
-    """
-
-    name: BaselineName
-    explanation: str
-    scores: list[Score]
-    leakage_rate: Rate | None = None
-
-
-class Labels(_Record):
-    """Where the labels came from and how many were right (multiset overlap in [0, 1])."""
-
-    source: Literal["granted", "inferred", "none"]
-    method: str | None = None
-    overlap: float | None = None
-
-
-class Identification(_Record):
-    """Image identification precision (IIP; Yin et al. 2021): is the target the nearest of a reference set?"""
-
-    distance: Literal["pixel", "lpips", "feature"]
-    reference: str
-    rate: Rate | None = None
-    not_computed: str | None = None
-
-
-class Reading(_Record):
-    """One candidate that an attack read somewhere, such as in a bin, whether or not it was scored.
-
-    Attributes:
-        origin: where, in the attack's words.
-        mark: what the attack believes of it.
-        confidence: the attack's own.
-        scored: its index among the reconstructions stored; None if the attack trusted others more.
-        unscored: its index among the other candidates stored, if it was stored there.
-        holds: positions of the private examples that this place holds, by the readout's own measurement.
-        exact: position of the private example of which it is an exact copy (PSNR of 60 dB, every token, every
-            column), or whose representation was read.
-    """
-
-    origin: str
-    mark: Mark | None = None
-    confidence: float | None = None
-    scored: int | None = None
-    unscored: int | None = None
-    holds: list[int] = Field(default_factory=list)
-    exact: int | None = None
-
-
-class Predicted(_Record):
-    """How many of n private examples a readout had to recover by its own measurement, and how many it did.
-
-    Attributes:
-        exact: recovered exactly by any candidate.
-        both: predicted, and recovered exactly.
-        alone: have a place of their own, whatever is read from the others: of representations the IR leakage rate of
-            Maui (Dabholkar et al. 2025), times n.
-        certified: recovered exactly by a candidate that the attack itself holds for one example.
-        what: what is recovered; representations are inverted to inputs, which need not be exact.
-    """
-
-    what: Literal["examples", "representations"] = "examples"
-    alone: int = 0
-    certified: int = 0
-    n: int
-    predicted: int
-    exact: int
-    both: int
-
-
-class Trial(_Record):
-    """One update, one attack, one seed.
-
-    Attributes:
-        name: unique within the report; also the stem of the trial's pictures.
-        examples: indices of the private examples within the data split.
-        gradient_norm: of the update as the server got it; close to 0 there is nothing to invert.
-        self_check: the attack's matching value at the true input (0 up to rounding when attacker and client
-            compute the same), before any defence.
-        iterations: of the best run; 0 for closed forms.
-        objective: the curve of the best run, thinned to at most 200 points as [iteration, value].
-        confidence: the attack's own, one per reconstruction, in the order of the tensors stored.
-        matched: for each private example the index of its reconstruction, None if it got none.
-        readings: every candidate that the attack returned, in its order, if it says where it read them.
-        predicted: of a readout whose success can be predicted.
-        skipped: why the trial was not run, if it was not.
-    """
-
-    name: str
-    attack: str
-    preset: str
-    title: str
-    role: str
-    seed: int
-    update: int
-    examples: list[int]
-    seconds: float = 0.0
-    iterations: int = 0
-    objective: list[tuple[int, float]] = Field(default_factory=list)
-    converged: bool = False
-    ended_by_budget: bool = False
-    gradient_norm: float | None = None
-    self_check: float | None = None
-    added_parameters: int = 0
-    labels: Labels = Labels(source="none")
-    scores: list[Score] = Field(default_factory=list)
-    leakage_rate: Rate | None = None
-    identification: list[Identification] = Field(default_factory=list)
-    baselines: list[Baseline] = Field(default_factory=list)
-    confidence: list[float] = Field(default_factory=list)
-    matched: list[int | None] = Field(default_factory=list)
-    notes: list[str] = Field(default_factory=list)
-    readings: list[Reading] = Field(default_factory=list)
-    predicted: Predicted | None = None
-    skipped: str | None = None
-
-
-class WorstExample(_Record):
+class WorstExample(Record):
     """One private example and the closest that any attack came to it."""
 
     example: int
@@ -206,7 +38,7 @@ class WorstExample(_Record):
     leaked: bool
 
 
-class Caveat(_Record):
+class Caveat(Record):
     """A condition that limits what the numbers mean."""
 
     topic: str
@@ -214,7 +46,7 @@ class Caveat(_Record):
     trials: list[str] = Field(default_factory=list)
 
 
-class Grant(_Record):
+class Grant(Record):
     """One thing that the server could know, and whether this plan grants it."""
 
     name: str
@@ -222,7 +54,7 @@ class Grant(_Record):
     explanation: str
 
 
-class Cost(_Record):
+class Cost(Record):
     """(epsilon, delta)-differential privacy of one update.
 
     Attributes:
@@ -236,7 +68,7 @@ class Cost(_Record):
     noise: float
 
 
-class AppliedDefence(_Record):
+class AppliedDefence(Record):
     """What every client applied to what it sent.
 
     Attributes:
@@ -251,7 +83,7 @@ class AppliedDefence(_Record):
     cost: Cost | None = None
 
 
-class Environment(_Record):
+class Environment(Record):
     """The conditions of the run.
 
     Attributes:
@@ -274,7 +106,7 @@ class Environment(_Record):
     parameters: int | None = None
 
 
-class Pictures(_Record):
+class Pictures(Record):
     """Files beside the report, relative to its folder; all None in a redacted report.
 
     Attributes:
@@ -286,7 +118,7 @@ class Pictures(_Record):
     bins: dict[str, str] = Field(default_factory=dict)
 
 
-class AuditReport(_Record):
+class AuditReport(Record):
     """All that an audit found. `report.json` is this record; every other view is a function of it.
 
     Attributes:

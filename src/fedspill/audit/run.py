@@ -19,7 +19,7 @@ from fedspill.audit import verdict as verdicts
 from fedspill.audit.components import ChosenDefence, check_kinds, choose, defences_of, tampering_of
 from fedspill.audit.judge import prior_only
 from fedspill.audit.plan import AuditPlan
-from fedspill.audit.report import AppliedDefence, AuditReport, Cost, Environment, Grant, Trial
+from fedspill.audit.report import AppliedDefence, AuditReport, Cost, Environment, Grant
 from fedspill.audit.resolve import resolved
 from fedspill.audit.scenario import Scenario, pick_device, prepare, weights_sha256
 from fedspill.audit.servers import Servers
@@ -34,6 +34,7 @@ from fedspill.audit.store import (
     write_whole,
 )
 from fedspill.audit.trial import Finished, Task, run_trial
+from fedspill.audit.trial_record import Trial
 from fedspill.audit.watch import Listener, Silent, TrialWatch
 from fedspill.core.inputs import ImageSpec
 from fedspill.core.knowledge import Knows

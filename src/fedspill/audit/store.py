@@ -11,7 +11,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from fedspill.audit.report import AuditReport, Trial
+from fedspill.audit.report import AuditReport
+from fedspill.audit.trial_record import Trial
 from fedspill.core.errors import BadInput
 
 KEY_FILE = "fedspill.json"

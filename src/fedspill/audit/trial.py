@@ -14,9 +14,9 @@ from torch import Tensor
 from fedspill.audit.components import Chosen, misfit, stages_of, tampering_of
 from fedspill.audit.judge import as_score, judge
 from fedspill.audit.readings import Ranked, ranked, readings
-from fedspill.audit.report import Baseline, Trial
 from fedspill.audit.scenario import Scenario
 from fedspill.audit.servers import Servers
+from fedspill.audit.trial_record import Baseline, Trial
 from fedspill.audit.watch import TrialWatch
 from fedspill.core.errors import NotApplicable
 from fedspill.core.local_update import LocalTraining, aggregate_update

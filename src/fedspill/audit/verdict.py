@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 from fedspill.audit.judge import rate
 from fedspill.audit.plan import AuditPlan
-from fedspill.audit.report import Caveat, Rate, Trial, Verdict, VerdictName, WorstExample
+from fedspill.audit.report import Caveat, Verdict, VerdictName, WorstExample
 from fedspill.audit.resolve import metric_names, thresholds
+from fedspill.audit.trial_record import Rate, Trial
 from fedspill.core.errors import BadInput
 from fedspill.core.types import ServerRole
 

@@ -5,9 +5,7 @@ Gaussian noise on the seed every so often. The paper's numbers are not at hand, 
 (benchmarks/ir_matching.py). Neither noise nor weight decay helped, so both are off unless asked for.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -15,91 +13,11 @@ from torch import Tensor
 
 from fedspill.core.errors import BadInput
 from fedspill.core.inputs import ImageSpec
-from fedspill.core.rng import randn
-from fedspill.core.roles import UNWATCHED, State, Watch
-from fedspill.inversion.candidate_images import Candidates, Generated, Pixels
-from fedspill.inversion.deep_image_prior import UNet
-from fedspill.inversion.ir_distance import divergence, relative_distance, scaled_mse
-from fedspill.inversion.priors import each_total_variation
+from fedspill.core.roles import UNWATCHED, Watch
+from fedspill.inversion.ir_distance import relative_distance
+from fedspill.inversion.ir_search import IRSearch
+from fedspill.inversion.ir_settings import IRMatching, Start
 from fedspill.inversion.transfer import Extractor
-
-Start = Callable[[Float[Tensor, "m d"]], Float[Tensor, "m c h w"]]
-"""Representations to images as people see them: a decoder."""
-
-
-@dataclass(frozen=True)
-class IRMatching:
-    """How images are searched whose representations match.
-
-    Attributes:
-        prior: what is searched: the weights of a U-Net for each image; the pixels, from grey; or the pixels, from
-            what a decoder says.
-        iterations: steps of AdamW.
-        lr: first step size, of weights or of pixels.
-        phases: equal parts of the run, after each of which the step size is multiplied by `decay`.
-        decay: see `phases`.
-        weight_decay: of AdamW, for the weights of a U-Net.
-        signed: pixels follow the sign of their gradient, as in Inverting Gradients.
-        kl: weight of the divergence of softmax-normalised representations.
-        mse: weight of the mean squared error over the variance of the representation.
-        tv: weight of the total variation of pixels in [0, 1].
-        anchor: weight of the squared distance from the decoder's image, mean over pixels in [0, 1]; above 0 a decoder
-            is needed, whatever is searched.
-        jitter: standard deviation of fresh noise on the U-Net's seed in every step, but for the last phase.
-        kick: standard deviation of noise that is added to the seed for good every `kick_period` steps, likewise.
-        kick_period: steps.
-        unet: the generator.
-        together: images in one pass; changes time and memory, not what is found.
-
-    Raises:
-        BadInput: a number is out of range.
-    """
-
-    prior: Literal["unet", "pixels", "decoder"] = "unet"
-    iterations: int = 1000
-    lr: float = 0.03
-    phases: int = 4
-    decay: float = 0.5
-    weight_decay: float = 0.0
-    signed: bool = False
-    kl: float = 1.0
-    mse: float = 1.0
-    tv: float = 0.1
-    anchor: float = 0.0
-    jitter: float = 0.0
-    kick: float = 0.0
-    kick_period: int = 200
-    unet: UNet = UNet()
-    together: int = 16
-
-    def __post_init__(self) -> None:
-        if min(self.iterations, self.phases, self.kick_period, self.together) < 1:
-            raise BadInput(
-                f"iterations={self.iterations}, phases={self.phases}, kick_period={self.kick_period},"
-                f" together={self.together}: each must be 1 or more"
-            )
-        if min(self.kl, self.mse, self.tv, self.anchor, self.jitter, self.kick) < 0 or self.kl + self.mse == 0:
-            raise BadInput("weights and noise of a matching must be 0 or more, and one of kl and mse above 0")
-
-    def phase(self, step: int) -> int:
-        """Which part of the run a step belongs to, from 0."""
-        return step * self.phases // self.iterations
-
-    def rate(self, step: int) -> float:
-        """Step size."""
-        return self.lr * self.decay ** self.phase(step)
-
-    def noisy(self, step: int) -> bool:
-        """Whether the seed is disturbed: not in the last phase, where the search comes to rest."""
-        return self.phase(step) < self.phases - 1
-
-
-PRESETS: dict[str, IRMatching] = {
-    "unet": IRMatching(),
-    "pixels": IRMatching(prior="pixels", signed=True, lr=0.1, tv=0.3, iterations=300),
-    "decoder": IRMatching(prior="decoder", signed=True, lr=0.03, anchor=1.0, iterations=300),
-}
-"""What did best of each prior on images that trained nothing (benchmarks/ir_matching.py)."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +65,7 @@ def match_representations(
             is needed.
     """
     targets = _checked(extractor, spec, targets)
-    search = _Search(extractor.function(), spec, settings, rng, decoder)
+    search = IRSearch(extractor.function(), spec, settings, rng, decoder)
     groups = [search.group(part) for part in targets.split(settings.together)]
     complete = search.run(groups, watch)
     inputs = torch.cat([g.best for g in groups])
@@ -166,146 +84,3 @@ def _checked(extractor: Extractor, spec: ImageSpec, targets: Tensor) -> Tensor:
             f" at least one, of {length} finite numbers, is needed"
         )
     return targets.detach().to(like)
-
-
-@dataclass
-class _Group:
-    """Images that pass the networks together."""
-
-    targets: Float[Tensor, "m d"]
-    anchor: Float[Tensor, "m c h w"] | None
-    candidates: Candidates
-    optimiser: torch.optim.Optimizer
-    best: Float[Tensor, "m c h w"]
-    lowest: Float[Tensor, " m"]
-
-    def note(self, images: Tensor, values: Tensor) -> None:
-        """Keeps each image whose objective is its lowest so far."""
-        better = values < self.lowest
-        self.best = torch.where(better.view(-1, 1, 1, 1), images, self.best)
-        self.lowest = torch.where(better, values, self.lowest)
-
-    def state(self) -> dict[str, Any]:
-        return {
-            "candidates": [v.detach() for v in self.candidates.tensors],
-            "optimiser": self.optimiser.state_dict(),
-            "best": self.best,
-            "lowest": self.lowest,
-        }
-
-    def resume(self, state: State) -> None:
-        with torch.no_grad():
-            for own, kept in zip(self.candidates.tensors, state["candidates"], strict=True):
-                own.copy_(kept)
-        self.optimiser.load_state_dict(state["optimiser"])
-        self.best, self.lowest = state["best"].to(self.best), state["lowest"].to(self.lowest)
-
-
-class _Search:
-    def __init__(
-        self,
-        represent: Callable[[Tensor], Tensor],
-        spec: ImageSpec,
-        settings: IRMatching,
-        rng: torch.Generator,
-        decoder: Start | None,
-    ) -> None:
-        self.represent, self.spec, self.settings, self.rng, self.decoder = represent, spec, settings, rng, decoder
-        self.history = list[float]()
-        self.step = 0
-        self.first = rng.get_state()
-
-    def group(self, targets: Tensor) -> _Group:
-        """Fresh candidates; every group draws the same numbers."""
-        self.rng.set_state(self.first)
-        settings, anchor = self.settings, self._anchor(targets)
-        candidates: Candidates = (
-            Generated.drawn(settings.unet, self.spec, len(targets), self.rng, targets)
-            if settings.prior == "unet"
-            else Pixels.at(self.spec, anchor if settings.prior == "decoder" else None, len(targets), targets)
-        )
-        decay = settings.weight_decay if settings.prior == "unet" else 0.0
-        optimiser = torch.optim.AdamW(candidates.variables, settings.lr, weight_decay=decay)
-        best = targets.new_zeros(len(targets), *self.spec.shape)
-        return _Group(targets, anchor, candidates, optimiser, best, targets.new_full((len(targets),), torch.inf))
-
-    def _anchor(self, targets: Tensor) -> Float[Tensor, "m c h w"] | None:
-        """What the decoder says, where that is asked for."""
-        if self.settings.prior != "decoder" and not self.settings.anchor:
-            return None
-        if self.decoder is None:
-            raise BadInput('prior="decoder" and an anchor need a decoder, and none was got')
-        with torch.no_grad():
-            return self.decoder(targets).detach().to(targets)
-
-    def run(self, groups: list[_Group], watch: Watch) -> bool:
-        """All steps, or those that the budget allows; False if it ended the search."""
-        self._resume(groups, watch.load())
-        total = self.settings.iterations
-        while self.step < total:
-            jitter = self._disturb(groups)
-            values = torch.cat([self._advance(g, jitter) for g in groups])
-            self.history.append(float(values.mean()))
-            self.step += 1
-            watch.progress(self.step, total, float(torch.cat([g.lowest for g in groups]).mean()))
-            ended = watch.out_of_time()
-            watch.save(lambda: self._state(groups), last=ended)
-            if ended:
-                return self.step == total
-        return True
-
-    def _disturb(self, groups: list[_Group]) -> Tensor | None:
-        """The noise of this step, the same for every image."""
-        settings = self.settings
-        if settings.prior != "unet" or not settings.noisy(self.step):
-            return None
-        like = groups[0].best
-        if settings.kick and self.step and self.step % settings.kick_period == 0:
-            kick = settings.kick * randn(self.spec.shape, self.rng, like)
-            for group in groups:
-                group.candidates.kick(kick)
-        return settings.jitter * randn(self.spec.shape, self.rng, like) if settings.jitter else None
-
-    def _advance(self, group: _Group, jitter: Tensor | None) -> Float[Tensor, " m"]:
-        """One step; gives the objective of each image before it."""
-        variables = group.candidates.variables
-        images = group.candidates.images(jitter)
-        values = self._objective(group, images)
-        # Images share no variable, so the sum's gradient is each one's own.
-        gradients = torch.autograd.grad(values.sum(), variables)
-        group.note(images.detach(), values.detach())
-        for variable, gradient in zip(variables, gradients, strict=True):
-            variable.grad = gradient.sign() if self.settings.signed else gradient
-        for part in group.optimiser.param_groups:
-            part["lr"] = self.settings.rate(self.step)
-        group.optimiser.step()
-        group.candidates.project()
-        return values.detach()
-
-    def _objective(self, group: _Group, images: Tensor) -> Float[Tensor, " m"]:
-        settings, got = self.settings, self.represent(self.spec.encode(images))
-        low, high = self.spec.bounds
-        value = settings.tv * each_total_variation(images) / (high - low)
-        if settings.kl:
-            value = value + settings.kl * divergence(got, group.targets)
-        if settings.mse:
-            value = value + settings.mse * scaled_mse(got, group.targets)
-        if settings.anchor and group.anchor is not None:
-            value = value + settings.anchor * ((images - group.anchor) / (high - low)).square().flatten(1).mean(1)
-        return value
-
-    def _state(self, groups: list[_Group]) -> State:
-        return {
-            "step": self.step,
-            "rng": self.rng.get_state(),
-            "history": self.history,
-            "groups": [g.state() for g in groups],
-        }
-
-    def _resume(self, groups: list[_Group], state: State | None) -> None:
-        if state is None:
-            return
-        self.step, self.history = state["step"], list(state["history"])
-        self.rng.set_state(state["rng"])
-        for group, kept in zip(groups, state["groups"], strict=True):
-            group.resume(kept)

@@ -8,8 +8,9 @@ from typing import Literal
 
 from torch import Tensor
 
-from fedspill.audit.report import AuditReport, Reading, Trial
+from fedspill.audit.report import AuditReport
 from fedspill.audit.store import Texts
+from fedspill.audit.trial_record import Reading, Trial
 from fedspill.rendering.numbers import percent
 
 MOST_TILES = 256

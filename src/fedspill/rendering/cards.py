@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fedspill.audit.report import AuditReport, Trial, WorstExample
+from fedspill.audit.report import AuditReport, WorstExample
+from fedspill.audit.trial_record import Trial
 from fedspill.rendering import facts, pictures
 from fedspill.rendering.bin_sheet import bin_sheet
 from fedspill.rendering.bins import BinsRead, Tile

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import binomtest
 
-from fedspill.audit.report import AuditReport, Rate, Score, Trial
+from fedspill.audit.report import AuditReport
+from fedspill.audit.trial_record import Rate, Score, Trial
 
 
 @dataclass(frozen=True)

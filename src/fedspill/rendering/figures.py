@@ -7,7 +7,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
-from fedspill.audit.report import AuditReport, Score, Trial
+from fedspill.audit.report import AuditReport
+from fedspill.audit.trial_record import Score, Trial
 from fedspill.rendering import canvas, facts
 from fedspill.rendering.canvas import BLUE, FAINT, INK, VERMILION
 from fedspill.rendering.facts import AttackGroup, MetricInfo, Spread, Threshold

@@ -6,7 +6,8 @@ from typing import Any, cast
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from fedspill.audit.report import AuditReport, Rate
+from fedspill.audit.report import AuditReport
+from fedspill.audit.trial_record import Rate
 from fedspill.rendering import cards, facts, figures, numbers, view
 from fedspill.rendering.bins import BinsRead, embedded
 from fedspill.rendering.defences import defence_rows

@@ -4,7 +4,8 @@ import re
 from typing import Any
 from xml.etree import ElementTree
 
-from fedspill.audit.report import AuditReport, Trial, VerdictName
+from fedspill.audit.report import AuditReport, VerdictName
+from fedspill.audit.trial_record import Trial
 from fedspill.rendering import facts, numbers
 
 _FORBIDDEN = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")

@@ -4,7 +4,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from fedspill.audit.report import AuditReport, Rate, Score, Trial, VerdictName, WorstExample
+from fedspill.audit.report import AuditReport, VerdictName, WorstExample
+from fedspill.audit.trial_record import Rate, Score, Trial
 from fedspill.rendering import facts, numbers, pictures
 from fedspill.rendering.facts import AttackGroup, MetricInfo, Spread
 from fedspill.rendering.pictures import Pair

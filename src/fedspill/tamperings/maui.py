@@ -23,11 +23,13 @@ from fedspill.inversion.decoder_training import DecoderTraining, train_decoder
 from fedspill.inversion.head_file import read_head
 from fedspill.inversion.heads import HeadWeights, Kind
 from fedspill.inversion.ir_decoder import IRDecoder
-from fedspill.inversion.ir_matching import IRMatching, match_representations
+from fedspill.inversion.ir_matching import match_representations
+from fedspill.inversion.ir_settings import IRMatching
 from fedspill.inversion.layer_gradient import Layer
 from fedspill.inversion.leakage_rate import expected_rows
 from fedspill.inversion.representations import Representations, read_representations
-from fedspill.inversion.sparse_head import PAPER, SpAB, make_head
+from fedspill.inversion.spab_settings import PAPER, SpAB
+from fedspill.inversion.sparse_head import make_head
 from fedspill.inversion.stages import Stages
 from fedspill.inversion.taps import layer_inputs
 from fedspill.inversion.transfer import Extractor, find_head, representation_shape, with_module

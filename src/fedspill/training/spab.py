@@ -14,7 +14,8 @@ from fedspill.core.errors import BadInput
 from fedspill.core.rng import stream
 from fedspill.inversion.heads import HeadWeights
 from fedspill.inversion.leakage_rate import leakage_rates
-from fedspill.inversion.sparse_head import SpAB, make_head
+from fedspill.inversion.spab_settings import SpAB
+from fedspill.inversion.sparse_head import make_head
 from fedspill.inversion.transfer import Extractor, find_head
 from fedspill.training.long_run import FileWatch, Listener, Silent, StateFile
 from fedspill.training.spab_plan import SpabPlan

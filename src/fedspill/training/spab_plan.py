@@ -7,7 +7,7 @@ from pydantic import BeforeValidator, Field
 
 from fedspill.audit.plan import ModelSection, PoolSection, Section
 from fedspill.inversion.heads import Kind
-from fedspill.inversion.sparse_head import SpAB
+from fedspill.inversion.spab_settings import SpAB
 
 
 def _known_keys(value: object) -> object:

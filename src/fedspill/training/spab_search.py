@@ -11,7 +11,8 @@ from torch import Tensor
 
 from fedspill.core.errors import BadInput
 from fedspill.core.rng import stream
-from fedspill.inversion.sparse_head import SpAB, make_head
+from fedspill.inversion.spab_settings import SpAB
+from fedspill.inversion.sparse_head import make_head
 from fedspill.training.long_run import Listener
 from fedspill.training.spab_plan import SpabPlan
 

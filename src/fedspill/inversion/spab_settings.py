@@ -1,0 +1,79 @@
+"""How a leaking head is trained: the settings, with those of the paper and of a plain head."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from fedspill.core.errors import BadInput
+
+
+@dataclass(frozen=True)
+class SpAB:
+    """How a head is trained.
+
+    Attributes:
+        epochs: 50 in the paper for CIFAR-10, 30 for ImageNet; how long one is, is lost.
+        steps: mini-batches per epoch.
+        minibatch: public examples per step.
+        lr: of Adam at its highest; it falls to 0 on a cosine. In whitened coordinates.
+        leakage: weight of the expected leakage; 0 leaves the paper's objective.
+        sizes: batch sizes for which leakage is trained and measured.
+        emphasis: a size counts (largest size / size) ** emphasis: in small batches nearly all leak, and the last few
+            are the hardest to reach.
+        temperature: of the sigmoid that stands for firing, at the start and the end, in units of the rows' deviation.
+        sparsity: lambda, at the end of its cosine schedule.
+        alive: r, weight of the term against dead neurons.
+        noise: standard deviation of the noise on the first layer per epoch, relative to its weights.
+        start: biases of the first layer: "quantile" lets rows fire at given rates, "constant" starts all at `constant`;
+            "default" is PyTorch's, on representations as they are.
+        rate: of most rows, at the start.
+        frequent: share of rows that start at rates from 1/6 to 1/24, for small batches.
+        dense: share of rows that start at 1/2; no batch is small enough for these to leak, so they serve accuracy.
+        constant: in units of the rows' deviation.
+        shrinkage: of the whitening, relative to the mean variance; the larger, the less small directions count.
+        decay: weight decay of the second layer.
+        mislabel: train on wrong labels, so that clients' examples are misclassified and their gradients are large and
+            alike; against clipping (section 7.4.2).
+        accuracy_loss: only checkpoints within this of the best accuracy so far are chosen.
+        quantile: of the training-free "quantile" head: the share of examples for which a row fires.
+    """
+
+    epochs: int = 25
+    steps: int = 20
+    minibatch: int = 512
+    lr: float = 1e-2
+    leakage: float = 10.0
+    sizes: tuple[int, ...] = (16, 64, 256)
+    emphasis: float = 0.4
+    temperature: tuple[float, float] = (0.15, 0.03)
+    sparsity: float = 0.0
+    alive: float = 3.0
+    noise: float = 0.0
+    start: Literal["quantile", "constant", "default"] = "quantile"
+    rate: float = 1 / 128
+    frequent: float = 0.08
+    dense: float = 0.03
+    constant: float = -1.0
+    shrinkage: float = 10.0
+    decay: float = 1e-3
+    mislabel: bool = False
+    accuracy_loss: float = 0.02
+    quantile: float = 1 / 64
+
+    def __post_init__(self) -> None:
+        if min(self.epochs, self.steps, self.minibatch) < 1 or not self.lr > 0:
+            raise BadInput(
+                f"epochs={self.epochs}, steps={self.steps}, minibatch={self.minibatch}, lr={self.lr} must be above 0"
+            )
+        if not self.sizes or min(self.sizes) < 2:
+            raise BadInput(f"sizes={self.sizes}: at least one batch size, each of 2 examples or more, is needed")
+        if not 0 < self.rate < 1 or not 0 < self.quantile < 1:
+            raise BadInput(f"rate={self.rate}, quantile={self.quantile} must lie between 0 and 1")
+        if min(self.frequent, self.dense) < 0 or self.frequent + self.dense > 1:
+            raise BadInput(f"frequent={self.frequent} and dense={self.dense} must be shares of the rows")
+
+
+PAPER = SpAB(leakage=0.0, sparsity=0.01, noise=0.01, start="constant", constant=-1.0, frequent=0.0, dense=0.0, lr=2e-3)
+"""The paper's objective, with values found here since its own are lost."""
+
+
+PLAIN = SpAB(leakage=0.0, start="default", lr=1e-3, accuracy_loss=0.0)
