@@ -99,9 +99,10 @@ def world(args: argparse.Namespace) -> World:
         data_root=root,
         mean=public.mean,
         std=public.std,
+        device=torch.device(args.device),
     )
     of = Extractor(model, find_head(model)).of
-    made = World(of(public.batch.inputs), public.batch.labels, of(private.batch.inputs), private.batch.labels)
+    made = World(of(public.batch.inputs), public.batch.labels, of(private.batch.inputs).cpu(), private.batch.labels)
     if args.cache:
         torch.save(vars(made), args.cache)
     return made
@@ -166,6 +167,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--ablation", action="store_true")
     parser.add_argument("--heads", nargs="*", default=None, help="some rows only")
+    parser.add_argument("--device", default="cpu", help="where heads are trained; they are judged on the CPU")
     parser.add_argument("--data-root", default=None)
     return parser.parse_args()
 
@@ -187,6 +189,7 @@ def main() -> None:
         settings = replace(settings, epochs=args.epochs or settings.epochs)
         began = time.perf_counter()
         head = make_head(kind, of.public, of.labels, 10, args.width, settings, stream(args.seed, "head", kind))
+        head = HeadWeights(*(v.cpu() for v in vars(head).values()))
         print(row(name, head, of, args, time.perf_counter() - began), flush=True)
 
 

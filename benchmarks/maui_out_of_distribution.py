@@ -98,7 +98,7 @@ def cell(method: str, images: Tensor, here: World, given: argparse.Namespace, pa
     assert tampered.readout is not None
     model, found, shown = tampered.model, dict[str, list[float]](), list[Tensor]()
     with torch.no_grad():
-        labels = model.logits(model.params, model.input.encode(images)).argmax(1)
+        labels = model.logits(model.params, model.input.encode(images.to(model.like))).argmax(1).cpu()
     for k in range(len(images)):
         private = Batch(images[k : k + 1], labels[k : k + 1])
         rebuilt = tampered.readout.reconstruct(*answered(model, private), stream(given.seed, "attack", k))
@@ -118,11 +118,12 @@ def main() -> None:
     parser.add_argument("--head", default="")
     parser.add_argument("--decoder", default="")
     parser.add_argument("--robust", default="robust")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("maui-out-of-distribution"))
     given = parser.parse_args()
     given.out.mkdir(exist_ok=True)
-    here = world(given.robust)
+    here = world(given.robust, device=given.device)
     print("| private images | method | n | PSNR, dB | SSIM | LPIPS |\n|---|---|---|---|---|---|")
     for name, source in SOURCES.items():
         for method in given.methods.split(","):

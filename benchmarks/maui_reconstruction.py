@@ -30,6 +30,8 @@ from fedspill.tamperings.maui import Maui
 SEARCHED = 16
 COUNTS = {1: 16, 16: 1, 64: 1}
 """Batch size to batches."""
+EVALUATIONS = 20
+"""Of the objective in one iteration of DLG's L-BFGS; one gradient of any other search is one iteration."""
 METHODS = ("decoder", "refined", "unet", "natural", "nex", "nex_robust", "ig", "dlg")
 
 
@@ -49,8 +51,8 @@ def sent(method: str, given: argparse.Namespace, worlds: dict[str, World]) -> tu
     )
     tampered = maui.tamper(here.model, here.public, 0, stream(given.seed, "server"))
     if method in ("ig", "dlg"):
-        card = IG if method == "ig" else DLG
-        return replace(card.presets["paper"], steps=given.iterations, restarts=1), tampered.model
+        card, steps = (IG, given.iterations) if method == "ig" else (DLG, given.iterations // EVALUATIONS)
+        return replace(card.presets["paper"], steps=max(1, steps), restarts=1), tampered.model
     if plain:
         attack = NEX.presets["strong"]
         return replace(attack, matching=replace(attack.matching, iterations=given.iterations)), tampered.model
@@ -62,8 +64,8 @@ def pictures(rebuilt: Tensor, private: Tensor) -> Tensor:
     """(n, 2, c, h, w): private and matched; black where there is none."""
     shown = torch.stack([private, torch.zeros_like(private)], 1)
     if len(rebuilt):
-        mine, theirs = match(rebuilt[: len(private)], private)
-        shown[theirs, 1] = rebuilt[mine]
+        mine, theirs = match(rebuilt[: len(private)].cpu(), private)
+        shown[theirs, 1] = rebuilt[mine].cpu()
     return shown
 
 
@@ -113,11 +115,15 @@ def main() -> None:
     parser.add_argument("--decoder", default="", help="file of `fedspill train decoder`; else one is trained")
     parser.add_argument("--robust", default="robust")
     parser.add_argument("--natural", default="trained")
+    parser.add_argument("--network", default="cnn")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("maui-reconstruction"))
     given = parser.parse_args()
     given.out.mkdir(exist_ok=True)
-    worlds = {"robust": world(given.robust), "trained": world(given.natural)}
+    natural = {"natural", "nex"} & set(given.methods.split(","))
+    worlds = {"robust": world(given.robust, network=given.network, device=given.device)}
+    worlds |= {"trained": world(given.natural, network=given.network, device=given.device)} if natural else {}
     print("| method | batch | rebuilt | PSNR, dB | SSIM | LPIPS | s |\n|---|---|---|---|---|---|---|")
     for size in map(int, given.sizes.split(",")):
         for method in given.methods.split(","):

@@ -23,17 +23,28 @@ METRICS = ("psnr", "ssim", "lpips")
 
 @dataclass(frozen=True)
 class World:
-    """The zoo's `cnn` with trained weights, CIFAR-10's training images as public data, its test images as private."""
+    """A network of the zoo with trained weights, CIFAR-10's training images as public data, its test images as private.
+
+    Images stay on the CPU; what attacks do runs where the model is.
+    """
 
     model: Model
     public: Batch
     test: DataPool
 
 
-def world(weights: str, public: str = "0:50000") -> World:
+def world(weights: str, public: str = "0:50000", network: str = "cnn", device: str = "cpu") -> World:
     """Extractor and images; `weights` is "robust", "trained" (natural), "untrained" or a file."""
     train, test = load("cifar10", split="train", indices=public), load("cifar10", split="test")
-    model = build("cnn", input_shape=(3, 32, 32), num_classes=10, weights=weights, mean=test.mean, std=test.std)
+    model = build(
+        network,
+        input_shape=(3, 32, 32),
+        num_classes=10,
+        weights=weights,
+        mean=test.mean,
+        std=test.std,
+        device=torch.device(device),
+    )
     return World(model, train.batch, test)
 
 
@@ -62,6 +73,7 @@ def metrics() -> tuple[Metric, ...]:
 
 def scores(rebuilt: Tensor, private: Tensor) -> dict[str, Tensor]:
     """Metric to values (n,), NaN for private images that got no reconstruction."""
+    rebuilt = rebuilt.cpu()
     if len(rebuilt) == 0:
         return {m.name: torch.full((len(private),), torch.nan, dtype=torch.float64) for m in metrics()}
     return {m.name: m.values for m in score_all(rebuilt, private, metrics()).metrics}

@@ -22,6 +22,7 @@ from fedspill.zoo.networks.lenet import LeNetOptions, lenet
 from fedspill.zoo.networks.mlp import MLPOptions, mlp
 from fedspill.zoo.networks.resnet import Bottleneck, ResNetOptions, resnet
 from fedspill.zoo.networks.resnet_a import ResNetAOptions, resnet_a
+from fedspill.zoo.networks.shufflenet import ShuffleNetOptions, shufflenet_v2
 from fedspill.zoo.networks.transformer import TransformerOptions, transformer
 
 IMAGES: frozenset[type[Any]] = frozenset({ImageSpec})
@@ -88,6 +89,9 @@ NETWORKS: dict[str, Network] = {
     "resnet18": _projection("ResNet-18, CIFAR or ImageNet stem", depths=(2, 2, 2, 2)),
     "resnet34": _projection("ResNet-34, CIFAR or ImageNet stem", depths=(3, 4, 6, 3)),
     "resnet50": _projection("ResNet-50, CIFAR or ImageNet stem", block=Bottleneck, depths=(3, 4, 6, 3)),
+    "shufflenet_v2": Network(
+        "ShuffleNet V2 for small images, 1,024 values to the head", shufflenet_v2, kaiming_fan_out, ShuffleNetOptions()
+    ),
     **{f"resnet{layers}": _option_a(layers) for layers in (20, 32, 44, 56)},
 }
 
