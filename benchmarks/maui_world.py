@@ -11,6 +11,7 @@ from fedspill.core.model import Model
 from fedspill.core.rng import stream
 from fedspill.core.roles import Attack, Metric
 from fedspill.core.types import Batch, Reconstruction, Update
+from fedspill.inversion.transfer import find_head
 from fedspill.scoring.metrics import by_names
 from fedspill.scoring.perceptual import default_weights
 from fedspill.scoring.score import score_all
@@ -55,9 +56,10 @@ def batches(pool: DataPool, size: int, count: int, seed: int = 0) -> list[Batch]
 
 
 def answered(model: Model, private: Batch) -> tuple[Update, ServerKnowledge]:
-    """What one client sends, and what the server holds: no labels."""
-    update = local_update(model, private, HEAD_ONLY)
-    return update, ServerKnowledge(model, num_examples=len(private), local_training=HEAD_ONLY)
+    """What one client sends, of its head alone, and what the server holds: no labels."""
+    training = FedSGD((f"{find_head(model)}.*",))
+    update = local_update(model, private, training)
+    return update, ServerKnowledge(model, num_examples=len(private), local_training=training)
 
 
 def attacked(attack: Attack, model: Model, private: Batch, seed: int = 0) -> Reconstruction:

@@ -1,8 +1,8 @@
 """The plan of a training: a TOML file, checked key by key, with the sections `model` and `data` of an audit's plan."""
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from fedspill.audit.plan import ModelSection, PoolSection, Section
 from fedspill.inversion.decoder_training import DecoderTraining
@@ -77,7 +77,23 @@ class TestSection(PoolSection):
     restarts: int = Field(default=3, ge=1)
 
 
-class RobustPlan(Section):
+class TestedPlan(Section):
+    """A plan with test examples: of the source of `data` where `test` names no other."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _same_source(cls, given: Any) -> Any:
+        """What `test` leaves out of name, root and the kind of examples is that of `data`."""
+        if not isinstance(given, dict) or not isinstance(given.get("data"), dict):
+            return given
+        test = given.get("test", {})
+        if not isinstance(test, dict) or "name" in test:
+            return given
+        source = {k: v for k, v in given["data"].items() if k not in ("split", "indices")}
+        return {**given, "test": {**source, **test}}
+
+
+class RobustPlan(TestedPlan):
     """All that `fedspill train robust` needs to know."""
 
     model: ModelSection = ModelSection(name="cnn")

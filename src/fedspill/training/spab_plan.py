@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Field
 from fedspill.audit.plan import ModelSection, PoolSection, Section
 from fedspill.inversion.heads import Kind
 from fedspill.inversion.spab_settings import SpAB
+from fedspill.training.plan import TestedPlan
 
 
 def _known_keys(value: object) -> object:
@@ -39,7 +40,7 @@ class TestPool(PoolSection):
     split: str | None = "test"
 
 
-class SpabPlan(Section):
+class SpabPlan(TestedPlan):
     """All that `fedspill train spab` needs to know; `spab` holds the fields of `SpAB`."""
 
     model: ModelSection = ModelSection(name="cnn", weights="robust")
