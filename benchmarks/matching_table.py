@@ -1,0 +1,142 @@
+"""`matching table`: the recorded curves beside the peer's, as a table and a plot.
+
+Time is one of three. `quiet` (the default): iterations x seconds per iteration of `cost`, plus its setup, since curves
+take hours on machines that may do other things meanwhile; it does not hold for presets whose iterations differ in
+price. `wall` and `cpu`: what the clocks of the very run said.
+
+The peer's time is that of its whole run, since its user cannot see when the PSNR is reached. Beside it stands the
+stricter share of the time at which the peer itself first had its final PSNR. A run that never reaches it counts as
+infinite, so that one makes the geometric mean infinite; the mean over those that did stands beside it with their
+number. At equal time a run that ended sooner has what it returned.
+"""
+
+import argparse
+import math
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks import matching_records as records
+from benchmarks.matching_times import NEVER, Row, Timed, compared, geometric_mean
+from benchmarks.matching_world import COST_OF
+from fedspill.core.errors import BadInput
+
+CLOCKS = ("quiet", "wall", "cpu")
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A record of a curve."""
+
+    tool: str
+    key: tuple[str, int, int]
+    timed: Timed
+
+
+def load(folder: Path, clock: str) -> list[Kept]:
+    """All curves of a folder.
+
+    Raises:
+        BadInput: there is none, or no cost to time one with.
+    """
+    paths = sorted(folder.glob("curve-*.json"))
+    if not paths:
+        raise BadInput(f"no curve lies in {folder}; `matching curves` records some")
+    found = [records.read(path) for path in paths]
+    costs = {case: _costs(folder, case) for case in {r["case"] for r in found}} if clock == "quiet" else {}
+    return [Kept(r["tool"], (r["case"], r["image"], r["seed"]), timed(r, clock, costs)) for r in found]
+
+
+def _costs(folder: Path, case: str) -> dict[str, Any]:
+    path = folder / f"cost-{COST_OF.get(case, case)}.json"
+    if not path.is_file():
+        raise BadInput(f"{path} is lacking: `matching cost --cases {COST_OF.get(case, case)}`, or --clock wall")
+    return records.read(path)["sides"]
+
+
+def timed(record: dict[str, Any], clock: str, costs: dict[str, dict[str, Any]]) -> Timed:
+    """A curve on one clock.
+
+    Raises:
+        BadInput: its tool is not among the costs of its case.
+    """
+    points, tool = record["points"], record["tool"]
+    if clock != "quiet":
+        return Timed(tuple(points["cpu_seconds" if clock == "cpu" else "seconds"]), tuple(points["psnr"]))
+    sides = costs[record["case"]]
+    # Changed fields leave the price of an iteration as it is, or else the changed preset has a price of its own.
+    side = sides.get(tool) or sides.get(tool.partition("+")[0])
+    if side is None:
+        raise BadInput(f"the cost of {tool} on {record['case']} is lacking: `matching cost --preset ...`")
+    each = statistics.median(side["seconds"])
+    return Timed(tuple(side["setup"] + k * each for k in points["iteration"]), tuple(points["psnr"]))
+
+
+def rows_of(kept: list[Kept], peer: str, tools: list[str] | None) -> list[Row]:
+    """Every run that has the peer's beside it."""
+    peers = {k.key: k.timed for k in kept if k.tool == peer}
+    chosen = [k for k in kept if k.tool != peer and k.key in peers and (tools is None or k.tool in tools)]
+    return [compared(k.key, k.tool, k.timed, peers[k.key]) for k in sorted(chosen, key=lambda k: (k.tool, k.key))]
+
+
+def runs_table(rows: list[Row]) -> str:
+    """One line per run."""
+    heads = ["tool", "case", "image", "seed", "peer dB", "peer s", "dB at equal time", "s to the peer's dB", "share"]
+    lines = [_line([*heads, "strict share"]), "|---" * 4 + "|---:" * 6 + "|"]
+    for r in rows:
+        times = [_number(r.seconds, 1), _number(r.share, 3), _number(r.strict_share, 3)]
+        numbers = [f"{r.peer_psnr:.2f}", f"{r.peer_seconds:.1f}", f"{r.psnr:.2f}"]
+        lines.append(_line([r.tool, r.case, str(r.image), str(r.seed), *numbers, *times]))
+    return "\n".join(lines) + "\n"
+
+
+def summary(rows: list[Row]) -> str:
+    """One line per tool and case, and one per tool."""
+    heads = ["tool", "case", "n", "peer dB", "dB at equal time", "gain", "reached", "share", "of those reached"]
+    lines = [_line([*heads, "strict share"]), "|---|---" + "|---:" * 8 + "|"]
+    for tool in sorted({r.tool for r in rows}):
+        own = [r for r in rows if r.tool == tool]
+        for case in [*sorted({r.case for r in own}), "all"]:
+            lines.append(_line([tool, case, *_summed([r for r in own if case in (r.case, "all")])]))
+    return "\n".join(lines) + "\n"
+
+
+def _summed(rows: list[Row]) -> list[str]:
+    peer, own = (statistics.mean(v) for v in zip(*((r.peer_psnr, r.psnr) for r in rows), strict=True))
+    reached = [r.share for r in rows if r.share < NEVER]
+    means = [geometric_mean([r.share for r in rows]), geometric_mean(reached)]
+    means.append(geometric_mean([r.strict_share for r in rows]))
+    counts = f"{len(reached)}/{len(rows)}"
+    return [str(len(rows)), f"{peer:.2f}", f"{own:.2f}", f"{own - peer:+.2f}", counts, *(_number(m, 3) for m in means)]
+
+
+def _line(cells: list[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _number(value: float, digits: int) -> str:
+    if math.isnan(value):
+        return "-"
+    return "never" if value == NEVER else f"{value:.{digits}f}"
+
+
+def run(args: argparse.Namespace) -> None:
+    """Prints the costs that there are and the tables, and draws the plot."""
+    from benchmarks import matching_cost
+
+    folder = records.folder(args)
+    if costs := sorted(folder.glob("cost-*.json")):
+        print(matching_cost.table(costs))
+    kept = load(folder, args.clock)
+    tools = None if args.preset is None else args.preset.split(",")
+    rows = rows_of(kept, args.peer, tools)
+    if not rows:
+        raise BadInput(f"no run in {folder} has one of {args.peer} beside it")
+    print(f"Time: {args.clock}. Share: geometric means of seconds to the peer's PSNR over the peer's seconds.\n")
+    print(summary(rows))
+    print(runs_table(rows))
+    if args.plot is not None:
+        from benchmarks.matching_plot import plot
+
+        plot([k for k in kept if k.tool == args.peer or tools is None or k.tool in tools], args.peer, args.plot)
