@@ -21,6 +21,7 @@ from fedspill.inversion.sparse_head import make_head
 from fedspill.training.long_run import Silent
 from fedspill.training.spab import train_spab
 from fedspill.training.spab_plan import SpabPlan
+from fedspill.training.spab_search import suggested
 from fedspill.zoo.weights import read_metadata, read_tensors
 
 LIKE = torch.zeros(())
@@ -204,6 +205,27 @@ def test_settings_are_searched_and_a_search_goes_on(tmp_path: Path) -> None:
     assert (tmp_path / "head.trials").read_text().startswith(started), "trials that are done are not repeated"
     with pytest.raises(BadInput, match="another plan"):
         train_spab(parse_as(SpabPlan, {**TABLE, "head": {"width": 41}}), out, device=CPU, trials=3)
+
+
+def test_a_search_keeps_the_objective_that_was_asked_for(tmp_path: Path) -> None:
+    optuna = pytest.importorskip("optuna")
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    for _ in range(5):
+        published, expected = suggested(PAPER, study.ask()), suggested(SpAB(), study.ask())
+        assert published.leakage == 0.0
+        assert published.start == "constant"
+        assert published.constant != PAPER.constant
+        assert expected.leakage > 0
+        start, end = expected.temperature
+        assert 0.1 * start <= end <= start
+
+
+def test_test_examples_come_from_the_source_of_the_data_unless_they_name_another() -> None:
+    data = {"name": "digits", "size": 12, "split": "train", "indices": "0:300"}
+    plan = parse_as(SpabPlan, {"data": data, "test": {"indices": "0:64"}})
+    assert (plan.test.name, plan.test.size, plan.test.indices, plan.test.split) == ("digits", 12, "0:64", "test")
+    assert parse_as(SpabPlan, {"data": data, "test": {"name": "photos"}}).test.size is None
+    assert parse_as(SpabPlan, {"data": data}).test.name == "digits"
 
 
 def test_the_command_trains_and_names_what_is_wrong(tmp_path: Path) -> None:

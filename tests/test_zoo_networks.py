@@ -9,6 +9,7 @@ from fedspill.core.inputs import ImageSpec
 from fedspill.core.rng import stream
 from fedspill.zoo.models import build, listing
 from fedspill.zoo.networks.registry import NETWORKS
+from fedspill.zoo.networks.shufflenet import Unit
 
 CIFAR = (3, 32, 32)
 
@@ -54,6 +55,16 @@ def test_parameter_counts(name, count):
 )
 def test_imagenet_stem_has_torchvisions_parameters(name, count):
     assert _count(name, 1000, stem="imagenet") == count
+
+
+def test_shufflenet_has_torchvisions_parameters_and_shuffles_what_it_passes_on():
+    assert _count("shufflenet_v2", 1000) == 2_278_604
+    unit = Unit(8, 8, 1).eval()
+    x = torch.randn(2, 8, 4, 4, generator=stream(0, "unit"))
+    out = unit(x)
+    assert torch.equal(out[:, 0::2], x[:, :4]), "one half passes unchanged, to every second channel"
+    assert torch.allclose(out[:, 1::2], unit.convolved(x[:, 4:]))
+    assert not torch.equal(unit(torch.cat([x[:, :4], x[:, 4:] + 1], 1))[:, 1::2], out[:, 1::2])
 
 
 def test_convnet_has_eight_convolutions_and_36_widths_of_features():

@@ -10,6 +10,9 @@ from fedspill.core.errors import BadInput
 class SpAB:
     """How a head is trained.
 
+    The defaults, those of `PAPER` and the rate of the quantile head are what 25 trials of Optuna's sampler (18 rates)
+    found on 2,560 training images of CIFAR-10 that no trial trained on: docs/results-maui.md.
+
     Attributes:
         epochs: 50 in the paper for CIFAR-10, 30 for ImageNet; how long one is, is lost.
         steps: mini-batches per epoch.
@@ -40,24 +43,24 @@ class SpAB:
     epochs: int = 25
     steps: int = 20
     minibatch: int = 512
-    lr: float = 1e-2
-    leakage: float = 10.0
+    lr: float = 7e-3
+    leakage: float = 15.0
     sizes: tuple[int, ...] = (16, 64, 256)
     emphasis: float = 0.4
-    temperature: tuple[float, float] = (0.15, 0.03)
-    sparsity: float = 0.0
+    temperature: tuple[float, float] = (0.3, 0.105)
+    sparsity: float = 0.022
     alive: float = 3.0
-    noise: float = 0.0
+    noise: float = 0.07
     start: Literal["quantile", "constant", "default"] = "quantile"
-    rate: float = 1 / 128
-    frequent: float = 0.08
-    dense: float = 0.03
+    rate: float = 1 / 48
+    frequent: float = 0.2
+    dense: float = 0.024
     constant: float = -1.0
-    shrinkage: float = 10.0
+    shrinkage: float = 4.2
     decay: float = 1e-3
     mislabel: bool = False
     accuracy_loss: float = 0.02
-    quantile: float = 1 / 64
+    quantile: float = 1 / 100
 
     def __post_init__(self) -> None:
         if min(self.epochs, self.steps, self.minibatch) < 1 or not self.lr > 0:
@@ -72,8 +75,19 @@ class SpAB:
             raise BadInput(f"frequent={self.frequent} and dense={self.dense} must be shares of the rows")
 
 
-PAPER = SpAB(leakage=0.0, sparsity=0.01, noise=0.01, start="constant", constant=-1.0, frequent=0.0, dense=0.0, lr=2e-3)
-"""The paper's objective, with values found here since its own are lost."""
+PAPER = SpAB(
+    lr=2.7e-2,
+    leakage=0.0,
+    sparsity=0.029,
+    alive=1.84,
+    noise=0.063,
+    start="constant",
+    constant=-2.65,
+    shrinkage=12.0,
+    frequent=0.0,
+    dense=0.0,
+)
+"""The paper's objective; its own values are lost."""
 
 
-PLAIN = SpAB(leakage=0.0, start="default", lr=1e-3, accuracy_loss=0.0)
+PLAIN = SpAB(leakage=0.0, sparsity=0.0, noise=0.0, start="default", lr=1e-3, accuracy_loss=0.0)
