@@ -21,6 +21,7 @@ from torch import Tensor
 from benchmarks.maui_world import World, answered, batches, mean_and_deviation, scores, world
 from fedspill.attacks.dlg import CARD as DLG
 from fedspill.attacks.inverting_gradients import CARD as IG
+from fedspill.attacks.inverting_gradients import InvertingGradients
 from fedspill.attacks.nex import CARD as NEX
 from fedspill.core.rng import stream
 from fedspill.core.roles import Attack
@@ -52,7 +53,8 @@ def sent(method: str, given: argparse.Namespace, worlds: dict[str, World]) -> tu
     tampered = maui.tamper(here.model, here.public, 0, stream(given.seed, "server"))
     if method in ("ig", "dlg"):
         card, steps = (IG, given.iterations) if method == "ig" else (DLG, given.iterations // EVALUATIONS)
-        return replace(card.presets["paper"], steps=max(1, steps), restarts=1), tampered.model
+        attack = replace(card.presets["paper"], steps=max(1, steps), restarts=1)
+        return replace(attack, tv=given.ig_tv) if isinstance(attack, InvertingGradients) else attack, tampered.model
     if plain:
         attack = NEX.presets["strong"]
         return replace(attack, matching=replace(attack.matching, iterations=given.iterations)), tampered.model
@@ -115,6 +117,7 @@ def main() -> None:
     parser.add_argument("--decoder", default="", help="file of `fedspill train decoder`; else one is trained")
     parser.add_argument("--robust", default="robust")
     parser.add_argument("--natural", default="trained")
+    parser.add_argument("--ig-tv", type=float, default=0.1, help="the best of four on training images")
     parser.add_argument("--network", default="cnn")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--seed", type=int, default=0)
