@@ -26,7 +26,8 @@ def test_every_shipped_plan_is_valid(path: Path) -> None:
 @pytest.mark.parametrize("path", TRAINING, ids=lambda p: p.stem)
 def test_every_shipped_training_plan_is_valid_for_one_command(path: Path) -> None:
     kinds = {"robust": RobustPlan, "natural": RobustPlan, "decoder": DecoderPlan, "spab": SpabPlan}
-    assert read_as(kinds[path.stem.rpartition("_")[2]], path).model.name == "cnn"
+    network, _, kind = path.stem.rpartition("_")
+    assert read_as(kinds[kind], path).model.name == network
 
 
 def test_every_key_has_a_default() -> None:
