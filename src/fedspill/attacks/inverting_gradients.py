@@ -15,8 +15,9 @@ from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.rng import randn
 from fedspill.core.roles import UNWATCHED, Attack, Card, Watch
 from fedspill.core.types import Reconstruction, Update
+from fedspill.inversion.distances import DISTANCES, DistanceName
 from fedspill.inversion.hypotheses import Hypothesis, Unknowns, hypotheses
-from fedspill.inversion.matching import DISTANCES, DistanceName, Matching, check_observed
+from fedspill.inversion.matching import Matching, check_observed
 from fedspill.inversion.outcome import conclude
 from fedspill.inversion.priors import total_variation
 from fedspill.inversion.search import LBFGS, Problem, Search, SignedAdam, StepRule

@@ -1,10 +1,7 @@
 """Gradient matching: how far the update of a candidate is from the update that was observed."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -13,28 +10,8 @@ from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.local_update import FedAvg, FedSGD, LocalTraining, aggregate_update
 from fedspill.core.model import Model
 from fedspill.core.types import Params, Update, UpdateKind
-
-Distance = Callable[[Params, Params], Float[Tensor, ""]]
-DistanceName = Literal["cosine", "squared"]
-
-SMALLEST = 1e-30
-
-
-def squared_distance(guess: Params, observed: Params) -> Float[Tensor, ""]:
-    """Sum of squared differences over all parameters (DLG, eq. 4; Inverting Gradients, eq. 3)."""
-    return torch.stack([(guess[k] - v).pow(2).sum() for k, v in observed.items()]).sum()
-
-
-def cosine_distance(guess: Params, observed: Params) -> Float[Tensor, ""]:
-    """1 - cosine of the angle between all parameters taken as one vector, in [0, 2] (Inverting Gradients, eq. 4)."""
-    dot = torch.stack([(guess[k] * v).sum() for k, v in observed.items()]).sum()
-    guessed = torch.stack([guess[k].pow(2).sum() for k in observed]).sum()
-    wanted = torch.stack([v.pow(2).sum() for v in observed.values()]).sum()
-    # A candidate whose gradient is 0 (dead units) is at distance 1, with a gradient of 0 and not of NaN.
-    return 1 - dot / (guessed.clamp_min(SMALLEST).sqrt() * wanted.clamp_min(SMALLEST).sqrt())
-
-
-DISTANCES: dict[DistanceName, Distance] = {"cosine": cosine_distance, "squared": squared_distance}
+from fedspill.inversion.distances import Distance, cotangent, squared_distance
+from fedspill.inversion.evaluation import evaluated, product
 
 
 @dataclass(frozen=True)
@@ -48,9 +25,28 @@ class Matching:
     distance: Distance
 
     def __call__(self, z: Float[Tensor, "n ..."], labels: Tensor) -> Float[Tensor, ""]:
-        """Differentiable in `z`, and in `labels` where these are class probabilities."""
-        guess = aggregate_update(self.model, z, labels, self.training, self.clients, create_graph=True)
-        return self.distance(guess.values, self.observed.values) * self._scale(len(z))
+        """Differentiable once in `z`, and in `labels` where these are class probabilities."""
+        return evaluated(self.value_and_gradients, z, labels)
+
+    def value_and_gradients(self, z: Tensor, labels: Tensor) -> tuple[Float[Tensor, ""], list[Tensor | None]]:
+        """The distance, and its gradients with respect to those of the two that require one, in two phases.
+
+        First the update of the candidate, then the gradient of the distance with respect to this update, in closed
+        form, and one vector-Jacobian product. The weights' second derivatives are never computed.
+        """
+        wanted = [v for v in (z, labels) if v.requires_grad]
+        guess = self._update(z, labels, create_graph=bool(wanted))
+        value, direction, factor = cotangent(
+            self.distance, {k: v.detach() for k, v in guess.items()}, self.observed.values
+        )
+        scale = self._scale(len(z))
+        if not wanted:
+            return value * scale, [None, None]
+        found = iter(product([guess[k] for k in self.observed.values], direction, wanted))
+        return value * scale, [next(found) * (factor * scale) if v.requires_grad else None for v in (z, labels)]
+
+    def _update(self, z: Tensor, labels: Tensor, *, create_graph: bool) -> Params:
+        return aggregate_update(self.model, z, labels, self.training, self.clients, create_graph=create_graph).values
 
     def _scale(self, n: int) -> float:
         """Squared distances of deltas are brought to the scale of gradients, for which tolerances are stated."""
