@@ -12,7 +12,10 @@ ValueAndGradients = Callable[[Tensor, Tensor], tuple[Tensor, list[Tensor | None]
 
 
 def evaluated(function: ValueAndGradients, z: Tensor, labels: Tensor) -> Tensor:
-    """The value, differentiable once; value and gradients are computed together, and no graph is kept."""
+    """The value, or values (r) of a stack z (r, ...), differentiable once.
+
+    Value and gradients are computed together, and no graph is kept.
+    """
     return cast("Tensor", _Evaluated.apply(function, z, labels))
 
 
@@ -22,7 +25,7 @@ def product(outputs: list[Tensor], directions: list[Tensor], inputs: list[Tensor
     if not attached:
         return [torch.zeros_like(i) for i in inputs]
     ends, along = zip(*attached, strict=True)
-    found = torch.autograd.grad(ends, inputs, along, allow_unused=True)
+    found: Any = torch.autograd.grad(ends, inputs, along, allow_unused=True)
     return [torch.zeros_like(i) if g is None else g for i, g in zip(inputs, found, strict=True)]
 
 
@@ -37,5 +40,10 @@ class _Evaluated(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *outer: Tensor) -> Any:
-        return None, *(None if g is None else g * outer[0] for g in ctx.gradients)
+    def backward(ctx: Any, *outer: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return None, *(None if g is None else g * _leading(outer[0], g) for g in ctx.gradients)
+
+
+def _leading(factors: Tensor, values: Tensor) -> Tensor:
+    """Factors () or (r), to multiply values (r, ...) with."""
+    return factors.reshape(*factors.shape, *(1 for _ in values.shape[factors.dim() :]))

@@ -1,7 +1,10 @@
 """Gradient matching: how far the update of a candidate is from the update that was observed."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property, partial
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -10,8 +13,12 @@ from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.local_update import FedAvg, FedSGD, LocalTraining, aggregate_update
 from fedspill.core.model import Model
 from fedspill.core.types import Params, Update, UpdateKind
-from fedspill.inversion.distances import Distance, cotangent, squared_distance
+from fedspill.inversion.distances import Distance, cosine_distance, cotangent, squared_distance
 from fedspill.inversion.evaluation import evaluated, product
+from fedspill.inversion.tapped import TappedNetwork
+
+Valued = tuple[Tensor, list[Tensor | None]]
+"""A value, and its gradients, None for what requires none."""
 
 
 @dataclass(frozen=True)
@@ -28,22 +35,39 @@ class Matching:
         """Differentiable once in `z`, and in `labels` where these are class probabilities."""
         return evaluated(self.value_and_gradients, z, labels)
 
-    def value_and_gradients(self, z: Tensor, labels: Tensor) -> tuple[Float[Tensor, ""], list[Tensor | None]]:
-        """The distance, and its gradients with respect to those of the two that require one, in two phases.
+    def each(self, z: Float[Tensor, "r n ..."], labels: Tensor) -> Float[Tensor, " r"]:
+        """The distances of independent candidates, differentiable once in `z`; in one batch where the model allows it.
 
-        First the update of the candidate, then the gradient of the distance with respect to this update, in closed
-        form, and one vector-Jacobian product. The weights' second derivatives are never computed.
+        Args:
+            labels: the same for all.
         """
+        if self._network is not None and self._network.stackable(labels):
+            return evaluated(partial(_differentiated, self._network.distances), z, labels)
+        return torch.stack([self(one, labels) for one in z])
+
+    def value_and_gradients(self, z: Tensor, labels: Tensor) -> Valued:
+        """The distance, and its gradients with respect to those of the two that require one.
+
+        Of one gradient in eval mode from what the layers tell of it, where that is cheaper; else in two phases: first
+        the update of the candidate, then the gradient of the distance with respect to this update, in closed form,
+        and one vector-Jacobian product. The weights' second derivatives are never asked for.
+        """
+        network = self._network
+        if network is not None and network.pays and network.agrees(labels):
+            return _differentiated(lambda z, labels: network.distances(z[None], labels)[0], z, labels)
         wanted = [v for v in (z, labels) if v.requires_grad]
         guess = self._update(z, labels, create_graph=bool(wanted))
         value, direction, factor = cotangent(
             self.distance, {k: v.detach() for k, v in guess.items()}, self.observed.values
         )
         scale = self._scale(len(z))
-        if not wanted:
-            return value * scale, [None, None]
-        found = iter(product([guess[k] for k in self.observed.values], direction, wanted))
-        return value * scale, [next(found) * (factor * scale) if v.requires_grad else None for v in (z, labels)]
+        found = product([guess[k] for k in self.observed.values], direction, wanted) if wanted else []
+        return value * scale, _placed(found, [z, labels], factor * scale)
+
+    @cached_property
+    def _network(self) -> TappedNetwork | None:
+        possible = isinstance(self.training, FedSGD) and self.distance is cosine_distance and not self.model.training
+        return TappedNetwork(self.model, self.observed.values) if possible else None
 
     def _update(self, z: Tensor, labels: Tensor, *, create_graph: bool) -> Params:
         return aggregate_update(self.model, z, labels, self.training, self.clients, create_graph=create_graph).values
@@ -53,6 +77,20 @@ class Matching:
         if isinstance(self.training, FedSGD) or self.distance is not squared_distance:
             return 1.0
         return (self.training.lr * self.training.local_steps(n // self.clients)) ** -2
+
+
+def _differentiated(function: Callable[[Tensor, Tensor], Tensor], z: Tensor, labels: Tensor) -> Valued:
+    wanted = [v for v in (z, labels) if v.requires_grad]
+    with torch.set_grad_enabled(bool(wanted)):
+        value = function(z, labels)
+    found = list(torch.autograd.grad(value.sum(), wanted)) if wanted else []
+    return value.detach(), _placed(found, [z, labels], 1.0)
+
+
+def _placed(found: list[Tensor], inputs: list[Tensor], factor: Tensor | float) -> list[Tensor | None]:
+    """The gradients of those inputs that require one, None for the others."""
+    left = iter(found)
+    return [next(left) * factor if v.requires_grad else None for v in inputs]
 
 
 def check_observed(update: Update, model: Model) -> Update:
