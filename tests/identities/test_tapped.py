@@ -5,12 +5,13 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from fedspill.core.local_update import FedSGD, local_update
+from fedspill.core.local_update import FedAvg, FedSGD, encoded_update, local_update
 from fedspill.core.model import Model
 from fedspill.core.rng import randn, stream
 from fedspill.inversion import tapped, tapped_layers
 from fedspill.inversion.convolution import Geometry, correlate
 from fedspill.inversion.distances import DISTANCES
+from fedspill.inversion.lean import LeanConv2d, lean
 from fedspill.inversion.matching import Matching
 from fedspill.inversion.winograd import best_tile, convolve
 from tests.identities.test_two_phases import plain
@@ -143,3 +144,25 @@ def test_every_factor_of_a_stack_reaches_its_own_candidate() -> None:
     (once,) = torch.autograd.grad(matching.each(stack, private.labels).sum(), stack)
     (scaled,) = torch.autograd.grad(matching.each(stack, private.labels) @ torch.tensor([1.0, 5.0]).to(LIKE), stack)
     torch.testing.assert_close(scaled, once * torch.tensor([1.0, 5.0]).to(LIKE).view(2, 1, 1, 1, 1))
+
+
+def test_the_lean_model_is_the_model_and_keeps_out_where_it_would_break() -> None:
+    with torch.random.fork_rng():
+        head = [nn.Flatten(), nn.Linear(128 * 64, CLASSES)]
+        convolutions = [nn.Conv2d(3, 128, 3, 1, 1), nn.Tanh(), nn.Conv2d(128, 128, 3, 1, 1), nn.Tanh()]
+        flattens, views = nn.Sequential(*convolutions, *head), nn.Sequential(*convolutions, Viewing(), head[1])
+    plain_model = Model.of(draw_weights(flattens), SPEC).to("cpu", DOUBLE)
+    assert best_tile(8, (8, 8), 128, 128) > 0
+    found = lean(plain_model, 8)
+    assert [type(m) is LeanConv2d for m in found.module.modules()].count(True) == 2
+    assert not any(type(m) is LeanConv2d for m in plain_model.module.modules())
+    z, private = numbers(8, *SPEC.shape), batch(8, dtype=DOUBLE)
+    for protocol in (FedSGD(), FedAvg(epochs=2, lr=0.1)):
+        got, want = (
+            encoded_update(m, z, private.labels, protocol, create_graph=True).values for m in (found, plain_model)
+        )
+        torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-11)
+        slopes = [torch.autograd.grad(sum(v.pow(3).sum() for v in u.values()), z)[0] for u in (got, want)]
+        torch.testing.assert_close(*slopes, rtol=1e-8, atol=1e-9 * float(slopes[1].abs().max()))
+    viewing = Model.of(draw_weights(views), SPEC)
+    assert lean(viewing, 8) is viewing

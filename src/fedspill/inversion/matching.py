@@ -15,6 +15,7 @@ from fedspill.core.model import Model
 from fedspill.core.types import Params, Update, UpdateKind
 from fedspill.inversion.distances import Distance, cosine_distance, cotangent, squared_distance
 from fedspill.inversion.evaluation import evaluated, product
+from fedspill.inversion.lean import LARGE, lean
 from fedspill.inversion.tapped import TappedNetwork
 
 Valued = tuple[Tensor, list[Tensor | None]]
@@ -70,7 +71,16 @@ class Matching:
         return TappedNetwork(self.model, self.observed.values) if possible else None
 
     def _update(self, z: Tensor, labels: Tensor, *, create_graph: bool) -> Params:
-        return aggregate_update(self.model, z, labels, self.training, self.clients, create_graph=create_graph).values
+        if len(z) not in self._models:
+            large = sum(v.numel() for v in self.observed.values.values()) >= LARGE
+            self._models[len(z)] = lean(self.model, len(z) // self.clients) if large else self.model
+        model = self._models[len(z)]
+        return aggregate_update(model, z, labels, self.training, self.clients, create_graph=create_graph).values
+
+    @cached_property
+    def _models(self) -> dict[int, Model]:
+        """The model in the cheapest arithmetic, by the number of examples."""
+        return {}
 
     def _scale(self, n: int) -> float:
         """Squared distances of deltas are brought to the scale of gradients, for which tolerances are stated."""

@@ -18,12 +18,11 @@ from fedspill.core.rng import randn, stream
 from fedspill.core.types import Params
 from fedspill.inversion.distances import cosine_of
 from fedspill.inversion.inner_products import Products, formed
+from fedspill.inversion.lean import LARGE, VIEW
 from fedspill.inversion.tapped_layers import Tape, TappedBatchNorm2d, TappedConv2d, TappedLinear
 
 SMALL = 1 << 14
 """Parameters of a tensor that is joined with others."""
-LARGE = 1 << 20
-"""Parameters of a network from which on the taps pay for one candidate on a CPU (measured)."""
 CHECKED = 2
 """Examples by which a network is checked."""
 TOLERANCE = 1e-3
@@ -99,7 +98,7 @@ class TappedNetwork:
         try:
             return self._products(z, labels)
         except RuntimeError as error:
-            if "view size is not compatible" not in str(error) or self.tape.contiguous:
+            if VIEW not in str(error) or self.tape.contiguous:
                 raise
         self.tape.contiguous = True
         return self._products(z, labels)
