@@ -14,7 +14,8 @@ from fedspill.core.model import Model
 from fedspill.core.rng import rand, stream
 from fedspill.core.roles import UNWATCHED
 from fedspill.core.types import Batch
-from fedspill.inversion.matching import DISTANCES, DistanceName, Matching
+from fedspill.inversion.distances import DISTANCES, DistanceName
+from fedspill.inversion.matching import Matching
 from fedspill.inversion.transfer import two_layer_head, with_module
 from fedspill.zoo.models import build
 

@@ -11,7 +11,8 @@ from fedspill.core.local_update import FedAvg, FedSGD, local_update
 from fedspill.core.rng import randn, stream
 from fedspill.core.roles import UNWATCHED, Unwatched
 from fedspill.core.types import Update, UpdateKind
-from fedspill.inversion.matching import DISTANCES, Matching, check_observed, protocols
+from fedspill.inversion.distances import DISTANCES
+from fedspill.inversion.matching import Matching, check_observed, protocols
 from fedspill.inversion.priors import total_variation
 from fedspill.inversion.search import LBFGS, Problem, Search, SignedAdam
 from tests.worlds import SPEC, batch, conv_bn, mlp

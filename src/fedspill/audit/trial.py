@@ -27,7 +27,7 @@ from fedspill.core.types import Batch, Reconstruction, ServerRole, Update
 from fedspill.federation.aggregation import collect
 from fedspill.federation.client import Client, shared_out
 from fedspill.federation.threat import observe
-from fedspill.inversion.matching import cosine_distance
+from fedspill.inversion.distances import cosine_distance
 
 CURVE_POINTS = 200
 MOST_LETTERS = 100

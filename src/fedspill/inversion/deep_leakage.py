@@ -11,9 +11,10 @@ from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.rng import randn
 from fedspill.core.roles import Watch
 from fedspill.core.types import Reconstruction, Update
+from fedspill.inversion.distances import squared_distance
 from fedspill.inversion.head import find_head
 from fedspill.inversion.hypotheses import Hypothesis, Unknowns, hypotheses
-from fedspill.inversion.matching import Matching, check_observed, squared_distance
+from fedspill.inversion.matching import Matching, check_observed
 from fedspill.inversion.outcome import conclude
 from fedspill.inversion.search import LBFGS, Problem, Search
 

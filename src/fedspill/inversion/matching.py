@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
+from functools import cached_property, partial
 
 import torch
 from jaxtyping import Float
@@ -13,28 +13,13 @@ from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.local_update import FedAvg, FedSGD, LocalTraining, aggregate_update
 from fedspill.core.model import Model
 from fedspill.core.types import Params, Update, UpdateKind
+from fedspill.inversion.distances import Distance, cosine_distance, cotangent, squared_distance
+from fedspill.inversion.evaluation import evaluated, product
+from fedspill.inversion.lean import LARGE, lean
+from fedspill.inversion.tapped import TappedNetwork
 
-Distance = Callable[[Params, Params], Float[Tensor, ""]]
-DistanceName = Literal["cosine", "squared"]
-
-SMALLEST = 1e-30
-
-
-def squared_distance(guess: Params, observed: Params) -> Float[Tensor, ""]:
-    """Sum of squared differences over all parameters (DLG, eq. 4; Inverting Gradients, eq. 3)."""
-    return torch.stack([(guess[k] - v).pow(2).sum() for k, v in observed.items()]).sum()
-
-
-def cosine_distance(guess: Params, observed: Params) -> Float[Tensor, ""]:
-    """1 - cosine of the angle between all parameters taken as one vector, in [0, 2] (Inverting Gradients, eq. 4)."""
-    dot = torch.stack([(guess[k] * v).sum() for k, v in observed.items()]).sum()
-    guessed = torch.stack([guess[k].pow(2).sum() for k in observed]).sum()
-    wanted = torch.stack([v.pow(2).sum() for v in observed.values()]).sum()
-    # A candidate whose gradient is 0 (dead units) is at distance 1, with a gradient of 0 and not of NaN.
-    return 1 - dot / (guessed.clamp_min(SMALLEST).sqrt() * wanted.clamp_min(SMALLEST).sqrt())
-
-
-DISTANCES: dict[DistanceName, Distance] = {"cosine": cosine_distance, "squared": squared_distance}
+Valued = tuple[Tensor, list[Tensor | None]]
+"""A value, and its gradients, None for what requires none."""
 
 
 @dataclass(frozen=True)
@@ -48,15 +33,74 @@ class Matching:
     distance: Distance
 
     def __call__(self, z: Float[Tensor, "n ..."], labels: Tensor) -> Float[Tensor, ""]:
-        """Differentiable in `z`, and in `labels` where these are class probabilities."""
-        guess = aggregate_update(self.model, z, labels, self.training, self.clients, create_graph=True)
-        return self.distance(guess.values, self.observed.values) * self._scale(len(z))
+        """Differentiable once in `z`, and in `labels` where these are class probabilities."""
+        return evaluated(self.value_and_gradients, z, labels)
+
+    def each(self, z: Float[Tensor, "r n ..."], labels: Tensor) -> Float[Tensor, " r"]:
+        """The distances of independent candidates, differentiable once in `z`; in one batch where the model allows it.
+
+        Args:
+            labels: the same for all.
+        """
+        if self._network is not None and self._network.stackable(labels):
+            return evaluated(partial(_differentiated, self._network.distances), z, labels)
+        return torch.stack([self(one, labels) for one in z])
+
+    def value_and_gradients(self, z: Tensor, labels: Tensor) -> Valued:
+        """The distance, and its gradients with respect to those of the two that require one.
+
+        Of one gradient in eval mode from what the layers tell of it, where that is cheaper; else in two phases: first
+        the update of the candidate, then the gradient of the distance with respect to this update, in closed form,
+        and one vector-Jacobian product. The weights' second derivatives are never asked for.
+        """
+        network = self._network
+        if network is not None and network.pays and network.agrees(labels):
+            return _differentiated(lambda z, labels: network.distances(z[None], labels)[0], z, labels)
+        wanted = [v for v in (z, labels) if v.requires_grad]
+        guess = self._update(z, labels, create_graph=bool(wanted))
+        value, direction, factor = cotangent(
+            self.distance, {k: v.detach() for k, v in guess.items()}, self.observed.values
+        )
+        scale = self._scale(len(z))
+        found = product([guess[k] for k in self.observed.values], direction, wanted) if wanted else []
+        return value * scale, _placed(found, [z, labels], factor * scale)
+
+    @cached_property
+    def _network(self) -> TappedNetwork | None:
+        possible = isinstance(self.training, FedSGD) and self.distance is cosine_distance and not self.model.training
+        return TappedNetwork(self.model, self.observed.values) if possible else None
+
+    def _update(self, z: Tensor, labels: Tensor, *, create_graph: bool) -> Params:
+        if len(z) not in self._models:
+            large = sum(v.numel() for v in self.observed.values.values()) >= LARGE
+            self._models[len(z)] = lean(self.model, len(z) // self.clients) if large else self.model
+        model = self._models[len(z)]
+        return aggregate_update(model, z, labels, self.training, self.clients, create_graph=create_graph).values
+
+    @cached_property
+    def _models(self) -> dict[int, Model]:
+        """The model in the cheapest arithmetic, by the number of examples."""
+        return {}
 
     def _scale(self, n: int) -> float:
         """Squared distances of deltas are brought to the scale of gradients, for which tolerances are stated."""
         if isinstance(self.training, FedSGD) or self.distance is not squared_distance:
             return 1.0
         return (self.training.lr * self.training.local_steps(n // self.clients)) ** -2
+
+
+def _differentiated(function: Callable[[Tensor, Tensor], Tensor], z: Tensor, labels: Tensor) -> Valued:
+    wanted = [v for v in (z, labels) if v.requires_grad]
+    with torch.set_grad_enabled(bool(wanted)):
+        value = function(z, labels)
+    found = list(torch.autograd.grad(value.sum(), wanted)) if wanted else []
+    return value.detach(), _placed(found, [z, labels], 1.0)
+
+
+def _placed(found: list[Tensor], inputs: list[Tensor], factor: Tensor | float) -> list[Tensor | None]:
+    """The gradients of those inputs that require one, None for the others."""
+    left = iter(found)
+    return [next(left) * factor if v.requires_grad else None for v in inputs]
 
 
 def check_observed(update: Update, model: Model) -> Update:

@@ -7,8 +7,9 @@ from torch import Tensor
 
 from fedspill.core.local_update import aggregate_update
 from fedspill.core.types import Reconstruction
+from fedspill.inversion.distances import cosine_distance
 from fedspill.inversion.hypotheses import Hypothesis, notes_on
-from fedspill.inversion.matching import Matching, cosine_distance
+from fedspill.inversion.matching import Matching
 from fedspill.inversion.search import Found
 
 TINY = 1e-30

@@ -30,15 +30,29 @@ class SignedAdam:
     decay_at: tuple[float, ...] = (3 / 8, 5 / 8, 7 / 8)
     decay: float = 0.1
 
-    def optimiser(self, variables: Variables) -> torch.optim.Optimizer:
-        """A fresh optimiser over the variables."""
-        return torch.optim.Adam(variables, lr=self.lr)
+    def optimiser(self, variables: Variables, *, capturable: bool = False) -> torch.optim.Optimizer:
+        """A fresh optimiser over the variables; `capturable` as CUDA graphs need it, its step size on the device."""
+        if not capturable:
+            return torch.optim.Adam(variables, lr=self.lr)
+        lr = torch.tensor(self.lr, device=variables[0].device)
+        return torch.optim.Adam(variables, lr=lr, capturable=True)
 
     def before_step(self, optimiser: torch.optim.Optimizer, variables: Variables, done: float) -> None:
         """Sets the step size for the share of the run that is done, and signs the gradients."""
+        self.set_step_size(optimiser, done)
+        self.sign(variables)
+
+    def set_step_size(self, optimiser: torch.optim.Optimizer, done: float) -> None:
+        """For the share of the run that is done, in [0, 1]."""
         passed = sum(done >= mark for mark in self.decay_at)
         for group in optimiser.param_groups:
-            group["lr"] = self.lr * self.decay**passed
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(self.lr * self.decay**passed)
+            else:
+                group["lr"] = self.lr * self.decay**passed
+
+    def sign(self, variables: Variables) -> None:
+        """The signs of the gradients in their place, if so set."""
         if self.signed:
             for v in variables:
                 if v.grad is not None:
@@ -83,12 +97,14 @@ class Problem:
     Attributes:
         draw: a random start; called once per restart, in order.
         value: the objective of the variables.
-        project: moves the variables back into their bounds, in place.
+        project: moves the variables back into their bounds, in place; of a stack too.
+        values: the objectives of independent variables that are stacked, (r, ...) each, where this is possible.
     """
 
     draw: Callable[[torch.Generator], Variables]
     value: Callable[[Variables], Float[Tensor, ""]]
     project: Callable[[Variables], None]
+    values: Callable[[Variables], Float[Tensor, " r"]] | None = None
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,129 @@
+"""`Search` with all runs of a hypothesis at once: for networks that stack, a fraction of the time on a GPU."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from fedspill.core.errors import BadInput
+from fedspill.core.roles import State, Watch
+from fedspill.inversion.search import Found, Problem, SignedAdam, Variables
+from fedspill.inversion.stack import Stack, captured
+
+READ_EVERY = 16
+"""Iterations between two looks of the host at a CUDA device."""
+
+
+@dataclass(frozen=True)
+class BatchedSearch:
+    """Finds what `Search` finds, up to rounding; needs the memory of all runs at once.
+
+    Attributes:
+        rule: how a step is made, for every run alike.
+        steps: iterations of one run.
+        restarts: runs per hypothesis.
+        tolerance: an objective below this ends the whole search; 0 never does.
+        give_up: (iteration, level): runs above the level after so many iterations have diverged.
+        graph: on a CUDA device an iteration is captured as a CUDA graph; elsewhere this changes nothing.
+    """
+
+    rule: SignedAdam
+    steps: int
+    restarts: int = 1
+    tolerance: float = 0.0
+    give_up: tuple[int, float] | None = None
+    graph: bool = False
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.restarts < 1:
+            raise BadInput(f"steps={self.steps}, restarts={self.restarts}: both must be at least 1")
+
+    def run(self, problems: Sequence[Problem], rng: torch.Generator, watch: Watch) -> Found:
+        """Searches all problems; resumes where the watch has a saved state.
+
+        Raises:
+            BadInput: a problem takes no stack.
+        """
+        state = watch.load()
+        progress = _Progress([math.inf] * len(problems)) if state is None else _Progress(**state["progress"])
+        for index, problem in enumerate(problems):
+            starts = [problem.draw(rng) for _ in range(self.restarts)]
+            if index < progress.problem:
+                continue
+            saved, state = state, None
+            stack = self._stack(problem, [torch.stack(v) for v in zip(*starts, strict=True)])
+            step, ended = self._all_steps(stack, stack.load(dict(saved["stack"])) if saved else 0, progress, watch)
+            progress.take(stack, step)
+            if ended or progress.value < self.tolerance:
+                return progress.found(complete=not ended)
+        return progress.found(complete=True)
+
+    def _stack(self, problem: Problem, starts: Variables) -> Stack:
+        if problem.values is None:
+            raise BadInput("a problem that takes no stack of variables was given to a batched search; use Search")
+        variables = [v.detach().clone().requires_grad_() for v in starts]
+        optimiser = self.rule.optimiser(variables, capturable=variables[0].is_cuda)
+        history = variables[0].new_full((self.steps + 1, self.restarts), math.inf)
+        return Stack(variables, problem.values, optimiser, self.rule.sign, problem.project, history)
+
+    def _all_steps(self, stack: Stack, first: int, progress: "_Progress", watch: Watch) -> tuple[int, bool]:
+        """The last iteration that was evaluated, and whether the budget ended it."""
+        on_host = not stack.variables[0].is_cuda
+        iterate = captured(stack) if self.graph and not on_host else stack.iterate
+        done, total = progress.problem * self.restarts, len(progress.best_by_problem) * self.restarts * self.steps
+        for step in range(first, self.steps + 1):
+            self.rule.set_step_size(stack.optimiser, step / self.steps)
+            (iterate if step < self.steps else stack.evaluate)()
+            stack.history[step].copy_(stack.current)
+            if self.give_up is not None and step == self.give_up[0]:
+                stack.give_up_above(self.give_up[1])
+            if on_host or step % READ_EVERY == 0:
+                best = min(progress.value, float(stack.best_values.min()))
+                watch.progress((done * self.steps) + (step + 1) * self.restarts, total, best)
+                if best < self.tolerance or bool(stack.lost.all()):
+                    return step, False
+            if step == self.steps:
+                break
+            ended = watch.out_of_time()
+            watch.save(lambda step=step: _state(progress, stack, step + 1), last=ended)
+            if ended:
+                return step, True
+        return self.steps, False
+
+
+def _state(progress: "_Progress", stack: Stack, step: int) -> State:
+    return {"progress": dict(progress.__dict__), "stack": stack.state(step)}
+
+
+@dataclass
+class _Progress:
+    """What the hypotheses before gave."""
+
+    best_by_problem: list[float]
+    problem: int = 0
+    best: Variables = field(default_factory=list[Tensor])
+    value: float = math.inf
+    best_problem: int = 0
+    history: list[float] = field(default_factory=list[float])
+    diverged: int = 0
+
+    def take(self, stack: Stack, step: int) -> None:
+        """The outcome of the next hypothesis, after its iteration `step`."""
+        run = int(stack.best_values.argmin())
+        value = float(stack.best_values[run])
+        self.best_by_problem[self.problem] = value
+        self.diverged += int(stack.lost.sum())
+        if value < self.value or not self.best:
+            self.best, self.value = [b[run].clone() for b in stack.best], value
+            self.history, self.best_problem = stack.history[: step + 1, run].tolist(), self.problem
+        self.problem += 1
+
+    def found(self, *, complete: bool) -> Found:
+        """The lowest of all."""
+        best_by_problem = tuple(self.best_by_problem)
+        history = tuple(self.history)
+        return Found(
+            self.best_problem, self.best, self.value, history, best_by_problem, self.diverged, complete=complete
+        )

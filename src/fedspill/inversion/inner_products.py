@@ -1,0 +1,67 @@
+"""Inner products of a gradient of parameters with an observed one and with itself, all that the cosine needs.
+
+Where a layer sees few positions, the gradient itself, an outer product of what enters the layer and of what comes
+back, is larger than its two factors; then neither it nor its cotangent is ever formed (the norm as in Li et al.,
+"Large Language Models Can Be Strong Differentially Private Learners", ICLR 2022, arXiv:2110.05679, section 4).
+"""
+
+from typing import Any, cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+Products = Float[Tensor, "2 r"]
+"""For each of r candidates the inner product with the observed gradient, and the squared norm."""
+
+
+def formed(gradient: Float[Tensor, "r k"], observed: Float[Tensor, " k"]) -> Products:
+    """Of gradients that are there; differentiable once in `gradient`."""
+    return cast("Tensor", _Formed.apply(gradient, observed))
+
+
+def unformed(rows: Float[Tensor, "r p i"], outer: Float[Tensor, "r p o"], image: Float[Tensor, "r p o"]) -> Products:
+    """Of the gradients outer^T rows, from their factors; differentiable once.
+
+    Args:
+        rows: what enters the layer at p positions.
+        outer: the gradients of what leaves it.
+        image: `rows` after the layer with the observed gradient for a weight.
+    """
+    norms = cast("Tensor", _Norms.apply(rows, outer))
+    return torch.stack([(outer * image).sum((1, 2)), norms])
+
+
+def cheaper_unformed(positions: int, inside: int, outside: int) -> bool:
+    """Whether two Gram matrices of the positions cost less than the gradient."""
+    return positions * (inside + outside) < inside * outside
+
+
+class _Formed(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, gradient: Tensor, observed: Tensor) -> Tensor:
+        ctx.save_for_backward(gradient, observed)
+        if len(gradient) == 1:  # products of vectors write nothing
+            one = gradient[0]
+            return torch.stack([torch.dot(one, observed), torch.dot(one, one)])[:, None]
+        return torch.stack([gradient @ observed, (gradient[:, None] @ gradient[:, :, None]).flatten()])
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> Any:
+        gradient, observed = ctx.saved_tensors
+        along, norm = outer[0][:, :, None]
+        return (gradient * (2 * norm)).addcmul_(observed, along), None
+
+
+class _Norms(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, outer: Tensor) -> Tensor:
+        of_rows, of_outer = rows @ rows.transpose(1, 2), outer @ outer.transpose(1, 2)
+        ctx.save_for_backward(rows, outer, of_rows, of_outer)
+        return (of_rows * of_outer).sum((1, 2))
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> Any:
+        rows, leaving, of_rows, of_outer = ctx.saved_tensors
+        twice = 2 * outer[0][:, None, None]
+        return (of_outer * twice) @ rows, (of_rows * twice) @ leaving
