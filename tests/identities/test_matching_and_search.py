@@ -5,6 +5,7 @@ import io
 import pytest
 import torch
 
+from fedspill.attacks.inverting_gradients import InvertingGradients
 from fedspill.core.errors import BadInput, NotApplicable
 from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.local_update import FedAvg, FedSGD, local_update
@@ -13,7 +14,7 @@ from fedspill.core.roles import UNWATCHED, Unwatched
 from fedspill.core.types import Update, UpdateKind
 from fedspill.inversion.distances import DISTANCES
 from fedspill.inversion.matching import Matching, check_observed, protocols
-from fedspill.inversion.priors import total_variation
+from fedspill.inversion.priors import EACH_VARIATION, total_variation
 from fedspill.inversion.search import LBFGS, Problem, Search, SignedAdam
 from tests.worlds import SPEC, batch, conv_bn, mlp
 
@@ -48,6 +49,35 @@ def test_distances_against_one_long_vector() -> None:
 def test_total_variation_by_hand() -> None:
     z = torch.tensor([[[[0.0, 1.0], [3.0, 3.0]]]])
     assert float(total_variation(z)) == pytest.approx((1 + 0) / 2 + (3 + 2) / 2)
+
+
+def test_vectorial_variation_is_a_length_over_channels_and_directions() -> None:
+    z = torch.zeros(2, 2, 2, 2, dtype=torch.float64)
+    z[0, 0, 0, 1], z[0, 1, 1, 0] = 3.0, 4.0
+    found = EACH_VARIATION["vectorial"](z)
+    assert found.tolist() == pytest.approx([5.0, 0.0], abs=2e-3)
+    noise = randn((3, 3, 9, 9), stream(0, "z"), z)
+    smooth = torch.nn.functional.avg_pool2d(noise, 3, 1)
+    assert bool((EACH_VARIATION["vectorial"](smooth) < EACH_VARIATION["vectorial"](noise)).all())
+    assert bool((EACH_VARIATION["vectorial"](2 * noise) < 2.001 * EACH_VARIATION["vectorial"](noise)).all())
+    turned = EACH_VARIATION["vectorial"](noise.transpose(-1, -2))
+    torch.testing.assert_close(turned, EACH_VARIATION["vectorial"](noise))
+
+
+def test_a_relative_prior_weighs_as_much_as_the_distance_that_is_left() -> None:
+    attack = InvertingGradients(tv=0.7, variation="vectorial", relative=True)
+    z = randn((2, 1, 3, 6, 6), stream(0, "z"), torch.zeros((), dtype=torch.float64))
+    small, large = torch.tensor([1e-3, 0.5], dtype=z.dtype), torch.tensor([2e-3, 1.0], dtype=z.dtype)
+    variation = EACH_VARIATION["vectorial"](z)
+    torch.testing.assert_close(attack._objective(small, z), small * (0.7 * variation).exp())
+    torch.testing.assert_close(attack._objective(large, z), 2 * attack._objective(small, z))
+    assert attack._objective(torch.zeros_like(small), z).tolist() == [0.0, 0.0]
+
+
+def test_the_cosine_schedule_falls_from_the_first_step_to_none() -> None:
+    rule = SignedAdam(lr=0.6, schedule="cosine")
+    assert [rule.step_size(t) for t in (0.0, 0.5, 1.0)] == pytest.approx([0.6, 0.3, 0.0])
+    assert [SignedAdam().step_size(t) for t in (0.0, 0.4, 0.7, 1.0)] == pytest.approx([0.1, 0.01, 1e-3, 1e-4])
 
 
 def test_what_can_not_be_matched_is_refused() -> None:

@@ -6,7 +6,7 @@ Nothing here knows the truth: a run is judged by the value that it minimises, wh
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -16,17 +16,26 @@ from fedspill.core.errors import BadInput
 from fedspill.core.roles import State, Watch
 
 Variables = list[Tensor]
+Schedule = Literal["drops", "cosine"]
 
 
 @dataclass(frozen=True)
 class SignedAdam:
-    """Adam on the sign of the gradient, or on the gradient itself, with a step decay.
+    """Adam on the sign of the gradient, or on the gradient itself, with a step size that falls.
 
     Defaults are those of Inverting Gradients, appendix C: times 0.1 after 3/8, 5/8 and 7/8 of the run.
+
+    Attributes:
+        lr: the first step size.
+        signed: take the sign.
+        schedule: "drops", or "cosine": from `lr` to 0 (Loshchilov and Hutter 2017, arXiv 1608.03983).
+        decay_at: where it drops, in shares of the run.
+        decay: what it is multiplied by.
     """
 
     lr: float = 0.1
     signed: bool = True
+    schedule: Schedule = "drops"
     decay_at: tuple[float, ...] = (3 / 8, 5 / 8, 7 / 8)
     decay: float = 0.1
 
@@ -44,12 +53,18 @@ class SignedAdam:
 
     def set_step_size(self, optimiser: torch.optim.Optimizer, done: float) -> None:
         """For the share of the run that is done, in [0, 1]."""
-        passed = sum(done >= mark for mark in self.decay_at)
+        size = self.step_size(done)
         for group in optimiser.param_groups:
             if isinstance(group["lr"], Tensor):
-                group["lr"].fill_(self.lr * self.decay**passed)
+                group["lr"].fill_(size)
             else:
-                group["lr"] = self.lr * self.decay**passed
+                group["lr"] = size
+
+    def step_size(self, done: float) -> float:
+        """For the share of the run that is done, in [0, 1]."""
+        if self.schedule == "cosine":
+            return self.lr * 0.5 * (1 + math.cos(math.pi * done))
+        return self.lr * self.decay ** sum(done >= mark for mark in self.decay_at)
 
     def sign(self, variables: Variables) -> None:
         """The signs of the gradients in their place, if so set."""
