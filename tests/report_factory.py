@@ -290,9 +290,8 @@ def with_bins(audit: AuditReport) -> tuple[AuditReport, dict[str, Tensor]]:
         Reading(origin="other 2", mark="unsure", confidence=0.1, unscored=1, holds=[1]),
     ]
     predicted = Predicted(n=4, predicted=3, exact=2, both=2)
-    changed = trial.model_copy(
-        update={"readings": read, "predicted": predicted, "notes": [THEORY], "added_parameters": 500}
-    )
+    more = {"readings": read, "predicted": predicted, "notes": [THEORY], "added_parameters": 500}
+    changed = trial.model_copy(update=more)
     found = audit.environment.model_copy(update={"parameters": 10_000})
     tensors = {
         f"rebuilt/{trial.name}": torch.rand(4, 3, 8, 8, generator=stream(0, "bins")),

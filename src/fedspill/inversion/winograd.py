@@ -9,6 +9,7 @@ t * t products of matrices between two fixed linear maps. All derivatives have t
 matching, which makes seven convolutions out of one, saves in all of them.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -95,12 +96,12 @@ def transformed_adjoint(gradient: Float[Tensor, "places k"], m: int) -> Float[Te
 
 def input_tiles(tiling: Tiling, x: Float[Tensor, "n i h w"]) -> Float[Tensor, "places count i"]:
     """`tiles`, differentiable any number of times."""
-    return cast("Tensor", _Tiles.apply(tiling, x))
+    return cast("Tensor", _Linear.apply(tiling, x, tiles, tiles_adjoint))
 
 
 def output_of(tiling: Tiling, y: Float[Tensor, "places count o"]) -> Float[Tensor, "n o height width"]:
     """`assemble`, differentiable any number of times."""
-    return cast("Tensor", _Assemble.apply(tiling, y))
+    return cast("Tensor", _Linear.apply(tiling, y, assemble, assemble_adjoint))
 
 
 def convolve(x: Float[Tensor, "n i h w"], weight: Float[Tensor, "o i 3 3"], m: int, padding: int = 0) -> Tensor:
@@ -150,45 +151,17 @@ def assemble_adjoint(tiling: Tiling, y: Float[Tensor, "n c h w"]) -> Float[Tenso
     return (_matrix("output", m, y).T @ parts).view(tiling.t**2, tiling.count, -1)
 
 
-class _Tiles(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, tiling: Tiling, x: Tensor) -> Tensor:
-        ctx.tiling = tiling
-        return tiles(tiling, x)
-
-    @staticmethod
-    def backward(ctx: Any, *outer: Tensor) -> Any:
-        return None, _TilesAdjoint.apply(ctx.tiling, outer[0])
+TilingMap = Callable[[Tiling, Tensor], Tensor]
 
 
-class _TilesAdjoint(torch.autograd.Function):
+class _Linear(torch.autograd.Function):
+    """A linear map whose derivative is its transpose, and so on."""
+
     @staticmethod
-    def forward(ctx: Any, tiling: Tiling, x: Tensor) -> Tensor:
-        ctx.tiling = tiling
-        return tiles_adjoint(tiling, x)
+    def forward(ctx: Any, tiling: Tiling, x: Tensor, function: TilingMap, adjoint: TilingMap) -> Tensor:
+        ctx.tiling, ctx.function, ctx.adjoint = tiling, function, adjoint
+        return function(tiling, x)
 
     @staticmethod
     def backward(ctx: Any, *outer: Tensor) -> Any:
-        return None, _Tiles.apply(ctx.tiling, outer[0])
-
-
-class _Assemble(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, tiling: Tiling, x: Tensor) -> Tensor:
-        ctx.tiling = tiling
-        return assemble(tiling, x)
-
-    @staticmethod
-    def backward(ctx: Any, *outer: Tensor) -> Any:
-        return None, _AssembleAdjoint.apply(ctx.tiling, outer[0])
-
-
-class _AssembleAdjoint(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, tiling: Tiling, x: Tensor) -> Tensor:
-        ctx.tiling = tiling
-        return assemble_adjoint(tiling, x)
-
-    @staticmethod
-    def backward(ctx: Any, *outer: Tensor) -> Any:
-        return None, _Assemble.apply(ctx.tiling, outer[0])
+        return None, _Linear.apply(ctx.tiling, outer[0], ctx.adjoint, ctx.function), None, None
