@@ -12,18 +12,23 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fedspill.core.errors import BadInput
+from fedspill.core.errors import BadInput, NotApplicable
 from fedspill.core.knowledge import ServerKnowledge
+from fedspill.core.local_update import FedSGD
 from fedspill.core.rng import randn
 from fedspill.core.roles import UNWATCHED, Attack, Card, Watch
 from fedspill.core.types import Reconstruction, Update
 from fedspill.inversion.batched_search import BatchedSearch
 from fedspill.inversion.distances import DISTANCES, DistanceName
 from fedspill.inversion.hypotheses import Hypothesis, Unknowns, hypotheses
+from fedspill.inversion.known_activations import KnownActivations, known_activations
 from fedspill.inversion.matching import Matching, check_observed
-from fedspill.inversion.outcome import conclude
+from fedspill.inversion.outcome import conclude, concluded
 from fedspill.inversion.priors import EACH_VARIATION, Variation
 from fedspill.inversion.search import LBFGS, Problem, Schedule, Search, SignedAdam, StepRule
+
+EXACT = 1e-3
+"""Share of a blank image's distance below which a picture from the activations alone needs no search."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,9 @@ class InvertingGradients:
         unknowns: how to guess what the server was not granted.
         converged_below: share of a blank image's cosine distance of updates below which the search calls itself
             converged.
+        analytic: of one example's gradient in eval mode, first recover exactly as many layers' activations as it
+            determines (`fedspill.inversion.recursion`). Where these determine the picture, there is nothing to search
+            for; where they do not, a candidate's activations must agree with them as well. Not in the paper.
     """
 
     steps: int = 4800
@@ -67,6 +75,7 @@ class InvertingGradients:
     graph: bool = False
     unknowns: Unknowns = Unknowns()
     converged_below: float = 0.1
+    analytic: bool = False
 
     def reconstruct(
         self, update: Update, knowledge: ServerKnowledge, rng: torch.Generator, watch: Watch = UNWATCHED
@@ -74,12 +83,36 @@ class InvertingGradients:
         """Searches for images whose update points where the observed one does."""
         observed = check_observed(update, knowledge.model)
         tried = hypotheses(observed, knowledge, self.unknowns, rng)
+        known, note = self._known(observed, knowledge, tried)
+        if known is not None:  # nothing of the kind follows from the gradient of several examples
+            tried = [h for h in tried if h.num_examples == 1]
         matchings = [self._matching(observed, knowledge, h) for h in tried]
-        problems = [self._problem(m, h) for m, h in zip(matchings, tried, strict=True)]
+        if known is not None and known.suffices:
+            z, labels = known.inverted(rng, watch), self._given(tried[0], knowledge)
+            found = concluded(matchings[0], z, labels, tried, self.converged_below)
+            if found.confidence is not None and float(found.confidence.min()) > 1 - EXACT:
+                return replace(found, notes=(*found.notes, note))
+        problems = [self._problem(m, h, known) for m, h in zip(matchings, tried, strict=True)]
         found = self._search().run(problems, rng, watch)
         kept = tried[found.problem]
         labels = self._given(kept, knowledge)
-        return conclude(matchings[found.problem], found.variables[0], labels, found, tried, self.converged_below)
+        result = conclude(matchings[found.problem], found.variables[0], labels, found, tried, self.converged_below)
+        return replace(result, notes=(*result.notes, note)) if note else result
+
+    def _known(
+        self, observed: Update, knowledge: ServerKnowledge, tried: list[Hypothesis]
+    ) -> tuple[KnownActivations | None, str]:
+        """What the gradient tells exactly, and a note on it."""
+        if not self.analytic:
+            return None, ""
+        single = [h for h in tried if h.num_examples == 1 and isinstance(h.training, FedSGD)]
+        if not single:
+            return None, "No activation was recovered exactly: this needs the gradient of a single example."
+        try:
+            known = known_activations(knowledge.model, observed.values)
+        except NotApplicable as error:
+            return None, f"No activation was recovered exactly: {error}."
+        return known, f"Recovered exactly from the gradient, layer by layer: {', '.join(known.values)}."
 
     def _matching(self, observed: Update, knowledge: ServerKnowledge, hypothesis: Hypothesis) -> Matching:
         return Matching(knowledge.model, observed, hypothesis.training, knowledge.num_clients, DISTANCES[self.distance])
@@ -98,7 +131,7 @@ class InvertingGradients:
         assert hypothesis.labels is not None, "hypotheses() infers what was not granted"
         return hypothesis.labels.to(knowledge.model.like.device)
 
-    def _problem(self, matching: Matching, hypothesis: Hypothesis) -> Problem:
+    def _problem(self, matching: Matching, hypothesis: Hypothesis, known: KnownActivations | None) -> Problem:
         model, spec = matching.model, matching.model.input
         assert hypothesis.labels is not None, "hypotheses() infers what was not granted"
         labels = hypothesis.labels.to(model.like.device)
@@ -107,10 +140,14 @@ class InvertingGradients:
             return [randn((hypothesis.num_examples, *spec.encoded_shape), rng, model.like)]
 
         def value(variables: list[Tensor]) -> Float[Tensor, ""]:
-            return self._objective(matching(variables[0], labels)[None], variables[0][None])[0]
+            distance = matching(variables[0], labels)
+            distance = distance if known is None else distance + known.distance(variables[0])
+            return self._objective(distance[None], variables[0][None])[0]
 
         def values(variables: list[Tensor]) -> Float[Tensor, " r"]:
-            return self._objective(matching.each(variables[0], labels), variables[0])
+            distances = matching.each(variables[0], labels)
+            distances = distances if known is None else distances + known.distances(variables[0])
+            return self._objective(distances, variables[0])
 
         like = model.like.new_empty(spec.encoded_shape)
         low, high = (spec.project(torch.full_like(like, end)) for end in (-math.inf, math.inf))
@@ -144,7 +181,16 @@ CARD: Card[Attack] = Card(
     presets={
         "paper": _PAPER,
         "quick": replace(_PAPER, steps=240),
-        "strong": replace(_PAPER, steps=24_000, restarts=4),
+        "strong": replace(
+            _PAPER,
+            steps=480,
+            lr=0.3,
+            schedule="cosine",
+            tv=0.7,
+            variation="vectorial",
+            relative=True,
+            analytic=True,
+        ),
         # Table 1 (appendix C, table 4)
         "paper_lenet_untrained": replace(_PAPER, tv=1e-2),
         "paper_lenet_trained": replace(_PAPER, tv=1e-3),

@@ -42,6 +42,12 @@ def conclude(
     )
 
 
+def concluded(matching: Matching, z: Tensor, labels: Tensor, tried: list[Hypothesis], level: float) -> Reconstruction:
+    """`conclude` of an image that was found without a search."""
+    value = _distance(matching, z, labels)
+    return conclude(matching, z, labels, Found(0, [z], value, (value,), (value,), 0, True), tried, level)
+
+
 def _distance(matching: Matching, z: Tensor, labels: Tensor) -> float:
     """In float64 where the numbers are summed, since 1 - cosine loses what is below the rounding of 1."""
     guess = aggregate_update(matching.model, z.detach(), labels.detach(), matching.training, matching.clients)

@@ -1,0 +1,96 @@
+"""A convolution's geometry, its patches, and how the gradient of its weight depends on its input."""
+
+from dataclasses import dataclass
+from math import prod
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+Pair = tuple[int, int]
+INDEPENDENT = 1e-10
+"""Share of the largest eigenvalue of the patches' products from which on they are independent."""
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Sizes of a convolution with zero padding.
+
+    Attributes:
+        output: (h', w').
+        rest: rows and columns at the end of the padded input that no patch reaches.
+    """
+
+    output: Pair
+    stride: Pair
+    padding: Pair
+    dilation: Pair
+    rest: Pair
+
+
+def is_plain(layer: nn.Conv2d) -> bool:
+    """One group, padded with zeros: what this module can do."""
+    return layer.groups == 1 and layer.padding_mode == "zeros"
+
+
+def geometry(layer: nn.Conv2d, inside: torch.Size) -> Geometry:
+    """Of the layer on an input (1, i, h, w)."""
+    ways = range(2)
+    padding = [_padding(layer, w) for w in ways]
+    reach = [inside[2 + w] + 2 * padding[w] - layer.dilation[w] * (layer.kernel_size[w] - 1) - 1 for w in ways]
+    output, rest = ([f(reach[w], layer.stride[w]) for w in ways] for f in (_steps, int.__mod__))
+    return Geometry(_pair(output), _pair(layer.stride), _pair(padding), _pair(layer.dilation), _pair(rest))
+
+
+def _padding(layer: nn.Conv2d, way: int) -> int:
+    if layer.padding == "same":
+        return layer.dilation[way] * (layer.kernel_size[way] - 1) // 2
+    return 0 if isinstance(layer.padding, str) else layer.padding[way]
+
+
+def _steps(reach: int, stride: int) -> int:
+    return reach // stride + 1
+
+
+def _pair(values: list[int] | tuple[int, ...]) -> Pair:
+    first, second = values
+    return first, second
+
+
+def spread(
+    at: Float[Tensor, "n o p q"], kernels: Float[Tensor, "o i k l"], shape: Geometry
+) -> Float[Tensor, "n i h w"]:
+    """The transposed convolution, onto the input's pixels."""
+    return functional.conv_transpose2d(
+        at, kernels, stride=shape.stride, padding=shape.padding, output_padding=shape.rest, dilation=shape.dilation
+    )
+
+
+def patches(x: Float[Tensor, "1 i h w"], layer: nn.Conv2d) -> Float[Tensor, "d p"]:
+    """What the layer sees, one column per position, in the order of its flattened weight."""
+    shape = geometry(layer, x.shape)
+    return functional.unfold(x, layer.kernel_size, shape.dilation, shape.padding, shape.stride)[0]
+
+
+def design(cotangent: Float[Tensor, "1 o p q"], layer: nn.Conv2d, inside: torch.Size) -> Float[Tensor, "e f"]:
+    """The matrix from one channel of the input (f = h * w) to its part of the weight's gradient (e = o * k * l)."""
+    size = prod(layer.kernel_size)
+    taps = torch.eye(size, dtype=cotangent.dtype, device=cotangent.device).reshape(1, size, *layer.kernel_size)
+    return spread(cotangent[0][:, None], taps, geometry(layer, inside)).flatten(2).flatten(0, 1)
+
+
+def cotangent_of(
+    gradient: Float[Tensor, "o i k l"], x: Float[Tensor, "1 i h w"], layer: nn.Conv2d
+) -> Float[Tensor, "1 o p q"] | None:
+    """The derivative by the layer's output, from its input and its weight's gradient; None if this is not unique."""
+    if not is_plain(layer):
+        return None
+    seen = patches(x, layer)
+    if seen.shape[1] > seen.shape[0]:
+        return None
+    values, vectors = torch.linalg.eigh(seen.T @ seen)
+    if values[0] < INDEPENDENT * values[-1]:
+        return None
+    found = gradient.flatten(1) @ seen @ (vectors / values) @ vectors.T
+    return found.reshape(1, len(gradient), *geometry(layer, x.shape).output)
