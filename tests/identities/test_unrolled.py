@@ -4,9 +4,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
 from fedspill.core.errors import BadInput
 from fedspill.core.local_update import FedAvg, aggregate_update, local_update
+from fedspill.core.model import Model
 from fedspill.core.rng import randn, stream
 from fedspill.inversion import matching as matching_module
 from fedspill.inversion import unrolled as module
@@ -29,6 +31,12 @@ PROTOCOLS = [
     replace(HEAVY, trainable=("*.weight",)),
 ]
 
+MODELS = {
+    "conv": conv_bn(dtype=DOUBLE),
+    "conv in train mode": conv_bn(training=True, dtype=DOUBLE),
+    "relu": relu_mlp(dtype=DOUBLE),
+}
+
 
 def draw(n: int, soft: bool) -> tuple[torch.Tensor, torch.Tensor]:
     rng = stream(5, "test", "unrolled")
@@ -40,7 +48,7 @@ def draw(n: int, soft: bool) -> tuple[torch.Tensor, torch.Tensor]:
 @pytest.mark.parametrize("states", [module.STATES, 0])
 @pytest.mark.parametrize("soft", [False, True])
 @pytest.mark.parametrize("clients", [1, 2])
-@pytest.mark.parametrize("model", [conv_bn(dtype=DOUBLE), relu_mlp(dtype=DOUBLE)], ids=["conv", "relu"])
+@pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
 @pytest.mark.parametrize("training", PROTOCOLS)
 def test_it_is_the_product_of_the_graph_of_all_steps(monkeypatch, training, model, clients, soft, states) -> None:
     monkeypatch.setattr(module, "STATES", states)
@@ -68,9 +76,10 @@ def test_a_parameter_without_a_direction_counts_as_zero() -> None:
     torch.testing.assert_close(pullback({"1.bias": zeros["1.bias"]}), pullback(zeros))
 
 
+@pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("clients", [1, 2])
-def test_the_objective_is_the_same_with_and_without_the_graph(monkeypatch, clients) -> None:
-    model, private = conv_bn(dtype=DOUBLE), batch(4, dtype=DOUBLE)
+def test_the_objective_is_the_same_with_and_without_the_graph(monkeypatch, clients, training) -> None:
+    model, private = conv_bn(training=training, dtype=DOUBLE), batch(4, dtype=DOUBLE)
     observed, (z, labels) = local_update(model, private, HEAVY), draw(4, True)
     found = []
     for graphs in (1 << 40, 0):
@@ -85,15 +94,38 @@ def test_the_objective_is_the_same_with_and_without_the_graph(monkeypatch, clien
         torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-11 * float(want.abs().max()))
 
 
-def test_graphs_are_kept_in_train_mode_and_where_they_are_small(monkeypatch) -> None:
+def test_graphs_are_kept_where_they_are_small(monkeypatch) -> None:
     z, labels = draw(4, False)
     size = graph_bytes(conv_bn(dtype=DOUBLE), z[:2], labels[:2], HEAVY)
     for clients, steps in ((1, 6), (2, 6)):  # of all clients together
         for limit, expected in ((steps * size, False), (steps * size - 1, True)):
             monkeypatch.setattr(module, "GRAPHS", limit)
             assert pays(conv_bn(dtype=DOUBLE), z, labels, HEAVY, clients) is expected
-    assert not pays(conv_bn(training=True, dtype=DOUBLE), z, labels, HEAVY, 1)
     assert not pays(conv_bn(dtype=DOUBLE), z, labels, FedAvg(), 1)
+
+
+class Counting(nn.Module):
+    """A layer that reads what its last step wrote."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("steps", torch.ones(()))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            self.steps += 1
+        return x * self.steps
+
+
+@pytest.mark.parametrize("layer", [nn.Dropout(0.5), Counting()])
+def test_graphs_are_kept_of_steps_that_may_not_be_computed_twice(monkeypatch, layer) -> None:
+    monkeypatch.setattr(module, "GRAPHS", 0)
+    with torch.random.fork_rng():
+        net = nn.Sequential(nn.Flatten(), layer, nn.Linear(192, 10))
+        z, labels = draw(2, False)
+        for training in (False, True):
+            model = Model.of(net, SPEC, training=training).to("cpu", DOUBLE)
+            assert pays(model, z, labels, PLAIN, 1) is not training
 
 
 def test_the_bytes_of_a_step_hold_its_activations() -> None:

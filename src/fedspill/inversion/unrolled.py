@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fedspill.core.local_steps import FedAvg, LocalState, first_state, local_step, loss_gradients, minibatches
 from fedspill.core.local_update import equal_shares
@@ -29,6 +29,7 @@ from fedspill.inversion.evaluation import product
 Pullback = Callable[[Params], list[Tensor]]
 """A cotangent of an update, by name and 0 where lacking, to the gradients of those of (z, labels) that require one."""
 
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 GRAPHS = 3 << 27
 """Bytes of the graphs of all local steps past which they are not kept: it saves memory and costs time (1.1 to 1.3)."""
 STATES = 1 << 29
@@ -42,7 +43,7 @@ def unrolled(model: Model, z: Tensor, labels: Tensor, training: FedAvg, clients:
     between steps are too large to be kept.
 
     Args:
-        model: in eval mode; a step that is computed twice must give the same.
+        model: in eval mode, or `repeatable`.
         z: examples (n, ...) of `clients` clients, equal and consecutive shares.
 
     Raises:
@@ -61,16 +62,25 @@ def unrolled(model: Model, z: Tensor, labels: Tensor, training: FedAvg, clients:
 
 
 def pays(model: Model, z: Tensor, labels: Tensor, training: FedAvg, clients: int) -> bool:
-    """Whether the graphs of all local steps are large, judged by that of one; always False in train mode.
-
-    There a step may not be computed twice: dropout draws anew, and a layer may read what the last step wrote.
-    """
+    """Whether the graphs of all local steps are large, judged by that of one, and steps may be computed twice."""
     share = equal_shares(len(z), clients)[0]
     steps = training.local_steps(len(z[share])) * clients
-    if model.training or steps == 1:
-        return False
     part = minibatches(training, len(z[share]))[0]
+    if steps == 1 or (model.training and not repeatable(model, z[part].detach())):
+        return False
     return steps * graph_bytes(model, z[part], labels[part], training) > GRAPHS
+
+
+def repeatable(model: Model, z: Tensor) -> bool:
+    """Whether a step in train mode may be computed twice, with the buffers that it had, which count as constants.
+
+    Not with dropout, which draws anew; nor with buffers of other layers than BatchNorm, which may be read after they
+    were written.
+    """
+    owners = [m for m in model.module.modules() if next(m.buffers(recurse=False), None) is not None]
+    with torch.no_grad():
+        logits = [model.logits(model.params, z) for _ in range(2)]
+    return all(isinstance(m, BATCH_NORMS) for m in owners) and torch.equal(*logits)
 
 
 def graph_bytes(model: Model, z: Tensor, labels: Tensor, training: FedAvg) -> int:
