@@ -43,7 +43,7 @@ def _common(parser: argparse.ArgumentParser) -> None:
 def _cost(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--lines", nargs="+", choices=list(LINES), default=list(LINES))
     parser.add_argument(
-        "--seconds", type=float, default=4.0, help="of counted iterations of a point, at least 3 of them"
+        "--seconds", type=float, default=2.0, help="of counted iterations of a point, at least 3 of them"
     )
     parser.add_argument("--most", type=int, default=None, help="points of a line, from the smallest; all by default")
     parser.add_argument("--worker", nargs=2, metavar=("LINE", "X"), default=None, help=argparse.SUPPRESS)
