@@ -21,8 +21,11 @@ def plot(lines: "dict[str, Measured]", path: Path) -> None:
     size = (WIDTH * len(groups), HEIGHT * 2)
     figure, axes = plt.subplots(2, len(groups), figsize=size, squeeze=False, sharex="col")
     for number, group in enumerate(groups):
-        for one in (m for m in lines.values() if m.line.group == group):
+        members = [one for one in lines.values() if one.line.group == group]
+        for one in members:
             _draw((axes[0][number], axes[1][number]), one)
+        xs = sorted({x for one in members for x in one.xs})
+        axes[1][number].set_xticks(xs, [f"{x:.0f}" for x in xs])
         axes[0][number].legend(fontsize=6)
         axes[1][number].set_xlabel(group)
     axes[0][0].set_ylabel("seconds")
@@ -38,6 +41,5 @@ def _draw(axes: "tuple[plt.Axes, plt.Axes]", one: "Measured") -> None:
     for axis, ys, found in zip(axes, values, laws, strict=True):
         axis.plot(one.xs, ys, marker="o", markersize=3, label=f"{one.line.title}: {found.exponent:.2f}")
         axis.set(xscale="log", yscale="log")
-        axis.set_xticks(one.xs, [f"{x:.0f}" for x in one.xs])
         axis.minorticks_off()
         axis.grid(alpha=0.3)
