@@ -36,7 +36,7 @@ def conditions(args: argparse.Namespace) -> dict[str, Any]:
         with contextlib.suppress(PackageNotFoundError):
             found[name] = version(name)
     return {
-        "command": f"python -m benchmarks.matching {told(sys.argv[1:])}",
+        "command": f"python -m benchmarks.{getattr(args, 'benchmark', 'matching')} {told(sys.argv[1:])}",
         "day": datetime.now(UTC).date().isoformat(),
         "versions": {**found, "torch": torch.__version__, "python": platform.python_version()},
         "device": device_name(args.device),

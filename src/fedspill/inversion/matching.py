@@ -17,6 +17,7 @@ from fedspill.inversion.distances import Distance, cosine_distance, cotangent, s
 from fedspill.inversion.evaluation import evaluated, product
 from fedspill.inversion.lean import LARGE, lean
 from fedspill.inversion.tapped import TappedNetwork
+from fedspill.inversion.unrolled import Pullback, pays, unrolled
 
 Valued = tuple[Tensor, list[Tensor | None]]
 """A value, and its gradients, None for what requires none."""
@@ -57,12 +58,12 @@ class Matching:
         if network is not None and network.pays and network.agrees(labels):
             return _differentiated(lambda z, labels: network.distances(z[None], labels)[0], z, labels)
         wanted = [v for v in (z, labels) if v.requires_grad]
-        guess = self._update(z, labels, create_graph=bool(wanted))
+        guess, pullback = self._update(z, labels, wanted)
         value, direction, factor = cotangent(
             self.distance, {k: v.detach() for k, v in guess.items()}, self.observed.values
         )
         scale = self._scale(len(z))
-        found = product([guess[k] for k in self.observed.values], direction, wanted) if wanted else []
+        found = pullback(dict(zip(self.observed.values, direction, strict=True))) if wanted else []
         return value * scale, _placed(found, [z, labels], factor * scale)
 
     @cached_property
@@ -70,16 +71,33 @@ class Matching:
         possible = isinstance(self.training, FedSGD) and self.distance is cosine_distance and not self.model.training
         return TappedNetwork(self.model, self.observed.values) if possible else None
 
-    def _update(self, z: Tensor, labels: Tensor, *, create_graph: bool) -> Params:
-        if len(z) not in self._models:
+    def _update(self, z: Tensor, labels: Tensor, wanted: list[Tensor]) -> tuple[Params, Pullback]:
+        """The update of a candidate, and its vector-Jacobian product, of many local steps without their graph."""
+        model, training = self._lean(len(z)), self.training
+        if wanted and isinstance(training, FedAvg) and self._pays_to_unroll(model, z, labels, training):
+            return unrolled(model, z, labels, training, self.clients)
+        guess = aggregate_update(model, z, labels, training, self.clients, create_graph=bool(wanted)).values
+        return guess, lambda direction: product([guess[k] for k in direction], list(direction.values()), wanted)
+
+    def _pays_to_unroll(self, model: Model, z: Tensor, labels: Tensor, training: FedAvg) -> bool:
+        if len(z) not in self._unrolled:
+            self._unrolled[len(z)] = pays(model, z, labels, training, self.clients)
+        return self._unrolled[len(z)]
+
+    def _lean(self, n: int) -> Model:
+        if n not in self._models:
             large = sum(v.numel() for v in self.observed.values.values()) >= LARGE
-            self._models[len(z)] = lean(self.model, len(z) // self.clients) if large else self.model
-        model = self._models[len(z)]
-        return aggregate_update(model, z, labels, self.training, self.clients, create_graph=create_graph).values
+            self._models[n] = lean(self.model, n // self.clients) if large else self.model
+        return self._models[n]
 
     @cached_property
     def _models(self) -> dict[int, Model]:
         """The model in the cheapest arithmetic, by the number of examples."""
+        return {}
+
+    @cached_property
+    def _unrolled(self) -> dict[int, bool]:
+        """Whether the graphs of local steps are too large to be kept, by the number of examples."""
         return {}
 
     def _scale(self, n: int) -> float:
