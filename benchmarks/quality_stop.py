@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fedspill.inversion.quality import EXPLAINED_AT, combined, explained
+from fedspill.inversion.quality import EXPLAINED_AT, SHARED, combined, explained
 
 Point = dict[str, Any]
 Rule = Callable[[Point], float]
@@ -23,7 +23,7 @@ RULES: dict[str, Rule] = {
     "agreement - 3 dB": lambda p: p["agreement"] - 3,
     "share of the blank image's distance": lambda p: explained(min(p["left"])),
     "both, the lower": lambda p: combined(p["agreement"], min(p["left"])),
-    "stall: the best moved less over 18 iterations": lambda p: min(p["moved"][-3]) - 6 if len(p["moved"]) > 2 else 0.0,
+    "stall: moved less over 18 iterations, 6 dB off": lambda p: (p["moved"] or 0.0) - 6,
 }
 
 
@@ -69,8 +69,10 @@ def main() -> None:
         for case in dict.fromkeys(k.rpartition(",")[0] for k in traces):
             rows += [f"## {case}", *table({k: t for k, t in traces.items() if k.rpartition(",")[0] == case}, RULES)]
         print("\n".join(rows))
-    print(f"{len(traces)} traces, constant {EXPLAINED_AT} dB")
-    print("\n".join(table(traces, RULES)))
+    print(f"{len(traces)} traces; constants {EXPLAINED_AT:g} and {SHARED:g} dB")
+    for what, odd in (("the constants were chosen on", 0), ("the others", 1)):
+        half = {k: t for k, t in traces.items() if int(k.rpartition(",")[2]) // 100 % 2 == odd}
+        print(f"\n{what}: {len(half)}\n" + "\n".join(table(half, RULES)))
 
 
 if __name__ == "__main__":

@@ -64,7 +64,7 @@ def test_agreement_of_independent_errors_is_half_a_bit_below_the_quality() -> No
 def test_the_estimate_needs_runs_that_agree_and_an_update_that_is_explained() -> None:
     assert explained(1e-3) == pytest.approx(explained(1e-2) + 10)
     assert combined(30.0, 1.0) == explained(1.0) < 10
-    assert combined(11.0, 1e-6) == 11.0
+    assert 8 < combined(11.0, 1e-6) < 11
     assert explained(0.0) == 100.0
     assert combined(40.0, math.inf) == -math.inf
 
@@ -143,7 +143,7 @@ def test_inverting_gradients_stops_early_where_it_succeeds_and_says_so() -> None
     assert any("by its own estimate, which is no bound" in note for note in found.notes)
     error = (found.inputs - batch(1).inputs).pow(2).mean()
     assert float(-10 * error.log10()) > 19.0
-    assert len(attacked(mlp(), 200, None).objective) == 201
+    assert len(found.objective) < len(attacked(mlp(), 200, None).objective)
 
 
 def test_inverting_gradients_goes_on_where_it_does_not_succeed() -> None:

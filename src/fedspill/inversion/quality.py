@@ -12,8 +12,10 @@ from fedspill.core.inputs import ImageSpec
 from fedspill.inversion.matching import Matching
 from fedspill.inversion.outcome import distance_to
 
-EXPLAINED_AT = 4.0
+EXPLAINED_AT = 0.0
 """dB that images seem to have whose update is as far from the observed one as a blank image's (calibrated)."""
+SHARED = 2.0
+"""dB by which runs agree better than they are right, for the errors that they share (calibrated)."""
 CAP = 100.0
 """dB; as PSNR is capped elsewhere."""
 
@@ -45,7 +47,7 @@ def explained(left: float) -> float:
 
 def combined(agreement: float, left: float) -> float:
     """The estimate in dB: runs must agree, and the update must be explained (docs/performance.md)."""
-    return min(agreement, explained(left))
+    return min(agreement - SHARED, explained(left))
 
 
 def estimator(matching: Matching, labels: Tensor) -> Callable[[list[Tensor]], float] | None:
