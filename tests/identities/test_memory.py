@@ -104,6 +104,7 @@ def test_the_demand_of_many_is_known_from_few(protocol, n: int, clients: int, tr
 def free(monkeypatch: pytest.MonkeyPatch, size: float) -> None:
     monkeypatch.setattr(room, "free_bytes", lambda device: int(size))
     monkeypatch.setattr(room, "NEGLIGIBLE", 0)
+    monkeypatch.setattr(room, "COPIES", 0)
 
 
 def test_a_batch_that_does_not_fit_is_taken_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:

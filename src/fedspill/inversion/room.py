@@ -16,8 +16,10 @@ from fedspill.inversion.evaluation import ValueAndGradients
 Way = Literal["whole", "stack", "parts"]
 """All examples of a candidate at once; those of several candidates at once; some of a candidate's at a time."""
 
-USABLE = 0.8
-"""Share of the free memory that an evaluation may take: scratch space inside operators is not counted."""
+USABLE = 0.7
+"""Share of the free memory that an evaluation may take by what is counted: scratch space inside operators is not."""
+COPIES = 8
+"""Of the update that a process was seen to hold beside: copies of the network, what the allocator keeps."""
 NEGLIGIBLE = 1 << 18
 """Numbers in parameters and inputs, over all steps, below which no machine runs out of memory."""
 IN_STEPS = (
@@ -67,7 +69,7 @@ class Room:
         key = (len(z), z.shape[1])
         if key not in self._side_by_side:
             need = 0 if self._is_small(z.flatten(0, 1)) else self._demand(z[0], labels, "stack").of(len(z))
-            self._side_by_side[key] = need <= USABLE * free_bytes(z.device)
+            self._side_by_side[key] = need <= self._usable(z)
         return self._side_by_side[key]
 
     def need(self, z: Float[Tensor, "n ..."], labels: Tensor, together: int = 1) -> int:
@@ -85,14 +87,17 @@ class Room:
         if self._is_small(z):
             return None
         need, free = self._demand(z, labels, "whole").of(size, steps), free_bytes(z.device)
-        if need <= USABLE * free:
+        if need <= self._usable(z):
             return None
         if steps > 1 or self.batch_statistics:
             raise self._too_much(len(z), need, free, IN_STEPS if steps > 1 else IN_TRAINING)
         parts = self._demand(z, labels, "parts")
-        if parts.most(USABLE * free) < 1:
+        if parts.most(self._usable(z)) < 1:
             raise self._too_much(len(z), parts.of(1), free, BY_EXAMPLES)
-        return min(parts.most(USABLE * free), len(z))
+        return min(parts.most(self._usable(z)), len(z))
+
+    def _usable(self, z: Tensor) -> float:
+        return USABLE * free_bytes(z.device) - COPIES * self.parameters * z.element_size()
 
     def _too_much(self, n: int, need: int, free: int, why: str) -> BadInput:
         return BadInput(
