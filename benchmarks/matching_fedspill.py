@@ -9,7 +9,7 @@ from benchmarks.matching_world import World
 from fedspill.attacks.inverting_gradients import CARD, InvertingGradients
 from fedspill.core.errors import BadInput
 from fedspill.core.rng import stream
-from fedspill.core.roles import State
+from fedspill.core.roles import State, Unwatched
 from fedspill.core.values import set_fields
 
 
@@ -56,7 +56,7 @@ def _preset(name: str, given: dict[str, Any]) -> Preset:
 
 
 @dataclass
-class Watched:
+class Watched(Unwatched):
     """Tells a probe what the attack tells its watch."""
 
     probe: Probe
@@ -71,14 +71,6 @@ class Watched:
         """Shows the state that the attack would keep, and keeps nothing."""
         if self.probe.scoring:
             self.probe.seen(self.done, lambda: _snapshot(state()))
-
-    def load(self) -> State | None:
-        """Nothing was kept."""
-        return None
-
-    def out_of_time(self) -> bool:
-        """There is no limit."""
-        return False
 
 
 def _snapshot(state: State) -> Snapshot:

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from fedspill.core.errors import BadInput
 from fedspill.core.rng import rand, randn, stream
+from fedspill.core.roles import Unwatched
 from fedspill.inversion.candidate_images import Generated
 from fedspill.inversion.deep_image_prior import UNet
 from fedspill.inversion.ir_distance import divergence, relative_distance, scaled_mse
@@ -32,7 +33,7 @@ def targets(n: int, dtype=torch.float64) -> torch.Tensor:
     return extractor(dtype).of(batch(n, dtype=dtype).inputs)
 
 
-class Recorder:
+class Recorder(Unwatched):
     """Keeps states, and ends the search at a step."""
 
     def __init__(self, end: int | None = None, state=None) -> None:

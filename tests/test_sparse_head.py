@@ -12,7 +12,7 @@ from fedspill.audit.plan_file import parse_as
 from fedspill.cli.main import app
 from fedspill.core.errors import BadInput
 from fedspill.core.rng import rand, randn, stream
-from fedspill.core.roles import State
+from fedspill.core.roles import State, Unwatched
 from fedspill.inversion.head_training import column_sparsity, expected_loss
 from fedspill.inversion.heads import HeadWeights, Kind, check_kind
 from fedspill.inversion.leakage_rate import expected_leakage, leakage_rates
@@ -113,7 +113,7 @@ class Killed(Exception):
     pass
 
 
-class Keeper:
+class Keeper(Unwatched):
     """Keeps the state as a file would, and kills the training after some epochs."""
 
     def __init__(self, path: Path, limit: int | None) -> None:

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 import torch
 
-from fedspill.core.roles import State, Watch
+from fedspill.core.roles import State, Unwatched, Watch
 from fedspill.inversion.stages import Stages
 
 
 @dataclass
-class Kept:
+class Kept(Unwatched):
     """A watch that keeps states in memory and is killed at the given save."""
 
     state: Mapping[str, Any] | None = None

@@ -25,6 +25,7 @@ from fedspill.inversion.known_activations import KnownActivations, known_activat
 from fedspill.inversion.matching import Matching, check_observed
 from fedspill.inversion.outcome import conclude, concluded
 from fedspill.inversion.priors import EACH_VARIATION, Variation
+from fedspill.inversion.quality import estimator
 from fedspill.inversion.search import LBFGS, Problem, Schedule, Search, SignedAdam, StepRule
 
 EXACT = 1e-3
@@ -93,7 +94,7 @@ class InvertingGradients:
             if found.confidence is not None and float(found.confidence.min()) > 1 - EXACT:
                 return replace(found, notes=(*found.notes, note))
         problems = [self._problem(m, h, known) for m, h in zip(matchings, tried, strict=True)]
-        found = self._search().run(problems, rng, watch)
+        found = self._search(watch).run(problems, rng, watch)
         kept = tried[found.problem]
         labels = self._given(kept, knowledge)
         result = conclude(matchings[found.problem], found.variables[0], labels, found, tried, self.converged_below)
@@ -117,8 +118,11 @@ class InvertingGradients:
     def _matching(self, observed: Update, knowledge: ServerKnowledge, hypothesis: Hypothesis) -> Matching:
         return Matching(knowledge.model, observed, hypothesis.training, knowledge.num_clients, DISTANCES[self.distance])
 
-    def _search(self) -> Search | BatchedSearch:
+    def _search(self, watch: Watch) -> Search | BatchedSearch:
         rule = self._rule()
+        if watch.quality() is not None and isinstance(rule, SignedAdam):
+            # Its own estimate compares runs while they go on, so there must be two of them.
+            return BatchedSearch(rule, self.steps, max(2, self.restarts), graph=self.graph)
         if not self.batched:
             return Search(rule, self.steps, self.restarts)
         if not isinstance(rule, SignedAdam):
@@ -156,7 +160,10 @@ class InvertingGradients:
             if self.boxed:
                 variables[0].clamp_(low, high)
 
-        return Problem(draw, value, project, values)
+        def memory(variables: list[Tensor], runs: int) -> int:
+            return matching.need(variables[0], labels, runs)
+
+        return Problem(draw, value, project, values, memory, estimator(matching, labels))
 
     def _objective(self, distance: Float[Tensor, " r"], z: Float[Tensor, "r n c h w"]) -> Float[Tensor, " r"]:
         """Of every candidate in a stack: its distance with the prior."""

@@ -86,6 +86,7 @@ def attack_captured(
     out: Path,
     seed: int,
     budget: float | None,
+    quality: float | None = None,
     listener: Listener,
     command: str,
 ) -> Captured:
@@ -98,7 +99,7 @@ def attack_captured(
     attack = check_entry(entry, knowledge)
     listener.trial(1, 1, entry.label)
     deadline = None if budget is None else time.monotonic() + budget
-    watch = TrialWatch(listener, out / "checkpoint.pt", deadline)
+    watch = TrialWatch(listener, out / "checkpoint.pt", deadline, quality)
     began = time.monotonic()
     rebuilt = attack.reconstruct(update, knowledge, stream(seed, "attack", entry.label, 0), watch)
     summary = _summary(entry, update, knowledge, rebuilt, time.monotonic() - began, command)

@@ -74,8 +74,31 @@ def parse_seconds(text: str) -> float:
         raise BadInput(f"{text!r} is no duration above 0; write for example '90s', '5m' or '1h'") from None
 
 
+def _decibels(value: object) -> object:
+    """Takes "20dB", "20 dB" or a number, in dB."""
+    if not isinstance(value, str):
+        return value
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(?:dB)?\s*", value)
+    if match is None:
+        raise ValueError(f"{value!r} is no quality; write a PSNR such as '20dB'")
+    return float(match[1])
+
+
+def parse_decibels(text: str) -> float:
+    """A quality such as "20dB".
+
+    Raises:
+        BadInput: it is none, or not above 0 and at most 100.
+    """
+    try:
+        return TypeAdapter(Decibels).validate_python(text)
+    except ValidationError:
+        raise BadInput(f"{text!r} is no quality above 0 and at most 100 dB; write a PSNR such as '20dB'") from None
+
+
 Entry = Annotated[AttackEntry, BeforeValidator(_as_entry)]
 Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0)]
+Decibels = Annotated[float, BeforeValidator(_decibels), Field(gt=0, le=100)]
 
 
 class AuditSection(Section):
@@ -86,6 +109,7 @@ class AuditSection(Section):
         metrics: None until the kind of data is known (`fedspill.audit.resolve`).
         leak_threshold: metric to value; an example leaks when all are met. None likewise; {} judges nothing.
         budget: seconds for all trials together.
+        quality: PSNR in dB of images at which a search may stop, by its own estimate.
         lpips_weights: AlexNet weights for LPIPS.
         identification: also compute IIP.
     """
@@ -95,6 +119,7 @@ class AuditSection(Section):
     metrics: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     leak_threshold: dict[str, Annotated[float, Field(allow_inf_nan=False)]] | None = None
     budget: Seconds | None = None
+    quality: Decibels | None = None
     lpips_weights: str | None = None
     identification: tuple[Literal["pixel", "lpips", "feature"], ...] = ("pixel",)
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from fedspill.audit.defaults import defaults
 from fedspill.audit.plan import AuditPlan
 from fedspill.core.errors import BadInput
-from fedspill.core.inputs import InputSpec
+from fedspill.core.inputs import ImageSpec, InputSpec
 from fedspill.scoring.metrics import METRICS
 
 
@@ -13,7 +13,7 @@ def resolved(plan: AuditPlan, spec: InputSpec) -> AuditPlan:
     """The plan with its metrics and leak thresholds filled in.
 
     Raises:
-        BadInput: a metric does not compare such data, or a threshold stands on a metric that is not asked for.
+        BadInput: a metric or a quality is not one of such data, or a threshold's metric is not asked for.
     """
     usual = defaults(spec)
     metrics = usual.metrics if plan.audit.metrics is None else plan.audit.metrics
@@ -29,6 +29,8 @@ def resolved(plan: AuditPlan, spec: InputSpec) -> AuditPlan:
             f"audit.leak_threshold names {unscored} ({set_by}), which metrics={list(metrics)} lacks;"
             " set the two together, or leak_threshold = {} to judge nothing"
         )
+    if plan.audit.quality is not None and not isinstance(spec, ImageSpec):
+        raise BadInput(f"audit.quality={plan.audit.quality:g} dB is a PSNR of images; the data are {usual.what}")
     audit = plan.audit.model_copy(update={"metrics": metrics, "leak_threshold": limits})
     return plan.model_copy(update={"audit": audit})
 

@@ -160,7 +160,7 @@ def _run_all(
     finished, budget = dict[str, Finished](), scenario.plan.audit.budget
     # Closed forms first: what they leave of the budget goes to the searches.
     in_turn = sorted(tasks, key=lambda task: task.world.card.iterative)
-    servers = Servers(scenario)
+    servers, told = Servers(scenario), set[str]()
     priors = functools.cache(lambda update, seed: prior_only(scenario, scenario.private(update), seed))
     for number, task in enumerate(in_turn):
         held = None if store is None else store.finished(task.name)
@@ -174,7 +174,10 @@ def _run_all(
             deadline = now + max(0.0, began + budget - now) / (len(tasks) - number)
         # A checkpoint holds a candidate, so a redacted audit keeps none.
         checkpoint = None if store is None or not keep_tensors else store.checkpoint(task.name)
-        done = run_trial(servers, task, TrialWatch(listener, checkpoint, deadline), priors)
+        alike = 0 if task.world.label in told else sum(t.world.label == task.world.label for t in in_turn[number:])
+        told.add(task.world.label)
+        watch = TrialWatch(listener, checkpoint, deadline, scenario.plan.audit.quality, alike)
+        done = run_trial(servers, task, watch, priors)
         if store is not None:
             store.keep(done.record, done.tensors if keep_tensors else {})
         finished[task.name] = done

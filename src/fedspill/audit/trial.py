@@ -5,7 +5,7 @@ import math
 import re
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from fedspill.audit.judge import as_score, judge
 from fedspill.audit.readings import Ranked, ranked, readings
 from fedspill.audit.scenario import Scenario
 from fedspill.audit.servers import Servers
-from fedspill.audit.trial_record import Baseline, Trial
+from fedspill.audit.trial_record import Baseline, Foreseen, Trial
 from fedspill.audit.watch import TrialWatch
 from fedspill.core.errors import NotApplicable
 from fedspill.core.local_update import LocalTraining, aggregate_update
@@ -100,6 +100,7 @@ def run_trial(servers: Servers, task: Task, watch: TrialWatch, priors: Priors) -
             "predicted": predicted,
             "seconds": seconds,
             "ended_by_budget": watch.ended,
+            "foreseen": None if watch.forecast is None else Foreseen(**asdict(watch.forecast)),
             "gradient_norm": update.norm(),
             "added_parameters": served.added,
             "self_check": _self_check(scenario, sent, update, private),

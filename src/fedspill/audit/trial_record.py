@@ -130,6 +130,20 @@ class Predicted(Record):
     both: int
 
 
+class Foreseen(Record):
+    """What a search expected to need before it started, from evaluations that it timed.
+
+    Attributes:
+        iterations: of all runs together, at most.
+        seconds: of one of them.
+        memory: bytes at most at a time, beyond what was held.
+    """
+
+    iterations: int
+    seconds: float
+    memory: int | None = None
+
+
 class Trial(Record):
     """One update, one attack, one seed.
 
@@ -145,6 +159,7 @@ class Trial(Record):
         matched: for each private example the index of its reconstruction, None if it got none.
         readings: every candidate that the attack returned, in its order, if it says where it read them.
         predicted: of a readout whose success can be predicted.
+        foreseen: of a search.
         skipped: why the trial was not run, if it was not.
     """
 
@@ -174,4 +189,5 @@ class Trial(Record):
     notes: list[str] = Field(default_factory=list)
     readings: list[Reading] = Field(default_factory=list)
     predicted: Predicted | None = None
+    foreseen: Foreseen | None = None
     skipped: str | None = None

@@ -8,7 +8,8 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 
-from fedspill.core.roles import State
+from fedspill.core.memory import words
+from fedspill.core.roles import Forecast, State
 
 CHECKPOINT_SECONDS = 5.0
 
@@ -57,13 +58,19 @@ class TrialWatch:
     Attributes:
         checkpoint: file of its state; None keeps none.
         deadline: `time.monotonic()` at which its budget ends; None is no limit.
+        wanted: PSNR in dB at which a search may stop by its own estimate.
+        trials: of this attack that are left, this one among them, for the forecast of all; 0 tells no forecast.
         ended: the attack was told that its time is out.
+        forecast: what the attack's search expected to need.
     """
 
     listener: Listener
     checkpoint: Path | None = None
     deadline: float | None = None
+    wanted: float | None = None
+    trials: int = 1
     ended: bool = False
+    forecast: Forecast | None = None
     _written: float = field(default_factory=time.monotonic)
 
     def progress(self, done: int, total: int, objective: float) -> None:
@@ -101,3 +108,38 @@ class TrialWatch:
         if not self.ended and self.deadline is not None and time.monotonic() >= self.deadline:
             self.ended = True
         return self.ended
+
+    def foresee(self, forecast: Callable[[], Forecast]) -> None:
+        """Keeps the forecast, and tells the listener of it."""
+        self.forecast = forecast()
+        if self.trials:
+            left = None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
+            self.listener.message(foretold(self.forecast, self.trials, left))
+
+    def quality(self) -> float | None:
+        """As it was asked for."""
+        return self.wanted
+
+
+def foretold(forecast: Forecast, trials: int, left: float | None) -> str:
+    """A forecast in a sentence.
+
+    Args:
+        forecast: of one trial.
+        trials: of its kind.
+        left: seconds of its budget.
+    """
+    rate = 1 / max(forecast.seconds, 1e-9)
+    said = f"about {rate:.3g} iterations a second, so {forecast.iterations:,} take {duration(forecast.total)}"
+    if left is not None and left < forecast.total:
+        said += f", of which the budget leaves {duration(left)}"
+    elif trials > 1:
+        said += f", and {trials} such trials {duration(trials * forecast.total)}"
+    return said if forecast.memory is None else f"{said}; about {words(forecast.memory)} of memory"
+
+
+def duration(seconds: float) -> str:
+    """Such as "45 s", "12 min" or "3.5 h"."""
+    if seconds < 90:
+        return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -13,7 +13,7 @@ from rich.console import Console
 
 import fedspill
 from fedspill.audit.captured import Captured, as_update, attack_captured, check_entry
-from fedspill.audit.plan import AttackEntry, parse_seconds
+from fedspill.audit.plan import AttackEntry, parse_decibels, parse_seconds
 from fedspill.audit.scenario import pick_device, weights_sha256
 from fedspill.audit.store import Store, write_whole
 from fedspill.cli.progress import TerminalListener
@@ -57,6 +57,7 @@ def capture_command(
     weight_decay: Annotated[float, typer.Option(help="Of the local SGD.")] = 0.0,
     seed: Annotated[int, typer.Option(help="Of the attack's random start.")] = 0,
     budget: Annotated[str | None, typer.Option(help="Time limit, such as 5m.")] = None,
+    quality: Annotated[str | None, typer.Option(help="Stop a search at this PSNR by its own estimate: 20dB.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("fedspill-attack"),
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over where --out already holds this run.")] = False,
@@ -82,6 +83,7 @@ def capture_command(
     name, _, preset = attack.partition(":")
     entry = AttackEntry.model_validate({"name": name, "preset": preset or "paper", **set_fields(settings or [])})
     seconds = None if budget is None else parse_seconds(budget)
+    level = None if quality is None else parse_decibels(quality)
     check_entry(entry, knowledge)
     said = (entry.label, seed, clients, num_examples, labels, training, mode, built.input)
     Store(out, _key(built, sent, said)).open(fresh=fresh)
@@ -93,6 +95,7 @@ def capture_command(
             out=out,
             seed=seed,
             budget=seconds,
+            quality=level,
             listener=listener,
             command=" ".join(["fedspill", *sys.argv[1:]]),
         )

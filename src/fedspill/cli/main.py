@@ -90,6 +90,9 @@ def audit(
     budget: Annotated[
         str | None, typer.Option("--budget", help="Time for all trials together, such as 90s, 5m or 1h.")
     ] = None,
+    quality: Annotated[
+        str | None, typer.Option("--quality", help="Stop a search at this PSNR by its own estimate, such as 20dB.")
+    ] = None,
     device: Device = "auto",
     out: Out = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print report.json instead of a summary.")] = False,
@@ -102,7 +105,7 @@ def audit(
 
     Exit code: 0 passed or not shown, 1 leaks, 2 bad input, 3 nothing was shown and nothing can be concluded.
     """
-    extra = [f'audit.budget="{budget}"'] if budget else []
+    extra = [f'audit.{key}="{given}"' for key, given in (("budget", budget), ("quality", quality)) if given]
     read = read_plan(plan, [*(settings or []), *extra])
     folder = out or Path(f"fedspill-{plan.stem}")
     raise typer.Exit(_audit(read, folder, device, as_json, redact, fresh))

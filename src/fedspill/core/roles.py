@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
+from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
@@ -13,51 +13,11 @@ from fedspill.core.knowledge import Knows, ServerKnowledge
 from fedspill.core.local_update import LocalTraining
 from fedspill.core.model import Model
 from fedspill.core.types import Batch, Params, Reconstruction, ServerRole, Update
-
-State = Mapping[str, Any]
-"""Tensors, numbers, strings, and lists and dictionaries of them: what `torch.load(weights_only=True)` reads back."""
-
-
-@runtime_checkable
-class Watch(Protocol):
-    """Whoever runs an attack: hears of its progress, keeps its state, and may end it early."""
-
-    def progress(self, done: int, total: int, objective: float) -> None:
-        """`done` of at most `total` iterations; `objective` is the best value so far."""
-        ...
-
-    def save(self, state: Callable[[], State], *, last: bool = False) -> None:
-        """The attack could go on from here; `state` is called only if it is written now, as the `last` one is."""
-        ...
-
-    def load(self) -> State | None:
-        """The state that an earlier, broken run of the same attack left, if any."""
-        ...
-
-    def out_of_time(self) -> bool:
-        """The budget is spent: the attack should return its best so far."""
-        ...
-
-
-class Unwatched:
-    """Nobody listens and there is no limit."""
-
-    def progress(self, done: int, total: int, objective: float) -> None:
-        """Nobody listens."""
-
-    def save(self, state: Callable[[], State], *, last: bool = False) -> None:
-        """Nothing is kept."""
-
-    def load(self) -> State | None:
-        """Nothing was kept."""
-        return None
-
-    def out_of_time(self) -> bool:
-        """There is no limit."""
-        return False
-
-
-UNWATCHED = Unwatched()
+from fedspill.core.watch import UNWATCHED as UNWATCHED
+from fedspill.core.watch import Forecast as Forecast
+from fedspill.core.watch import State as State
+from fedspill.core.watch import Unwatched as Unwatched
+from fedspill.core.watch import Watch as Watch
 
 
 @runtime_checkable

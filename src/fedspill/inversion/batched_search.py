@@ -3,17 +3,19 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from fedspill.core.errors import BadInput
 from fedspill.core.roles import State, Watch
+from fedspill.inversion.foresight import forecast_side_by_side
 from fedspill.inversion.search import Found, Problem, SignedAdam, Variables
 from fedspill.inversion.stack import Stack, captured
 
 READ_EVERY = 16
-"""Iterations between two looks of the host at a CUDA device."""
+"""Iterations between two looks of the host at a CUDA device, and between two estimates of the quality."""
 
 
 @dataclass(frozen=True)
@@ -48,15 +50,21 @@ class BatchedSearch:
         """
         state = watch.load()
         progress = _Progress([math.inf] * len(problems)) if state is None else _Progress(**state["progress"])
+        told = False
         for index, problem in enumerate(problems):
             starts = [problem.draw(rng) for _ in range(self.restarts)]
             if index < progress.problem:
                 continue
             saved, state = state, None
             stack = self._stack(problem, [torch.stack(v) for v in zip(*starts, strict=True)])
-            step, ended = self._all_steps(stack, stack.load(dict(saved["stack"])) if saved else 0, progress, watch)
+            first = stack.load(dict(saved["stack"])) if saved else 0
+            if not told:
+                left = ((len(problems) - index) * self.steps - first) * self.restarts
+                watch.foresee(partial(forecast_side_by_side, problem, stack.variables, left))
+                told = True
+            step, ended = self._all_steps(stack, problem, first, progress, watch)
             progress.take(stack, step)
-            if ended or progress.value < self.tolerance:
+            if ended or progress.enough or progress.value < self.tolerance:
                 return progress.found(complete=not ended)
         return progress.found(complete=True)
 
@@ -68,7 +76,9 @@ class BatchedSearch:
         history = variables[0].new_full((self.steps + 1, self.restarts), math.inf)
         return Stack(variables, problem.values, optimiser, self.rule.sign, problem.project, history)
 
-    def _all_steps(self, stack: Stack, first: int, progress: "_Progress", watch: Watch) -> tuple[int, bool]:
+    def _all_steps(
+        self, stack: Stack, problem: Problem, first: int, progress: "_Progress", watch: Watch
+    ) -> tuple[int, bool]:
         """The last iteration that was evaluated, and whether the budget ended it."""
         on_host = not stack.variables[0].is_cuda
         iterate = captured(stack) if self.graph and not on_host else stack.iterate
@@ -84,8 +94,10 @@ class BatchedSearch:
                 watch.progress((done * self.steps) + (step + 1) * self.restarts, total, best)
                 if best < self.tolerance or bool(stack.lost.all()):
                     return step, False
-            if step == self.steps:
-                break
+            if step == self.steps or step % READ_EVERY == 0:
+                progress.judge(stack, problem, watch.quality())
+            if step == self.steps or progress.enough:
+                return step, False
             ended = watch.out_of_time()
             watch.save(lambda step=step: _state(progress, stack, step + 1), last=ended)
             if ended:
@@ -108,6 +120,24 @@ class _Progress:
     best_problem: int = 0
     history: list[float] = field(default_factory=list[float])
     diverged: int = 0
+    estimate: float | None = None
+    enough: bool = False
+
+    def judge(self, stack: Stack, problem: Problem, level: float | None) -> None:
+        """Whether the runs that are left, two at least, tell of the quality that was asked for.
+
+        A hypothesis is judged as long as nothing better was found under the ones before.
+        """
+        kept = ~stack.lost
+        if (
+            level is None
+            or problem.estimate is None
+            or int(kept.sum()) < 2
+            or float(stack.best_values.min()) > self.value
+        ):
+            return
+        self.estimate = problem.estimate([b[kept] for b in stack.best])
+        self.enough = self.estimate >= level
 
     def take(self, stack: Stack, step: int) -> None:
         """The outcome of the next hypothesis, after its iteration `step`."""
@@ -125,5 +155,13 @@ class _Progress:
         best_by_problem = tuple(self.best_by_problem)
         history = tuple(self.history)
         return Found(
-            self.best_problem, self.best, self.value, history, best_by_problem, self.diverged, complete=complete
+            self.best_problem,
+            self.best,
+            self.value,
+            history,
+            best_by_problem,
+            self.diverged,
+            complete,
+            self.estimate,
+            self.enough,
         )

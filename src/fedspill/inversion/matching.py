@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 
 import torch
 from jaxtyping import Float
@@ -10,12 +10,14 @@ from torch import Tensor
 
 from fedspill.core.errors import BadInput, NotApplicable
 from fedspill.core.knowledge import ServerKnowledge
-from fedspill.core.local_update import FedAvg, FedSGD, LocalTraining, aggregate_update
+from fedspill.core.local_update import FedAvg, FedSGD, LocalTraining, aggregate_update, encoded_update
 from fedspill.core.model import Model
 from fedspill.core.types import Params, Update, UpdateKind
+from fedspill.inversion.chunks import chunked, in_parts
 from fedspill.inversion.distances import Distance, cosine_distance, cotangent, squared_distance
-from fedspill.inversion.evaluation import evaluated, product
+from fedspill.inversion.evaluation import ValueAndGradients, evaluated, product
 from fedspill.inversion.lean import LARGE, lean
+from fedspill.inversion.room import Room, Way
 from fedspill.inversion.tapped import TappedNetwork
 from fedspill.inversion.unrolled import Pullback, pays, unrolled
 
@@ -25,13 +27,23 @@ Valued = tuple[Tensor, list[Tensor | None]]
 
 @dataclass(frozen=True)
 class Matching:
-    """The distance between an observed update and that of a candidate, under an assumed protocol."""
+    """The distance between an observed update and that of a candidate, under an assumed protocol.
+
+    Attributes:
+        chunk: examples of one gradient in eval mode that are in memory at a time; None takes all where they fit, and
+            else as many as do.
+    """
 
     model: Model
     observed: Update
     training: LocalTraining
     clients: int
     distance: Distance
+    chunk: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.chunk is not None and (self.chunk < 1 or not self._is_mean_of_examples):
+            raise BadInput(f"chunk={self.chunk}: at least 1 example is needed, and one gradient in eval mode")
 
     def __call__(self, z: Float[Tensor, "n ..."], labels: Tensor) -> Float[Tensor, ""]:
         """Differentiable once in `z`, and in `labels` where these are class probabilities."""
@@ -43,8 +55,8 @@ class Matching:
         Args:
             labels: the same for all.
         """
-        if self._network is not None and self._network.stackable(labels):
-            return evaluated(partial(_differentiated, self._network.distances), z, labels)
+        if self._stacks(labels) and self._room.side_by_side(z, labels):
+            return evaluated(self._stacked, z, labels)
         return torch.stack([self(one, labels) for one in z])
 
     def value_and_gradients(self, z: Tensor, labels: Tensor) -> Valued:
@@ -53,7 +65,67 @@ class Matching:
         Of one gradient in eval mode from what the layers tell of it, where that is cheaper; else in two phases: first
         the update of the candidate, then the gradient of the distance with respect to this update, in closed form,
         and one vector-Jacobian product. The weights' second derivatives are never asked for.
+
+        Raises:
+            BadInput: there is too little memory.
         """
+        size = self.chunk or self._room.part(z, labels)
+        return self._whole(z, labels) if size is None or size >= len(z) else self._in_parts(z, labels, size)
+
+    def guess(self, z: Float[Tensor, "n ..."], labels: Tensor) -> Params:
+        """The update of a candidate as a client computes it, without a graph; in parts where the memory asks for it."""
+        z, labels = z.detach(), labels.detach()
+        size = self.chunk or self._room.part(z, labels)
+        if size is None or size >= len(z):
+            return aggregate_update(self.model, z, labels, self.training, self.clients).values
+        return in_parts(
+            lambda z, labels, _: encoded_update(self.model, z, labels, self.training).values, z, labels, size
+        )
+
+    def need(self, z: Float[Tensor, "n ..."], labels: Tensor, candidates: int = 1) -> int:
+        """Bytes that one evaluation of value and gradients takes, measured on a few examples.
+
+        Args:
+            candidates: asked for at once by `each`.
+        """
+        stacked = z.detach().expand(candidates, *z.shape)
+        fit = candidates > 1 and self._stacks(labels) and self._room.side_by_side(stacked, labels)
+        return self._room.need(z, labels, candidates if fit else 1)
+
+    @cached_property
+    def _room(self) -> Room:
+        size = sum(v.numel() for v in self.observed.values.values())
+        return Room(self.training, self.clients, self.model.training, size, self._prepared)
+
+    def _prepared(self, way: Way, training: LocalTraining) -> ValueAndGradients:
+        """The objective of one client by itself."""
+        alone = replace(self, training=training, clients=1, chunk=None)
+        ways: dict[Way, ValueAndGradients] = {
+            "whole": alone._whole,
+            "stack": alone._stacked,
+            "parts": lambda z, labels: alone._in_parts(z, labels, len(z)),
+        }
+        return ways[way]
+
+    def _stacks(self, labels: Tensor) -> bool:
+        return self._network is not None and self._network.stackable(labels)
+
+    def _stacked(self, z: Tensor, labels: Tensor) -> Valued:
+        network = self._network
+        assert network is not None, "asked only where candidates can be stacked"
+        return _differentiated(network.distances, z, labels)
+
+    def _in_parts(self, z: Tensor, labels: Tensor, size: int) -> Valued:
+        return chunked(self._update_of_part, self.observed.values, self.distance, z, labels, size)
+
+    def _update_of_part(self, z: Tensor, labels: Tensor, create_graph: bool) -> Params:
+        return encoded_update(self._arithmetic(len(z)), z, labels, self.training, create_graph=create_graph).values
+
+    @property
+    def _is_mean_of_examples(self) -> bool:
+        return isinstance(self.training, FedSGD) and not self.model.training
+
+    def _whole(self, z: Tensor, labels: Tensor) -> Valued:
         network = self._network
         if network is not None and network.pays and network.agrees(labels):
             return _differentiated(lambda z, labels: network.distances(z[None], labels)[0], z, labels)
@@ -68,12 +140,12 @@ class Matching:
 
     @cached_property
     def _network(self) -> TappedNetwork | None:
-        possible = isinstance(self.training, FedSGD) and self.distance is cosine_distance and not self.model.training
+        possible = self._is_mean_of_examples and self.distance is cosine_distance
         return TappedNetwork(self.model, self.observed.values) if possible else None
 
     def _update(self, z: Tensor, labels: Tensor, wanted: list[Tensor]) -> tuple[Params, Pullback]:
         """The update of a candidate, and its vector-Jacobian product, of many local steps without their graph."""
-        model, training = self._lean(len(z)), self.training
+        model, training = self._arithmetic(len(z) // self.clients), self.training
         if wanted and isinstance(training, FedAvg) and self._pays_to_unroll(model, z, labels, training):
             return unrolled(model, z, labels, training, self.clients)
         guess = aggregate_update(model, z, labels, training, self.clients, create_graph=bool(wanted)).values
@@ -84,10 +156,10 @@ class Matching:
             self._unrolled[len(z)] = pays(model, z, labels, training, self.clients)
         return self._unrolled[len(z)]
 
-    def _lean(self, n: int) -> Model:
+    def _arithmetic(self, n: int) -> Model:
         if n not in self._models:
             large = sum(v.numel() for v in self.observed.values.values()) >= LARGE
-            self._models[n] = lean(self.model, n // self.clients) if large else self.model
+            self._models[n] = lean(self.model, n) if large else self.model
         return self._models[n]
 
     @cached_property
@@ -109,8 +181,8 @@ class Matching:
 
 def _differentiated(function: Callable[[Tensor, Tensor], Tensor], z: Tensor, labels: Tensor) -> Valued:
     wanted = [v for v in (z, labels) if v.requires_grad]
-    with torch.set_grad_enabled(bool(wanted)):
-        value = function(z, labels)
+    # The network's weights are constants, so its own gradients need an input that is none.
+    value = function(z if wanted else z.detach().requires_grad_(), labels)
     found = list(torch.autograd.grad(value.sum(), wanted)) if wanted else []
     return value.detach(), _placed(found, [z, labels], 1.0)
 

@@ -5,7 +5,6 @@ import math
 import torch
 from torch import Tensor
 
-from fedspill.core.local_update import aggregate_update
 from fedspill.core.types import Reconstruction
 from fedspill.inversion.distances import cosine_distance
 from fedspill.inversion.hypotheses import Hypothesis, notes_on
@@ -27,7 +26,7 @@ def conclude(
         labels: classes (n,), or class probabilities (n, classes), of which the likeliest class is kept.
         level: converged means a distance below this share of the blank image's.
     """
-    left = _distance(matching, z, labels) / max(_distance(matching, torch.zeros_like(z), labels), TINY)
+    left = distance_to(matching, z, labels) / max(distance_to(matching, torch.zeros_like(z), labels), TINY)
     if not math.isfinite(left) or not math.isfinite(found.value):
         left = math.inf  # nothing but NaN was seen: no trust in it
     spec, kept = matching.model.input, tried[found.problem]
@@ -44,15 +43,17 @@ def conclude(
 
 def concluded(matching: Matching, z: Tensor, labels: Tensor, tried: list[Hypothesis], level: float) -> Reconstruction:
     """`conclude` of an image that was found without a search."""
-    value = _distance(matching, z, labels)
+    value = distance_to(matching, z, labels)
     return conclude(matching, z, labels, Found(0, [z], value, (value,), (value,), 0, True), tried, level)
 
 
-def _distance(matching: Matching, z: Tensor, labels: Tensor) -> float:
-    """In float64 where the numbers are summed, since 1 - cosine loses what is below the rounding of 1."""
-    guess = aggregate_update(matching.model, z.detach(), labels.detach(), matching.training, matching.clients)
+def distance_to(matching: Matching, z: Tensor, labels: Tensor) -> float:
+    """The cosine distance of the updates without any prior, infinite where it is not finite.
+
+    In float64 where the numbers are summed, since 1 - cosine loses what is below the rounding of 1.
+    """
     observed = {k: v.double() for k, v in matching.observed.values.items()}
-    distance = float(cosine_distance({k: v.double() for k, v in guess.values.items()}, observed))
+    distance = float(cosine_distance({k: v.double() for k, v in matching.guess(z, labels).items()}, observed))
     return max(0.0, distance) if math.isfinite(distance) else math.inf
 
 
@@ -60,6 +61,13 @@ def _notes(found: Found, tried: list[Hypothesis]) -> tuple[str, ...]:
     notes = notes_on(tried, found.best_by_problem, found.problem)
     if found.diverged:
         notes += (f"{found.diverged} of the runs diverged and were given up.",)
+    if found.enough:
+        notes += (
+            f"Stopped after {len(found.history)} iterations, at {found.estimate:.1f} dB by its own estimate, which is"
+            " no bound.",
+        )
+    elif found.estimate is not None:
+        notes += (f"By its own estimate, which is no bound, it reached {found.estimate:.1f} dB.",)
     if not found.complete:
         notes += ("The budget ended before the last iteration; this is the best so far.",)
     return notes

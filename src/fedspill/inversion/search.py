@@ -6,6 +6,7 @@ Nothing here knows the truth: a run is judged by the value that it minimises, wh
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from fedspill.core.errors import BadInput
 from fedspill.core.roles import State, Watch
+from fedspill.inversion.foresight import forecast
 
 Variables = list[Tensor]
 Schedule = Literal["drops", "cosine"]
@@ -38,6 +40,11 @@ class SignedAdam:
     schedule: Schedule = "drops"
     decay_at: tuple[float, ...] = (3 / 8, 5 / 8, 7 / 8)
     decay: float = 0.1
+
+    @property
+    def evaluations(self) -> int:
+        """Of the objective in one iteration, at most."""
+        return 1
 
     def optimiser(self, variables: Variables, *, capturable: bool = False) -> torch.optim.Optimizer:
         """A fresh optimiser over the variables; `capturable` as CUDA graphs need it, its step size on the device."""
@@ -86,6 +93,11 @@ class LBFGS:
     inner: int = 20
     line_search: bool = False
 
+    @property
+    def evaluations(self) -> int:
+        """Of the objective in one iteration, at most; a line search may add some."""
+        return self.inner + 1
+
     def optimiser(self, variables: Variables) -> torch.optim.Optimizer:
         """A fresh optimiser over the variables."""
         return torch.optim.LBFGS(
@@ -114,12 +126,16 @@ class Problem:
         value: the objective of the variables.
         project: moves the variables back into their bounds, in place; of a stack too.
         values: the objectives of independent variables that are stacked, (r, ...) each, where this is possible.
+        memory: bytes that one evaluation takes, of so many runs at once, given one run's variables.
+        estimate: PSNR in dB of what was found, as far as the best iterates of independent runs tell, stacked (r, ...).
     """
 
     draw: Callable[[torch.Generator], Variables]
     value: Callable[[Variables], Float[Tensor, ""]]
     project: Callable[[Variables], None]
     values: Callable[[Variables], Float[Tensor, " r"]] | None = None
+    memory: Callable[[Variables, int], int] | None = None
+    estimate: Callable[[Variables], float] | None = None
 
 
 @dataclass(frozen=True)
@@ -132,6 +148,8 @@ class Found:
         best_by_problem: the lowest objective of every hypothesis, infinite where none was finite.
         diverged: runs that were given up.
         complete: False if the budget ended before the last iteration.
+        estimate: of its PSNR in dB, if a quality was asked for.
+        enough: the search stopped since the estimate had reached that quality.
     """
 
     problem: int
@@ -141,6 +159,8 @@ class Found:
     best_by_problem: tuple[float, ...]
     diverged: int
     complete: bool
+    estimate: float | None = None
+    enough: bool = False
 
 
 @dataclass(frozen=True)
@@ -171,10 +191,15 @@ class Search:
         progress = _Progress.resume(watch.load(), len(problems))
         runs = [p for p in range(len(problems)) for _ in range(self.restarts)]
         total = len(runs) * self.steps
+        told = False
         for number, index in enumerate(runs):
             start = problems[index].draw(rng)
             if number < progress.run:
                 continue
+            if not told:
+                left = total - progress.run * self.steps - progress.step
+                watch.foresee(partial(forecast, problems[index], start, left, self.rule.evaluations))
+                told = True
             if not self._one_run(problems[index], index, start, progress, watch, total):
                 return progress.found(complete=False)
             if progress.best_value < self.tolerance:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from fedspill.core.roles import State, Watch
+from fedspill.core.roles import Forecast, State, Watch
 
 
 class Stages:
@@ -60,3 +60,9 @@ class _Stage:
 
     def out_of_time(self) -> bool:
         return self.watch.out_of_time()
+
+    def foresee(self, forecast: Callable[[], Forecast]) -> None:
+        self.watch.foresee(forecast)
+
+    def quality(self) -> float | None:
+        return self.watch.quality()

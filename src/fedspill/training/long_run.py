@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from fedspill import __version__
 from fedspill.core.errors import BadInput
+from fedspill.core.watch import Forecast
 
 
 @runtime_checkable
@@ -115,3 +116,10 @@ class FileWatch:
     def out_of_time(self) -> bool:
         """A training has no budget."""
         return False
+
+    def foresee(self, forecast: Callable[[], Forecast]) -> None:
+        """Trainings make no forecast."""
+
+    def quality(self) -> float | None:
+        """A training goes on to its end."""
+        return None
