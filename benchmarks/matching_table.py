@@ -1,8 +1,9 @@
 """`matching table`: the recorded curves beside the peer's, as a table and a plot.
 
 Time is one of three. `quiet` (the default): iterations x seconds per iteration of `cost`, plus its setup, since curves
-take hours on machines that may do other things meanwhile; it does not hold for presets whose iterations differ in
-price. `wall` and `cpu`: what the clocks of the very run said.
+take hours on machines that may do other things meanwhile. It does not hold for presets whose iterations differ in
+price: of those with an analytic part it is the processor time of the very run, which other work can only raise.
+`wall` and `cpu`: what the clocks of the very run said.
 
 The peer's time is that of its whole run, since its user cannot see when the PSNR is reached. Beside it stands the
 stricter share of the time at which the peer itself first had its final PSNR. A run that never reaches it counts as
@@ -62,6 +63,8 @@ def timed(record: dict[str, Any], clock: str, costs: dict[str, dict[str, Any]]) 
         BadInput: its tool is not among the costs of its case.
     """
     points, tool = record["points"], record["tool"]
+    if clock == "quiet" and record["settings"].get("analytic"):
+        clock = "cpu"
     if clock != "quiet":
         return Timed(tuple(points["cpu_seconds" if clock == "cpu" else "seconds"]), tuple(points["psnr"]))
     sides = costs[record["case"]]

@@ -60,8 +60,14 @@ def images_of(case: str, count: int) -> list[int]:
         return list(range(FIRST, FIRST + count))
     numbers = tuple(range(FIRST, FIRST + 1000))
     pool = data.load("cifar10", split="test", indices=numbers)
-    model = models.build(CASES[case].network, input_shape=(3, 32, 32), num_classes=pool.num_classes, weights="trained")
-    model = replace(model, input=replace(model.input, mean=pool.mean, std=pool.std))
+    model = models.build(
+        CASES[case].network,
+        input_shape=(3, 32, 32),
+        num_classes=pool.num_classes,
+        weights="trained",
+        mean=pool.mean,
+        std=pool.std,
+    )
     with torch.no_grad():
         logits = model.logits(model.params, model.input.encode(pool.batch.inputs))
     losses = torch.nn.functional.cross_entropy(logits, pool.batch.labels, reduction="none")

@@ -84,7 +84,7 @@ class InvertingGradients:
         """Searches for images whose update points where the observed one does."""
         observed = check_observed(update, knowledge.model)
         tried = hypotheses(observed, knowledge, self.unknowns, rng)
-        known, note = self._known(observed, knowledge, tried)
+        known, note = self._known(observed, knowledge, tried, watch)
         if known is not None:  # nothing of the kind follows from the gradient of several examples
             tried = [h for h in tried if h.num_examples == 1]
         matchings = [self._matching(observed, knowledge, h) for h in tried]
@@ -101,7 +101,7 @@ class InvertingGradients:
         return replace(result, notes=(*result.notes, note)) if note else result
 
     def _known(
-        self, observed: Update, knowledge: ServerKnowledge, tried: list[Hypothesis]
+        self, observed: Update, knowledge: ServerKnowledge, tried: list[Hypothesis], watch: Watch
     ) -> tuple[KnownActivations | None, str]:
         """What the gradient tells exactly, and a note on it."""
         if not self.analytic:
@@ -110,7 +110,7 @@ class InvertingGradients:
         if not single:
             return None, "No activation was recovered exactly: this needs the gradient of a single example."
         try:
-            known = known_activations(knowledge.model, observed.values)
+            known = known_activations(knowledge.model, observed.values, watch)
         except NotApplicable as error:
             return None, f"No activation was recovered exactly: {error}."
         return known, f"Recovered exactly from the gradient, layer by layer: {', '.join(known.values)}."

@@ -12,7 +12,7 @@ from torch import Tensor
 from fedspill.core.errors import NotApplicable
 from fedspill.core.model import Model
 from fedspill.core.rng import randn
-from fedspill.core.roles import Watch
+from fedspill.core.roles import UNWATCHED, Watch
 from fedspill.core.types import Params
 from fedspill.inversion.dataflow import Dataflow
 from fedspill.inversion.recursion import Recursion
@@ -87,7 +87,7 @@ class KnownActivations:
         return torch.stack([v.pow(2).sum() for v in self.values.values()]).sum()
 
 
-def known_activations(model: Model, gradient: Params) -> KnownActivations:
+def known_activations(model: Model, gradient: Params, watch: Watch = UNWATCHED) -> KnownActivations:
     """What the gradient of one example tells.
 
     Raises:
@@ -96,7 +96,7 @@ def known_activations(model: Model, gradient: Params) -> KnownActivations:
     flow = Dataflow(model)
     with torch.no_grad():
         recursion = Recursion(flow, gradient)
-        recursion.run()
+        recursion.run(watch)
     frontier = recursion.frontier()
     values = {n.name: fact.value.to(model.like) for n, fact in frontier.items()}
     if not values:

@@ -6,10 +6,12 @@ squares, since the gradient of its weight is linear in it (`layer_input`); one o
 by the rank of its gradient (`gradient_rank`). What follows from it is in `known_values`.
 """
 
+import math
 from collections.abc import Callable
 
 from torch import Tensor, nn
 
+from fedspill.core.roles import UNWATCHED, Watch
 from fedspill.core.types import Params
 from fedspill.inversion.dataflow import Dataflow, Node
 from fedspill.inversion.gradient_rank import input_by_rank
@@ -38,11 +40,13 @@ class Recursion(KnownValues):
             if self._weighs(n) and called.count(str(n.target)) == 1 and self._sent(n, "weight") is not None
         ]
 
-    def run(self) -> None:
-        """Goes back as far as the gradient allows."""
+    def run(self, watch: Watch = UNWATCHED) -> None:
+        """Goes back as far as the gradient allows; `watch` hears of the layers whose input is known."""
         self.conclude()
-        while any(self._open(node) for node in reversed(self._layers)):
+        while not watch.out_of_time() and any(self._open(node) for node in reversed(self._layers)):
             self.conclude()
+            done = sum(self.complete(self.flow.inputs(node)[0]) for node in self._layers)
+            watch.progress(done, len(self._layers), math.inf)
 
     def frontier(self) -> dict[Node, Fact]:
         """The completely known nodes nearest to the input, which determine all others that are known."""
