@@ -94,7 +94,9 @@ def test_what_does_not_apply_is_skipped_by_standard_and_refused_by_name() -> Non
 
 
 def test_the_budget_ends_the_search_and_is_reported(tmp_path: Path) -> None:
-    table = {"audit": {"attacks": ["inverting_gradients:strong"], "metrics": ["psnr"], "budget": "2s"}}
+    table = {
+        "audit": {"attacks": [{"name": "inverting_gradients", "steps": 10**6}], "metrics": ["psnr"], "budget": "2s"}
+    }
     table["audit"]["leak_threshold"] = {"psnr": 99.0}
     report = audit(table, n=1, out=tmp_path / "out").report
     assert report.trials[0].ended_by_budget

@@ -4,10 +4,9 @@ import argparse
 from pathlib import Path
 
 import pytest
-from scipy import stats
-
 from benchmarks import matching_records as records
 from benchmarks import presets
+from scipy import stats
 
 
 def kept(folder: Path, case: str, preset: str, steps: int, values: list[float]) -> None:
