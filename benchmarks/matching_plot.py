@@ -18,7 +18,7 @@ WIDTH, HEIGHT, DPI = 4.2, 3.4, 110
 
 
 def plot(kept: "list[Kept]", peer: str, path: Path) -> None:
-    """Thin lines are runs, thick ones their mean while all of them run, and what they returned after that."""
+    """Thin lines are runs, dots what they returned, thick lines their mean while all of them run, and what they returned after that."""
     cases, tools = sorted({k.key[0] for k in kept}), sorted({k.tool for k in kept}, key=lambda t: (t != peer, t))
     figure, axes = plt.subplots(1, len(cases), figsize=(WIDTH * len(cases), HEIGHT), squeeze=False, sharey=True)
     for axis, case in zip(axes[0], cases, strict=True):
@@ -28,7 +28,7 @@ def plot(kept: "list[Kept]", peer: str, path: Path) -> None:
         axis.set(title=case, xlabel="seconds", xscale="log")
         axis.grid(alpha=0.3)
     axes[0][0].set_ylabel("PSNR (dB)")
-    axes[0][0].legend(fontsize="small")
+    axes[0][0].legend(fontsize="small", loc="center left")
     figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=DPI)
@@ -40,5 +40,10 @@ def _draw(axis: plt.Axes, runs: "list[Timed]", tool: str, colour: str) -> None:
         return
     for run in runs:
         axis.plot(run.seconds, run.psnr, color=colour, alpha=0.3, linewidth=0.7)
+        # A run without iterations has an end only.
+        axis.plot(run.end, run.final, "o", color=colour, alpha=0.6, markersize=4)
+    if all(len(r.seconds) == 1 for r in runs):
+        axis.plot([], [], color=colour, label=tool)
+        return
     times = np.geomspace(max(r.seconds[0] for r in runs), max(r.end for r in runs), 200)
     axis.plot(times, [np.mean([r.at(t) for r in runs]) for t in times], color=colour, linewidth=1.8, label=tool)

@@ -7,7 +7,7 @@ from jaxtyping import Bool
 from torch import Tensor, nn
 
 from fedspill.inversion.dataflow import Dataflow, Node
-from fedspill.inversion.operations import undone
+from fedspill.inversion.operations import slope, undone
 
 TINY = 1e-9
 NOISE = 3.0
@@ -141,9 +141,10 @@ class KnownValues:
         cotangent, kind, inputs = self.cotangents[user], self.flow.kind(user), self.flow.inputs(user)
         if kind == "affine":
             return self.flow.pull(user, node, cotangent)
-        if kind == "relu" and self.complete(user):
+        steep = slope(kind, self.facts[user].value) if self.complete(user) else None
+        if steep is not None:
             forced = self.forced.get(user, torch.zeros_like(cotangent))
-            return cotangent * (((self.facts[user].value > 0) | (forced > 0)) & (forced >= 0))
+            return cotangent * torch.where(forced == 0, steep, (forced > 0).to(steep))
         if all(self.complete(n) for n in inputs):
             return self.flow.pull(user, node, cotangent, self.values(inputs))
         return None

@@ -15,7 +15,13 @@ _NAMED: dict[Any, Kind] = {
     **dict.fromkeys((nn.Sigmoid, functional.sigmoid, torch.sigmoid, "sigmoid"), "sigmoid"),
     **dict.fromkeys((nn.Tanh, functional.tanh, torch.tanh, "tanh"), "tanh"),
 }
-_INVERSES: dict[Kind, Callable[[Tensor], Tensor]] = {"sigmoid": torch.logit, "tanh": torch.atanh}
+_INVERSES: dict[Kind, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
+    "sigmoid": (torch.logit, lambda y: y * (1 - y)),
+    "tanh": (torch.atanh, lambda y: 1 - y * y),
+}
+"""With the activation's derivative as a function of its output."""
+STEEP = 3e-3
+"""Derivative below which the inverse would magnify the rounding of the output too much."""
 FIRES = 1e-5
 """Share of the largest value from which on a unit surely fires."""
 
@@ -31,5 +37,12 @@ def undone(kind: Kind, value: Tensor) -> Tensor | None:
         return value.where(value > FIRES * value.max(), float("nan"))
     if kind not in _INVERSES:
         return None
-    found = _INVERSES[kind](value)
-    return found.where(found.isfinite(), float("nan"))
+    inverse, derivative = _INVERSES[kind]
+    return inverse(value).where(derivative(value) > STEEP, float("nan"))
+
+
+def slope(kind: Kind, output: Tensor) -> Tensor | None:
+    """The activation's derivative where it puts this out; None if it is no activation known here."""
+    if kind == "relu":
+        return (output > 0).to(output)
+    return _INVERSES[kind][1](output) if kind in _INVERSES else None
