@@ -18,7 +18,7 @@ WIDTH, HEIGHT, DPI = 4.2, 3.4, 110
 
 
 def plot(kept: "list[Kept]", peer: str, path: Path) -> None:
-    """Thin lines are runs, dots what they returned, thick lines their mean while all of them run, and what they returned after that."""
+    """Thin lines are runs and dots what they returned; thick lines their mean, what ended counting as it returned."""
     cases, tools = sorted({k.key[0] for k in kept}), sorted({k.tool for k in kept}, key=lambda t: (t != peer, t))
     figure, axes = plt.subplots(1, len(cases), figsize=(WIDTH * len(cases), HEIGHT), squeeze=False, sharey=True)
     for axis, case in zip(axes[0], cases, strict=True):
