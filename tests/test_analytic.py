@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from fedspill.attacks import inverting_gradients
 from fedspill.attacks.inverting_gradients import CARD, InvertingGradients
 from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.local_update import FedSGD, local_update
@@ -55,3 +56,26 @@ def test_known_activations_are_a_part_of_the_objective() -> None:
     _, found = attacked("resnet20", 1)
     assert len(found.objective) == SHORT.steps + 1
     assert found.objective[0] > without.objective[0]
+
+
+def test_several_examples_of_one_class_are_not_taken_for_one() -> None:
+    """Their mean features look like those of one example, so that only a proven picture may rule them out."""
+    model = models.build("lenet", input_shape=(3, 16, 16), num_classes=10)
+    images = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    update = local_update(model, Batch(images, torch.tensor([3, 3])), FedSGD())
+    found = {
+        a: replace(SHORT, analytic=a).reconstruct(update, ServerKnowledge(model), stream(0, "test"))
+        for a in (False, True)
+    }
+    assert len(found[True].inputs) == len(found[False].inputs)
+    assert torch.equal(found[True].inputs, found[False].inputs)
+
+
+def test_nothing_in_the_analytic_part_ends_an_attack(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("singular")
+
+    monkeypatch.setattr(inverting_gradients, "known_activations", broken)
+    _, found = attacked("lenet", 1)
+    assert len(found.objective) == SHORT.steps + 1
+    assert any("RuntimeError: singular" in note for note in found.notes)

@@ -219,3 +219,75 @@ def test_a_picture_is_found_by_its_activations() -> None:
     assert float((found - z).pow(2).mean()) < 1e-4 * float(z.pow(2).mean())
     stacked = known.distances(torch.stack([z, found]))
     torch.testing.assert_close(stacked, torch.stack([known.distance(z), known.distance(found)]))
+
+
+class Aliasing(nn.Module):
+    """Changes a value that is used again: what a trace with copies computes is another network."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = x.flatten(1)[:, :10] + 0
+        return torch.relu_(h) + h * 2
+
+
+class InPlace(nn.Module):
+    """A sum in place by a method, whose value is used: copies compute the same."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 20, 3, padding=1), nn.Linear(1280, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.conv(x).mul(2).add_(x.mean())
+        return self.fc(torch.relu(out).flatten(1))
+
+
+class Split(nn.Module):
+    """Hands on pieces of a value, which are no values that a trace keeps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 20, 3, padding=1), nn.Linear(640, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        left, right = torch.relu(self.conv(x)).chunk(2, 1)
+        return self.fc((left * (right > 0.1)).flatten(1))
+
+
+class Optional(nn.Module):
+    """Takes more than the picture."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(192, CLASSES)
+
+    def forward(self, x: Tensor, shift: Tensor | None = None) -> Tensor:
+        return self.fc((x if shift is None else x + shift).flatten(1))
+
+
+@pytest.mark.parametrize("network", [InPlace, Split])
+def test_activations_of_unusual_networks_agree_at_the_truth(network: type[nn.Module]) -> None:
+    model, z = model_of(network()), numbers(1, 3, 8, 8)
+    known = known_activations(model, gradient_of(model, z))
+    assert float(known.distance(z)) < 1e-10
+
+
+def aliasing() -> nn.Module:
+    return nn.Sequential(Aliasing(), nn.Linear(10, CLASSES))
+
+
+@pytest.mark.parametrize("network", [aliasing, Optional])
+def test_what_is_traced_wrongly_is_refused(network: Callable[[], nn.Module]) -> None:
+    model, z = model_of(network()), numbers(1, 3, 8, 8)
+    with pytest.raises(NotApplicable, match=r"torch\.fx"):
+        known_activations(model, gradient_of(model, z))
+
+
+def test_a_bias_without_gradient_tells_no_factor() -> None:
+    model, z = residual(), numbers(1, 3, 8, 8)
+    gradient = gradient_of(model, z)
+    for name in gradient:
+        if name.endswith("bias") and name != "fc.bias":
+            gradient[name] = torch.zeros_like(gradient[name])
+    recursion = Recursion(Dataflow(model), gradient)
+    recursion.run()
+    assert all(fact.value.isfinite().all() for fact in recursion.facts.values())

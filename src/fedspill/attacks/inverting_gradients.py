@@ -85,14 +85,13 @@ class InvertingGradients:
         observed = check_observed(update, knowledge.model)
         tried = hypotheses(observed, knowledge, self.unknowns, rng)
         known, note = self._known(observed, knowledge, tried, watch)
-        if known is not None:  # nothing of the kind follows from the gradient of several examples
-            tried = [h for h in tried if h.num_examples == 1]
-        matchings = [self._matching(observed, knowledge, h) for h in tried]
         if known is not None and known.suffices:
-            z, labels = known.inverted(rng, watch), self._given(tried[0], knowledge)
-            found = concluded(matchings[0], z, labels, tried, self.converged_below)
-            if found.confidence is not None and float(found.confidence.min()) > 1 - EXACT:
+            found = self._read(known, observed, knowledge, tried, rng, watch)
+            if found is not None:
                 return replace(found, notes=(*found.notes, note))
+        if any(h.num_examples != 1 for h in tried):
+            known = None  # of several examples of one class, what the head tells looks like one
+        matchings = [self._matching(observed, knowledge, h) for h in tried]
         problems = [self._problem(m, h, known) for m, h in zip(matchings, tried, strict=True)]
         found = self._search(watch).run(problems, rng, watch)
         kept = tried[found.problem]
@@ -113,7 +112,25 @@ class InvertingGradients:
             known = known_activations(knowledge.model, observed.values, watch)
         except NotApplicable as error:
             return None, f"No activation was recovered exactly: {error}."
-        return known, f"Recovered exactly from the gradient, layer by layer: {', '.join(known.values)}."
+        except Exception as error:  # nothing in this part may end an attack that works without it
+            return None, f"No activation was recovered exactly: {type(error).__name__}: {error}."
+        return known, f"Recovered from the gradient, layer by layer: the values of {known.described()}."
+
+    def _read(
+        self,
+        known: KnownActivations,
+        observed: Update,
+        knowledge: ServerKnowledge,
+        tried: list[Hypothesis],
+        rng: torch.Generator,
+        watch: Watch,
+    ) -> Reconstruction | None:
+        """The picture behind the activations, if its update is the observed one."""
+        single = [h for h in tried if h.num_examples == 1]
+        matching, labels = self._matching(observed, knowledge, single[0]), self._given(single[0], knowledge)
+        found = concluded(matching, known.inverted(rng, watch), labels, single, self.converged_below)
+        sure = found.confidence is not None and float(found.confidence.min()) > 1 - EXACT
+        return found if sure else None
 
     def _matching(self, observed: Update, knowledge: ServerKnowledge, hypothesis: Hypothesis) -> Matching:
         return Matching(knowledge.model, observed, hypothesis.training, knowledge.num_clients, DISTANCES[self.distance])

@@ -2,7 +2,6 @@
 
 import copy
 import inspect
-import operator
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -19,8 +18,8 @@ Node = fx.Node
 Values = Mapping[Node, Tensor]
 LINEAR = 1e-9
 """Relative deviation below which an operation passes for an affine one, in float64."""
-_COPYING: dict[Any, Any] = {operator.iadd: operator.add, operator.imul: operator.mul, operator.isub: operator.sub}
-"""What a value must not be changed by, as it was noted."""
+SAME = 1e-4
+"""Relative deviation, in float32 or better, up to which the traced network is the network."""
 
 
 class Dataflow:
@@ -31,7 +30,7 @@ class Dataflow:
         output: what the network puts out.
 
     Raises:
-        NotApplicable: the network is in train mode, or cannot be traced by `torch.fx`.
+        NotApplicable: the network is in train mode, or cannot be traced by `torch.fx`, or the trace is another network.
     """
 
     def __init__(self, model: Model, dtype: torch.dtype = torch.float64) -> None:
@@ -39,15 +38,20 @@ class Dataflow:
             raise NotApplicable("the network is in train mode: its layers do not work on single examples")
         self._traced = _traced(_copied(model, dtype))
         self._modules, self._run = dict(self._traced.named_modules()), fx.Interpreter(self._traced)
-        like = model.like.to(dtype)
-        self._probes = [
-            self._through(randn((1, *model.input.encoded_shape), stream(seed, "dataflow"), like)) for seed in (0, 1)
-        ]
-        self.nodes = [n for n in self._traced.graph.nodes if n.op != "output" and _is_example(self._probes[0][n])]
-        if not self.nodes or self.nodes[0].op != "placeholder":
-            raise NotApplicable("the network does not take one picture")
+        shape, like = (1, *model.input.encoded_shape), model.like.to(dtype)
+        inputs = [randn(shape, stream(seed, "dataflow"), like) for seed in (0, 1)]
+        self._probes = [self._through(z) for z in inputs]
+        reached = _reached(self._traced.graph)
+        self.nodes = [n for n in reached if n.op != "output" and _is_example(self._probes[0][n])]
         self.output = next(n for n in self._traced.graph.nodes if n.op == "output").all_input_nodes[0]
+        if not self.nodes or self.nodes[0].op != "placeholder" or not self._is_network(model, inputs[0]):
+            raise NotApplicable(
+                "what torch.fx traces is not the network, which changes values in place, branches by values, or takes"
+                " more than one picture"
+            )
         self._held = set(self.nodes)
+        # Bits, tuples and the like that come from the picture: what uses them is no function of what is held.
+        self._opaque = {n for n in self.nodes if any(m in reached and m not in self._held for m in n.all_input_nodes)}
         self._kinds: dict[Node, Kind] = {}
         self._diagonals: dict[tuple[Node, Node], Tensor | None] = {}
 
@@ -57,6 +61,16 @@ class Dataflow:
     def module(self, node: Node) -> nn.Module | None:
         """The layer that the operation calls, if it is one."""
         return self._modules[str(node.target)] if node.op == "call_module" else None
+
+    def owns_weight(self, node: Node) -> bool:
+        """No other name of the network stands for the layer's weight."""
+        weight = getattr(self.module(node), "weight", None)
+        names = [k for k, v in self._traced.named_parameters(remove_duplicate=False) if v is weight]
+        return len(names) == 1
+
+    def opaque(self, node: Node) -> bool:
+        """It takes more from the picture than values that are held, so that it cannot be computed from these."""
+        return node in self._opaque
 
     def inputs(self, node: Node) -> list[Node]:
         """Those of its arguments that hold an example's values."""
@@ -95,6 +109,8 @@ class Dataflow:
 
     def kind(self, node: Node) -> Kind:
         """What can be done with it; affine operations are found by trial, so that no list of them is needed."""
+        if node in self._opaque:
+            return "other"
         if node not in self._kinds:
             target: Any = type(self.module(node)) if node.op == "call_module" else node.target
             self._kinds[node] = named_kind(target) or ("affine" if self._is_affine(node) else "other")
@@ -112,23 +128,30 @@ class Dataflow:
         return self._diagonals[key]
 
     def until(self, names: list[str]) -> Callable[[Tensor], list[Tensor]]:
-        """From the encoded input (n, ...) to the values of these nodes; nothing past them is computed."""
+        """From the encoded input (1, ...) to the values of these nodes; nothing past them is computed."""
         ends = [next(n for n in self.nodes if n.name == name) for name in names]
         needed, left = set[Node](), list(ends)
         while left:
             node = left.pop()
             if node not in needed:
                 needed.add(node)
-                left += self.inputs(node)
-        order = [n for n in self.nodes if n in needed]
+                left += node.all_input_nodes
+        order = [n for n in self._traced.graph.nodes if n in needed]
 
         def run(z: Tensor) -> list[Tensor]:
-            values = {order[0]: z}
-            for node in order[1:]:
-                values[node] = self.apply(node, values)
+            values = dict[Node, Any]()
+            for node in order:
+                values[node] = z if node.op == "placeholder" else self._called(node, values.__getitem__)
             return [values[n] for n in ends]
 
         return run
+
+    def _is_network(self, model: Model, z: Tensor) -> bool:
+        """A branch by values, or a value that is changed after it was used, makes the trace another network."""
+        logits, traced = model.logits(model.params, z.to(model.like)), self._probes[0][self.output]
+        if not isinstance(traced, Tensor) or traced.shape != logits.shape:
+            return False
+        return bool((traced - logits).norm() <= SAME * logits.norm())
 
     def _is_affine(self, node: Node) -> bool:
         inputs = self.inputs(node)
@@ -147,8 +170,12 @@ class Dataflow:
         return env
 
     def _called(self, node: Node, value: Callable[[Node], Any]) -> Any:
-        args, kwargs = map_arg(node.args, value), map_arg(node.kwargs, value)
-        return getattr(self._run, node.op)(_COPYING.get(node.target, node.target), args, kwargs)
+        def given(n: Node) -> Any:
+            found = value(n)
+            return found.clone() if isinstance(found, Tensor) else found  # an operation in place must not change it
+
+        args, kwargs = map_arg(node.args, given), map_arg(node.kwargs, given)
+        return getattr(self._run, node.op)(node.target, args, kwargs)
 
 
 def _traced(module: nn.Module) -> fx.GraphModule:
@@ -169,10 +196,16 @@ def _traced(module: nn.Module) -> fx.GraphModule:
 def _copied(model: Model, dtype: torch.dtype) -> nn.Module:
     module = copy.deepcopy(model.module).to(model.like.device, dtype)
     module.load_state_dict({**model.params, **model.buffers}, strict=False)
-    for layer in module.modules():
-        if hasattr(layer, "inplace"):
-            setattr(layer, "inplace", False)  # noqa: B010 - a value must stay as it was noted
     return module.requires_grad_(False)
+
+
+def _reached(graph: fx.Graph) -> dict[Node, None]:
+    """What depends on the network's input, in the order of computation."""
+    found = dict[Node, None]()
+    for node in graph.nodes:
+        if node.op == "placeholder" or any(n in found for n in node.all_input_nodes):
+            found[node] = None
+    return found
 
 
 def _is_example(value: Any) -> bool:

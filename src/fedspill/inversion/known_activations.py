@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -48,6 +49,10 @@ class KnownActivations:
         """So much is known that the picture is found without its gradient."""
         active = sum(int(v.count_nonzero()) for v in self.values.values())
         return self.picture is not None or active > OVERDETERMINED * math.prod(self.model.input.encoded_shape)
+
+    def described(self) -> str:
+        """Which they are, in the words of a report."""
+        return "the picture itself" if self.picture is not None else ", ".join(self.values)
 
     def distance(self, z: Float[Tensor, "1 ..."]) -> Float[Tensor, ""]:
         """Relative squared error of a candidate's activations, differentiable."""
@@ -101,4 +106,10 @@ def known_activations(model: Model, gradient: Params, watch: Watch = UNWATCHED) 
     values = {n.name: fact.value.to(model.like) for n, fact in frontier.items()}
     if not values:
         raise NotApplicable("no layer's input follows from the gradient")
-    return KnownActivations(model, values, values.get(flow.nodes[0].name))
+    known = KnownActivations(model, values, values.get(flow.nodes[0].name))
+    at = torch.zeros_like(model.like.new_empty(1, *model.input.encoded_shape)).requires_grad_()
+    value = known.distance(at)
+    slope: Any = torch.autograd.grad(value, at, allow_unused=True)[0]
+    if not bool(value.isfinite()) or slope is None or not bool(slope.isfinite().all()):
+        raise NotApplicable("what follows from the gradient cannot be compared with a candidate")
+    return known

@@ -59,7 +59,7 @@ class KnownValues:
 
     def learn(self, node: Node, value: Tensor, known: Tensor) -> bool:
         """Adds what is not known yet; whether there was any."""
-        old = self.facts.get(node)
+        old, known = self.facts.get(node), known & value.isfinite()
         fresh = known if old is None else known & ~old.known
         if not bool(fresh.any()):
             return False
@@ -99,7 +99,7 @@ class KnownValues:
 
     def _forward(self, node: Node) -> bool:
         inputs = self.flow.inputs(node)
-        if self.complete(node) or not inputs or not all(self.complete(n) for n in inputs):
+        if self.complete(node) or not inputs or self.flow.opaque(node) or not all(self.complete(n) for n in inputs):
             return False
         return self.learn_all(node, self.flow.apply(node, self.values(inputs)))
 
@@ -145,7 +145,7 @@ class KnownValues:
         if steep is not None:
             forced = self.forced.get(user, torch.zeros_like(cotangent))
             return cotangent * torch.where(forced == 0, steep, (forced > 0).to(steep))
-        if all(self.complete(n) for n in inputs):
+        if not self.flow.opaque(user) and all(self.complete(n) for n in inputs):
             return self.flow.pull(user, node, cotangent, self.values(inputs))
         return None
 

@@ -30,8 +30,10 @@ class Geometry:
 
 
 def is_plain(layer: nn.Conv2d) -> bool:
-    """One group, padded with zeros: what this module can do."""
-    return layer.groups == 1 and layer.padding_mode == "zeros"
+    """One group, padded with as many zeros on both sides: what this module can do."""
+    spans = [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
+    even = layer.padding != "same" or not any(s % 2 for s in spans)
+    return layer.groups == 1 and layer.padding_mode == "zeros" and even
 
 
 def geometry(layer: nn.Conv2d, inside: torch.Size) -> Geometry:

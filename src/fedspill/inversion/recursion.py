@@ -33,11 +33,14 @@ class Recursion(KnownValues):
         self.gradient = {k: v.double() for k, v in gradient.items()}
         self._tried = set[tuple[Node, str]]()
         called = [str(n.target) for n in flow if n.op == "call_module"]
-        # A weight that is used twice has the gradients of both uses.
+        # A weight that is used twice, by two calls or under two names, has the gradients of both uses.
         self._layers = [
             n
             for n in flow
-            if self._weighs(n) and called.count(str(n.target)) == 1 and self._sent(n, "weight") is not None
+            if self._weighs(n)
+            and called.count(str(n.target)) == 1
+            and self._sent(n, "weight") is not None
+            and flow.owns_weight(n)
         ]
 
     def run(self, watch: Watch = UNWATCHED) -> None:
@@ -112,7 +115,7 @@ class Recursion(KnownValues):
             bias, scale = self._sent(users[0], "bias"), self.flow.diagonal(users[0], node)
             if scale is not None:
                 cotangent = self.flow.linear(users[0], {node: cotangent / scale.clamp_min(TINY)})
-        if bias is None:
+        if bias is None or not bool(bias.any()):
             return None
         sums = cotangent.sum((0, 2, 3))
         factor = (sums @ bias) / (sums @ sums)

@@ -51,6 +51,8 @@ def activation_above(flow: Dataflow, node: Node) -> Node | None:
     """The ReLU that a layer's output reaches value by value."""
     while len(users := flow.users(node)) == 1:
         above = users[0]
+        if flow.blank(above).shape != flow.blank(node).shape:
+            return None
         if flow.kind(above) == "relu":
             return above
         if flow.kind(above) != "affine" or flow.diagonal(above, node) is None:
