@@ -63,7 +63,7 @@ def timed(record: dict[str, Any], clock: str, costs: dict[str, dict[str, Any]]) 
         BadInput: its tool is not among the costs of its case.
     """
     points, tool = record["points"], record["tool"]
-    if clock == "quiet" and record["settings"].get("analytic"):
+    if clock == "quiet" and record.get("settings", {}).get("analytic"):
         clock = "cpu"
     if clock != "quiet":
         return Timed(tuple(points["cpu_seconds" if clock == "cpu" else "seconds"]), tuple(points["psnr"]))
