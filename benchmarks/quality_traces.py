@@ -20,8 +20,8 @@ from fedspill.attacks.inverting_gradients import InvertingGradients
 from fedspill.core.rng import stream
 from fedspill.inversion.hypotheses import hypotheses
 from fedspill.inversion.matching import check_observed
-from fedspill.inversion.search import SignedAdam
 from fedspill.inversion.stack import Stack
+from fedspill.inversion.step_rules import SignedAdam
 
 STEPS, EVERY, RUNS = 240, 6, 2
 PAPER = InvertingGradients(steps=STEPS, tv=1e-2)

@@ -17,7 +17,8 @@ from fedspill.core.rng import rand, randn, stream
 from fedspill.core.roles import UNWATCHED, Forecast
 from fedspill.inversion.batched_search import BatchedSearch
 from fedspill.inversion.quality import agreement, combined, explained
-from fedspill.inversion.search import LBFGS, Problem, Search, SignedAdam
+from fedspill.inversion.search import Problem, Search
+from fedspill.inversion.step_rules import LBFGS, SignedAdam
 from tests.identities.test_matching_and_search import BreakingWatch, Broken
 from tests.worlds import batch, conv_bn, mlp
 

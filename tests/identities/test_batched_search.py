@@ -12,7 +12,8 @@ from fedspill.core.local_update import FedAvg, FedSGD, local_update
 from fedspill.core.rng import randn, stream
 from fedspill.core.roles import UNWATCHED
 from fedspill.inversion.batched_search import BatchedSearch
-from fedspill.inversion.search import Found, Problem, Search, SignedAdam
+from fedspill.inversion.search import Found, Problem, Search
+from fedspill.inversion.step_rules import SignedAdam
 from tests.identities.test_matching_and_search import BreakingWatch, Broken, Impatient
 from tests.worlds import SPEC, batch, conv_bn
 

@@ -15,7 +15,8 @@ from fedspill.core.types import Update, UpdateKind
 from fedspill.inversion.distances import DISTANCES
 from fedspill.inversion.matching import Matching, check_observed, protocols
 from fedspill.inversion.priors import EACH_VARIATION, total_variation
-from fedspill.inversion.search import LBFGS, Problem, Search, SignedAdam
+from fedspill.inversion.search import Problem, Search
+from fedspill.inversion.step_rules import LBFGS, SignedAdam
 from tests.worlds import SPEC, batch, conv_bn, mlp
 
 DOUBLE = torch.float64

@@ -12,7 +12,7 @@ from fedspill.core.roles import UNWATCHED, Attack, Card, Watch
 from fedspill.core.types import Reconstruction, Update
 from fedspill.inversion.deep_leakage import DeepLeakage
 from fedspill.inversion.hypotheses import Unknowns
-from fedspill.inversion.search import LBFGS
+from fedspill.inversion.step_rules import LBFGS
 
 
 @dataclass(frozen=True)

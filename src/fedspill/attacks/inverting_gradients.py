@@ -26,7 +26,8 @@ from fedspill.inversion.matching import Matching, check_observed
 from fedspill.inversion.outcome import conclude, concluded
 from fedspill.inversion.priors import EACH_VARIATION, Variation
 from fedspill.inversion.quality import estimator
-from fedspill.inversion.search import LBFGS, Problem, Schedule, Search, SignedAdam, StepRule
+from fedspill.inversion.search import Problem, Search
+from fedspill.inversion.step_rules import LBFGS, Schedule, SignedAdam, StepRule
 
 EXACT = 1e-3
 """Share of a blank image's distance below which a picture from the activations alone needs no search."""

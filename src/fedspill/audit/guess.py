@@ -8,7 +8,8 @@ from fedspill.core.inputs import ImageSpec
 from fedspill.core.rng import randn
 from fedspill.core.roles import UNWATCHED
 from fedspill.inversion.priors import total_variation
-from fedspill.inversion.search import Problem, Search, SignedAdam
+from fedspill.inversion.search import Problem, Search
+from fedspill.inversion.step_rules import SignedAdam
 
 STEPS = 240
 

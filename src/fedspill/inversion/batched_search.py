@@ -11,8 +11,9 @@ from torch import Tensor
 from fedspill.core.errors import BadInput
 from fedspill.core.roles import State, Watch
 from fedspill.inversion.foresight import forecast_side_by_side
-from fedspill.inversion.search import Found, Problem, SignedAdam, Variables
+from fedspill.inversion.search import Found, Problem
 from fedspill.inversion.stack import Stack, captured
+from fedspill.inversion.step_rules import SignedAdam, Variables
 
 READ_EVERY = 16
 """Iterations between two looks of the host at a CUDA device, and between two estimates of the quality."""

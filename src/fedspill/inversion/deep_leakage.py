@@ -16,7 +16,8 @@ from fedspill.inversion.head import find_head
 from fedspill.inversion.hypotheses import Hypothesis, Unknowns, hypotheses
 from fedspill.inversion.matching import Matching, check_observed
 from fedspill.inversion.outcome import conclude
-from fedspill.inversion.search import LBFGS, Problem, Search
+from fedspill.inversion.search import Problem, Search
+from fedspill.inversion.step_rules import LBFGS
 
 
 @dataclass(frozen=True)
