@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 
 from benchmarks import matching_cost, matching_curves, matching_table
+from benchmarks import matching_records as records
 from benchmarks.matching_cost import PEER
 from benchmarks.matching_world import COST, QUALITY
 from fedspill.core.errors import BadInput
@@ -28,14 +29,8 @@ TOOLS = (PEER, "fedspill")
 
 def parse(words: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parts = parser.add_subparsers(required=True, metavar="PART")
-    for part, module in (("cost", matching_cost), ("curves", matching_curves), ("table", matching_table)):
-        one = parts.add_parser(part, description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-        one.set_defaults(run=module.run)
-        _common(one)
-        {"cost": _cost, "curves": _curves, "table": _table}[part](one)
-    return parser.parse_args(words)
+    parts = {"cost": (matching_cost, _cost), "curves": (matching_curves, _curves), "table": (matching_table, _table)}
+    return records.parse_parts(__doc__, parts, _common, words)
 
 
 def _common(parser: argparse.ArgumentParser) -> None:

@@ -7,9 +7,11 @@ import os
 import platform
 import shlex
 import sys
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -27,6 +29,30 @@ UNTOLD = ("--out", "--worker")
 def folder(args: argparse.Namespace) -> Path:
     """Of the results, one for each kind of device."""
     return Path(args.out or (QUICK if args.quick else RESULTS)) / str(args.device).partition(":")[0]
+
+
+def parse_parts(
+    about: str | None,
+    parts: Mapping[str, tuple[ModuleType, Callable[[argparse.ArgumentParser], None]]],
+    common: Callable[[argparse.ArgumentParser], None],
+    words: list[str] | None,
+    **defaults: str,
+) -> argparse.Namespace:
+    """The command line of a benchmark of several parts, each a module that says what it does and has a `run`.
+
+    Args:
+        parts: by name the module, and what adds its own options.
+        common: adds the options of all parts.
+    """
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.set_defaults(**defaults)
+    choices = parser.add_subparsers(required=True, metavar="PART")
+    for name, (module, own) in parts.items():
+        one = choices.add_parser(name, description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+        one.set_defaults(run=module.run)
+        common(one)
+        own(one)
+    return parser.parse_args(words)
 
 
 def conditions(args: argparse.Namespace) -> dict[str, Any]:

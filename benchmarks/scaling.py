@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks import matching_records as records
 from benchmarks import scaling_cost, scaling_fedavg, scaling_table
 from benchmarks.scaling_cases import LINES
 from fedspill.core.errors import BadInput
@@ -21,15 +22,8 @@ from fedspill.core.errors import BadInput
 
 def parse(words: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.set_defaults(benchmark="scaling")
-    parts = parser.add_subparsers(required=True, metavar="PART")
-    for part, module in (("cost", scaling_cost), ("fedavg", scaling_fedavg), ("table", scaling_table)):
-        one = parts.add_parser(part, description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-        one.set_defaults(run=module.run)
-        _common(one)
-        {"cost": _cost, "fedavg": _fedavg, "table": _table}[part](one)
-    return parser.parse_args(words)
+    parts = {"cost": (scaling_cost, _cost), "fedavg": (scaling_fedavg, _fedavg), "table": (scaling_table, _table)}
+    return records.parse_parts(__doc__, parts, _common, words, benchmark="scaling")
 
 
 def _common(parser: argparse.ArgumentParser) -> None:
