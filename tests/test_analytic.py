@@ -69,6 +69,7 @@ def test_several_examples_of_one_class_are_not_taken_for_one() -> None:
     }
     assert len(found[True].inputs) == len(found[False].inputs)
     assert torch.equal(found[True].inputs, found[False].inputs)
+    assert inverting_gradients.UNPROVEN in found[True].notes
 
 
 def test_nothing_in_the_analytic_part_ends_an_attack(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,6 +31,10 @@ from fedspill.inversion.step_rules import LBFGS, Schedule, SignedAdam, StepRule
 
 EXACT = 1e-3
 """Share of a blank image's distance below which a picture from the activations alone needs no search."""
+UNPROVEN = (
+    "Activations that would be those of a single example were found and not used: the number of examples is not known,"
+    " and they do not make up a picture that proves it."
+)
 
 
 @dataclass(frozen=True)
@@ -90,8 +94,8 @@ class InvertingGradients:
             found = self._read(known, observed, knowledge, tried, rng, watch)
             if found is not None:
                 return replace(found, notes=(*found.notes, note))
-        if any(h.num_examples != 1 for h in tried):
-            known = None  # of several examples of one class, what the head tells looks like one
+        if known is not None and any(h.num_examples != 1 for h in tried):
+            known, note = None, UNPROVEN  # of several examples of one class, what the head tells looks like one
         matchings = [self._matching(observed, knowledge, h) for h in tried]
         problems = [self._problem(m, h, known) for m, h in zip(matchings, tried, strict=True)]
         found = self._search(watch).run(problems, rng, watch)
