@@ -5,12 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from fedspill.attacks import inverting_gradients
 from fedspill.attacks.inverting_gradients import CARD, InvertingGradients
 from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.local_update import FedSGD, local_update
 from fedspill.core.rng import randn, stream
 from fedspill.core.types import Batch, Reconstruction
+from fedspill.inversion import exact_reading
 from fedspill.zoo import models
 
 STRONG = CARD.presets["strong"]
@@ -69,14 +69,14 @@ def test_several_examples_of_one_class_are_not_taken_for_one() -> None:
     }
     assert len(found[True].inputs) == len(found[False].inputs)
     assert torch.equal(found[True].inputs, found[False].inputs)
-    assert inverting_gradients.UNPROVEN in found[True].notes
+    assert exact_reading.UNPROVEN in found[True].notes
 
 
 def test_nothing_in_the_analytic_part_ends_an_attack(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> None:
         raise RuntimeError("singular")
 
-    monkeypatch.setattr(inverting_gradients, "known_activations", broken)
+    monkeypatch.setattr(exact_reading, "known_activations", broken)
     _, found = attacked("lenet", 1)
     assert len(found.objective) == SHORT.steps + 1
     assert any("RuntimeError: singular" in note for note in found.notes)

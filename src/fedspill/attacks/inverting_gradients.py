@@ -12,29 +12,23 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fedspill.core.errors import BadInput, NotApplicable
+from fedspill.core.errors import BadInput
 from fedspill.core.knowledge import ServerKnowledge
-from fedspill.core.local_update import FedSGD
 from fedspill.core.rng import randn
 from fedspill.core.roles import UNWATCHED, Attack, Card, Watch
 from fedspill.core.types import Reconstruction, Update
+from fedspill.inversion.assumption import Assumption
 from fedspill.inversion.batched_search import BatchedSearch
 from fedspill.inversion.distances import DISTANCES, DistanceName
-from fedspill.inversion.hypotheses import Hypothesis, Unknowns, hypotheses
-from fedspill.inversion.known_activations import KnownActivations, known_activations
-from fedspill.inversion.matching import Matching, check_observed
-from fedspill.inversion.outcome import conclude, concluded
+from fedspill.inversion.exact_reading import AFTER, Reading, read_again, read_exactly
+from fedspill.inversion.hypotheses import Unknowns, hypotheses
+from fedspill.inversion.known_activations import KnownActivations
+from fedspill.inversion.matching import check_observed
+from fedspill.inversion.outcome import conclude
 from fedspill.inversion.priors import EACH_VARIATION, Variation
 from fedspill.inversion.quality import estimator
 from fedspill.inversion.search import Problem, Search
 from fedspill.inversion.step_rules import LBFGS, Schedule, SignedAdam, StepRule
-
-EXACT = 1e-3
-"""Share of a blank image's distance below which a picture from the activations alone needs no search."""
-UNPROVEN = (
-    "Activations that would be those of a single example were found and not used: the number of examples is not known,"
-    " and they do not make up a picture that proves it."
-)
 
 
 @dataclass(frozen=True)
@@ -64,6 +58,9 @@ class InvertingGradients:
         analytic: of one example's gradient in eval mode, first recover exactly as many layers' activations as it
             determines (`fedspill.inversion.recursion`). Where these determine the picture, there is nothing to search
             for; where they do not, a candidate's activations must agree with them as well. Not in the paper.
+        surrogate: match local training, where it is short enough, as one gradient at parameters between those that
+            were sent and those that came back (`fedspill.inversion.surrogate`); the result is judged by the local
+            training itself. Not in the paper.
     """
 
     steps: int = 4800
@@ -82,6 +79,7 @@ class InvertingGradients:
     unknowns: Unknowns = Unknowns()
     converged_below: float = 0.1
     analytic: bool = False
+    surrogate: bool = False
 
     def reconstruct(
         self, update: Update, knowledge: ServerKnowledge, rng: torch.Generator, watch: Watch = UNWATCHED
@@ -89,56 +87,21 @@ class InvertingGradients:
         """Searches for images whose update points where the observed one does."""
         observed = check_observed(update, knowledge.model)
         tried = hypotheses(observed, knowledge, self.unknowns, rng)
-        known, note = self._known(observed, knowledge, tried, watch)
-        if known is not None and known.suffices:
-            found = self._read(known, observed, knowledge, tried, rng, watch)
-            if found is not None:
-                return replace(found, notes=(*found.notes, note))
-        if known is not None and any(h.num_examples != 1 for h in tried):
-            known, note = None, UNPROVEN  # of several examples of one class, what the head tells looks like one
-        matchings = [self._matching(observed, knowledge, h) for h in tried]
-        problems = [self._problem(m, h, known) for m, h in zip(matchings, tried, strict=True)]
-        found = self._search(watch).run(problems, rng, watch)
-        kept = tried[found.problem]
-        labels = self._given(kept, knowledge)
-        result = conclude(matchings[found.problem], found.variables[0], labels, found, tried, self.converged_below)
-        return replace(result, notes=(*result.notes, note)) if note else result
-
-    def _known(
-        self, observed: Update, knowledge: ServerKnowledge, tried: list[Hypothesis], watch: Watch
-    ) -> tuple[KnownActivations | None, str]:
-        """What the gradient tells exactly, and a note on it."""
-        if not self.analytic:
-            return None, ""
-        single = [h for h in tried if h.num_examples == 1 and isinstance(h.training, FedSGD)]
-        if not single:
-            return None, "No activation was recovered exactly: this needs the gradient of a single example."
-        try:
-            known = known_activations(knowledge.model, observed.values, watch)
-        except NotApplicable as error:
-            return None, f"No activation was recovered exactly: {error}."
-        except Exception as error:  # nothing in this part may end an attack that works without it
-            return None, f"No activation was recovered exactly: {type(error).__name__}: {error}."
-        return known, f"Recovered from the gradient, layer by layer: the values of {known.described()}."
-
-    def _read(
-        self,
-        known: KnownActivations,
-        observed: Update,
-        knowledge: ServerKnowledge,
-        tried: list[Hypothesis],
-        rng: torch.Generator,
-        watch: Watch,
-    ) -> Reconstruction | None:
-        """The picture behind the activations, if its update is the observed one."""
-        single = [h for h in tried if h.num_examples == 1]
-        matching, labels = self._matching(observed, knowledge, single[0]), self._given(single[0], knowledge)
-        found = concluded(matching, known.inverted(rng, watch), labels, single, self.converged_below)
-        sure = found.confidence is not None and float(found.confidence.min()) > 1 - EXACT
-        return found if sure else None
-
-    def _matching(self, observed: Update, knowledge: ServerKnowledge, hypothesis: Hypothesis) -> Matching:
-        return Matching(knowledge.model, observed, hypothesis.training, knowledge.num_clients, DISTANCES[self.distance])
+        distance = DISTANCES[self.distance]
+        assumed = [Assumption.of(h, knowledge, observed, distance, shorten=self.surrogate) for h in tried]
+        read = read_exactly(assumed, self.converged_below, rng, watch) if self.analytic else Reading()
+        if read.picture is not None and read.sure:
+            notes = (*assumed[0].notes, *read.notes)
+            return replace(read.picture, notes=(*read.picture.notes, *notes))
+        found = self._search(watch).run([self._problem(a, read.known) for a in assumed], rng, watch)
+        kept = assumed[found.problem]
+        result = conclude(kept.matching, found.variables[0], kept.labels, found, tried, self.converged_below)
+        if self.analytic and found.complete:
+            again = read_again(kept, found.variables[0], self.converged_below, rng, watch)
+            if again.picture is not None and again.sure:
+                result = replace(again.picture, objective=found.history)
+                read = replace(read, notes=(*again.notes, AFTER))
+        return replace(result, notes=(*result.notes, *kept.notes, *read.notes))
 
     def _search(self, watch: Watch) -> Search | BatchedSearch:
         rule = self._rule()
@@ -153,17 +116,12 @@ class InvertingGradients:
             )
         return BatchedSearch(rule, self.steps, self.restarts, graph=self.graph)
 
-    def _given(self, hypothesis: Hypothesis, knowledge: ServerKnowledge) -> Tensor:
-        assert hypothesis.labels is not None, "hypotheses() infers what was not granted"
-        return hypothesis.labels.to(knowledge.model.like.device)
-
-    def _problem(self, matching: Matching, hypothesis: Hypothesis, known: KnownActivations | None) -> Problem:
+    def _problem(self, assumed: Assumption, known: KnownActivations | None) -> Problem:
+        matching, labels, count = assumed.searched, assumed.labels, assumed.hypothesis.num_examples
         model, spec = matching.model, matching.model.input
-        assert hypothesis.labels is not None, "hypotheses() infers what was not granted"
-        labels = hypothesis.labels.to(model.like.device)
 
         def draw(rng: torch.Generator) -> list[Tensor]:
-            return [randn((hypothesis.num_examples, *spec.encoded_shape), rng, model.like)]
+            return [randn((count, *spec.encoded_shape), rng, model.like)]
 
         def value(variables: list[Tensor]) -> Float[Tensor, ""]:
             distance = matching(variables[0], labels)
@@ -202,7 +160,7 @@ _PAPER = InvertingGradients()
 _FEDAVG = replace(_PAPER, lr=1.0)
 # Chosen by measurement (docs/performance.md): exact where a gradient is, else better in a tenth of the iterations.
 _STRONG = InvertingGradients(
-    steps=480, lr=0.3, schedule="cosine", tv=0.7, variation="vectorial", relative=True, analytic=True
+    steps=480, lr=0.3, schedule="cosine", tv=0.7, variation="vectorial", relative=True, analytic=True, surrogate=True
 )
 
 CARD: Card[Attack] = Card(

@@ -1,0 +1,127 @@
+"""Local training as one gradient: what a client sends after many small steps is nearly a gradient at a point between.
+
+The change of the parameters over a round, divided by its steps, is the mean of the gradients on the way. Where the way
+is nearly straight, that is the gradient at its middle, up to the square of the way's length, and the server knows both
+ends. One gradient is then matched instead of a whole training. Zhu, Yao, Blaschko: "Surrogate Model Extension (SME):
+A Fast and Accurate Weight Update Attack on Federated Learning", ICML 2023, arXiv:2306.00127, which searches for the
+place on the way; here it follows from the protocol, for constant gradients.
+"""
+
+import math
+from dataclasses import dataclass, replace
+
+from jaxtyping import Float
+from torch import Tensor
+
+from fedspill.core.local_steps import FedAvg, FedSGD
+from fedspill.core.local_update import aggregate_update
+from fedspill.core.model import Model
+from fedspill.core.rng import randn, stream
+from fedspill.core.types import Params, Update, UpdateKind
+from fedspill.inversion.distances import cosine_distance
+
+STRAIGHT = 1e-3
+"""Cosine distance between local training and its surrogate, on random examples, below which it may be matched."""
+BENT = 0.3
+"""From here on it is not even a first guess."""
+
+
+@dataclass(frozen=True)
+class Surrogate:
+    """A gradient that stands in for a delta.
+
+    Attributes:
+        sent: the model as the clients got it.
+        local: their training.
+        model: with parameters between those that were sent and those that came back.
+        update: the mean gradient over the local steps.
+        off: cosine distance of training and surrogate on random examples.
+    """
+
+    sent: Model
+    local: FedAvg
+    model: Model
+    update: Update
+    off: float
+
+    @property
+    def training(self) -> FedSGD:
+        """The protocol under which the model gives the update."""
+        return FedSGD(trainable=tuple(self.update.values))
+
+    @property
+    def close(self) -> bool:
+        """A search may match it instead of the training; else it is a first guess, to be corrected."""
+        return self.off < STRAIGHT
+
+    def corrected(self, z: Float[Tensor, "n ..."], labels: Tensor) -> Params:
+        """The update, less what local training on these examples is off; exact at the examples of the one client."""
+        share = len(labels)
+        delta = aggregate_update(self.sent, z, labels, self.local)
+        off = _middle(self.sent, delta, self.local, share).update.values
+        there = aggregate_update(self.model, z, labels, self.training).values
+        return {k: v + there[k] - off[k] for k, v in self.update.values.items()}
+
+
+def surrogate(model: Model, delta: Update, training: FedAvg, labels: Tensor, clients: int) -> Surrogate | None:
+    """The gradient that stands in for a delta, or None where none does.
+
+    It needs local steps on equally many examples, no batch statistics of parts of the examples, and a way that is not
+    bent too much, which is judged by training on random examples with these labels, no further than the client went.
+
+    Args:
+        labels: (n,) of all clients' examples.
+    """
+    share = len(labels) // clients
+    size = training.minibatch_size or share
+    if share % size or (model.training and (size < share or clients > 1)):
+        return None
+    z = randn((len(labels), *model.input.encoded_shape), stream(0, "surrogate"), model.like)
+    alike = training
+    moved = aggregate_update(model, z, labels, training, clients)
+    further = moved.norm() / delta.norm()
+    if not math.isfinite(further):
+        return None
+    if further > 1:  # as of a network that knows the client's examples
+        alike = replace(training, lr=training.lr / further)
+        moved = aggregate_update(model, z, labels, alike, clients)
+    tried = _middle(model, moved, alike, share)
+    gradient = aggregate_update(tried.model, z, labels, tried.training, clients).values
+    off = float(cosine_distance(_double(gradient), _double(tried.update.values)))
+    if not off < BENT:
+        return None
+    return replace(_middle(model, delta, training, share), off=max(0.0, off))
+
+
+def _middle(model: Model, delta: Update, training: FedAvg, share: int) -> Surrogate:
+    weight, place = straight_way(training, share)
+    between = {k: model.params[k] - place * d for k, d in delta.values.items()}
+    gradient = {k: d / weight - training.weight_decay * between[k] for k, d in delta.values.items()}
+    middle = replace(model, params={**model.params, **between})
+    return Surrogate(model, training, middle, Update(UpdateKind.GRADIENT, gradient, delta.buffers), 0.0)
+
+
+def straight_way(training: FedAvg, num_examples: int) -> tuple[float, float]:
+    """Were all gradients of the local steps the same: how often one of them is in the delta, and where the mean
+    gradient is taken.
+
+    Returns:
+        What the delta is to be divided by, and the share of the delta between the parameters that were sent and those
+        at which the steps' gradients are taken in the mean, weighted by what is left of each in the delta: 0 after one
+        step, towards 1/2 after many.
+    """
+    steps = training.local_steps(num_examples)
+    # With momentum the gradient of a step moves the parameters in all later steps too.
+    counts = [sum(training.momentum**later for later in range(steps - t)) for t in range(steps)]
+    whole = sum(counts)
+    velocity, moved, places = 0.0, 0.0, list[float]()
+    for _ in range(steps):
+        places.append(moved / whole)
+        velocity = training.momentum * velocity + 1
+        moved += velocity
+    place = sum(c * p for c, p in zip(counts, places, strict=True)) / whole
+    return training.lr * whole, place
+
+
+def _double(values: Params) -> dict[str, Tensor]:
+    return {k: v.double() for k, v in values.items()}
