@@ -5,6 +5,7 @@ learning?", NeurIPS 2020, arXiv:2003.14053. Equation 4; equation 6 for FedAvg; h
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -15,18 +16,21 @@ from torch import Tensor
 from fedspill.core.errors import BadInput, NotApplicable
 from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.local_update import FedSGD
+from fedspill.core.model import Model
 from fedspill.core.rng import randn
-from fedspill.core.roles import UNWATCHED, Attack, Card, Watch
+from fedspill.core.roles import UNWATCHED, Attack, Card, Job, Watch
 from fedspill.core.types import Reconstruction, Update
+from fedspill.inversion.at_once import Pending, Searching
 from fedspill.inversion.batched_search import BatchedSearch
 from fedspill.inversion.distances import DISTANCES, DistanceName
 from fedspill.inversion.hypotheses import Hypothesis, Unknowns, hypotheses
 from fedspill.inversion.known_activations import KnownActivations, known_activations
 from fedspill.inversion.matching import Matching, check_observed
 from fedspill.inversion.outcome import conclude, concluded
+from fedspill.inversion.parts import Parts
 from fedspill.inversion.priors import EACH_VARIATION, Variation
 from fedspill.inversion.quality import estimator
-from fedspill.inversion.search import Problem, Search
+from fedspill.inversion.search import Found, Problem, Search
 from fedspill.inversion.step_rules import LBFGS, Schedule, SignedAdam, StepRule
 
 EXACT = 1e-3
@@ -87,7 +91,35 @@ class InvertingGradients:
         self, update: Update, knowledge: ServerKnowledge, rng: torch.Generator, watch: Watch = UNWATCHED
     ) -> Reconstruction:
         """Searches for images whose update points where the observed one does."""
-        observed = check_observed(update, knowledge.model)
+        begun = self._begin(Job(update, knowledge, rng), watch)
+        if isinstance(begun, Reconstruction):
+            return begun
+        return self._end(begun, self._search(watch).run(begun.problems, rng, watch))
+
+    def reconstruct_many(self, jobs: Sequence[Job], watch: Watch = UNWATCHED) -> list[Reconstruction]:
+        """As `reconstruct` of each; searches for one gradient of the same model in eval mode share a stack (Adam only).
+
+        What a gradient tells exactly is still read job by job.
+        """
+        parts = Parts(watch)
+        begun = {i: self._begin_part(i, jobs, parts) for i in range(len(jobs))}
+        pending = {i: job for i, job in begun.items() if isinstance(job, Pending)}
+        found = Searching(self._search, self._together(watch), self._objective).run(pending, parts)
+        return [job if isinstance(job, Reconstruction) else self._end(job, found[i]) for i, job in begun.items()]
+
+    def _begin_part(self, i: int, jobs: Sequence[Job], parts: Parts) -> Reconstruction | Pending:
+        name = f"read {i}"
+        if (read := parts.kept(name)) is not None:
+            return Reconstruction(**read)
+        begun = self._begin(jobs[i], parts.watch(name, i, 1, len(jobs)))
+        if isinstance(begun, Reconstruction):
+            parts.keep(name, {name: dict(begun.__dict__)})
+        return begun
+
+    def _begin(self, job: Job, watch: Watch) -> Reconstruction | Pending:
+        """The picture, if the update tells it exactly, else what is to be searched."""
+        knowledge, rng = job.knowledge, job.rng
+        observed = check_observed(job.update, knowledge.model)
         tried = hypotheses(observed, knowledge, self.unknowns, rng)
         known, note = self._known(observed, knowledge, tried, watch)
         if known is not None and known.suffices:
@@ -98,11 +130,13 @@ class InvertingGradients:
             known, note = None, UNPROVEN  # of several examples of one class, what the head tells looks like one
         matchings = [self._matching(observed, knowledge, h) for h in tried]
         problems = [self._problem(m, h, known) for m, h in zip(matchings, tried, strict=True)]
-        found = self._search(watch).run(problems, rng, watch)
-        kept = tried[found.problem]
-        labels = self._given(kept, knowledge)
-        result = conclude(matchings[found.problem], found.variables[0], labels, found, tried, self.converged_below)
-        return replace(result, notes=(*result.notes, note)) if note else result
+        return Pending(tried, matchings, problems, known, note, rng)
+
+    def _end(self, job: Pending, found: Found) -> Reconstruction:
+        matching, tried = job.matchings[found.problem], job.tried
+        labels = self._given(tried[found.problem], matching.model)
+        result = conclude(matching, found.variables[0], labels, found, tried, self.converged_below)
+        return replace(result, notes=(*result.notes, job.note)) if job.note else result
 
     def _known(
         self, observed: Update, knowledge: ServerKnowledge, tried: list[Hypothesis], watch: Watch
@@ -132,7 +166,7 @@ class InvertingGradients:
     ) -> Reconstruction | None:
         """The picture behind the activations, if its update is the observed one."""
         single = [h for h in tried if h.num_examples == 1]
-        matching, labels = self._matching(observed, knowledge, single[0]), self._given(single[0], knowledge)
+        matching, labels = self._matching(observed, knowledge, single[0]), self._given(single[0], knowledge.model)
         found = concluded(matching, known.inverted(rng, watch), labels, single, self.converged_below)
         sure = found.confidence is not None and float(found.confidence.min()) > 1 - EXACT
         return found if sure else None
@@ -153,14 +187,20 @@ class InvertingGradients:
             )
         return BatchedSearch(rule, self.steps, self.restarts, graph=self.graph)
 
-    def _given(self, hypothesis: Hypothesis, knowledge: ServerKnowledge) -> Tensor:
+    def _together(self, watch: Watch) -> BatchedSearch | None:
+        """Of jobs in a stack; a quality is estimated for one job at a time."""
+        rule = self._rule()
+        if watch.quality() is not None or not isinstance(rule, SignedAdam):
+            return None
+        return BatchedSearch(rule, self.steps, self.restarts, graph=self.graph)
+
+    def _given(self, hypothesis: Hypothesis, model: Model) -> Tensor:
         assert hypothesis.labels is not None, "hypotheses() infers what was not granted"
-        return hypothesis.labels.to(knowledge.model.like.device)
+        return hypothesis.labels.to(model.like.device)
 
     def _problem(self, matching: Matching, hypothesis: Hypothesis, known: KnownActivations | None) -> Problem:
         model, spec = matching.model, matching.model.input
-        assert hypothesis.labels is not None, "hypotheses() infers what was not granted"
-        labels = hypothesis.labels.to(model.like.device)
+        labels = self._given(hypothesis, model)
 
         def draw(rng: torch.Generator) -> list[Tensor]:
             return [randn((hypothesis.num_examples, *spec.encoded_shape), rng, model.like)]

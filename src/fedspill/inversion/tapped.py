@@ -64,6 +64,11 @@ class TappedNetwork:
         parameters = dict(self.module.named_parameters())
         self.others = {k: parameters[k].requires_grad_() for k in observed if k in left}
 
+    def close(self) -> None:
+        """Takes the taps off for good: with them layers hold themselves, and the observed gradients, in a circle."""
+        for layer in self.module.modules():
+            layer.__dict__.pop("forward", None)
+
     @property
     def pays(self) -> bool:
         """Whether one candidate by itself is cheaper this way: the taps' own calls cost more on a small network."""

@@ -1,0 +1,285 @@
+"""Many updates at once give what they give one by one."""
+
+import weakref
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from fedspill.attacks.inverting_gradients import InvertingGradients
+from fedspill.core.knowledge import ServerKnowledge
+from fedspill.core.local_update import FedAvg, FedSGD, local_update
+from fedspill.core.model import Model
+from fedspill.core.rng import rand, randn, stream
+from fedspill.core.roles import UNWATCHED, Attack, Job, ReconstructsMany, Watch
+from fedspill.core.types import Batch, Reconstruction
+from fedspill.inversion import at_once, many, room, tapped_layers
+from fedspill.inversion.batched_search import BatchedSearch
+from fedspill.inversion.distances import DISTANCES
+from fedspill.inversion.many import MatchingMany
+from fedspill.inversion.matching import Matching
+from fedspill.inversion.search import Search
+from fedspill.zoo import models
+from tests.identities.test_batched_search import RULE, rough, same
+from tests.identities.test_matching_and_search import BreakingWatch, Broken, Impatient
+from tests.identities.test_tapped import network
+from tests.identities.test_two_phases import plain
+from tests.worlds import CLASSES, SPEC, conv_bn, draw_weights, relu_mlp
+
+DOUBLE = torch.float64
+LIKE = torch.zeros((), dtype=DOUBLE)
+
+
+def small_convnet() -> Model:
+    """BatchNorm and max-pooling."""
+    with torch.random.fork_rng():
+        first, second = nn.Conv2d(3, 8, 3, 1, 1), nn.Conv2d(8, 16, 3, 1, 1)
+        norms = [nn.BatchNorm2d(8), nn.BatchNorm2d(16)]
+        net = nn.Sequential(
+            first, norms[0], nn.ReLU(), nn.MaxPool2d(2), second, norms[1], nn.ReLU(), nn.Flatten(), nn.Linear(256, 10)
+        )
+    return Model.of(draw_weights(net), SPEC).to("cpu", DOUBLE)
+
+
+def of_zoo(name: str, **options: object) -> Model:
+    """An untrained network of the zoo, on 8x8 pictures."""
+    return models.build(name, input_shape=SPEC.shape, num_classes=CLASSES, options=options).to("cpu", DOUBLE)
+
+
+NETWORKS: dict[str, Callable[[], Model]] = {
+    "lenet": lambda: of_zoo("lenet"),
+    "convnet": small_convnet,
+    "resnet": lambda: of_zoo("resnet18", width=4),
+    "every layer": lambda: network("every layer"),
+}
+
+
+def private_of(job: int, n: int = 2, dtype: torch.dtype = DOUBLE) -> Batch:
+    """Pictures of one job, with labels unlike those of the others."""
+    like = torch.zeros((), dtype=dtype)
+    return Batch(rand((n, *SPEC.shape), stream(job, "test", "many"), like), (torch.arange(n) + 3 * job) % CLASSES)
+
+
+@pytest.fixture(params=["as chosen", "by tiles", "formed"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small networks take the ways of large ones."""
+    if request.param != "as chosen":
+        monkeypatch.setattr(tapped_layers, "cheaper_unformed", lambda positions, inside, outside: False)
+    if request.param == "by tiles":
+        monkeypatch.setattr(tapped_layers, "best_tile", lambda n, shape, inside, outside: 2)
+
+
+@pytest.mark.parametrize("trainable", [("*",), ("*.weight",)])
+@pytest.mark.parametrize("runs", [1, 2])
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.usefixtures("way")
+def test_distances_and_gradients_are_those_of_every_update_by_itself(
+    name: str, runs: int, trainable: tuple[str, ...]
+) -> None:
+    model, protocol, private = NETWORKS[name](), FedSGD(trainable), [private_of(j) for j in range(3)]
+    updates = [local_update(model, p, protocol) for p in private]
+    joint = MatchingMany(model, tuple(u.values for u in updates), torch.stack([p.labels for p in private]), runs)
+    assert joint.stacks
+    z = randn((3 * runs, 2, *SPEC.shape), stream(0, "z"), LIKE).requires_grad_()
+    each = [
+        (Matching(model, u, protocol, 1, DISTANCES["cosine"]), p.labels) for u, p in zip(updates, private, strict=True)
+    ]
+    wanted = torch.stack([plain(m, one, y) for (m, y), own in zip(each, z.split(runs), strict=True) for one in own])
+    factors = torch.linspace(1.0, 2.0, 3 * runs, dtype=DOUBLE)
+    found = joint.each(z)
+    torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-12)
+    got, slope = (torch.autograd.grad(v @ factors, z)[0] for v in (found, wanted))
+    torch.testing.assert_close(got, slope, rtol=1e-9, atol=1e-10 * float(slope.abs().max()))
+
+
+def test_what_mixes_updates_is_not_stacked() -> None:
+    private = [private_of(j) for j in range(3)]
+    labels, weights = torch.stack([p.labels for p in private]), torch.linspace(1.0, 2.0, CLASSES, dtype=DOUBLE)
+    for model, stacks, alone in (
+        (network("every layer"), True, True),
+        (network("scaled"), False, False),
+        (network("tied"), False, False),
+        (replace(network("every layer"), loss_fn=nn.CrossEntropyLoss(weights)), False, True),
+        (replace(network("every layer"), loss_fn=nn.CrossEntropyLoss(reduction="sum")), False, False),
+    ):
+        observed = tuple(local_update(model, p, FedSGD()).values for p in private)
+        assert MatchingMany(model, observed, labels).stacks == stacks
+        assert MatchingMany(model, observed[:1], labels[:1], 2).stacks == alone
+
+
+def test_what_was_copied_is_given_back() -> None:
+    private = [private_of(j) for j in range(2)]
+    model = conv_bn(dtype=DOUBLE)
+    observed = tuple(local_update(model, p, FedSGD()).values for p in private)
+    joint, z = MatchingMany(model, observed, torch.stack([p.labels for p in private])), torch.zeros(2, 2, *SPEC.shape)
+    value = joint.each(z.to(LIKE))
+    copy = weakref.ref(joint._network.observed["0.weight"])
+    joint.release()
+    assert copy() is None
+    torch.testing.assert_close(joint.each(z.to(LIKE)), value)
+
+
+def test_a_search_of_many_finds_what_each_search_finds() -> None:
+    problem = rough(0.5, 10.0)
+    one = [Search(RULE, 60, 4).run([problem], stream(j, "s"), UNWATCHED) for j in range(5)]
+    search = BatchedSearch(RULE, 60, 4)
+    for found, wanted in zip(search.run_many(problem, [stream(j, "s") for j in range(5)], UNWATCHED), one, strict=True):
+        same(found, wanted)
+
+
+def jobs_of(model: Model, count: int, n: int = 2, protocol: FedSGD | FedAvg = FedSGD()) -> list[Job]:
+    """Jobs with streams of their own, which are new at every call."""
+    private = [private_of(j, n, model.like.dtype) for j in range(count)]
+    return [
+        Job(
+            local_update(model, p, protocol),
+            ServerKnowledge(model, labels=p.labels, local_training=protocol),
+            stream(j, "a"),
+        )
+        for j, p in enumerate(private)
+    ]
+
+
+def one_by_one(attack: InvertingGradients, jobs: list[Job]) -> list[Reconstruction]:
+    return [attack.reconstruct(j.update, j.knowledge, j.rng) for j in jobs]
+
+
+def alike(found: list[Reconstruction], wanted: list[Reconstruction], tolerance: float = 1e-6) -> None:
+    for one, two in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one.inputs, two.inputs, rtol=tolerance, atol=tolerance)
+        torch.testing.assert_close(one.labels, two.labels)
+        torch.testing.assert_close(one.confidence, two.confidence, rtol=tolerance, atol=tolerance)
+        assert one.objective == pytest.approx(two.objective, rel=tolerance)
+        assert (one.notes, one.converged, one.label_method) == (two.notes, two.converged, two.label_method)
+
+
+@pytest.fixture
+def stacks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Jobs in every stack that is searched."""
+    sizes = list[int]()
+
+    def counted(self: BatchedSearch, problem: object, rngs: list[torch.Generator], watch: Watch) -> object:
+        sizes.append(len(rngs))
+        return run_many(self, problem, rngs, watch)
+
+    run_many = BatchedSearch.run_many
+    monkeypatch.setattr(at_once.BatchedSearch, "run_many", counted)
+    return sizes
+
+
+BRIEF = InvertingGradients(steps=8, restarts=2, lr=0.3, schedule="cosine", tv=0.7, variation="vectorial", relative=True)
+
+
+@pytest.mark.parametrize("analytic", [False, True])
+def test_many_reconstructions_are_those_of_each(analytic: bool, stacks: list[int]) -> None:
+    model, attack = conv_bn(dtype=DOUBLE), replace(BRIEF, analytic=analytic)
+    assert isinstance(attack, ReconstructsMany)
+    assert isinstance(attack, Attack)
+    jobs = [*jobs_of(model, 3), *jobs_of(model, 2, n=1), *jobs_of(conv_bn(dtype=DOUBLE), 1)]
+    again = [*jobs_of(model, 3), *jobs_of(model, 2, n=1), *jobs_of(conv_bn(dtype=DOUBLE), 1)]
+    alike(attack.reconstruct_many(jobs), one_by_one(attack, again))
+    # Single examples are read exactly where that is tried, and the last job has a model of its own.
+    assert stacks == ([3] if analytic else [3, 2])
+
+
+def test_labels_that_are_not_known_are_inferred_from_each_own_stream(stacks: list[int]) -> None:
+    model = conv_bn(dtype=DOUBLE)
+    unknown = [[replace(j, knowledge=ServerKnowledge(model, num_examples=2)) for j in jobs_of(model, 3)] for _ in "ab"]
+    alike(BRIEF.reconstruct_many(unknown[0]), one_by_one(BRIEF, unknown[1]))
+    assert stacks == [3]
+
+
+def test_what_is_read_exactly_leaves_the_stack(stacks: list[int]) -> None:
+    model, attack = relu_mlp(dtype=DOUBLE), replace(BRIEF, analytic=True)
+    jobs, again = ([*jobs_of(model, 2, n=1), *jobs_of(model, 2)] for _ in "ab")
+    found = attack.reconstruct_many(jobs)
+    alike(found, one_by_one(attack, again))
+    assert [len(r.objective) for r in found] == [1, 1, 9, 9]
+    assert stacks == [2]
+
+
+OTHERS = [
+    (replace(BRIEF, optimiser="lbfgs", lr=0.1, steps=2), conv_bn, FedSGD()),
+    (replace(BRIEF, distance="squared"), conv_bn, FedSGD()),
+    (BRIEF, conv_bn, FedAvg(epochs=2, lr=0.1)),
+    (BRIEF, lambda dtype: conv_bn(training=True, dtype=dtype), FedSGD()),
+    (BRIEF, lambda dtype: network("scaled"), FedSGD()),
+]
+
+
+@pytest.mark.parametrize(("attack", "make", "protocol"), OTHERS)
+def test_what_takes_no_stack_goes_one_by_one(attack, make, protocol, stacks: list[int]) -> None:
+    model = make(dtype=DOUBLE)
+    jobs, again = (jobs_of(model, 2, protocol=protocol) for _ in "ab")
+    alike(attack.reconstruct_many(jobs), one_by_one(attack, again))
+    assert stacks == []
+
+
+def test_as_many_at_a_time_as_fit(monkeypatch: pytest.MonkeyPatch, stacks: list[int]) -> None:
+    model = conv_bn(dtype=DOUBLE)
+    wanted = one_by_one(BRIEF, jobs_of(model, 5))
+    monkeypatch.setattr(many, "NEGLIGIBLE", 0)
+    monkeypatch.setattr(room, "COPIES", 0)
+    jobs = jobs_of(model, 5)
+    labels = torch.stack([j.knowledge.labels for j in jobs if j.knowledge.labels is not None])
+    joint = MatchingMany(model, tuple(j.update.values for j in jobs), labels, 2)
+    for share, sizes in ((2.0, [5]), (0.7, [3, 2]), (0.35, [])):
+        free = int(share * joint.need() / room.USABLE)
+        monkeypatch.setattr(room, "free_bytes", lambda device, free=free: free)
+        stacks.clear()
+        alike(BRIEF.reconstruct_many(jobs_of(model, 5)), wanted)
+        assert stacks == sizes
+
+
+@pytest.mark.parametrize("break_after", [1, 2, 3, 9, 11, 15])
+def test_a_killed_run_of_many_goes_on_to_the_same_result(break_after: int) -> None:
+    model, attack = relu_mlp(dtype=DOUBLE), replace(BRIEF, analytic=True, restarts=1)
+
+    def jobs() -> list[Job]:
+        return [*jobs_of(model, 2), *jobs_of(model, 2, n=1), *jobs_of(model, 1, n=3)]
+
+    watch = BreakingWatch(break_after)
+    with pytest.raises(Broken):
+        attack.reconstruct_many(jobs(), watch)
+    alike(attack.reconstruct_many(jobs(), BreakingWatch(kept=watch.kept)), attack.reconstruct_many(jobs()), 1e-12)
+
+
+class Ending(BreakingWatch):
+    """A budget that ends after so many states."""
+
+    def __init__(self, after: int) -> None:
+        super().__init__()
+        self.after = after
+
+    def out_of_time(self) -> bool:
+        return self.saves >= self.after
+
+
+@pytest.mark.parametrize("after", [2, 12])
+def test_the_budget_ends_all_and_a_larger_one_goes_on(after: int) -> None:
+    model, attack = conv_bn(dtype=DOUBLE), replace(BRIEF, restarts=1)
+
+    def jobs() -> list[Job]:
+        return [*jobs_of(model, 2), *jobs_of(model, 2, n=1), *jobs_of(model, 1, n=3)]
+
+    watch = Ending(after)
+    ended = attack.reconstruct_many(jobs(), watch)
+    told = [any("budget ended" in note for note in r.notes) for r in ended]
+    assert told == ([True] * 5 if after == 2 else [False, False, True, True, True])
+    alike(attack.reconstruct_many(jobs(), BreakingWatch(kept=watch.kept)), attack.reconstruct_many(jobs()), 1e-12)
+    assert all(len(r.objective) == 1 for r in attack.reconstruct_many(jobs(), Impatient(0)))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("graph", [False, True])
+def test_many_on_a_cuda_device(graph: bool, stacks: list[int]) -> None:
+    model = of_zoo("resnet18", width=4).to("cuda", torch.float32)
+    attack = replace(BRIEF, steps=40, graph=graph)
+    found, wanted = attack.reconstruct_many(jobs_of(model, 4)), one_by_one(attack, jobs_of(model, 4))
+    assert stacks == [4]
+    for one, two in zip(found, wanted, strict=True):
+        # The signs of gradients near 0 are those of rounding, so only the first iterations can be compared closely.
+        assert one.objective[:4] == pytest.approx(two.objective[:4], rel=1e-2)
+        assert min(one.objective) == pytest.approx(min(two.objective), rel=0.3)
