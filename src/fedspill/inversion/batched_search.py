@@ -113,7 +113,7 @@ class BatchedSearch:
                 stack.give_up_above(self.give_up[1])
             if on_host or step % READ_EVERY == 0:
                 best = min(progress.value, float(stack.best_values.min()))
-                watch.progress((done * self.steps) + (step + 1) * self.restarts, total, best)
+                watch.progress(done * self.steps + min(step + 1, self.steps) * self.restarts, total, best)
                 if best < self.tolerance or bool(stack.lost.all()):
                     return step, False
             if step == self.steps or step % READ_EVERY == 0:
