@@ -70,7 +70,8 @@ class _Part:
     total: int
 
     def progress(self, done: int, total: int, objective: float) -> None:
-        self.whole.progress(self.before * total + self.jobs * done, self.total * total, objective)
+        each = total // self.jobs
+        self.whole.progress(self.before * each + done, self.total * each, objective)
 
     def save(self, state: Callable[[], State], *, last: bool = False) -> None:
         self.whole.save(lambda: self.parts.together(self.name, state(), last=last), last=last)
