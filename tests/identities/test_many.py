@@ -13,7 +13,7 @@ from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.local_update import FedAvg, FedSGD, local_update
 from fedspill.core.model import Model
 from fedspill.core.rng import rand, randn, stream
-from fedspill.core.roles import UNWATCHED, Attack, Job, ReconstructsMany, Watch
+from fedspill.core.roles import UNWATCHED, Attack, Job, ReconstructsMany, Unwatched, Watch
 from fedspill.core.types import Batch, Reconstruction
 from fedspill.inversion import at_once, many, room, tapped_layers
 from fedspill.inversion.batched_search import BatchedSearch
@@ -244,6 +244,36 @@ def test_a_killed_run_of_many_goes_on_to_the_same_result(break_after: int) -> No
     with pytest.raises(Broken):
         attack.reconstruct_many(jobs(), watch)
     alike(attack.reconstruct_many(jobs(), BreakingWatch(kept=watch.kept)), attack.reconstruct_many(jobs()), 1e-12)
+
+
+def test_a_killed_run_goes_on_in_the_stack_that_it_was_in(monkeypatch: pytest.MonkeyPatch, stacks: list[int]) -> None:
+    model, attack = conv_bn(dtype=DOUBLE), replace(BRIEF, restarts=1)
+    monkeypatch.setattr(MatchingMany, "fit", 2)
+    whole = attack.reconstruct_many(jobs_of(model, 5))
+    assert stacks == [2, 2]
+    watch = BreakingWatch(9 + 4)  # eight steps and what they gave, then four of the second stack
+    with pytest.raises(Broken):
+        attack.reconstruct_many(jobs_of(model, 5), watch)
+    stacks.clear()
+    resumed = BreakingWatch(kept=watch.kept)
+    alike(attack.reconstruct_many(jobs_of(model, 5), resumed), whole, 1e-12)
+    assert stacks == [2]
+    assert resumed.saves == 4 + 1 + 9
+
+
+class Choosy(Unwatched):
+    """Asks for a quality."""
+
+    def quality(self) -> float:
+        return 99.0
+
+
+def test_a_quality_is_estimated_for_one_job_at_a_time(stacks: list[int]) -> None:
+    model = conv_bn(dtype=DOUBLE)
+    found = BRIEF.reconstruct_many(jobs_of(model, 2), Choosy())
+    alike(found, [BRIEF.reconstruct(j.update, j.knowledge, j.rng, Choosy()) for j in jobs_of(model, 2)])
+    assert stacks == []
+    assert all("estimate" in " ".join(r.notes) for r in found)
 
 
 class Ending(BreakingWatch):

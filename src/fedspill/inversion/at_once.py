@@ -70,30 +70,34 @@ class Searching:
             BadInput: a search needs more memory than there is.
         """
         found = {i: Found(**state) for i in pending if (state := parts.kept(f"found {i}")) is not None}
-        for numbers, many in self._taken_together({i: p for i, p in pending.items() if i not in found}):
-            jobs, name = [pending[i] for i in numbers], f"search {numbers}"
-            watch = parts.watch(name, len(found), len(numbers), len(pending))
-            if many is None or self.together is None:
-                results = [self.alone(watch).run(jobs[0].problems, jobs[0].rng, watch)]
-            else:
-                results = self.together.run_many(self._joint(many, jobs), [job.rng for job in jobs], watch)
-            found |= dict(zip(numbers, results, strict=True))
-            parts.keep(name, {f"found {i}": dict(found[i].__dict__) for i in numbers})
-            if many is not None:
-                many.release()
+        for numbers in self._stacks(pending):
+            left = [i for i in numbers if i not in found]
+            if left:
+                name = f"search {left}"
+                watch = parts.watch(name, len(found), len(left), len(pending))
+                found |= dict(zip(left, self._search([pending[i] for i in left], watch), strict=True))
+                parts.keep(name, {f"found {i}": dict(found[i].__dict__) for i in left})
         return found
 
-    def _taken_together(self, pending: dict[int, Pending]) -> Iterator[tuple[list[int], MatchingMany | None]]:
-        """Numbers of jobs, with their stack; a job that shares none comes by itself."""
-        for group in _alike(pending) if self.together is not None else [[i] for i in pending]:
-            runs = 1 if self.together is None else self.together.restarts
-            many = _many([pending[i] for i in group], runs) if len(group) > 1 else None
-            # Parts of equal size: the last one takes no less time for being smaller.
-            size = 1 if many is None or not many.stacks else max(1, many.fit)
-            size = ceil(len(group) / ceil(len(group) / size))
-            for first in range(0, len(group), size):
-                numbers = group[first : first + size]
-                yield numbers, _many([pending[i] for i in numbers], runs) if len(numbers) > 1 else None
+    def _search(self, jobs: list[Pending], watch: Watch) -> list[Found]:
+        """Of one job, or of several in a stack."""
+        if len(jobs) == 1 or self.together is None:
+            return [self.alone(watch).run(job.problems, job.rng, watch) for job in jobs]
+        many = _many(jobs, self.together.restarts)
+        found = self.together.run_many(self._joint(many, jobs), [job.rng for job in jobs], watch)
+        many.release()
+        return found
+
+    def _stacks(self, pending: Mapping[int, Pending]) -> Iterator[list[int]]:
+        """Numbers of jobs that are searched together; those that were found count, so that groups stay as they were."""
+        if self.together is None:
+            yield from ([i] for i in pending)
+            return
+        for group in _alike(pending):
+            many = _many([pending[i] for i in group], self.together.restarts) if len(group) > 1 else None
+            fit = 1 if many is None or not many.stacks else max(1, many.fit)
+            size = ceil(len(group) / ceil(len(group) / fit))  # none much smaller than the others
+            yield from (group[i : i + size] for i in range(0, len(group), size))
 
     def _joint(self, many: MatchingMany, jobs: list[Pending]) -> Problem:
         """All jobs' problems as one, whose values are those of all runs."""

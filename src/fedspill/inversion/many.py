@@ -2,7 +2,8 @@
 
 import math
 from dataclasses import dataclass
-from functools import cache, cached_property, partial
+from functools import cached_property, partial
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float
@@ -54,7 +55,9 @@ class MatchingMany:
         other = next((i for i, own in enumerate(self.labels) if not own.equal(self.labels[0])), len(self.labels) - 1)
         pair = sorted({0, other})
         network = TappedNetwork(self.model, _joined([self.observed[i] for i in pair]))
-        return network.stackable(self.labels[pair].repeat_interleave(2, 0)) and self._loss_is_mean
+        agrees = network.stackable(self.labels[pair].repeat_interleave(2, 0))
+        network.close()
+        return agrees and self._loss_is_mean
 
     @property
     def fit(self) -> int:
@@ -89,12 +92,15 @@ class MatchingMany:
 
     @cached_property
     def _demand(self) -> Demand:
-        network = cache(lambda count: TappedNetwork(self.model, _joined(self.observed[:count])))
+        networks = [TappedNetwork(self.model, _joined(self.observed[:count])) for count in (1, 2)]
 
         def few(z: Tensor, labels: Tensor) -> Valued:
-            return _valued(network(len(z)), z, labels.expand(len(z), *labels.shape))
+            return _valued(networks[len(z) - 1], z, labels.expand(len(z), *labels.shape))
 
-        return of_candidates(few, self._start, self.labels[0])
+        found = of_candidates(few, self._start, self.labels[0])
+        for network in networks:
+            network.close()
+        return found
 
     @cached_property
     def _network(self) -> TappedNetwork:
@@ -106,14 +112,18 @@ class MatchingMany:
 
     @property
     def _loss_is_mean(self) -> bool:
-        """Whether the loss of all is the mean of each one's: not where labels weigh differently, or one is ignored."""
+        """Whether the loss of any two is the mean of theirs: not where labels weigh differently, or one is ignored."""
         model, loss = self.model, self.model.loss_fn
         with torch.no_grad():
             shape = model.logits(model.params, self._start[:1]).shape[1:]
             logits = randn((*self.labels.shape[:2], *shape), stream(0, "many"), model.like)
-            whole = float(loss(logits.flatten(0, 1), self.labels.flatten(0, 1)))
             each = [float(loss(*one)) for one in zip(logits, self.labels, strict=True)]
-        return math.isclose(whole, math.fsum(each) / len(each), rel_tol=TOLERANCE)
+            pairs = [
+                float(loss(logits[i : i + 2].flatten(0, 1), self.labels[i : i + 2].flatten(0, 1)))
+                for i in range(len(each) - 1)
+            ]
+        means = [(one + two) / 2 for one, two in pairwise(each)]
+        return all(math.isclose(found, mean, rel_tol=TOLERANCE) for found, mean in zip(pairs, means, strict=True))
 
 
 def _valued(network: TappedNetwork, z: Tensor, labels: Tensor) -> Valued:
