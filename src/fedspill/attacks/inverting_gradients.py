@@ -16,7 +16,6 @@ from torch import Tensor
 from fedspill.core.errors import BadInput, NotApplicable
 from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.local_update import FedSGD
-from fedspill.core.model import Model
 from fedspill.core.rng import randn
 from fedspill.core.roles import UNWATCHED, Attack, Card, Job, Watch
 from fedspill.core.types import Reconstruction, Update
@@ -133,9 +132,8 @@ class InvertingGradients:
         return Pending(tried, matchings, problems, known, note, rng)
 
     def _end(self, job: Pending, found: Found) -> Reconstruction:
-        matching, tried = job.matchings[found.problem], job.tried
-        labels = self._given(tried[found.problem], matching.model)
-        result = conclude(matching, found.variables[0], labels, found, tried, self.converged_below)
+        matching, labels = job.matchings[found.problem], job.labels(found.problem)
+        result = conclude(matching, found.variables[0], labels, found, job.tried, self.converged_below)
         return replace(result, notes=(*result.notes, job.note)) if job.note else result
 
     def _known(
@@ -166,7 +164,7 @@ class InvertingGradients:
     ) -> Reconstruction | None:
         """The picture behind the activations, if its update is the observed one."""
         single = [h for h in tried if h.num_examples == 1]
-        matching, labels = self._matching(observed, knowledge, single[0]), self._given(single[0], knowledge.model)
+        matching, labels = self._matching(observed, knowledge, single[0]), self._given(single[0], knowledge)
         found = concluded(matching, known.inverted(rng, watch), labels, single, self.converged_below)
         sure = found.confidence is not None and float(found.confidence.min()) > 1 - EXACT
         return found if sure else None
@@ -194,13 +192,14 @@ class InvertingGradients:
             return None
         return BatchedSearch(rule, self.steps, self.restarts, graph=self.graph)
 
-    def _given(self, hypothesis: Hypothesis, model: Model) -> Tensor:
+    def _given(self, hypothesis: Hypothesis, knowledge: ServerKnowledge) -> Tensor:
         assert hypothesis.labels is not None, "hypotheses() infers what was not granted"
-        return hypothesis.labels.to(model.like.device)
+        return hypothesis.labels.to(knowledge.model.like.device)
 
     def _problem(self, matching: Matching, hypothesis: Hypothesis, known: KnownActivations | None) -> Problem:
         model, spec = matching.model, matching.model.input
-        labels = self._given(hypothesis, model)
+        assert hypothesis.labels is not None, "hypotheses() infers what was not granted"
+        labels = hypothesis.labels.to(model.like.device)
 
         def draw(rng: torch.Generator) -> list[Tensor]:
             return [randn((hypothesis.num_examples, *spec.encoded_shape), rng, model.like)]

@@ -41,10 +41,9 @@ class Pending:
     note: str
     rng: torch.Generator
 
-    @property
-    def labels(self) -> Tensor:
-        """Of the first hypothesis, beside the model."""
-        labels, matching = self.tried[0].labels, self.matchings[0]
+    def labels(self, hypothesis: int = 0) -> Tensor:
+        """Of a hypothesis, beside the model."""
+        labels, matching = self.tried[hypothesis].labels, self.matchings[hypothesis]
         assert labels is not None, "an attack that takes many jobs infers the labels that were not granted"
         return labels.to(matching.model.like.device)
 
@@ -117,7 +116,7 @@ class Searching:
 
 def _many(jobs: list[Pending], runs: int) -> MatchingMany:
     observed = tuple(job.matchings[0].observed.values for job in jobs)
-    return MatchingMany(jobs[0].matchings[0].model, observed, torch.stack([job.labels for job in jobs]), runs)
+    return MatchingMany(jobs[0].matchings[0].model, observed, torch.stack([job.labels() for job in jobs]), runs)
 
 
 def _alike(pending: Mapping[int, Pending]) -> list[list[int]]:
