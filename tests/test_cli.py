@@ -159,6 +159,8 @@ BAD = {
     "trainable": (["audit", "plan.toml", "--set", "client.trainable=['hed.*']"], "'hed.*' matches none of"),
     "no report": (["report", "."], "holds no report.json"),
     "bad budget": (["audit", "plan.toml", "--budget", "soon"], "no duration"),
+    "none at once": (["audit", "plan.toml", "--at-once", "0"], "audit.at_once"),
+    "a quality at once": (["audit", "plan.toml", "--at-once", "2", "--quality", "20dB"], "leave out one of the two"),
 }
 
 

@@ -8,6 +8,7 @@ from torch.nn import functional
 from fedspill.core.local_update import FedAvg, FedSGD, encoded_update, local_update
 from fedspill.core.model import Model
 from fedspill.core.rng import randn, stream
+from fedspill.core.types import Params, Update
 from fedspill.inversion import tapped, tapped_layers
 from fedspill.inversion.convolution import Geometry, correlate
 from fedspill.inversion.distances import DISTANCES
@@ -126,15 +127,21 @@ def test_distance_and_gradients_are_those_of_the_formed_gradient(kind: str, trai
     torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-10 * float(want.abs().max()))
 
 
+def alone(update: Update) -> Params:
+    """One observed update, in the shapes of many."""
+    return {k: v[None] for k, v in update.values.items()}
+
+
 def test_taps_are_trusted_only_where_they_tell_the_truth() -> None:
     private = batch(2, dtype=DOUBLE)
+    one, two = (private.labels.expand(r, 2) for r in (1, 2))
     for kind, agrees, stackable in (("every layer", True, True), ("scaled", True, False), ("tied", False, False)):
         model = network(kind)
-        taps = tapped.TappedNetwork(model, local_update(model, private, FedSGD()).values)
-        assert (taps.agrees(private.labels), taps.stackable(private.labels)) == (agrees, stackable)
+        taps = tapped.TappedNetwork(model, alone(local_update(model, private, FedSGD())))
+        assert (taps.agrees(one), taps.stackable(two)) == (agrees, stackable)
     summed = Model.of(network("every layer").module, SPEC, nn.CrossEntropyLoss(reduction="sum"))
-    taps = tapped.TappedNetwork(summed, local_update(summed, batch(2), FedSGD()).values)
-    assert (taps.agrees(private.labels), taps.stackable(private.labels)) == (True, False)
+    taps = tapped.TappedNetwork(summed, alone(local_update(summed, batch(2), FedSGD())))
+    assert (taps.agrees(one), taps.stackable(two)) == (True, False)
 
 
 def test_every_factor_of_a_stack_reaches_its_own_candidate() -> None:

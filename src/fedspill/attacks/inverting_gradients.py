@@ -5,6 +5,7 @@ learning?", NeurIPS 2020, arXiv:2003.14053. Equation 4; equation 6 for FedAvg; h
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -15,9 +16,10 @@ from torch import Tensor
 from fedspill.core.errors import BadInput
 from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.rng import randn
-from fedspill.core.roles import UNWATCHED, Attack, Card, Watch
+from fedspill.core.roles import UNWATCHED, Attack, Card, Job, Watch
 from fedspill.core.types import Reconstruction, Update
 from fedspill.inversion.assumption import Assumption
+from fedspill.inversion.at_once import Pending, Searching
 from fedspill.inversion.batched_search import BatchedSearch
 from fedspill.inversion.distances import DISTANCES, DistanceName
 from fedspill.inversion.exact_reading import AFTER, Reading, read_again, read_exactly
@@ -25,9 +27,10 @@ from fedspill.inversion.hypotheses import Unknowns, hypotheses
 from fedspill.inversion.known_activations import KnownActivations
 from fedspill.inversion.matching import check_observed
 from fedspill.inversion.outcome import conclude
+from fedspill.inversion.parts import Parts
 from fedspill.inversion.priors import EACH_VARIATION, Variation
 from fedspill.inversion.quality import estimator
-from fedspill.inversion.search import Problem, Search
+from fedspill.inversion.search import Found, Problem, Search
 from fedspill.inversion.step_rules import LBFGS, Schedule, SignedAdam, StepRule
 
 
@@ -85,7 +88,35 @@ class InvertingGradients:
         self, update: Update, knowledge: ServerKnowledge, rng: torch.Generator, watch: Watch = UNWATCHED
     ) -> Reconstruction:
         """Searches for images whose update points where the observed one does."""
-        observed = check_observed(update, knowledge.model)
+        begun = self._begin(Job(update, knowledge, rng), watch)
+        if isinstance(begun, Reconstruction):
+            return begun
+        return self._end(begun, self._search(watch).run(begun.problems, rng, watch), watch)
+
+    def reconstruct_many(self, jobs: Sequence[Job], watch: Watch = UNWATCHED) -> list[Reconstruction]:
+        """As `reconstruct` of each; searches for one gradient of the same model in eval mode share a stack (Adam only).
+
+        What a gradient tells exactly is still read job by job.
+        """
+        parts = Parts(watch)
+        begun = {i: self._begin_part(i, jobs, parts) for i in range(len(jobs))}
+        pending = {i: job for i, job in begun.items() if isinstance(job, Pending)}
+        found = Searching(self._search, self._together(watch), self._objective).run(pending, parts)
+        return [job if isinstance(job, Reconstruction) else self._end(job, found[i], watch) for i, job in begun.items()]
+
+    def _begin_part(self, i: int, jobs: Sequence[Job], parts: Parts) -> Reconstruction | Pending:
+        name = f"read {i}"
+        if (read := parts.kept(name)) is not None:
+            return Reconstruction(**read)
+        begun = self._begin(jobs[i], parts.watch(name, i, 1, len(jobs)))
+        if isinstance(begun, Reconstruction):
+            parts.keep(name, {name: dict(begun.__dict__)})
+        return begun
+
+    def _begin(self, job: Job, watch: Watch) -> Reconstruction | Pending:
+        """The picture, if the update tells it exactly, else what is to be searched."""
+        knowledge, rng = job.knowledge, job.rng
+        observed = check_observed(job.update, knowledge.model)
         tried = hypotheses(observed, knowledge, self.unknowns, rng)
         distance = DISTANCES[self.distance]
         assumed = [Assumption.of(h, knowledge, observed, distance, shorten=self.surrogate) for h in tried]
@@ -93,11 +124,13 @@ class InvertingGradients:
         if read.picture is not None and read.sure:
             notes = (*assumed[0].notes, *read.notes)
             return replace(read.picture, notes=(*read.picture.notes, *notes))
-        found = self._search(watch).run([self._problem(a, read.known) for a in assumed], rng, watch)
-        kept = assumed[found.problem]
+        return Pending(assumed, [self._problem(a, read.known) for a in assumed], read, rng)
+
+    def _end(self, job: Pending, found: Found, watch: Watch) -> Reconstruction:
+        kept, read, tried = job.assumed[found.problem], job.read, [a.hypothesis for a in job.assumed]
         result = conclude(kept.matching, found.variables[0], kept.labels, found, tried, self.converged_below)
         if self.analytic and found.complete:
-            again = read_again(kept, found.variables[0], self.converged_below, rng, watch)
+            again = read_again(kept, found.variables[0], self.converged_below, job.rng, watch)
             if again.picture is not None and again.sure:
                 result = replace(again.picture, objective=found.history)
                 read = replace(read, notes=(*again.notes, AFTER))
@@ -114,6 +147,13 @@ class InvertingGradients:
             raise BadInput(
                 "batched=true was got with optimiser='lbfgs', whose step depends on all variables; use 'adam'"
             )
+        return BatchedSearch(rule, self.steps, self.restarts, graph=self.graph)
+
+    def _together(self, watch: Watch) -> BatchedSearch | None:
+        """Of jobs in a stack; a quality is estimated for one job at a time."""
+        rule = self._rule()
+        if watch.quality() is not None or not isinstance(rule, SignedAdam):
+            return None
         return BatchedSearch(rule, self.steps, self.restarts, graph=self.graph)
 
     def _problem(self, assumed: Assumption, known: KnownActivations | None) -> Problem:

@@ -110,6 +110,7 @@ class AuditSection(Section):
         leak_threshold: metric to value; an example leaks when all are met. None likewise; {} judges nothing.
         budget: seconds for all trials together.
         quality: PSNR in dB of images at which a search may stop, by its own estimate.
+        at_once: updates that an attack takes together, if it can.
         lpips_weights: AlexNet weights for LPIPS.
         identification: also compute IIP.
     """
@@ -120,6 +121,7 @@ class AuditSection(Section):
     leak_threshold: dict[str, Annotated[float, Field(allow_inf_nan=False)]] | None = None
     budget: Seconds | None = None
     quality: Decibels | None = None
+    at_once: int = Field(default=1, ge=1)
     lpips_weights: str | None = None
     identification: tuple[Literal["pixel", "lpips", "feature"], ...] = ("pixel",)
 
@@ -258,6 +260,11 @@ class AuditPlan(Section):
     def _check(self) -> "AuditPlan":
         if len(set(self.audit.seeds)) != len(self.audit.seeds):
             raise ValueError(f"audit.seeds={list(self.audit.seeds)} names one seed twice")
+        if self.audit.quality is not None and self.audit.at_once > 1:
+            raise ValueError(
+                f"audit.quality is estimated for one update at a time, and audit.at_once={self.audit.at_once} takes"
+                " several; leave out one of the two"
+            )
         asked = self.audit.metrics or EVERY_METRIC
         unscored = [m for m in self.audit.leak_threshold or () if m not in asked]
         if unscored:

@@ -1,6 +1,5 @@
 """A whole audit: every update, every attack, every seed, one report."""
 
-import functools
 import hashlib
 import json
 import platform
@@ -17,12 +16,10 @@ from torch import Tensor, nn
 import fedspill
 from fedspill.audit import verdict as verdicts
 from fedspill.audit.components import ChosenDefence, check_kinds, choose, defences_of, tampering_of
-from fedspill.audit.judge import prior_only
 from fedspill.audit.plan import AuditPlan
 from fedspill.audit.report import AppliedDefence, AuditReport, Cost, Environment, Grant
 from fedspill.audit.resolve import resolved
 from fedspill.audit.scenario import Scenario, pick_device, prepare, weights_sha256
-from fedspill.audit.servers import Servers
 from fedspill.audit.store import (
     REPORT_FILE,
     TENSOR_FILE,
@@ -33,9 +30,10 @@ from fedspill.audit.store import (
     write_texts,
     write_whole,
 )
-from fedspill.audit.trial import Finished, Task, run_trial
+from fedspill.audit.trial import Finished, Task
 from fedspill.audit.trial_record import Trial
-from fedspill.audit.watch import Listener, Silent, TrialWatch
+from fedspill.audit.turns import Turns
+from fedspill.audit.watch import Listener, Silent
 from fedspill.core.inputs import ImageSpec
 from fedspill.core.knowledge import Knows
 from fedspill.core.model import Model
@@ -123,7 +121,7 @@ def run_audit(
     if store is not None:
         store.open(fresh=fresh)
     with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
-        finished = _run_all(scenario, tasks, store, listener, began, keep_tensors=not redact)
+        finished = Turns(scenario, tasks, store, listener, began, keep_tensors=not redact).run()
     trials = [f.record for f in finished]
     report = _report(scenario, trials, _environment(scenario, started, time.monotonic() - began, command), redact)
     tensors = {} if redact else _tensors(scenario, finished)
@@ -146,42 +144,6 @@ def _as_model(model: Model | nn.Module | None, pool: DataPool | None, plan: Audi
 
 def _no_pool() -> DataPool:
     raise ValueError("a bare nn.Module needs `data`, from which the input shape is read; or give a fedspill Model")
-
-
-def _run_all(
-    scenario: Scenario,
-    tasks: Sequence[Task],
-    store: Store | None,
-    listener: Listener,
-    began: float,
-    *,
-    keep_tensors: bool,
-) -> list[Finished]:
-    finished, budget = dict[str, Finished](), scenario.plan.audit.budget
-    # Closed forms first: what they leave of the budget goes to the searches.
-    in_turn = sorted(tasks, key=lambda task: task.world.card.iterative)
-    servers, told = Servers(scenario), set[str]()
-    priors = functools.cache(lambda update, seed: prior_only(scenario, scenario.private(update), seed))
-    for number, task in enumerate(in_turn):
-        held = None if store is None else store.finished(task.name)
-        if held is not None and not held[0].ended_by_budget:
-            finished[task.name] = Finished(*held)
-            continue
-        listener.trial(number + 1, len(tasks), task.name)
-        deadline = None
-        if budget is not None:  # what is left, shared out equally to the trials that are left
-            now = time.monotonic()
-            deadline = now + max(0.0, began + budget - now) / (len(tasks) - number)
-        # A checkpoint holds a candidate, so a redacted audit keeps none.
-        checkpoint = None if store is None or not keep_tensors else store.checkpoint(task.name)
-        alike = 0 if task.world.label in told else sum(t.world.label == task.world.label for t in in_turn[number:])
-        told.add(task.world.label)
-        watch = TrialWatch(listener, checkpoint, deadline, scenario.plan.audit.quality, alike)
-        done = run_trial(servers, task, watch, priors)
-        if store is not None:
-            store.keep(done.record, done.tensors if keep_tensors else {})
-        finished[task.name] = done
-    return [finished[task.name] for task in tasks]
 
 
 def _report(scenario: Scenario, trials: list[Trial], environment: Environment, redacted: bool) -> AuditReport:
@@ -288,4 +250,4 @@ def _write(store: Store, report: AuditReport, tensors: Mapping[str, Tensor], tex
     if texts:
         write_texts(store.folder / TEXT_FILE, texts)
     write_whole(store.folder / REPORT_FILE, report.model_dump_json(indent=1))
-    store.tidy()
+    store.tidy(complete=not any(t.ended_by_budget for t in report.trials))

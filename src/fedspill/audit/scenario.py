@@ -69,8 +69,8 @@ class Scenario:
         return self.public_batch if Knows.PUBLIC_DATA in self.plan.server.knows else None
 
     def key(self, *, redact: bool) -> str:
-        """A digest of everything that decides what a folder holds; budget and policy do not."""
-        plan = self.plan.model_dump(mode="json", exclude={"audit": {"budget"}, "policy": True})
+        """A digest of everything that decides what a folder holds; budget, `at_once` and policy do not."""
+        plan = self.plan.model_dump(mode="json", exclude={"audit": {"budget", "at_once"}, "policy": True})
         said = [plan, redact, fedspill.__version__, torch.__version__, self.model.like.device.type, self.model.training]
         digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode())
         digest.update(repr((self.model.input, self.model.module, self.pool.indices, _behaviour(self.model))).encode())

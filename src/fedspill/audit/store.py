@@ -139,9 +139,15 @@ class Store:
     def _trial_files(self, trial: str) -> tuple[Path, Path]:
         return self.folder / "trials" / f"{trial}.json", self.folder / "trials" / f"{trial}.safetensors"
 
-    def tidy(self) -> None:
-        """Removes what only a broken run would have needed."""
+    def tidy(self, *, complete: bool) -> None:
+        """Removes what only a broken run would have needed.
+
+        Args:
+            complete: no trial was ended by the budget, so that none goes on.
+        """
         checkpoints = self.folder / "checkpoints"
+        if complete:
+            shutil.rmtree(checkpoints, ignore_errors=True)
         if checkpoints.is_dir() and not any(checkpoints.iterdir()):
             checkpoints.rmdir()
 

@@ -15,14 +15,14 @@ from fedspill.audit.components import Chosen, misfit, stages_of, tampering_of
 from fedspill.audit.judge import as_score, judge
 from fedspill.audit.readings import Ranked, ranked, readings
 from fedspill.audit.scenario import Scenario
-from fedspill.audit.servers import Servers
+from fedspill.audit.servers import Sent, Servers
 from fedspill.audit.trial_record import Baseline, Foreseen, Trial
 from fedspill.audit.watch import TrialWatch
 from fedspill.core.errors import NotApplicable
 from fedspill.core.local_update import LocalTraining, aggregate_update
 from fedspill.core.model import Model
 from fedspill.core.rng import stream
-from fedspill.core.roles import Attack, Card, Defence, Expected, Measures
+from fedspill.core.roles import Attack, Card, Defence, Expected, Job, Measures
 from fedspill.core.types import Batch, Reconstruction, ServerRole, Update
 from fedspill.federation.aggregation import collect
 from fedspill.federation.client import Client, shared_out
@@ -66,31 +66,65 @@ class Finished:
     tensors: Mapping[str, Tensor]
 
 
+@dataclass(frozen=True)
+class Posed:
+    """A trial before its attack: what was sent, and what the attack is given.
+
+    Attributes:
+        private: what no attack sees.
+    """
+
+    task: Task
+    private: Batch
+    served: Sent
+    job: Job
+
+
 def run_trial(servers: Servers, task: Task, watch: TrialWatch, priors: Priors) -> Finished:
     """Runs one trial; an attack that does not fit is recorded as skipped if "standard" chose it.
 
     Raises:
         NotApplicable: the plan named an attack that does not fit.
     """
-    scenario = servers.scenario
-    private = scenario.private(task.update)
     began = time.perf_counter()
     try:
-        if (reason := misfit(task.world.card, scenario.model.input)) is not None:
-            raise NotApplicable(reason)
-        served = servers.sent(task.world, task.seed, watch)
-        sent, attack = served.model, served.attack
-        update = _answer(scenario, sent, private, task, watch)
-        if update is None:
-            return Finished(_blank(scenario, task, skipped="the clients' defences withheld every update"), {})
-        if (nothing := _nothing_in(update)) is not None:
-            return Finished(_blank(scenario, task, skipped=nothing), {})
-        returned = _attack(scenario, sent, attack, update, private, task, watch)
+        posed = pose(servers, task, watch)
+        if isinstance(posed, Finished):
+            return posed
+        job = posed.job
+        returned = posed.served.attack.reconstruct(job.update, job.knowledge, job.rng, watch)
     except NotApplicable as reason:
         if task.world.explicit:
             raise NotApplicable(f"attack {task.world.label!r} does not apply: {reason}") from None
-        return Finished(_blank(scenario, task, skipped=str(reason)), {})
-    seconds = time.perf_counter() - began
+        return Finished(_blank(servers.scenario, task, skipped=str(reason)), {})
+    return judged(servers, posed, returned, time.perf_counter() - began, watch, priors)
+
+
+def pose(servers: Servers, task: Task, watch: TrialWatch) -> Posed | Finished:
+    """What the server sends and what it is answered; a finished trial where that is nothing to attack.
+
+    Raises:
+        NotApplicable: the attack does not fit.
+    """
+    scenario = servers.scenario
+    private = scenario.private(task.update)
+    if (reason := misfit(task.world.card, scenario.model.input)) is not None:
+        raise NotApplicable(reason)
+    served = servers.sent(task.world, task.seed, watch)
+    update = _answer(scenario, served.model, private, task, watch)
+    if update is None:
+        return Finished(_blank(scenario, task, skipped="the clients' defences withheld every update"), {})
+    if (nothing := _nothing_in(update)) is not None:
+        return Finished(_blank(scenario, task, skipped=nothing), {})
+    return Posed(task, private, served, _job(scenario, served.model, update, private, task))
+
+
+def judged(
+    servers: Servers, posed: Posed, returned: Reconstruction, seconds: float, watch: TrialWatch, priors: Priors
+) -> Finished:
+    """What was returned beside the truth."""
+    scenario, task, private, update = servers.scenario, posed.task, posed.private, posed.job.update
+    sent, attack = posed.served.model, posed.served.attack
     order = ranked(returned.confidence, len(returned.inputs), len(private))
     rebuilt = most_confident(returned, len(private))
     read, predicted = readings(returned, private.inputs, sent.input, _expected(attack, sent, private), order)
@@ -100,13 +134,20 @@ def run_trial(servers: Servers, task: Task, watch: TrialWatch, priors: Priors) -
             "predicted": predicted,
             "seconds": seconds,
             "ended_by_budget": watch.ended,
-            "foreseen": None if watch.forecast is None else Foreseen(**asdict(watch.forecast)),
+            "foreseen": _foreseen(watch),
             "gradient_norm": update.norm(),
-            "added_parameters": served.added,
+            "added_parameters": posed.served.added,
             "self_check": _self_check(scenario, sent, update, private),
         }
     )
     return Finished(record, _tensors(returned, rebuilt, order))
+
+
+def _foreseen(watch: TrialWatch) -> Foreseen | None:
+    """One trial's share of what was expected of all that ran at once."""
+    if watch.forecast is None:
+        return None
+    return Foreseen(**asdict(replace(watch.forecast, iterations=watch.forecast.iterations // watch.together)))
 
 
 def _expected(attack: Attack, sent: Model, private: Batch) -> Expected | None:
@@ -136,15 +177,7 @@ def _clients(scenario: Scenario, private: Batch, defences: tuple[Defence, ...]) 
     )
 
 
-def _attack(
-    scenario: Scenario,
-    sent: Model,
-    attack: Attack,
-    update: Update,
-    private: Batch,
-    task: Task,
-    watch: TrialWatch,
-) -> Reconstruction:
+def _job(scenario: Scenario, sent: Model, update: Update, private: Batch, task: Task) -> Job:
     plan = scenario.plan
     knowledge = observe(
         sent,
@@ -155,8 +188,7 @@ def _attack(
         frozenset(plan.server.knows),
         micro_batch=plan.client.micro_batch,
     )
-    rng = stream(task.seed, "attack", task.world.label, task.update)
-    return attack.reconstruct(update, knowledge, rng, watch)
+    return Job(update, knowledge, stream(task.seed, "attack", task.world.label, task.update))
 
 
 def _self_check(scenario: Scenario, sent: Model, update: Update, private: Batch) -> float | None:

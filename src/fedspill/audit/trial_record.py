@@ -134,7 +134,7 @@ class Foreseen(Record):
     """What a search expected to need before it started, from evaluations that it timed.
 
     Attributes:
-        iterations: of all runs together, at most.
+        iterations: of all runs together, at most; of trials that ran at once each one's share.
         seconds: of one of them.
         memory: bytes at most at a time, beyond what was held.
     """
@@ -150,6 +150,7 @@ class Trial(Record):
     Attributes:
         name: unique within the report; also the stem of the trial's pictures.
         examples: indices of the private examples within the data split.
+        seconds: from the server's model to the reconstruction; of trials that ran at once each one's share.
         gradient_norm: of the update as the server got it; close to 0 there is nothing to invert.
         self_check: the attack's matching value at the true input (0 up to rounding when attacker and client
             compute the same), before any defence.

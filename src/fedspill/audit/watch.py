@@ -60,6 +60,7 @@ class TrialWatch:
         deadline: `time.monotonic()` at which its budget ends; None is no limit.
         wanted: PSNR in dB at which a search may stop by its own estimate.
         trials: of this attack that are left, this one among them, for the forecast of all; 0 tells no forecast.
+        together: trials that are run at once.
         ended: the attack was told that its time is out.
         forecast: what the attack's search expected to need.
     """
@@ -69,6 +70,7 @@ class TrialWatch:
     deadline: float | None = None
     wanted: float | None = None
     trials: int = 1
+    together: int = 1
     ended: bool = False
     forecast: Forecast | None = None
     _written: float = field(default_factory=time.monotonic)
@@ -114,27 +116,28 @@ class TrialWatch:
         self.forecast = forecast()
         if self.trials:
             left = None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
-            self.listener.message(foretold(self.forecast, self.trials, left))
+            self.listener.message(foretold(self.forecast, self.trials, left, self.together))
 
     def quality(self) -> float | None:
         """As it was asked for."""
         return self.wanted
 
 
-def foretold(forecast: Forecast, trials: int, left: float | None) -> str:
+def foretold(forecast: Forecast, trials: int, left: float | None, together: int = 1) -> str:
     """A forecast in a sentence.
 
     Args:
-        forecast: of one trial.
+        forecast: of one trial, or of those that are run at once.
         trials: of its kind.
         left: seconds of its budget.
+        together: trials that are run at once.
     """
-    rate = 1 / max(forecast.seconds, 1e-9)
-    said = f"about {rate:.3g} iterations a second, so {forecast.iterations:,} take {duration(forecast.total)}"
+    rate, whose = 1 / max(forecast.seconds, 1e-9), f" of {together} trials at once" if together > 1 else ""
+    said = f"about {rate:.3g} iterations a second, so {forecast.iterations:,}{whose} take {duration(forecast.total)}"
     if left is not None and left < forecast.total:
         said += f", of which the budget leaves {duration(left)}"
-    elif trials > 1:
-        said += f", and {trials} such trials {duration(trials * forecast.total)}"
+    elif trials > together:
+        said += f", and {trials} such trials {duration(trials / together * forecast.total)}"
     return said if forecast.memory is None else f"{said}; about {words(forecast.memory)} of memory"
 
 

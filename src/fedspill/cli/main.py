@@ -93,6 +93,10 @@ def audit(
     quality: Annotated[
         str | None, typer.Option("--quality", help="Stop a search at this PSNR by its own estimate, such as 20dB.")
     ] = None,
+    at_once: Annotated[
+        int | None,
+        typer.Option("--at-once", metavar="N", help="Updates taken together by attacks that can; best on a GPU."),
+    ] = None,
     device: Device = "auto",
     out: Out = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print report.json instead of a summary.")] = False,
@@ -106,6 +110,7 @@ def audit(
     Exit code: 0 passed or not shown, 1 leaks, 2 bad input, 3 nothing was shown and nothing can be concluded.
     """
     extra = [f'audit.{key}="{given}"' for key, given in (("budget", budget), ("quality", quality)) if given]
+    extra += [] if at_once is None else [f"audit.at_once={at_once}"]
     read = read_plan(plan, [*(settings or []), *extra])
     folder = out or Path(f"fedspill-{plan.stem}")
     raise typer.Exit(_audit(read, folder, device, as_json, redact, fresh))

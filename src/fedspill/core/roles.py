@@ -1,6 +1,6 @@
 """The verbs of an audit: who does what, each as one method."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar, runtime_checkable
 
@@ -32,6 +32,32 @@ class Attack(Protocol):
         self, update: Update, knowledge: ServerKnowledge, rng: torch.Generator, watch: Watch = UNWATCHED
     ) -> Reconstruction:
         """What the attack believes the clients held."""
+        ...
+
+
+@dataclass(frozen=True)
+class Job:
+    """One update to attack: what `Attack.reconstruct` takes.
+
+    Attributes:
+        rng: of this job alone, so that its result does not depend on the others.
+    """
+
+    update: Update
+    knowledge: ServerKnowledge
+    rng: torch.Generator
+
+
+@runtime_checkable
+class ReconstructsMany(Attack, Protocol):
+    """An attack that takes independent updates together in less time, to the same results up to rounding.
+
+    Raises:
+        NotApplicable: the attack does not fit one of the jobs.
+    """
+
+    def reconstruct_many(self, jobs: Sequence[Job], watch: Watch = UNWATCHED) -> list[Reconstruction]:
+        """For every job what `reconstruct` returns."""
         ...
 
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
@@ -69,6 +69,27 @@ class BatchedSearch:
                 return progress.found(complete=not ended)
         return progress.found(complete=True)
 
+    def run_many(self, problem: Problem, rngs: Sequence[torch.Generator], watch: Watch) -> list[Found]:
+        """Searches of independent jobs in one stack: for each the best of its own `restarts` runs.
+
+        Args:
+            problem: `draw` is of one run of any job; `values` and `project` are of all runs, job after job. A tolerance
+                ends nothing.
+            rngs: of the jobs, from which each draws its starts as a search of its own would.
+
+        Raises:
+            BadInput: the problem takes no stack.
+        """
+        starts = [problem.draw(rng) for rng in rngs for _ in range(self.restarts)]
+        joint = replace(self, restarts=len(starts), tolerance=0.0)
+        stack = joint._stack(problem, [torch.stack(v) for v in zip(*starts, strict=True)])
+        state = watch.load()
+        first = 0 if state is None else stack.load(dict(state["stack"]))
+        watch.foresee(partial(forecast_side_by_side, problem, stack.variables, (self.steps - first) * joint.restarts))
+        step, ended = joint._all_steps(stack, problem, first, _Progress([math.inf]), watch)
+        jobs = torch.arange(joint.restarts).split(self.restarts)
+        return [_found_of(stack, runs, step, complete=not ended) for runs in jobs]
+
     def _stack(self, problem: Problem, starts: Variables) -> Stack:
         if problem.values is None:
             raise BadInput("a problem that takes no stack of variables was given to a batched search; use Search")
@@ -92,7 +113,7 @@ class BatchedSearch:
                 stack.give_up_above(self.give_up[1])
             if on_host or step % READ_EVERY == 0:
                 best = min(progress.value, float(stack.best_values.min()))
-                watch.progress((done * self.steps) + (step + 1) * self.restarts, total, best)
+                watch.progress(done * self.steps + min(step + 1, self.steps) * self.restarts, total, best)
                 if best < self.tolerance or bool(stack.lost.all()):
                     return step, False
             if step == self.steps or step % READ_EVERY == 0:
@@ -104,6 +125,16 @@ class BatchedSearch:
             if ended:
                 return step, True
         return self.steps, False
+
+
+def _found_of(stack: Stack, runs: Tensor, step: int, *, complete: bool) -> Found:
+    """The outcome of those runs of a stack that belong to one job."""
+    runs = runs.to(stack.best_values.device)
+    run = int(runs[stack.best_values[runs].argmin()])
+    value = float(stack.best_values[run])
+    history = tuple(stack.history[: step + 1, run].tolist())
+    best = [b[run].clone() for b in stack.best]
+    return Found(0, best, value, history, (value,), int(stack.lost[runs].sum()), complete)
 
 
 def _state(progress: "_Progress", stack: Stack, step: int) -> State:

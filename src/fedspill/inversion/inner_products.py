@@ -10,12 +10,16 @@ from typing import Any, cast
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional
 
 Products = Float[Tensor, "2 r"]
-"""For each of r candidates the inner product with the observed gradient, and the squared norm."""
+"""For each of r candidates the inner product with its observed gradient, and the squared norm.
+
+There are j observed gradients: the first r / j candidates are compared with the first, and so on. One is shared by all.
+"""
 
 
-def formed(gradient: Float[Tensor, "r k"], observed: Float[Tensor, " k"]) -> Products:
+def formed(gradient: Float[Tensor, "r k"], observed: Float[Tensor, "j k"]) -> Products:
     """Of gradients that are there; differentiable once in `gradient`."""
     return cast("Tensor", _Formed.apply(gradient, observed))
 
@@ -26,10 +30,17 @@ def unformed(rows: Float[Tensor, "r p i"], outer: Float[Tensor, "r p o"], image:
     Args:
         rows: what enters the layer at p positions.
         outer: the gradients of what leaves it.
-        image: `rows` after the layer with the observed gradient for a weight.
+        image: `rows` after the layer with the observed gradient for a weight, as `image_of` makes it.
     """
     norms = cast("Tensor", _Norms.apply(rows, outer))
     return torch.stack([(outer * image).sum((1, 2)), norms])
+
+
+def image_of(rows: Float[Tensor, "r p i"], observed: Float[Tensor, "j o i"]) -> Float[Tensor, "r p o"]:
+    """`rows` after a linear layer with the observed gradient, each candidate's own, for a weight."""
+    if len(observed) == 1:
+        return functional.linear(rows, observed[0])
+    return (_by_update(rows, observed).flatten(1, 2) @ observed.transpose(1, 2)).reshape(*rows.shape[:2], -1)
 
 
 def cheaper_unformed(positions: int, inside: int, outside: int) -> bool:
@@ -43,14 +54,18 @@ class _Formed(torch.autograd.Function):
         ctx.save_for_backward(gradient, observed)
         if len(gradient) == 1:  # products of vectors write nothing
             one = gradient[0]
-            return torch.stack([torch.dot(one, observed), torch.dot(one, one)])[:, None]
-        return torch.stack([gradient @ observed, (gradient[:, None] @ gradient[:, :, None]).flatten()])
+            return torch.stack([torch.dot(one, observed[0]), torch.dot(one, one)])[:, None]
+        norms = (gradient[:, None] @ gradient[:, :, None]).flatten()
+        if len(observed) == 1:
+            return torch.stack([gradient @ observed[0], norms])
+        return torch.stack([(_by_update(gradient, observed) @ observed[:, :, None]).flatten(), norms])
 
     @staticmethod
     def backward(ctx: Any, *outer: Tensor) -> Any:
         gradient, observed = ctx.saved_tensors
-        along, norm = outer[0][:, :, None]
-        return (gradient * (2 * norm)).addcmul_(observed, along), None
+        along, norm = (_by_update(factor, observed)[:, :, None] for factor in outer[0])
+        found = (_by_update(gradient, observed) * (2 * norm)).addcmul_(observed[:, None], along)
+        return found.flatten(0, 1), None
 
 
 class _Norms(torch.autograd.Function):
@@ -65,3 +80,8 @@ class _Norms(torch.autograd.Function):
         rows, leaving, of_rows, of_outer = ctx.saved_tensors
         twice = 2 * outer[0][:, None, None]
         return (of_outer * twice) @ rows, (of_rows * twice) @ leaving
+
+
+def _by_update(values: Tensor, observed: Tensor) -> Tensor:
+    """(r, ...) to (j, r / j, ...), without a copy."""
+    return values.unflatten(0, (len(observed), -1))

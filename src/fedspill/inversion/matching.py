@@ -108,12 +108,12 @@ class Matching:
         return ways[way]
 
     def _stacks(self, labels: Tensor) -> bool:
-        return self._network is not None and self._network.stackable(labels)
+        return self._network is not None and self._network.stackable(labels.expand(2, *labels.shape))
 
     def _stacked(self, z: Tensor, labels: Tensor) -> Valued:
         network = self._network
         assert network is not None, "asked only where candidates can be stacked"
-        return _differentiated(network.distances, z, labels)
+        return differentiated(lambda z, labels: network.distances(z, labels.expand(len(z), *labels.shape)), z, labels)
 
     def _in_parts(self, z: Tensor, labels: Tensor, size: int) -> Valued:
         return chunked(self._update_of_part, self.observed.values, self.distance, z, labels, size)
@@ -127,8 +127,8 @@ class Matching:
 
     def _whole(self, z: Tensor, labels: Tensor) -> Valued:
         network = self._network
-        if network is not None and network.pays and network.agrees(labels):
-            return _differentiated(lambda z, labels: network.distances(z[None], labels)[0], z, labels)
+        if network is not None and network.pays and network.agrees(labels[None]):
+            return differentiated(lambda z, labels: network.distances(z[None], labels[None])[0], z, labels)
         wanted = [v for v in (z, labels) if v.requires_grad]
         guess, pullback = self._update(z, labels, wanted)
         value, direction, factor = cotangent(
@@ -141,7 +141,7 @@ class Matching:
     @cached_property
     def _network(self) -> TappedNetwork | None:
         possible = self._is_mean_of_examples and self.distance is cosine_distance
-        return TappedNetwork(self.model, self.observed.values) if possible else None
+        return TappedNetwork(self.model, {k: v[None] for k, v in self.observed.values.items()}) if possible else None
 
     def _update(self, z: Tensor, labels: Tensor, wanted: list[Tensor]) -> tuple[Params, Pullback]:
         """The update of a candidate, and its vector-Jacobian product, of many local steps without their graph."""
@@ -179,7 +179,8 @@ class Matching:
         return (self.training.lr * self.training.local_steps(n // self.clients)) ** -2
 
 
-def _differentiated(function: Callable[[Tensor, Tensor], Tensor], z: Tensor, labels: Tensor) -> Valued:
+def differentiated(function: Callable[[Tensor, Tensor], Tensor], z: Tensor, labels: Tensor) -> Valued:
+    """The value, or values that depend on one candidate each, with gradients by autograd."""
     wanted = [v for v in (z, labels) if v.requires_grad]
     # The network's weights are constants, so its own gradients need an input that is none.
     value = function(z if wanted else z.detach().requires_grad_(), labels)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -31,6 +32,15 @@ IN_TRAINING = (
 )
 BY_EXAMPLES = "; even one example at a time is too much. Take a smaller network or smaller inputs"
 OR_ELSE = ", or a machine or card with more memory"
+
+
+def usable_bytes(device: torch.device, update: int) -> float:
+    """What an evaluation may take by what is counted.
+
+    Args:
+        update: bytes of an observed update.
+    """
+    return USABLE * free_bytes(device) - COPIES * update
 
 
 @dataclass
@@ -107,7 +117,7 @@ class Room:
         return min(parts.most(self._usable(z)), len(z))
 
     def _usable(self, z: Tensor) -> float:
-        return USABLE * free_bytes(z.device) - COPIES * self.parameters * z.element_size()
+        return usable_bytes(z.device, self.parameters * z.element_size())
 
     def _too_much(self, n: int, need: int, free: int, why: str) -> BadInput:
         return BadInput(

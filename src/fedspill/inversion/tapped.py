@@ -1,7 +1,8 @@
 """The cosine distance of a candidate's gradient without the gradient: from what its layers tell of it.
 
 Six to seven convolutions of the network's size an iteration, instead of eight by plain double differentiation, none
-of them over a graph of the weights; and several candidates in one batch, since no weight depends on them.
+of them over a graph of the weights; and several candidates in one batch, since no weight depends on them. They may be
+candidates for different updates.
 """
 
 import copy
@@ -21,6 +22,9 @@ from fedspill.inversion.inner_products import Products, formed
 from fedspill.inversion.lean import LARGE, VIEW
 from fedspill.inversion.tapped_layers import Tape, TappedBatchNorm2d, TappedConv2d, TappedLinear
 
+Labels = Tensor
+"""Of r candidates with n examples: (r, n, ...), classes or class probabilities."""
+
 SMALL = 1 << 14
 """Parameters of a tensor that is joined with others."""
 CHECKED = 2
@@ -36,16 +40,17 @@ TAPPED: dict[type[nn.Module], Any] = {
 
 
 class TappedNetwork:
-    """A network in eval mode with constant weights, beside one observed gradient.
+    """A network in eval mode with constant weights, beside observed gradients.
 
     Attributes:
+        observed: (j, ...) each, of j updates; the first r / j of r candidates are compared with the first, and so on.
         others: trained parameters of layers without taps, whose gradients are formed as usual.
     """
 
     def __init__(self, model: Model, observed: Params) -> None:
         self.model, self.observed, self.tape = model, observed, Tape()
         self._agreements: dict[int, bool] = {}
-        self.wanted = torch.stack([v.pow(2).sum() for v in observed.values()]).sum()
+        self.wanted = torch.stack([v.pow(2).flatten(1).sum(1) for v in observed.values()]).sum(0)
         self.module = _constant_copy(model)
         left = set(observed)
         for name, layer in self.module.named_modules():
@@ -59,42 +64,49 @@ class TappedNetwork:
         parameters = dict(self.module.named_parameters())
         self.others = {k: parameters[k].requires_grad_() for k in observed if k in left}
 
+    def close(self) -> None:
+        """Takes the taps off for good: with them layers hold themselves, and the observed gradients, in a circle."""
+        for layer in self.module.modules():
+            layer.__dict__.pop("forward", None)
+
     @property
     def pays(self) -> bool:
         """Whether one candidate by itself is cheaper this way: the taps' own calls cost more on a small network."""
         like = next(iter(self.observed.values()))
-        return like.is_cuda or sum(v.numel() for v in self.observed.values()) >= LARGE
+        return like.is_cuda or sum(v[0].numel() for v in self.observed.values()) >= LARGE
 
-    def agrees(self, labels: Tensor) -> bool:
-        """Whether what the layers tell is true of this network; it is not where a weight is used outside its layer."""
-        return self._agrees(1, labels)
-
-    def stackable(self, labels: Tensor) -> bool:
-        """Whether candidates may share a batch: no layer mixes examples, and the loss is a mean."""
-        return not self.others and self._agrees(2, labels)
-
-    def _agrees(self, stack: int, labels: Tensor) -> bool:
-        if stack not in self._agreements:
-            self._agreements[stack] = self._measured(stack, labels.detach()[:CHECKED])
-        return self._agreements[stack]
-
-    def _measured(self, stack: int, labels: Tensor) -> bool:
-        like, shape = self.model.like, (stack, len(labels), *self.model.input.encoded_shape)
-        z = randn(shape, stream(0, "taps"), like)
-        training = FedSGD(trainable=tuple(self.observed))
-        guesses = [encoded_update(self.model, one, labels, training).values for one in z]
-        norms = torch.stack([torch.stack([g.pow(2).sum() for g in guess.values()]).sum() for guess in guesses])
-        dots = torch.stack([torch.stack([(g * self.observed[k]).sum() for k, g in v.items()]).sum() for v in guesses])
-        dot, norm = self.products(z.requires_grad_(), labels).detach()
-        off = (dot - dots).abs() / (norms * self.wanted).sqrt() + (norm - norms).abs() / norms
-        return bool((off < TOLERANCE).all())
-
-    def products(self, z: Float[Tensor, "r n ..."], labels: Tensor) -> Products:
-        """For each of r candidates the product of its gradient with the observed one, and its squared norm.
+    def agrees(self, labels: Labels) -> bool:
+        """Whether what the layers tell is true of this network; it is not where a weight is used outside its layer.
 
         Args:
-            labels: the same for all, (n,) or (n, classes).
+            labels: of the candidates by which it is checked.
         """
+        if len(labels) not in self._agreements:
+            self._agreements[len(labels)] = self._measured(labels.detach()[:, :CHECKED])
+        return self._agreements[len(labels)]
+
+    def stackable(self, labels: Labels) -> bool:
+        """Whether these candidates may share a batch: no layer mixes examples, and the loss is a mean."""
+        return not self.others and self.agrees(labels)
+
+    def _measured(self, labels: Tensor) -> bool:
+        z = randn((*labels.shape[:2], *self.model.input.encoded_shape), stream(0, "taps"), self.model.like)
+        training, runs = FedSGD(trainable=tuple(self.observed)), len(z) // len(self.wanted)
+        guesses = [encoded_update(self.model, *one, training).values for one in zip(z, labels, strict=True)]
+        norms = torch.stack([torch.stack([g.pow(2).sum() for g in guess.values()]).sum() for guess in guesses])
+        dots = torch.stack(
+            [
+                torch.stack([(g * self.observed[k][i // runs]).sum() for k, g in guess.items()]).sum()
+                for i, guess in enumerate(guesses)
+            ]
+        )
+        dot, norm = self.products(z.requires_grad_(), labels).detach()
+        wanted = self.wanted.repeat_interleave(runs)
+        off = (dot - dots).abs() / (norms * wanted).sqrt() + (norm - norms).abs() / norms
+        return bool((off < TOLERANCE).all())
+
+    def products(self, z: Float[Tensor, "r n ..."], labels: Labels) -> Products:
+        """For each of r candidates the product of its gradient with its observed one, and its squared norm."""
         try:
             return self._products(z, labels)
         except RuntimeError as error:
@@ -118,7 +130,7 @@ class TappedNetwork:
         tape, others = self.tape, list(self.others.values())
         logits = self.module(z.flatten(0, 1))
         # The mean over all, times their number, is the sum of the candidates' means.
-        loss = self.model.loss_fn(logits, labels.repeat(len(z), *(1 for _ in labels.shape[1:]))) * len(z)
+        loss = self.model.loss_fn(logits, labels.flatten(0, 1)) * len(z)
         found: Any = torch.autograd.grad(loss, [*tape.tensors, *others], create_graph=True, allow_unused=True)
         for reading, gradient in zip(tape.readings, found, strict=False):
             if gradient is not None:
@@ -127,19 +139,19 @@ class TappedNetwork:
             if gradient is not None:
                 tape.form(gradient[None], self.observed[name])
 
-    def distances(self, z: Float[Tensor, "r n ..."], labels: Tensor) -> Float[Tensor, " r"]:
+    def distances(self, z: Float[Tensor, "r n ..."], labels: Labels) -> Float[Tensor, " r"]:
         """1 - cosine for every candidate, differentiable once."""
-        dot, norm = self.products(z, labels)
-        return cosine_of(dot, norm, self.wanted)
+        dot, norm = self.products(z, labels).unflatten(1, (len(self.wanted), -1))
+        return cosine_of(dot, norm, self.wanted[:, None]).flatten()
 
 
 def _sum(tape: Tape) -> Products:
     """Of everything on the tape; the many small gradients together, as the calls for them would take longest."""
-    small = [(g, o) for g, o in tape.formed if len(o) <= SMALL]
-    found = [*tape.products, *(formed(g, o) for g, o in tape.formed if len(o) > SMALL)]
+    small = [(g, o) for g, o in tape.formed if g.shape[1] <= SMALL]
+    found = [*tape.products, *(formed(g, o) for g, o in tape.formed if g.shape[1] > SMALL)]
     if small:
         gradients, observed = zip(*small, strict=True)
-        found.append(formed(torch.cat(gradients, 1), torch.cat(observed)))
+        found.append(formed(torch.cat(gradients, 1), torch.cat(observed, 1)))
     return torch.stack(found).sum(0)
 
 

@@ -1,7 +1,8 @@
 """Layers with constant weights that tell the products of their weights' gradients with observed ones.
 
 A layer computes as usual and notes points: a tensor on its way, and what the products are once the gradient of this
-tensor is known. Stacked candidates lie one after another in the batch, `tape.stack` of them.
+tensor is known. Stacked candidates lie one after another in the batch, `tape.stack` of them; observed gradients have a
+dimension before those of the parameter, j of which r / j candidates each are compared with (`inner_products.py`).
 """
 
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fedspill.inversion.convolution import Geometry, correlate, weight_gradient
-from fedspill.inversion.inner_products import Products, cheaper_unformed, unformed
+from fedspill.inversion.inner_products import Products, cheaper_unformed, image_of, unformed
 from fedspill.inversion.winograd import Tiling, best_tile, input_tiles, output_of, transformed, transformed_adjoint
 
 Reading = Callable[[Tensor], None]
@@ -27,7 +28,7 @@ class Tape:
         stack: independent candidates in one batch, r.
         tensors: the points.
         readings: for each point what to do with its gradient: to add to one of the next two.
-        formed: gradients of parameters (r, k) with the observed ones (k).
+        formed: gradients of parameters (r, k) with the observed ones (j, k).
         products: of gradients that are never formed.
         contiguous: the network needs its pictures channel by channel in memory.
     """
@@ -45,8 +46,8 @@ class Tape:
         self.readings.append(reading)
 
     def form(self, gradient: Tensor, observed: Tensor) -> None:
-        """A gradient (r, ...) that is there."""
-        self.formed.append((gradient.flatten(1), observed.flatten()))
+        """A gradient (r, ...) that is there, and the observed ones (j, ...)."""
+        self.formed.append((gradient.flatten(1), observed.flatten(1)))
 
     def sums(self, g: Tensor) -> Tensor:
         """(r n, c, h, w) summed over all but candidates and channels: (r, c)."""
@@ -72,7 +73,7 @@ class TappedLinear:
         if self.weight is None:
             return
         if cheaper_unformed(rows.shape[1], rows.shape[2], outer.shape[2]):
-            self.tape.products.append(unformed(rows, outer, functional.linear(rows, self.weight)))
+            self.tape.products.append(unformed(rows, outer, image_of(rows, self.weight)))
         else:
             self.tape.form(outer.transpose(1, 2) @ rows, self.weight)
 
@@ -109,7 +110,7 @@ class TappedConv2d:
         self.layer, self.weight, self.bias, self.tape = layer, weight, bias, tape
         self.kernels = cache(lambda m: transformed(layer.weight, m).transpose(1, 2))
         # The places of the kernel first, as the products of tiles have them.
-        self.by_place = cache(lambda observed: observed.permute(2, 3, 0, 1).reshape(-1))
+        self.by_place = cache(lambda observed: observed.permute(0, 3, 4, 1, 2).reshape(len(observed), -1))
 
     def __call__(self, x: Tensor) -> Tensor:
         """(n, i, h, w) to (n, o, h', w')."""
@@ -168,9 +169,11 @@ class TappedConv2d:
             return
         columns = functional.unfold(x, geometry.kernel[2:], geometry.dilation, geometry.padding, geometry.stride)
         rows, outer = (_by_position(v, r) for v in (columns, g.flatten(2)))
-        if few:
-            image = correlate(geometry, x, self.weight).flatten(2)
+        if few and len(self.weight) == 1:  # a convolution takes less than the product of its columns
+            image = correlate(geometry, x, self.weight[0]).flatten(2)
             self.tape.products.append(unformed(rows, outer, _by_position(image, r)))
+        elif few:
+            self.tape.products.append(unformed(rows, outer, image_of(rows, self.weight.flatten(2))))
         else:
             self.tape.form(outer.transpose(1, 2) @ rows, self.weight)
 

@@ -1,0 +1,232 @@
+"""An audit that takes updates together is the audit that takes them one by one."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from fedspill.attacks.inverting_gradients import InvertingGradients
+from fedspill.audit import parse_plan, run_audit, trial, turns, watch
+from fedspill.audit.run import AuditResult
+from fedspill.audit.trial_record import Trial
+from fedspill.audit.watch import Silent, foretold
+from fedspill.core.errors import BadInput, NotApplicable
+from fedspill.core.roles import UNWATCHED, Forecast, Job, Watch
+from fedspill.core.types import Reconstruction, Update
+from fedspill.inversion.batched_search import BatchedSearch
+from tests.worlds import batch, conv_bn
+
+BRIEF = {"name": "inverting_gradients", "steps": 12}
+PLAN = {"attacks": [BRIEF], "metrics": ["psnr"], "identification": [], "leak_threshold": {"psnr": 99.0}}
+
+
+def audit(at_once: int, *, n: int = 5, **more) -> AuditResult:
+    """Of random 8x8 pictures in float64."""
+    private, settings = batch(n, dtype=torch.float64), {**PLAN, **more.pop("settings", {}), "at_once": at_once}
+    table = {"audit": settings, "model": {"dtype": "float64"}}
+    data, model = (private.inputs, private.labels), conv_bn(dtype=torch.float64)
+    return run_audit(parse_plan(table), model=model, data=data, device="cpu", **more)
+
+
+@pytest.fixture(autouse=True)
+def _no_priors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is scored without an update takes longest and is the same however the updates are taken."""
+    monkeypatch.setattr(turns, "prior_only", lambda scenario, private, seed: [])
+
+
+@dataclass
+class Heard(Silent):
+    """Keeps what it is told."""
+
+    def __post_init__(self) -> None:
+        self.messages, self.trials, self.steps = list[str](), list[str](), list[tuple[int, int]]()
+
+    def message(self, text: str) -> None:
+        self.messages.append(text)
+
+    def trial(self, number: int, total: int, name: str) -> None:
+        self.trials.append(f"{number}/{total} {name}")
+
+    def progress(self, done: int, total: int, objective: float) -> None:
+        self.steps.append((done, total))
+
+
+@pytest.fixture
+def taken(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many jobs the attack was asked for at a time; 1 where it was asked for one."""
+    sizes = list[int]()
+    many, one = InvertingGradients.reconstruct_many, InvertingGradients.reconstruct
+
+    def reconstruct_many(self, jobs: Sequence[Job], watch: Watch = UNWATCHED) -> list[Reconstruction]:
+        sizes.append(len(jobs))
+        return many(self, jobs, watch)
+
+    def reconstruct(self, update, knowledge, rng, watch: Watch = UNWATCHED) -> Reconstruction:
+        sizes.append(1)
+        return one(self, update, knowledge, rng, watch)
+
+    monkeypatch.setattr(InvertingGradients, "reconstruct_many", reconstruct_many)
+    monkeypatch.setattr(InvertingGradients, "reconstruct", reconstruct)
+    return sizes
+
+
+def alike(found: Sequence[Trial], wanted: Sequence[Trial]) -> None:
+    """The same but for the clock."""
+    for one, two in zip(found, wanted, strict=True):
+        assert [v for s in one.scores for v in s.values] == pytest.approx([v for s in two.scores for v in s.values])
+        assert [v for _, v in one.objective] == pytest.approx([v for _, v in two.objective])
+        assert one.confidence == pytest.approx(two.confidence)
+        assert one.iterations == two.iterations
+        own = ("name", "update", "seed", "converged", "ended_by_budget", "notes", "examples", "skipped", "matched")
+        assert [getattr(one, k) for k in own] == [getattr(two, k) for k in own]
+
+
+def test_updates_at_once_give_the_records_of_one_by_one(taken: list[int]) -> None:
+    seeds, heard = {"seeds": [0, 1]}, Heard()
+    wanted = audit(1, n=3, settings=seeds)
+    assert taken == [1] * 6
+    taken.clear()
+    found = audit(2, n=3, settings=seeds, listener=heard)
+    assert taken == [2, 1, 2, 1]
+    alike(found.report.trials, wanted.report.trials)
+    for name, tensor in wanted.tensors.items():
+        torch.testing.assert_close(found.tensors[name], tensor, rtol=1e-6, atol=1e-6)
+    assert heard.trials == [
+        "1/6 inverting_gradients-paper-steps=12.u0.s0 and 1 more",
+        "3/6 inverting_gradients-paper-steps=12.u2.s0",
+        "4/6 inverting_gradients-paper-steps=12.u0.s1 and 1 more",
+        "6/6 inverting_gradients-paper-steps=12.u2.s1",
+    ]
+
+
+def test_an_attack_that_takes_one_update_at_a_time_is_asked_so(taken: list[int]) -> None:
+    heard, other = Heard(), {"name": "dlg", "steps": 1, "restarts": 1}
+    audit(2, n=3, settings={"attacks": [other, {**BRIEF, "steps": 1}]}, listener=heard)
+    assert [t.partition(".")[2] for t in heard.trials] == ["u0.s0", "u1.s0", "u2.s0", "u0.s0 and 1 more", "u2.s0"]
+    assert taken == [2, 1]
+
+
+def test_time_and_forecast_are_each_ones_share() -> None:
+    heard = Heard()
+    began = time.perf_counter()
+    trials = audit(3, listener=heard).report.trials
+    assert 0 < sum(t.seconds for t in trials) < time.perf_counter() - began
+    assert trials[0].seconds == trials[1].seconds == trials[2].seconds != trials[3].seconds
+    assert [t.foreseen.iterations for t in trials if t.foreseen] == [12] * 5
+    (message,) = heard.messages
+    assert "so 36 of 3 trials at once take" in message
+    assert "and 5 such trials" in message
+    assert heard.steps[-1][0] <= heard.steps[-1][1]
+    assert foretold(Forecast(30, 1.0), 6, None, 3).endswith("take 30 s, and 6 such trials 60 s")
+    assert foretold(Forecast(30, 1.0), 3, None, 3).endswith("so 30 of 3 trials at once take 30 s")
+
+
+class Killed(BaseException):
+    """As a signal would."""
+
+
+def kill_in(monkeypatch: pytest.MonkeyPatch, stack: int, step: int) -> None:
+    """Writes every state, and ends the process's work in that step of that stack."""
+    monkeypatch.setattr(watch, "CHECKPOINT_SECONDS", 0.0)
+    stacks, run_many = [0], BatchedSearch.run_many
+
+    def counted(self, problem, rngs, watch):
+        stacks[0] += 1
+        return run_many(self, problem, rngs, watch)
+
+    class Listening(Heard):
+        def progress(self, done: int, total: int, objective: float) -> None:
+            if stacks[0] == stack and done >= total * step / 12:
+                raise Killed
+
+    monkeypatch.setattr(BatchedSearch, "run_many", counted)
+    with pytest.raises(Killed):
+        audit(2, out=Path("out"), listener=Listening())
+
+
+def test_a_killed_audit_goes_on_in_the_middle_of_a_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, taken: list[int]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    kill_in(monkeypatch, stack=2, step=6)
+    held = sorted(p.name for p in Path("out/trials").glob("*.json"))
+    assert [name.split(".")[1] for name in held] == ["u0", "u1"]
+    (state,) = Path("out/checkpoints").iterdir()
+    assert ".u2.s0.2-at-once." in state.name
+    taken.clear()
+    heard = Heard()
+    found = audit(2, out=Path("out"), listener=heard)
+    assert taken == [2, 1]
+    assert any("going on from the checkpoint" in m for m in heard.messages)
+    assert len(heard.steps) < 12 + 12
+    alike(found.report.trials, audit(1).report.trials)
+    assert not Path("out/checkpoints").exists()
+
+
+def test_a_group_of_others_starts_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, taken: list[int]) -> None:
+    monkeypatch.chdir(tmp_path)
+    kill_in(monkeypatch, stack=2, step=6)
+    taken.clear()
+    heard = Heard()
+    found = audit(4, out=Path("out"), listener=heard)
+    assert taken == [2, 1]  # of the first four, two were done
+    assert heard.messages[0].startswith("going on from the checkpoint"), "the same two are left"
+    again = audit(3, out=Path("again"), listener=Heard())
+    alike(found.report.trials, again.report.trials)
+    assert not Path("out/checkpoints").exists()
+
+
+def test_a_group_with_fewer_left_starts_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    kill_in(monkeypatch, stack=2, step=6)
+    heard = Heard()
+    found = audit(3, out=Path("out"), listener=heard)
+    assert not any("going on" in m for m in heard.messages)
+    assert heard.trials[0].startswith("3/5 ")
+    alike(found.report.trials, audit(1).report.trials)
+    assert not Path("out/checkpoints").exists()
+
+
+def test_the_budget_ends_a_group_and_a_larger_one_goes_on(tmp_path: Path) -> None:
+    long = {"attacks": [{"name": "inverting_gradients", "steps": 30}]}
+    ended = audit(2, n=3, settings={**long, "budget": 0.001}, out=tmp_path / "out").report
+    assert all(t.ended_by_budget for t in ended.trials)
+    assert ended.verdict.exit_code == 3
+    assert list((tmp_path / "out" / "checkpoints").iterdir())
+    whole = audit(2, n=3, settings=long, out=tmp_path / "out").report
+    alike(whole.trials, audit(1, n=3, settings=long).report.trials)
+    assert not (tmp_path / "out" / "checkpoints").exists()
+
+
+def test_updates_that_are_withheld_leave_their_group(monkeypatch: pytest.MonkeyPatch, taken: list[int]) -> None:
+    def answer(scenario, sent, private, task, watch) -> Update | None:
+        return None if task.update == 1 else answered(scenario, sent, private, task, watch)
+
+    answered = trial._answer
+    monkeypatch.setattr(trial, "_answer", answer)
+    trials = audit(4, n=4).report.trials
+    assert taken == [3]
+    assert [t.skipped is None for t in trials] == [True, False, True, True]
+
+
+def test_an_attack_that_does_not_fit_one_update_is_run_by_itself(
+    monkeypatch: pytest.MonkeyPatch, taken: list[int]
+) -> None:
+    def refuse(self, jobs: Sequence[Job], watch: Watch = UNWATCHED) -> list[Reconstruction]:
+        raise NotApplicable("one of them")
+
+    monkeypatch.setattr(InvertingGradients, "reconstruct_many", refuse)
+    trials = audit(3).report.trials
+    assert taken == [1] * 5
+    assert all(t.skipped is None for t in trials)
+
+
+def test_what_cannot_be_taken_together_is_refused() -> None:
+    with pytest.raises(BadInput, match=r"audit\.at_once=3 takes several; leave out one of the two"):
+        parse_plan({"audit": {"at_once": 3, "quality": "20dB"}})
+    with pytest.raises(BadInput, match=r"'audit\.at_once'.*greater than or equal to 1"):
+        parse_plan({"audit": {"at_once": 0}})
+    assert parse_plan({}).audit.at_once == 1
