@@ -17,6 +17,7 @@ from fedspill.inversion.matching import Matching, check_observed, protocols
 from fedspill.inversion.priors import EACH_VARIATION, total_variation
 from fedspill.inversion.search import Problem, Search
 from fedspill.inversion.step_rules import LBFGS, SignedAdam
+from fedspill.zoo.models import build
 from tests.worlds import SPEC, batch, conv_bn, mlp
 
 DOUBLE = torch.float64
@@ -70,9 +71,23 @@ def test_a_relative_prior_weighs_as_much_as_the_distance_that_is_left() -> None:
     z = randn((2, 1, 3, 6, 6), stream(0, "z"), torch.zeros((), dtype=torch.float64))
     small, large = torch.tensor([1e-3, 0.5], dtype=z.dtype), torch.tensor([2e-3, 1.0], dtype=z.dtype)
     variation = EACH_VARIATION["vectorial"](z)
-    torch.testing.assert_close(attack._objective(small, z), small * (0.7 * variation).exp())
-    torch.testing.assert_close(attack._objective(large, z), 2 * attack._objective(small, z))
-    assert attack._objective(torch.zeros_like(small), z).tolist() == [0.0, 0.0]
+    objective = attack._objective(conv_bn())
+    torch.testing.assert_close(objective(small, z), small * (0.7 * variation).exp())
+    torch.testing.assert_close(objective(large, z), 2 * objective(small, z))
+    assert objective(torch.zeros_like(small), z).tolist() == [0.0, 0.0]
+
+
+def test_networks_with_max_pooling_have_a_weight_of_their_own() -> None:
+    z = randn((1, 1, 3, 16, 16), stream(0, "z"), torch.zeros(()))
+    distance = torch.ones(1)
+
+    def value(network: str, pooled: float | None, tv: float) -> float:
+        model = build(network, input_shape=(3, 16, 16), num_classes=10)
+        attack = InvertingGradients(tv=tv, tv_pooled=pooled, relative=True)
+        return float(attack._objective(model)(distance, z))
+
+    assert value("convnet", 0.2, 0.7) == value("convnet", None, 0.2) != value("convnet", None, 0.7)
+    assert value("lenet", 0.2, 0.7) == value("lenet", None, 0.7)
 
 
 def test_the_cosine_schedule_falls_from_the_first_step_to_none() -> None:

@@ -11,15 +11,16 @@ from typing import Literal
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from fedspill.core.errors import BadInput
 from fedspill.core.knowledge import ServerKnowledge
+from fedspill.core.model import Model
 from fedspill.core.rng import randn
 from fedspill.core.roles import UNWATCHED, Attack, Card, Job, Watch
 from fedspill.core.types import Reconstruction, Update
 from fedspill.inversion.assumption import Assumption
-from fedspill.inversion.at_once import Pending, Searching
+from fedspill.inversion.at_once import Objective, Pending, Searching
 from fedspill.inversion.batched_search import BatchedSearch
 from fedspill.inversion.distances import DISTANCES, DistanceName
 from fedspill.inversion.exact_reading import AFTER, Reading, read_again, read_exactly
@@ -33,6 +34,8 @@ from fedspill.inversion.quality import estimator
 from fedspill.inversion.search import Found, Problem, Search
 from fedspill.inversion.step_rules import LBFGS, Schedule, SignedAdam, StepRule
 
+POOLS = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AdaptiveMaxPool2d)
+
 
 @dataclass(frozen=True)
 class InvertingGradients:
@@ -43,6 +46,7 @@ class InvertingGradients:
         lr: Adam's step in normalised space, in [0.01, 1].
         schedule: of the step size: the paper's "drops" to a tenth after 3/8, 5/8 and 7/8 of the run, or "cosine".
         tv: weight of the total variation of the normalised candidate.
+        tv_pooled: the weight for networks with max-pooling, whose updates need less of it; None takes `tv`.
         variation: the paper's "anisotropic" one, or "vectorial": the same in every direction, channels joined.
         relative: minimise distance * exp(tv * variation) instead of their sum, so that the prior's weight follows the
             distance: one value of `tv` then suits networks whose distances differ by a factor of 30, and the prior
@@ -70,6 +74,7 @@ class InvertingGradients:
     lr: float = 0.1
     schedule: Schedule = "drops"
     tv: float = 1e-2
+    tv_pooled: float | None = None
     variation: Variation = "anisotropic"
     relative: bool = False
     distance: DistanceName = "cosine"
@@ -159,6 +164,7 @@ class InvertingGradients:
     def _problem(self, assumed: Assumption, known: KnownActivations | None) -> Problem:
         matching, labels, count = assumed.searched, assumed.labels, assumed.hypothesis.num_examples
         model, spec = matching.model, matching.model.input
+        objective = self._objective(model)
 
         def draw(rng: torch.Generator) -> list[Tensor]:
             return [randn((count, *spec.encoded_shape), rng, model.like)]
@@ -166,12 +172,12 @@ class InvertingGradients:
         def value(variables: list[Tensor]) -> Float[Tensor, ""]:
             distance = matching(variables[0], labels)
             distance = distance if known is None else distance + known.distance(variables[0])
-            return self._objective(distance[None], variables[0][None])[0]
+            return objective(distance[None], variables[0][None])[0]
 
         def values(variables: list[Tensor]) -> Float[Tensor, " r"]:
             distances = matching.each(variables[0], labels)
             distances = distances if known is None else distances + known.distances(variables[0])
-            return self._objective(distances, variables[0])
+            return objective(distances, variables[0])
 
         like = model.like.new_empty(spec.encoded_shape)
         low, high = (spec.project(torch.full_like(like, end)) for end in (-math.inf, math.inf))
@@ -185,12 +191,18 @@ class InvertingGradients:
 
         return Problem(draw, value, project, values, memory, estimator(matching, labels))
 
-    def _objective(self, distance: Float[Tensor, " r"], z: Float[Tensor, "r n c h w"]) -> Float[Tensor, " r"]:
+    def _objective(self, model: Model) -> Objective:
         """Of every candidate in a stack: its distance with the prior."""
-        if not self.tv:
-            return distance
-        variation = self.tv * EACH_VARIATION[self.variation](z)
-        return distance * variation.exp() if self.relative else distance + variation
+        pooled = any(isinstance(m, POOLS) for m in model.module.modules())
+        tv = self.tv_pooled if pooled and self.tv_pooled is not None else self.tv
+
+        def objective(distance: Float[Tensor, " r"], z: Float[Tensor, "r n c h w"]) -> Float[Tensor, " r"]:
+            if not tv:
+                return distance
+            variation = tv * EACH_VARIATION[self.variation](z)
+            return distance * variation.exp() if self.relative else distance + variation
+
+        return objective
 
     def _rule(self) -> StepRule:
         return SignedAdam(self.lr, self.signed, self.schedule) if self.optimiser == "adam" else LBFGS(self.lr)
@@ -200,7 +212,15 @@ _PAPER = InvertingGradients()
 _FEDAVG = replace(_PAPER, lr=1.0)
 # Chosen by measurement (docs/performance.md): exact where a gradient is, else better in a tenth of the iterations.
 _STRONG = InvertingGradients(
-    steps=480, lr=0.3, schedule="cosine", tv=0.7, variation="vectorial", relative=True, analytic=True, surrogate=True
+    steps=480,
+    lr=0.3,
+    schedule="cosine",
+    tv=0.7,
+    tv_pooled=0.2,
+    variation="vectorial",
+    relative=True,
+    analytic=True,
+    surrogate=True,
 )
 
 CARD: Card[Attack] = Card(

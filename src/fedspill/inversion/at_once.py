@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fedspill.core.local_update import FedSGD
+from fedspill.core.model import Model
 from fedspill.core.roles import Watch
 from fedspill.inversion.assumption import Assumption
 from fedspill.inversion.batched_search import BatchedSearch
@@ -45,12 +46,12 @@ class Searching:
     Attributes:
         alone: one job.
         together: jobs in a stack; None if the attack cannot.
-        objective: from distances.
+        objective: of a model's candidates.
     """
 
     alone: Callable[[Watch], Search | BatchedSearch]
     together: BatchedSearch | None
-    objective: Objective
+    objective: Callable[[Model], Objective]
 
     def run(self, pending: Mapping[int, Pending], parts: Parts) -> dict[int, Found]:
         """What was found for each job, by its number; a broken run goes on in the stack that it was in.
@@ -90,7 +91,7 @@ class Searching:
 
     def _joint(self, many: MatchingMany, jobs: list[Pending]) -> Problem:
         """All jobs' problems as one, whose values are those of all runs."""
-        one = jobs[0].problems[0]
+        one, objective = jobs[0].problems[0], self.objective(many.model)
         known = [job.read.known for job in jobs for _ in range(many.runs)]
 
         def values(variables: list[Tensor]) -> Float[Tensor, " r"]:
@@ -99,7 +100,7 @@ class Searching:
                 none = distances.new_zeros(())
                 terms = [none if k is None else k.distance(own) for k, own in zip(known, z, strict=True)]
                 distances = distances + torch.stack(terms)
-            return self.objective(distances, z)
+            return objective(distances, z)
 
         return Problem(one.draw, one.value, one.project, values, lambda _, __: many.need())
 
