@@ -4,9 +4,9 @@
     python -m benchmarks.table2 run --cells 5,1,1 --width 64 --steps 240 --groups 5
     python -m benchmarks.table2 table                                      # what is recorded, as a Markdown table
 
-A cell is E epochs on n images in mini-batches of B, local learning rate 1e-4, eval mode, labels granted and of different
-classes within an update, as in the paper. CIFAR-10 test images from number 9,000 on, which no setting was chosen on;
-update k takes the first n images of different labels from 9,000 + 40 k on. PSNR is the mean over an update's images.
+A cell is E epochs on n images in mini-batches of B, local learning rate 1e-4, eval mode, labels granted and different
+within an update, as in the paper. CIFAR-10 test images from number 9,000 on, which no setting was chosen on; update k
+takes the first n images of different labels from 9,000 + 40 k on. PSNR is the mean over an update's images.
 """
 
 import argparse
@@ -88,7 +88,7 @@ def run(args: argparse.Namespace) -> None:
 
 def lines() -> Iterator[str]:
     """Of the table."""
-    yield "| E, n, B | paper, dB (width 64, 4,800 iterations, 100 updates) | width | iterations | updates | dB | CPU s |"
+    yield "| E, n, B | paper, dB (width 64, 4,800 iterations, n = 100) | width | iterations | updates | dB | CPU s |"
     yield "|---|---|---:|---:|---:|---|---:|"
     found = [records.read(path) for path in sorted(RESULTS.glob("*.json"))]
     for kept in sorted(found, key=lambda k: (k["cell"], k["width"], k["steps"])):

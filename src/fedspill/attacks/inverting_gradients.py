@@ -162,20 +162,25 @@ class InvertingGradients:
         return BatchedSearch(rule, self.steps, self.restarts, graph=self.graph)
 
     def _problem(self, assumed: Assumption, known: KnownActivations | None) -> Problem:
-        matching, labels, count = assumed.searched, assumed.labels, assumed.hypothesis.num_examples
+        matching, labels, count = assumed.short, assumed.labels, assumed.hypothesis.num_examples
         model, spec = matching.model, matching.model.input
-        objective = self._objective(model)
+        objective, alone = self._objective(model), [assumed.distance()]
 
         def draw(rng: torch.Generator) -> list[Tensor]:
             return [randn((count, *spec.encoded_shape), rng, model.like)]
 
         def value(variables: list[Tensor]) -> Float[Tensor, ""]:
-            distance = matching(variables[0], labels)
+            distance = alone[0](variables[0], labels)
             distance = distance if known is None else distance + known.distance(variables[0])
             return objective(distance[None], variables[0][None])[0]
 
         def values(variables: list[Tensor]) -> Float[Tensor, " r"]:
-            distances = matching.each(variables[0], labels)
+            if assumed.corrects:  # each run by its own training
+                alone.extend(assumed.distance() for _ in range(len(alone), len(variables[0])))
+                runs = zip(alone, variables[0], strict=False)
+                distances = torch.stack([distance(z, labels) for distance, z in runs])
+            else:
+                distances = matching.each(variables[0], labels)
             distances = distances if known is None else distances + known.distances(variables[0])
             return objective(distances, variables[0])
 
@@ -189,7 +194,9 @@ class InvertingGradients:
         def memory(variables: list[Tensor], runs: int) -> int:
             return matching.need(variables[0], labels, runs)
 
-        return Problem(draw, value, project, values, memory, estimator(matching, labels))
+        return Problem(
+            draw, value, project, values, memory, estimator(assumed.matching if assumed.corrects else matching, labels)
+        )
 
     def _objective(self, model: Model) -> Objective:
         """Of every candidate in a stack: its distance with the prior."""

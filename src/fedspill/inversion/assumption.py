@@ -8,15 +8,20 @@ from torch import Tensor
 from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.local_update import FedAvg, FedSGD
 from fedspill.core.types import Params, Update
+from fedspill.inversion.corrected import EVERY, CorrectedMatching
 from fedspill.inversion.distances import Distance
 from fedspill.inversion.hypotheses import Hypothesis
 from fedspill.inversion.matching import Matching
+from fedspill.inversion.outcome import distance_to
 from fedspill.inversion.surrogate import Surrogate, surrogate
 
 AS_ONE = (
     "Local training of {steps} steps was matched as one gradient, at parameters between those sent and those returned"
     " (Zhu et al. 2023); on random examples the two differ by a cosine distance of {off:.1g}."
 )
+CORRECTED = f" Every {EVERY} iterations this was corrected by training on the candidate."
+NEGLIGIBLE = 0.02
+"""Share of a blank image's distance that a stand-in may be off without being corrected."""
 
 
 @dataclass(frozen=True)
@@ -55,9 +60,18 @@ class Assumption:
         return cls(hypothesis, labels, Matching(model, observed, training, clients, distance), stand_in, sure)
 
     @cached_property
-    def searched(self) -> Matching:
-        """What a search minimises: `matching`, or its stand-in."""
-        return self.matching if self.stand_in is None or not self.stand_in.close else self.short
+    def corrects(self) -> bool:
+        """The stand-in is so far off that a search must correct it: not by much less than what a blank image is off."""
+        if self.stand_in is None:
+            return False
+        blank = self.matching.model.like.new_zeros(len(self.labels), *self.matching.model.input.encoded_shape)
+        return not self.stand_in.off < NEGLIGIBLE * distance_to(self.short, blank, self.labels)
+
+    def distance(self) -> Matching | CorrectedMatching:
+        """What one search minimises, of one candidate."""
+        if self.stand_in is not None and self.corrects:
+            return CorrectedMatching(self.short, self.stand_in)
+        return self.short
 
     @cached_property
     def short(self) -> Matching:
@@ -81,7 +95,7 @@ class Assumption:
     def notes(self) -> tuple[str, ...]:
         """What a reader of the result must know."""
         training = self.hypothesis.training
-        if self.stand_in is None or not self.stand_in.close or not isinstance(training, FedAvg):
+        if self.stand_in is None or not isinstance(training, FedAvg):
             return ()
         steps = training.local_steps(len(self.labels) // self.matching.clients)
-        return (AS_ONE.format(steps=steps, off=self.stand_in.off),)
+        return (AS_ONE.format(steps=steps, off=self.stand_in.off) + (CORRECTED if self.corrects else ""),)

@@ -107,8 +107,8 @@ class Searching:
 
 def _many(jobs: list[Pending], runs: int) -> MatchingMany:
     first = [job.assumed[0] for job in jobs]
-    observed = tuple(one.searched.observed.values for one in first)
-    return MatchingMany(first[0].searched.model, observed, torch.stack([one.labels for one in first]), runs)
+    observed = tuple(one.short.observed.values for one in first)
+    return MatchingMany(first[0].short.model, observed, torch.stack([one.labels for one in first]), runs)
 
 
 def _alike(pending: Mapping[int, Pending]) -> list[list[int]]:
@@ -121,7 +121,7 @@ def _alike(pending: Mapping[int, Pending]) -> list[list[int]]:
 
 def _kind(job: Pending) -> object:
     """Equal for jobs that are alike; None of one that has to be alone."""
-    matching, tried = job.assumed[0].searched, job.assumed[0].hypothesis
+    matching, tried = job.assumed[0].short, job.assumed[0].hypothesis
     one_gradient = isinstance(matching.training, FedSGD) and not matching.model.training
     if len(job.assumed) > 1 or not one_gradient or matching.distance is not cosine_distance:
         return None

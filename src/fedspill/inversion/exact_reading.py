@@ -72,7 +72,7 @@ def read_exactly(assumed: Sequence[Assumption], level: float, rng: torch.Generat
     gradient = single[0].gradient
     assert gradient is not None
     found = _read(single, gradient, level, rng, watch)
-    if found.known is None or (len(single) == len(assumed) and single[0].searched is single[0].short):
+    if found.known is None or (len(single) == len(assumed) and not single[0].corrects):
         return found
     # Of several examples of one class what the head tells looks like one; and what a first guess tells is a guess.
     return found if found.sure else Reading(notes=(UNPROVEN,))

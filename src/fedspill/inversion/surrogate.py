@@ -20,10 +20,8 @@ from fedspill.core.rng import randn, stream
 from fedspill.core.types import Params, Update, UpdateKind
 from fedspill.inversion.distances import cosine_distance
 
-STRAIGHT = 1e-3
-"""Cosine distance between local training and its surrogate, on random examples, below which it may be matched."""
 BENT = 0.3
-"""From here on it is not even a first guess."""
+"""Cosine distance between local training and its surrogate, on random examples, from which on it is no first guess."""
 
 
 @dataclass(frozen=True)
@@ -35,11 +33,13 @@ class Surrogate:
         local: their training.
         model: with parameters between those that were sent and those that came back.
         update: the mean gradient over the local steps.
+        clients: whose training it is, on equal shares of the examples.
         off: cosine distance of training and surrogate on random examples.
     """
 
     sent: Model
     local: FedAvg
+    clients: int
     model: Model
     update: Update
     off: float
@@ -49,17 +49,11 @@ class Surrogate:
         """The protocol under which the model gives the update."""
         return FedSGD(trainable=tuple(self.update.values))
 
-    @property
-    def close(self) -> bool:
-        """A search may match it instead of the training; else it is a first guess, to be corrected."""
-        return self.off < STRAIGHT
-
     def corrected(self, z: Float[Tensor, "n ..."], labels: Tensor) -> Params:
-        """The update, less what local training on these examples is off; exact at the examples of the one client."""
-        share = len(labels)
-        delta = aggregate_update(self.sent, z, labels, self.local)
-        off = _middle(self.sent, delta, self.local, share).update.values
-        there = aggregate_update(self.model, z, labels, self.training).values
+        """The update, less what local training on these examples is off; exact at the clients' examples."""
+        delta = aggregate_update(self.sent, z, labels, self.local, self.clients)
+        off = _middle(self.sent, delta, self.local, self.clients, len(labels)).update.values
+        there = aggregate_update(self.model, z, labels, self.training, self.clients).values
         return {k: v + there[k] - off[k] for k, v in self.update.values.items()}
 
 
@@ -85,20 +79,20 @@ def surrogate(model: Model, delta: Update, training: FedAvg, labels: Tensor, cli
     if further > 1:  # as of a network that knows the client's examples
         alike = replace(training, lr=training.lr / further)
         moved = aggregate_update(model, z, labels, alike, clients)
-    tried = _middle(model, moved, alike, share)
+    tried = _middle(model, moved, alike, clients, len(labels))
     gradient = aggregate_update(tried.model, z, labels, tried.training, clients).values
     off = float(cosine_distance(_double(gradient), _double(tried.update.values)))
     if not off < BENT:
         return None
-    return replace(_middle(model, delta, training, share), off=max(0.0, off))
+    return replace(_middle(model, delta, training, clients, len(labels)), off=max(0.0, off))
 
 
-def _middle(model: Model, delta: Update, training: FedAvg, share: int) -> Surrogate:
-    weight, place = straight_way(training, share)
+def _middle(model: Model, delta: Update, training: FedAvg, clients: int, examples: int) -> Surrogate:
+    weight, place = straight_way(training, examples // clients)
     between = {k: model.params[k] - place * d for k, d in delta.values.items()}
     gradient = {k: d / weight - training.weight_decay * between[k] for k, d in delta.values.items()}
     middle = replace(model, params={**model.params, **between})
-    return Surrogate(model, training, middle, Update(UpdateKind.GRADIENT, gradient, delta.buffers), 0.0)
+    return Surrogate(model, training, clients, middle, Update(UpdateKind.GRADIENT, gradient, delta.buffers), 0.0)
 
 
 def straight_way(training: FedAvg, num_examples: int) -> tuple[float, float]:
