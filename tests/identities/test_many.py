@@ -206,6 +206,32 @@ def test_the_budget_ends_all_and_a_larger_one_goes_on(after: int) -> None:
     assert all(len(r.objective) == 1 for r in attack.reconstruct_many(jobs(), Impatient(0)))
 
 
+class Late(BreakingWatch):
+    """A budget that ends with the last iteration of all; knows whether the attack was told so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.over = self.told = False
+        self.done = 0
+
+    def progress(self, done: int, total: int, objective: float) -> None:
+        self.over, self.done = self.done >= total, done  # with the second such report: the last step is judged
+
+    def out_of_time(self) -> bool:
+        self.told = self.told or self.over
+        return self.over
+
+
+def test_work_that_is_complete_when_the_budget_ends_was_not_ended_by_it() -> None:
+    watch, model = Late(), conv_bn(dtype=DOUBLE)
+    alike(BRIEF.reconstruct_many(jobs_of(model, 2), watch), BRIEF.reconstruct_many(jobs_of(model, 2)), 1e-12)
+    assert watch.over
+    assert not watch.told
+    state = watch.load()
+    assert state is not None
+    assert set(state["kept"]) == {"found 0", "found 1"}
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("graph", [False, True])
 def test_many_on_a_cuda_device(graph: bool, stacks: list[int]) -> None:

@@ -115,7 +115,7 @@ class InvertingGradients:
             return Reconstruction(**read)
         begun = self._begin(jobs[i], parts.watch(name, i, 1, len(jobs)))
         if isinstance(begun, Reconstruction):
-            parts.keep(name, {name: dict(begun.__dict__)})
+            parts.keep(name, {name: dict(begun.__dict__)}, complete=True)
         return begun
 
     def _begin(self, job: Job, watch: Watch) -> Reconstruction | Pending:

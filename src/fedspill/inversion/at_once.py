@@ -66,7 +66,8 @@ class Searching:
                 name = f"search {left}"
                 watch = parts.watch(name, len(found), len(left), len(pending))
                 found |= dict(zip(left, self._search([pending[i] for i in left], watch), strict=True))
-                parts.keep(name, {f"found {i}": dict(found[i].__dict__) for i in left})
+                states = {f"found {i}": dict(found[i].__dict__) for i in left}
+                parts.keep(name, states, complete=all(found[i].complete for i in left))
         return found
 
     def _search(self, jobs: list[Pending], watch: Watch) -> list[Found]:

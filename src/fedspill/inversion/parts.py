@@ -24,9 +24,9 @@ class Parts:
         """What was kept under this name, also by a run that was killed."""
         return self._kept.get(name)
 
-    def keep(self, part: str, states: Mapping[str, State]) -> None:
-        """What a part gave, by names of its own, unless the budget has ended."""
-        if not self._watch.out_of_time():
+    def keep(self, part: str, states: Mapping[str, State], *, complete: bool) -> None:
+        """What a part gave, by names of its own, unless it is not `complete`: the budget ended before it was done."""
+        if complete:
             self._kept |= states
             self._running.pop(part, None)
             self._watch.save(lambda: {"kept": dict(self._kept), "running": dict(self._running)}, last=True)
