@@ -10,6 +10,7 @@ from pydantic import (
     Field,
     TypeAdapter,
     ValidationError,
+    field_validator,
     model_validator,
 )
 
@@ -124,6 +125,13 @@ class AuditSection(Section):
     at_once: int = Field(default=1, ge=1)
     lpips_weights: str | None = None
     identification: tuple[Literal["pixel", "lpips", "feature"], ...] = ("pixel",)
+
+    @field_validator("at_once")
+    @classmethod
+    def _one_with_a_quality(cls, at_once: int, info: Any) -> int:  # a protocol that is not checked at run time
+        if info.data.get("quality") is not None and at_once > 1:
+            raise ValueError("audit.quality is estimated for one update at a time; leave out one of the two")
+        return at_once
 
 
 class ModelSection(BaseModel):
@@ -260,11 +268,6 @@ class AuditPlan(Section):
     def _check(self) -> "AuditPlan":
         if len(set(self.audit.seeds)) != len(self.audit.seeds):
             raise ValueError(f"audit.seeds={list(self.audit.seeds)} names one seed twice")
-        if self.audit.quality is not None and self.audit.at_once > 1:
-            raise ValueError(
-                f"audit.quality is estimated for one update at a time, and audit.at_once={self.audit.at_once} takes"
-                " several; leave out one of the two"
-            )
         asked = self.audit.metrics or EVERY_METRIC
         unscored = [m for m in self.audit.leak_threshold or () if m not in asked]
         if unscored:
