@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
     def at_once() -> list[Reconstruction]:
         with TerminalListener(Console(stderr=True)) as listener:
-            return attack.reconstruct_many(jobs(), TrialWatch(listener, together=args.images))
+            return attack.reconstruct_many(jobs(), TrialWatch(listener))
 
     def one_by_one() -> list[Reconstruction]:
         return [attack.reconstruct(job.update, job.knowledge, job.rng) for job in jobs()]

@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from fedspill.attacks.inverting_gradients import InvertingGradients
-from fedspill.audit import parse_plan, run_audit, trial, turns, watch
+from fedspill.audit import parse_plan, run_audit, turns, watch
 from fedspill.audit.run import AuditResult
 from fedspill.audit.trial_record import Trial
 from fedspill.audit.watch import Silent, foretold
-from fedspill.core.errors import BadInput, NotApplicable
+from fedspill.core.errors import BadInput
 from fedspill.core.roles import UNWATCHED, Forecast, Job, Watch
-from fedspill.core.types import Reconstruction, Update
+from fedspill.core.types import Reconstruction
 from fedspill.inversion.batched_search import BatchedSearch
 from tests.worlds import batch, conv_bn
 
@@ -120,8 +120,8 @@ def test_time_and_forecast_are_each_ones_share() -> None:
     assert "so 36 of 3 trials at once take" in message
     assert "and 5 such trials" in message
     assert heard.steps[-1][0] <= heard.steps[-1][1]
-    assert foretold(Forecast(30, 1.0), 6, None, 3).endswith("take 30 s, and 6 such trials 60 s")
-    assert foretold(Forecast(30, 1.0), 3, None, 3).endswith("so 30 of 3 trials at once take 30 s")
+    assert foretold(Forecast(30, 1.0, jobs=3), 6, None).endswith("take 30 s, and 6 such trials 60 s")
+    assert foretold(Forecast(30, 1.0, jobs=3), 3, None).endswith("so 30 of 3 trials at once take 30 s")
 
 
 class Killed(BaseException):
@@ -173,7 +173,7 @@ def test_a_group_of_others_starts_over(tmp_path: Path, monkeypatch: pytest.Monke
     heard = Heard()
     found = audit(4, out=Path("out"), listener=heard)
     assert taken == [2, 1]  # of the first four, two were done
-    assert heard.messages[0].startswith("going on from the checkpoint"), "the same two are left"
+    assert not any("going on" in m for m in heard.messages)
     again = audit(3, out=Path("again"), listener=Heard())
     alike(found.report.trials, again.report.trials)
     assert not Path("out/checkpoints").exists()
@@ -199,29 +199,6 @@ def test_the_budget_ends_a_group_and_a_larger_one_goes_on(tmp_path: Path) -> Non
     whole = audit(2, n=3, settings=long, out=tmp_path / "out").report
     alike(whole.trials, audit(1, n=3, settings=long).report.trials)
     assert not (tmp_path / "out" / "checkpoints").exists()
-
-
-def test_updates_that_are_withheld_leave_their_group(monkeypatch: pytest.MonkeyPatch, taken: list[int]) -> None:
-    def answer(scenario, sent, private, task, watch) -> Update | None:
-        return None if task.update == 1 else answered(scenario, sent, private, task, watch)
-
-    answered = trial._answer
-    monkeypatch.setattr(trial, "_answer", answer)
-    trials = audit(4, n=4).report.trials
-    assert taken == [3]
-    assert [t.skipped is None for t in trials] == [True, False, True, True]
-
-
-def test_an_attack_that_does_not_fit_one_update_is_run_by_itself(
-    monkeypatch: pytest.MonkeyPatch, taken: list[int]
-) -> None:
-    def refuse(self, jobs: Sequence[Job], watch: Watch = UNWATCHED) -> list[Reconstruction]:
-        raise NotApplicable("one of them")
-
-    monkeypatch.setattr(InvertingGradients, "reconstruct_many", refuse)
-    trials = audit(3).report.trials
-    assert taken == [1] * 5
-    assert all(t.skipped is None for t in trials)
 
 
 def test_what_cannot_be_taken_together_is_refused() -> None:

@@ -5,7 +5,7 @@ import math
 import re
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -134,7 +134,7 @@ def judged(
             "predicted": predicted,
             "seconds": seconds,
             "ended_by_budget": watch.ended,
-            "foreseen": _foreseen(watch),
+            "foreseen": _foreseen(watch, returned),
             "gradient_norm": update.norm(),
             "added_parameters": posed.served.added,
             "self_check": _self_check(scenario, sent, update, private),
@@ -143,11 +143,12 @@ def judged(
     return Finished(record, _tensors(returned, rebuilt, order))
 
 
-def _foreseen(watch: TrialWatch) -> Foreseen | None:
-    """One trial's share of what was expected of all that ran at once."""
-    if watch.forecast is None:
+def _foreseen(watch: TrialWatch, returned: Reconstruction) -> Foreseen | None:
+    """One trial's share of what was expected of all that were searched at once; None of one that was only read."""
+    expected, searched = watch.forecast, watch.ended or len(returned.objective) > 1
+    if expected is None or (watch.attacked and not searched):
         return None
-    return Foreseen(**asdict(replace(watch.forecast, iterations=watch.forecast.iterations // watch.together)))
+    return Foreseen(iterations=expected.iterations // expected.jobs, seconds=expected.seconds, memory=expected.memory)
 
 
 def _expected(attack: Attack, sent: Model, private: Batch) -> Expected | None:

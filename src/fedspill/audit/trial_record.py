@@ -134,7 +134,7 @@ class Foreseen(Record):
     """What a search expected to need before it started, from evaluations that it timed.
 
     Attributes:
-        iterations: of all runs together, at most; of trials that ran at once each one's share.
+        iterations: of all runs together, at most; of trials that were searched at once each one's share.
         seconds: of one of them.
         memory: bytes at most at a time, beyond what was held.
     """

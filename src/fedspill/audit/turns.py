@@ -5,13 +5,14 @@ import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from fedspill.audit.judge import prior_only
 from fedspill.audit.scenario import Scenario
 from fedspill.audit.servers import Servers
 from fedspill.audit.store import Store
 from fedspill.audit.together import run_together
-from fedspill.audit.trial import Finished, Task
+from fedspill.audit.trial import Finished, Task, run_trial
 from fedspill.audit.trial_record import Baseline
 from fedspill.audit.watch import Listener, TrialWatch
 from fedspill.core.roles import ReconstructsMany
@@ -46,7 +47,7 @@ class Turns:
             left = [task for task in group if task.name not in finished]
             if left:
                 later = [task for after in in_turn[number + 1 :] for task in after]
-                done = self._run(servers, left, [*left, *later])
+                done = self._run(servers, group, left, later)
                 finished |= {task.name: one for task, one in zip(left, done, strict=True)}
         return [finished[task.name] for task in self.tasks]
 
@@ -54,21 +55,53 @@ class Turns:
         held = None if self.store is None else self.store.finished(task.name)
         return None if held is None or held[0].ended_by_budget else Finished(*held)
 
-    def _run(self, servers: Servers, tasks: list[Task], coming: list[Task]) -> list[Finished]:
-        """Runs tasks at once, the first of those that are coming, and keeps what they gave."""
-        store, name, total = self.store, tasks[0].name, len(self.tasks)
+    def _run(self, servers: Servers, group: list[Task], left: list[Task], later: list[Task]) -> list[Finished]:
+        """Runs what is left of a group: at once, or one by one where the attack does not take them so."""
+        state = self._file(_checkpoint(group))
+        if not self._apart(group, left, state):
+            watch = self._watch(left, [*left, *later], state)
+            done = run_together(servers, group, left, watch, self._priors)
+            self._keep(left, done or [], watch)
+            if done is not None:
+                return done
+        return [self._alone(servers, task, [*left[i:], *later]) for i, task in enumerate(left)]
+
+    def _apart(self, group: list[Task], left: list[Task], state: Path | None) -> bool:
+        """Whether tasks are run one by one from the start: a broken run of the group took them so, or one is left."""
+        if len(group) == 1:
+            return True
+        if state is not None and state.is_file():
+            return False
+        begun = any(file is not None and file.is_file() for file in (self._file(task.name) for task in left))
+        held = [one for task in group if task not in left and (one := self._held(task)) is not None]
+        return len(left) == 1 or (begun and any(one.record.skipped is not None for one in held))
+
+    def _alone(self, servers: Servers, task: Task, coming: list[Task]) -> Finished:
+        watch = self._watch([task], coming, self._file(task.name))
+        done = run_trial(servers, task, watch, self._priors)
+        self._keep([task], [done], watch)
+        return done
+
+    def _file(self, name: str) -> Path | None:
+        return None if self.store is None or not self.keep_tensors else self.store.checkpoint(name)
+
+    def _watch(self, tasks: list[Task], coming: list[Task], state: Path | None) -> TrialWatch:
+        """Of tasks that are about to be run, the first of those that are coming."""
+        name, total = tasks[0].name, len(self.tasks)
         more = f" and {len(tasks) - 1} more" if len(tasks) > 1 else ""
         self.listener.trial(total - len(coming) + 1, total, f"{name}{more}")
-        kept = None if store is None or not self.keep_tensors else store.checkpoint(_checkpoint(tasks))
-        quality, alike = self.scenario.plan.audit.quality, self._alike(coming)
-        watch = TrialWatch(self.listener, kept, self._deadline(len(tasks), len(coming)), quality, alike, len(tasks))
-        done = run_together(servers, tasks, watch, self._priors)
-        if store is not None:
+        deadline = self._deadline(len(tasks), len(coming))
+        return TrialWatch(self.listener, state, deadline, self.scenario.plan.audit.quality, self._alike(coming))
+
+    def _keep(self, tasks: list[Task], done: list[Finished], watch: TrialWatch) -> None:
+        """Keeps what tasks gave, if anything, and their state only if the budget ended them."""
+        if watch.forecast is not None:
+            self._told.add(tasks[0].world.label)
+        if self.store is not None:
             for one in done:
-                store.keep(one.record, one.tensors if self.keep_tensors else {})
-        if kept is not None and not watch.ended:
-            kept.unlink(missing_ok=True)
-        return done
+                self.store.keep(one.record, one.tensors if self.keep_tensors else {})
+        if watch.checkpoint is not None and not (done and watch.ended):
+            watch.checkpoint.unlink(missing_ok=True)
 
     def _deadline(self, count: int, coming: int) -> float | None:
         """Of so many of the trials that are coming, to which what is left of the budget is shared out equally."""
@@ -81,9 +114,7 @@ class Turns:
     def _alike(self, coming: list[Task]) -> int:
         """How many trials of the first one's attack are coming; 0 if its forecast was told."""
         label = coming[0].world.label
-        told = label in self._told
-        self._told.add(label)
-        return 0 if told else sum(task.world.label == label for task in coming)
+        return 0 if label in self._told else sum(task.world.label == label for task in coming)
 
     @functools.cached_property
     def _priors(self) -> Callable[[int, int], list[Baseline]]:
@@ -104,7 +135,7 @@ def groups(tasks: Sequence[Task], at_once: int) -> list[list[Task]]:
 
 
 def _checkpoint(tasks: list[Task]) -> str:
-    """A name for the state of these tasks together; other tasks have another one."""
+    """A name for the state of a group, whichever of its tasks are left; other groups have another one."""
     if len(tasks) == 1:
         return tasks[0].name
     digest = hashlib.sha256("\n".join(task.name for task in tasks).encode()).hexdigest()

@@ -60,7 +60,7 @@ class TrialWatch:
         deadline: `time.monotonic()` at which its budget ends; None is no limit.
         wanted: PSNR in dB at which a search may stop by its own estimate.
         trials: of this attack that are left, this one among them, for the forecast of all; 0 tells no forecast.
-        together: trials that are run at once.
+        attacked: names of the trials that are attacked at once; a state of others is not gone on from.
         ended: the attack was told that its time is out.
         forecast: what the attack's search expected to need.
     """
@@ -70,7 +70,7 @@ class TrialWatch:
     deadline: float | None = None
     wanted: float | None = None
     trials: int = 1
-    together: int = 1
+    attacked: tuple[str, ...] = ()
     ended: bool = False
     forecast: Forecast | None = None
     _written: float = field(default_factory=time.monotonic)
@@ -83,7 +83,8 @@ class TrialWatch:
         """Writes the state, the last one or one every few seconds; the file is whole or not there."""
         if self.checkpoint is None or not (last or time.monotonic() - self._written >= CHECKPOINT_SECONDS):
             return
-        self._write(state())
+        own = dict(state())
+        self._write({"attacked": list(self.attacked), "state": own} if self.attacked else own)
 
     def _write(self, state: State) -> None:
         assert self.checkpoint is not None
@@ -102,8 +103,22 @@ class TrialWatch:
         except Exception as error:  # any damage means the same: it cannot be used
             self.listener.message(f"the checkpoint {self.checkpoint.name} cannot be read ({error}); starting anew")
             return None
+        if self.attacked:
+            if state.get("attacked") != list(self.attacked):
+                self.listener.message(f"the checkpoint {self.checkpoint.name} is of other trials; starting anew")
+                return None
+            state = state["state"]
         self.listener.message(f"going on from the checkpoint {self.checkpoint.name}")
         return state
+
+    def attacked_before(self) -> tuple[str, ...]:
+        """What `attacked` was in a broken run; none if nothing was kept, or nothing that can be read."""
+        try:
+            assert self.checkpoint is not None
+            state: Any = torch.load(self.checkpoint, weights_only=True, mmap=True)
+            return tuple(state["attacked"])
+        except Exception:  # as for `load`, which says so
+            return ()
 
     def out_of_time(self) -> bool:
         """Whether the budget has ended; once it has, it stays so."""
@@ -116,22 +131,22 @@ class TrialWatch:
         self.forecast = forecast()
         if self.trials:
             left = None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
-            self.listener.message(foretold(self.forecast, self.trials, left, self.together))
+            self.listener.message(foretold(self.forecast, self.trials, left))
 
     def quality(self) -> float | None:
         """As it was asked for."""
         return self.wanted
 
 
-def foretold(forecast: Forecast, trials: int, left: float | None, together: int = 1) -> str:
+def foretold(forecast: Forecast, trials: int, left: float | None) -> str:
     """A forecast in a sentence.
 
     Args:
-        forecast: of one trial, or of those that are run at once.
+        forecast: of one trial, or of those that are searched at once.
         trials: of its kind.
         left: seconds of its budget.
-        together: trials that are run at once.
     """
+    together = forecast.jobs
     rate, whose = 1 / max(forecast.seconds, 1e-9), f" of {together} trials at once" if together > 1 else ""
     said = f"about {rate:.3g} iterations a second, so {forecast.iterations:,}{whose} take {duration(forecast.total)}"
     if left is not None and left < forecast.total:

@@ -16,11 +16,13 @@ class Forecast:
         iterations: of all runs together, at most.
         seconds: of one of them.
         memory: bytes at most at a time, beyond what is held already; None if it is not known.
+        jobs: independent jobs that are searched, which share the iterations equally.
     """
 
     iterations: int
     seconds: float
     memory: int | None = None
+    jobs: int = 1
 
     @property
     def total(self) -> float:

@@ -90,4 +90,5 @@ class _Part:
         return self.whole.quality()
 
     def _of_all(self, own: Forecast) -> Forecast:
-        return replace(own, iterations=round(own.iterations * (self.total - self.before) / self.jobs))
+        left = self.total - self.before
+        return replace(own, iterations=round(own.iterations * left / self.jobs), jobs=left)
