@@ -13,14 +13,18 @@ from fedspill.core.model import Model
 from fedspill.core.rng import stream
 from fedspill.core.types import Batch, Update
 from fedspill.inversion import exact_reading
+from fedspill.inversion.corrected import CorrectedMatching
+from fedspill.inversion.distances import cosine_distance
+from fedspill.inversion.matching import Matching
 from fedspill.inversion.surrogate import straight_way, surrogate
 from fedspill.zoo import models
 
-SHAPE = (3, 8, 8)
+SHAPE = (3, 9, 9)
 
 
 def network(name: str = "lenet", *, mode: str = "eval") -> Model:
-    return models.build(name, input_shape=SHAPE, num_classes=10, dtype=torch.float64, mode=mode)
+    options = {"width": 4} if name == "convnet" else {}
+    return models.build(name, input_shape=SHAPE, num_classes=10, dtype=torch.float64, mode=mode, options=options)
 
 
 def batch(n: int) -> Batch:
@@ -87,7 +91,7 @@ def test_one_local_step_is_a_gradient() -> None:
     model, private = network("resnet20"), batch(3)
     found = surrogate(model, local_update(model, private, FedAvg(lr=0.5)), FedAvg(lr=0.5), private.labels, 1)
     assert found is not None
-    assert found.off < 1e-12
+    assert found.model is model
     assert relative(found.update, local_update(model, private, FedSGD())) < 1e-10
 
 
@@ -144,7 +148,7 @@ def _psnr(found: Tensor, wanted: Tensor) -> float:
 def test_local_training_of_one_example_is_read_like_a_gradient() -> None:
     psnr, notes = attacked(FedAvg(epochs=5, lr=1e-4))
     assert psnr > 40
-    assert any("5 steps was matched as one gradient" in note for note in notes)
+    assert any("Recovered from local training" in note for note in notes)
     without, notes = attacked(FedAvg(epochs=5, lr=1e-4), surrogate=False)
     assert without < 20
     assert not any("as one gradient" in note for note in notes)
@@ -167,13 +171,55 @@ def test_corrections_find_what_a_bent_way_hides(monkeypatch: pytest.MonkeyPatch)
     bent = FedAvg(epochs=5, lr=1e-2)
     psnr, notes = attacked(bent)
     assert psnr > 75
-    assert any("Recovered from the gradient" in note for note in notes)
+    assert any("Recovered from local training" in note for note in notes)
     monkeypatch.setattr(exact_reading, "CORRECTIONS", 0)
     without, _ = attacked(bent)
     assert without < psnr - 15
 
 
+@pytest.mark.parametrize("assumed", [1e-2, 1.0])
+def test_corrected_matching_is_the_distance_of_the_training_itself(assumed: float) -> None:
+    """At every candidate that it corrects at, for small distances; and 0 at the truth, whatever the assumed step."""
+    model, private = network(), batch(2)
+    training = FedAvg(epochs=5, lr=1e-2)
+    delta = local_update(model, private, training)
+    guessed = replace(training, lr=assumed) if assumed != 1.0 else training
+    scaled = replace(delta, values={k: assumed * v for k, v in delta.values.items()})
+    instead = surrogate(model, scaled, guessed, private.labels, 1)
+    assert instead is not None
+    truth = model.input.encode(private.inputs)
+    matching = Matching(instead.model, instead.update, instead.training, 1, cosine_distance)
+    real = Matching(model, scaled, guessed, 1, cosine_distance)
+    for noise in (0.0, 1e-3, 1e-2):
+        z = truth + noise * torch.randn(truth.shape, generator=stream(0, "z"), dtype=truth.dtype)
+        found = float(CorrectedMatching(matching, instead)(z, private.labels))
+        assert found == pytest.approx(float(real(z, private.labels)), rel=0.05 if assumed == 1.0 else 0.4, abs=1e-12)
+    assert float(matching(truth, private.labels)) > 1e-6  # uncorrected
+
+
+def test_a_search_with_corrections_finds_what_training_gives() -> None:
+    model, private = network("convnet"), batch(1)
+    training = FedAvg(epochs=5, lr=1e-2)
+    knowledge = ServerKnowledge(model, num_examples=1, labels=private.labels, local_training=training)
+    confidence = list[float]()
+    for short in (True, False):
+        attack = InvertingGradients(steps=60, lr=0.3, schedule="cosine", tv=0.05, relative=True, surrogate=short)
+        found = attack.reconstruct(local_update(model, private, training), knowledge, stream(0, "test"))
+        assert found.confidence is not None
+        confidence.append(float(found.confidence.min()))
+    assert confidence[0] > 0.9 * confidence[1] > 0.5
+
+
+def test_a_client_that_went_further_than_random_examples_is_judged_by_as_long_a_way() -> None:
+    model, private = network(), batch(1)
+    near, far = (local_update(model, private, FedAvg(epochs=5, lr=lr)) for lr in (1e-3, 0.3))
+    guess = FedAvg(epochs=5, lr=1e-3)
+    found = {name: surrogate(model, delta, guess, private.labels, 1) for name, delta in (("near", near), ("far", far))}
+    assert found["near"] is not None
+    assert found["far"] is None or found["far"].off > 100 * found["near"].off
+
+
 def test_activations_are_not_read_under_a_guessed_protocol() -> None:
     _, notes = attacked(FedAvg(epochs=5, lr=1e-4), granted=False)
-    assert any("as one gradient" in note for note in notes)
-    assert not any("Recovered from the gradient" in note for note in notes)
+    assert any("5 steps was matched as one gradient" in note for note in notes)
+    assert not any("Recovered from" in note for note in notes)

@@ -173,3 +173,27 @@ def test_the_lean_model_is_the_model_and_keeps_out_where_it_would_break() -> Non
         torch.testing.assert_close(*slopes, rtol=1e-8, atol=1e-9 * float(slopes[1].abs().max()))
     viewing = Model.of(draw_weights(views), SPEC)
     assert lean(viewing, 8) is viewing
+
+
+class Tempered(nn.Module):
+    """With a parameter that is one number, as ReZero and temperatures have it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Flatten(), nn.Linear(SPEC.shape[0] * SPEC.shape[1] * SPEC.shape[2], CLASSES))
+        self.scale = nn.Parameter(torch.tensor(1.5))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.net(x) * self.scale
+
+
+def test_a_parameter_may_be_one_number() -> None:
+    model = Model.of(Tempered().double().eval(), SPEC)
+    private = batch(2).to(LIKE)
+    update = local_update(model, private, FedSGD())
+    z = randn((2, *SPEC.encoded_shape), stream(0, "z"), LIKE)
+    taps = tapped.TappedNetwork(model, {k: v[None] for k, v in update.values.items()})
+    guess = encoded_update(model, z, private.labels, FedSGD()).values
+    wanted = DISTANCES["cosine"](guess, update.values)
+    found = taps.distances(z[None].requires_grad_(), private.labels[None])[0]
+    torch.testing.assert_close(found.detach(), wanted)

@@ -34,7 +34,7 @@ from fedspill.inversion.quality import estimator
 from fedspill.inversion.search import Found, Problem, Search
 from fedspill.inversion.step_rules import LBFGS, Schedule, SignedAdam, StepRule
 
-POOLS = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AdaptiveMaxPool2d)
+POOLS = (nn.MaxPool2d, nn.AdaptiveMaxPool2d, nn.FractionalMaxPool2d)
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class InvertingGradients:
         lr: Adam's step in normalised space, in [0.01, 1].
         schedule: of the step size: the paper's "drops" to a tenth after 3/8, 5/8 and 7/8 of the run, or "cosine".
         tv: weight of the total variation of the normalised candidate.
-        tv_pooled: the weight for networks with max-pooling, whose updates need less of it; None takes `tv`.
+        tv_pooled: the weight for networks with max-pooling modules, whose updates need less of it; None takes `tv`.
         variation: the paper's "anisotropic" one, or "vectorial": the same in every direction, channels joined.
         relative: minimise distance * exp(tv * variation) instead of their sum, so that the prior's weight follows the
             distance: one value of `tv` then suits networks whose distances differ by a factor of 30, and the prior
@@ -127,17 +127,17 @@ class InvertingGradients:
         assumed = [Assumption.of(h, knowledge, observed, distance, shorten=self.surrogate) for h in tried]
         read = read_exactly(assumed, self.converged_below, rng, watch) if self.analytic else Reading()
         if read.picture is not None and read.sure:
-            notes = (*assumed[0].notes, *read.notes)
-            return replace(read.picture, notes=(*read.picture.notes, *notes))
+            return replace(read.picture, notes=(*read.picture.notes, *read.notes))
         return Pending(assumed, [self._problem(a, read.known) for a in assumed], read, rng)
 
     def _end(self, job: Pending, found: Found, watch: Watch) -> Reconstruction:
         kept, read, tried = job.assumed[found.problem], job.read, [a.hypothesis for a in job.assumed]
         result = conclude(kept.matching, found.variables[0], kept.labels, found, tried, self.converged_below)
         if self.analytic and found.complete:
-            again = read_again(kept, found.variables[0], self.converged_below, job.rng, watch)
+            again = read_again(kept, found.variables[0], self.converged_below, watch)
             if again.picture is not None and again.sure:
-                result = replace(again.picture, objective=found.history)
+                notes = (*result.notes, *again.picture.notes)
+                result = replace(again.picture, objective=found.history, notes=notes)
                 read = replace(read, notes=(*again.notes, AFTER))
         return replace(result, notes=(*result.notes, *kept.notes, *read.notes))
 

@@ -1,6 +1,6 @@
 """A hypothesis about the clients with what its search compares."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from torch import Tensor
@@ -8,7 +8,7 @@ from torch import Tensor
 from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.local_update import FedAvg, FedSGD
 from fedspill.core.types import Params, Update
-from fedspill.inversion.corrected import EVERY, CorrectedMatching
+from fedspill.inversion.corrected import CorrectedMatching
 from fedspill.inversion.distances import Distance
 from fedspill.inversion.hypotheses import Hypothesis
 from fedspill.inversion.matching import Matching
@@ -17,11 +17,10 @@ from fedspill.inversion.surrogate import Surrogate, surrogate
 
 AS_ONE = (
     "Local training of {steps} steps was matched as one gradient, at parameters between those sent and those returned"
-    " (Zhu et al. 2023); on random examples the two differ by a cosine distance of {off:.1g}."
+    " (Zhu et al. 2023), corrected by training on the candidate; the result is judged by the training itself."
 )
-CORRECTED = f" Every {EVERY} iterations this was corrected by training on the candidate."
 NEGLIGIBLE = 0.02
-"""Share of a blank image's distance that a stand-in may be off without being corrected."""
+"""Share of a blank image's distance that a stand-in may be off to have its activations read without a proof."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +39,7 @@ class Assumption:
     matching: Matching
     stand_in: Surrogate | None
     sure: bool
+    _made: list[CorrectedMatching] = field(default_factory=list[CorrectedMatching], init=False)
 
     @classmethod
     def of(
@@ -59,19 +59,30 @@ class Assumption:
         sure = isinstance(training, FedSGD) or knowledge.local_training is not None
         return cls(hypothesis, labels, Matching(model, observed, training, clients, distance), stand_in, sure)
 
-    @cached_property
+    @property
     def corrects(self) -> bool:
-        """The stand-in is so far off that a search must correct it: not by much less than what a blank image is off."""
-        if self.stand_in is None:
-            return False
+        """A search corrects the stand-in by training on its candidates; of one local step it is exact."""
+        return self.stand_in is not None and self.stand_in.model is not self.matching.model
+
+    @cached_property
+    def close(self) -> bool:
+        """What one gradient tells is told by the clients' own, or by one that is hardly off: what a blank image is."""
+        if not self.corrects or self.stand_in is None:
+            return True
         blank = self.matching.model.like.new_zeros(len(self.labels), *self.matching.model.input.encoded_shape)
-        return not self.stand_in.off < NEGLIGIBLE * distance_to(self.short, blank, self.labels)
+        return self.stand_in.off < NEGLIGIBLE * distance_to(self.short, blank, self.labels)
 
     def distance(self) -> Matching | CorrectedMatching:
         """What one search minimises, of one candidate."""
-        if self.stand_in is not None and self.corrects:
-            return CorrectedMatching(self.short, self.stand_in)
-        return self.short
+        if self.stand_in is None or not self.corrects:
+            return self.short
+        self._made.append(made := CorrectedMatching(self.short, self.stand_in))
+        return made
+
+    def release(self) -> None:
+        """Lets go of copies of the network that a search made, before the next one."""
+        for matching in (self.matching, self.short, *(m.matching for m in self._made)):
+            matching.release()
 
     @cached_property
     def short(self) -> Matching:
@@ -98,4 +109,4 @@ class Assumption:
         if self.stand_in is None or not isinstance(training, FedAvg):
             return ()
         steps = training.local_steps(len(self.labels) // self.matching.clients)
-        return (AS_ONE.format(steps=steps, off=self.stand_in.off) + (CORRECTED if self.corrects else ""),)
+        return (AS_ONE.format(steps=steps),) if self.corrects else ()

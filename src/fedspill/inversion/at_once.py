@@ -73,10 +73,16 @@ class Searching:
     def _search(self, jobs: list[Pending], watch: Watch) -> list[Found]:
         """Of one job, or of several in a stack."""
         if len(jobs) == 1 or self.together is None:
-            return [self.alone(watch).run(job.problems, job.rng, watch) for job in jobs]
+            return [self._one(job, watch) for job in jobs]
         many = _many(jobs, self.together.restarts)
         found = self.together.run_many(self._joint(many, jobs), [job.rng for job in jobs], watch)
         many.release()
+        return found
+
+    def _one(self, job: Pending, watch: Watch) -> Found:
+        found = self.alone(watch).run(job.problems, job.rng, watch)
+        for assumed in job.assumed:
+            assumed.release()
         return found
 
     def _stacks(self, pending: Mapping[int, Pending]) -> Iterator[list[int]]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fedspill.core.errors import NotApplicable
+from fedspill.core.rng import stream
 from fedspill.core.roles import Watch
 from fedspill.core.types import Params, Reconstruction
 from fedspill.inversion.assumption import Assumption
@@ -72,30 +73,32 @@ def read_exactly(assumed: Sequence[Assumption], level: float, rng: torch.Generat
     gradient = single[0].gradient
     assert gradient is not None
     found = _read(single, gradient, level, rng, watch)
-    if found.known is None or (len(single) == len(assumed) and not single[0].corrects):
+    if found.known is None or (len(single) == len(assumed) and single[0].close):
         return found
     # Of several examples of one class what the head tells looks like one; and what a first guess tells is a guess.
     return found if found.sure else Reading(notes=(UNPROVEN,))
 
 
-def read_again(assumed: Assumption, z: Tensor, level: float, rng: torch.Generator, watch: Watch) -> Reading:
+def read_again(assumed: Assumption, z: Tensor, level: float, watch: Watch) -> Reading:
     """Reads local training of one example once more, after a search has found the picture nearly."""
-    if assumed.gradient is None or assumed.stand_in is None:
+    if assumed.gradient is None or assumed.stand_in is None or not assumed.corrects:
         return Reading()
-    return _read([assumed], assumed.stand_in.corrected(z, assumed.labels), level, rng, watch)
+    gradient = assumed.stand_in.corrected(z, assumed.labels)
+    return _read([assumed], gradient, level, stream(0, "read again"), watch)
 
 
 def _read(single: Sequence[Assumption], gradient: Params, level: float, rng: torch.Generator, watch: Watch) -> Reading:
     """The best of the first reading and those of corrected gradients."""
     first, best, tried = single[0], Reading(), [a.hypothesis for a in single]
-    for _ in range(1 if first.stand_in is None else 1 + CORRECTIONS):
+    source = "local training, taken for one gradient" if first.corrects else "the gradient"
+    for _ in range(1 + CORRECTIONS if first.corrects else 1):
         try:
             known = known_activations(first.short.model, gradient, watch)
         except NotApplicable as error:
             return best if best.known else Reading(notes=(f"{NONE}: {error}.",))
         except Exception as error:  # nothing in this part may end an attack that works without it
             return best if best.known else Reading(notes=(f"{NONE}: {type(error).__name__}: {error}.",))
-        notes = (f"Recovered from the gradient, layer by layer: the values of {known.described()}.",)
+        notes = (f"Recovered from {source}, layer by layer: the values of {known.described()}.",)
         if not known.suffices:
             return best if best.known else Reading(known=known, notes=notes)
         z = known.inverted(rng, watch)
@@ -103,7 +106,7 @@ def _read(single: Sequence[Assumption], gradient: Params, level: float, rng: tor
         if found.confidence <= best.confidence:
             return best
         best = found
-        if first.stand_in is None or watch.out_of_time():
+        if first.stand_in is None or not first.corrects or watch.out_of_time():
             return best
         gradient = first.stand_in.corrected(z, first.labels)
     return best

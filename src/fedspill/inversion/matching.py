@@ -92,6 +92,12 @@ class Matching:
         fit = candidates > 1 and self._stacks(labels) and self._room.side_by_side(stacked, labels)
         return self._room.need(z, labels, candidates if fit else 1)
 
+    def release(self) -> None:
+        """Lets go of copies of the network and of the update; the next evaluation makes them anew."""
+        network = self.__dict__.pop("_network", None)
+        if network is not None:
+            network.close()
+
     @cached_property
     def _room(self) -> Room:
         size = sum(v.numel() for v in self.observed.values.values())

@@ -14,12 +14,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fedspill.core.local_steps import FedAvg, FedSGD
-from fedspill.core.local_update import aggregate_update
+from fedspill.core.local_update import aggregate_update, encoded_update
 from fedspill.core.model import Model
 from fedspill.core.rng import randn, stream
 from fedspill.core.types import Params, Update, UpdateKind
 from fedspill.inversion.distances import cosine_distance
 
+FEW = 8
+"""Random examples at most."""
 BENT = 0.3
 """Cosine distance between local training and its surrogate, on random examples, from which on it is no first guess."""
 
@@ -49,19 +51,26 @@ class Surrogate:
         """The protocol under which the model gives the update."""
         return FedSGD(trainable=tuple(self.update.values))
 
-    def corrected(self, z: Float[Tensor, "n ..."], labels: Tensor) -> Params:
-        """The update, less what local training on these examples is off; exact at the clients' examples."""
+    def corrected(self, z: Float[Tensor, "n ..."], labels: Tensor, *, alike: bool = False) -> Params:
+        """The update, less what local training on these examples is off; exact at the clients' examples.
+
+        Args:
+            alike: only directions count, so what it is off is brought to the length of the clients' training.
+        """
         delta = aggregate_update(self.sent, z, labels, self.local, self.clients)
-        off = _middle(self.sent, delta, self.local, self.clients, len(labels)).update.values
+        own = _middle(self.sent, delta, self.local, self.clients, len(labels)).update
         there = aggregate_update(self.model, z, labels, self.training, self.clients).values
-        return {k: v + there[k] - off[k] for k, v in self.update.values.items()}
+        scale = self.update.norm() / own.norm() if alike else 1.0
+        if not math.isfinite(scale):
+            return self.update.values
+        return {k: v + scale * (there[k] - own.values[k]) for k, v in self.update.values.items()}
 
 
 def surrogate(model: Model, delta: Update, training: FedAvg, labels: Tensor, clients: int) -> Surrogate | None:
     """The gradient that stands in for a delta, or None where none does.
 
     It needs local steps on equally many examples, no batch statistics of parts of the examples, and a way that is not
-    bent too much, which is judged by training on random examples with these labels, no further than the client went.
+    bent too much, which is judged by training on a few random examples, about as far as the clients went.
 
     Args:
         labels: (n,) of all clients' examples.
@@ -70,28 +79,32 @@ def surrogate(model: Model, delta: Update, training: FedAvg, labels: Tensor, cli
     size = training.minibatch_size or share
     if share % size or (model.training and (size < share or clients > 1)):
         return None
+    exact = _middle(model, delta, training, clients, len(labels))
+    if exact.model is model:
+        return exact
+    off = _bend(model, delta, replace(training, epochs=training.local_steps(share), minibatch_size=None), labels[:FEW])
+    return replace(exact, off=off) if off < BENT else None
+
+
+def _bend(model: Model, delta: Update, training: FedAvg, labels: Tensor) -> float:
+    """What a gradient is off of training on random examples with these labels; infinite where it diverges."""
     z = randn((len(labels), *model.input.encoded_shape), stream(0, "surrogate"), model.like)
-    alike = training
-    moved = aggregate_update(model, z, labels, training, clients)
-    further = moved.norm() / delta.norm()
-    if not math.isfinite(further):
-        return None
-    if further > 1:  # as of a network that knows the client's examples
-        alike = replace(training, lr=training.lr / further)
-        moved = aggregate_update(model, z, labels, alike, clients)
-    tried = _middle(model, moved, alike, clients, len(labels))
-    gradient = aggregate_update(tried.model, z, labels, tried.training, clients).values
+    further = encoded_update(model, z, labels, training).norm() / delta.norm()
+    if not math.isfinite(further) or further == 0:
+        return math.inf
+    # As far as the clients went: of a network that knows their examples less than random ones would take it.
+    alike = replace(training, lr=training.lr / further)
+    tried = _middle(model, encoded_update(model, z, labels, alike), alike, 1, len(labels))
+    gradient = encoded_update(tried.model, z, labels, tried.training).values
     off = float(cosine_distance(_double(gradient), _double(tried.update.values)))
-    if not off < BENT:
-        return None
-    return replace(_middle(model, delta, training, clients, len(labels)), off=max(0.0, off))
+    return max(0.0, off) if math.isfinite(off) else math.inf
 
 
 def _middle(model: Model, delta: Update, training: FedAvg, clients: int, examples: int) -> Surrogate:
     weight, place = straight_way(training, examples // clients)
     between = {k: model.params[k] - place * d for k, d in delta.values.items()}
     gradient = {k: d / weight - training.weight_decay * between[k] for k, d in delta.values.items()}
-    middle = replace(model, params={**model.params, **between})
+    middle = replace(model, params={**model.params, **between}) if place else model
     return Surrogate(model, training, clients, middle, Update(UpdateKind.GRADIENT, gradient, delta.buffers), 0.0)
 
 

@@ -50,7 +50,7 @@ class TappedNetwork:
     def __init__(self, model: Model, observed: Params) -> None:
         self.model, self.observed, self.tape = model, observed, Tape()
         self._agreements: dict[int, bool] = {}
-        self.wanted = torch.stack([v.pow(2).flatten(1).sum(1) for v in observed.values()]).sum(0)
+        self.wanted = torch.stack([v.pow(2).reshape(len(v), -1).sum(1) for v in observed.values()]).sum(0)
         self.module = _constant_copy(model)
         left = set(observed)
         for name, layer in self.module.named_modules():

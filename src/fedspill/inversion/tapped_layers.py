@@ -47,7 +47,7 @@ class Tape:
 
     def form(self, gradient: Tensor, observed: Tensor) -> None:
         """A gradient (r, ...) that is there, and the observed ones (j, ...)."""
-        self.formed.append((gradient.flatten(1), observed.flatten(1)))
+        self.formed.append((gradient.reshape(len(gradient), -1), observed.reshape(len(observed), -1)))  # () each, too
 
     def sums(self, g: Tensor) -> Tensor:
         """(r n, c, h, w) summed over all but candidates and channels: (r, c)."""
