@@ -45,6 +45,7 @@ def _cost(parser: argparse.ArgumentParser) -> None:
 
 def _fedavg(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--iterations", type=int, default=240)
+    parser.add_argument("--preset", default=scaling_fedavg.PRESET)
     parser.add_argument("--images", type=int, nargs="+", default=[9000, 9100, 9200], help="numbers of test images")
     parser.add_argument("--steps", type=int, nargs="+", default=[1, 100], help="local steps")
 
