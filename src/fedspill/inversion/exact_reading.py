@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fedspill.core.errors import NotApplicable
 from fedspill.core.rng import stream
-from fedspill.core.roles import Watch
+from fedspill.core.roles import Unwatched, Watch
 from fedspill.core.types import Params, Reconstruction
 from fedspill.inversion.assumption import Assumption
 from fedspill.inversion.known_activations import KnownActivations, known_activations
@@ -84,7 +84,18 @@ def read_again(assumed: Assumption, z: Tensor, level: float, watch: Watch) -> Re
     if assumed.gradient is None or assumed.stand_in is None or not assumed.corrects:
         return Reading()
     gradient = assumed.stand_in.corrected(z, assumed.labels)
-    return _read([assumed], gradient, level, stream(0, "read again"), watch)
+    return _read([assumed], gradient, level, stream(0, "read again"), _Quiet(watch))
+
+
+@dataclass(frozen=True)
+class _Quiet(Unwatched):
+    """Tells nobody of progress, which is that of the search before."""
+
+    whole: Watch
+
+    def out_of_time(self) -> bool:
+        """Of whoever watches the search."""
+        return self.whole.out_of_time()
 
 
 def _read(single: Sequence[Assumption], gradient: Params, level: float, rng: torch.Generator, watch: Watch) -> Reading:
