@@ -184,15 +184,13 @@ print(need, peak() - before)
 
 @pytest.mark.skipif(not STATUS.is_file(), reason="needs the system's own count")
 def test_the_prediction_is_near_the_process_own_peak() -> None:
-    """The largest growth of three runs: pages that the system takes back meanwhile are not counted."""
-    need, real = 0, 0
-    for _ in range(3):
-        told = subprocess.run([sys.executable, "-c", REAL], capture_output=True, text=True, check=True).stdout.split()
-        need, grown = (int(word) for word in told)
-        real = max(real, grown)
-        if need < 2 * real:
-            break
-    assert real / 1.5 < need < 2 * real
+    """Of three runs, since growth varies by a quarter: pages are taken back by the system, or held by the allocator."""
+    runs = [
+        subprocess.run([sys.executable, "-c", REAL], capture_output=True, text=True, check=True).stdout.split()
+        for _ in range(3)
+    ]
+    need, grown = int(runs[0][0]), [int(run[1]) for run in runs]
+    assert min(grown) / 1.5 < need < 2 * max(grown)
 
 
 def test_the_machine_says_what_it_has() -> None:
