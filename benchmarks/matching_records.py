@@ -7,7 +7,7 @@ import os
 import platform
 import shlex
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -53,6 +53,31 @@ def parse_parts(
         common(one)
         own(one)
     return parser.parse_args(words)
+
+
+def run_or_table(
+    name: str,
+    about: str | None,
+    own: Callable[[argparse.ArgumentParser], None],
+    run: Callable[[argparse.Namespace], None],
+    lines: Callable[[], Iterable[str]],
+) -> None:
+    """The command line of a benchmark on the CPU whose table is made of what was recorded.
+
+    Args:
+        own: adds the benchmark's own options.
+        lines: of the table.
+    """
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("run", "table"))
+    own(parser)
+    parser.add_argument("--threads", type=int, default=1)
+    args = parser.parse_args()
+    args.device, args.benchmark = "cpu", name
+    if args.what == "table":
+        print("\n".join(lines()))
+    else:
+        run(args)
 
 
 def conditions(args: argparse.Namespace) -> dict[str, Any]:

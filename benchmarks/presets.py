@@ -149,19 +149,14 @@ def _interval(values: list[float]) -> str:
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("run", "table"))
+    records.run_or_table("presets", __doc__, _options, run, lines)
+
+
+def _options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cases", nargs="+", choices=CASES, default=["lenet", "resnet20_trained", "resnet20"])
     parser.add_argument("--presets", nargs="+", help="such as strong240; all by default")
     parser.add_argument("--images", type=int, default=20)
     parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--threads", type=int, default=1)
-    args = parser.parse_args()
-    args.device, args.benchmark = "cpu", "presets"
-    if args.what == "table":
-        print("\n".join(lines()))
-    else:
-        run(args)
 
 
 if __name__ == "__main__":

@@ -111,19 +111,14 @@ def _cell(text: str) -> tuple[int, int, int]:
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("run", "table"))
+    records.run_or_table("table2", __doc__, _options, run, lines)
+
+
+def _options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cells", nargs="+", type=_cell, default=list(PAPER), metavar="E,n,B")
     parser.add_argument("--width", type=int, default=16)
     parser.add_argument("--steps", type=int, default=480)
     parser.add_argument("--groups", type=int, default=5, help="updates of each cell")
-    parser.add_argument("--threads", type=int, default=1)
-    args = parser.parse_args()
-    args.device, args.benchmark = "cpu", "table2"
-    if args.what == "table":
-        print("\n".join(lines()))
-    else:
-        run(args)
 
 
 if __name__ == "__main__":

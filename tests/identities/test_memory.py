@@ -1,5 +1,6 @@
 """Parts of a batch give what the whole batch gives; memory is predicted, and too much of it refused."""
 
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -184,13 +185,11 @@ print(need, peak() - before)
 
 @pytest.mark.skipif(not STATUS.is_file(), reason="needs the system's own count")
 def test_the_prediction_is_near_the_process_own_peak() -> None:
-    """Of three runs, since growth varies by a quarter: pages are taken back by the system, or held by the allocator."""
-    runs = [
-        subprocess.run([sys.executable, "-c", REAL], capture_output=True, text=True, check=True).stdout.split()
-        for _ in range(3)
-    ]
-    need, grown = int(runs[0][0]), [int(run[1]) for run in runs]
-    assert min(grown) / 1.5 < need < 2 * max(grown)
+    """With every tensor's pages given back at once: else the allocator holds from 1.3 to 1.9 times as much, by chance."""
+    at_once = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
+    run = subprocess.run([sys.executable, "-c", REAL], capture_output=True, text=True, check=True, env=at_once)
+    need, real = (int(word) for word in run.stdout.split())
+    assert 0.95 * real < need < 1.4 * real
 
 
 def test_the_machine_says_what_it_has() -> None:
