@@ -19,13 +19,13 @@ check: $(STAMP)
 	$(BIN)/ruff check src tests benchmarks
 	$(BIN)/pyright
 	$(BIN)/lint-imports
-	$(BIN)/python -m benchmarks.attacks_table --check
+	$(BIN)/python -m benchmarks.documents.attacks_table --check
 
 audit: $(STAMP)
 	$(BIN)/fedspill audit $(CONFIG)
 
 docs: $(STAMP)
-	$(BIN)/python -m benchmarks.attacks_table
+	$(BIN)/python -m benchmarks.documents.attacks_table
 
 # The constraints keep PyTorch at one version, so that no later install replaces it by another build.
 $(STAMP): pyproject.toml constraints.txt

@@ -22,7 +22,7 @@ from fedspill.core.local_update import FedAvg, FedSGD, LocalTraining, local_upda
 from fedspill.core.model import Model
 from fedspill.core.rng import stream
 from fedspill.core.types import Batch
-from fedspill.inversion.labels import METHODS, default_method, infer
+from fedspill.inversion.labels.methods import METHODS, default_method, infer
 from fedspill.zoo import data, models
 
 # Narrow versions of the papers' networks: label inference sees only the head, so width costs time only.

@@ -22,16 +22,16 @@ from fedspill.core.inputs import ImageSpec
 from fedspill.core.model import Model
 from fedspill.core.rng import rand, randn, stream
 from fedspill.core.roles import Incoming
+from fedspill.core.tensor_files import read_tensors
 from fedspill.core.types import Batch, Params
 from fedspill.guard.weight_entropy import WeightEntropy, entropy, weight_vectors
-from fedspill.inversion.linearised import linearised
-from fedspill.inversion.transfer import Extractor, two_layer_head, with_module
+from fedspill.inversion.identity.transparent import linearised
+from fedspill.inversion.network.extractor import Extractor, two_layer_head, with_module
 from fedspill.tamperings.robbing_linear_layer import RobbingLinearLayer
+from fedspill.training.trainer import Recipe, Trainer
 from fedspill.zoo.data import load
 from fedspill.zoo.models import build
 from fedspill.zoo.statistics import CIFAR10
-from fedspill.zoo.training import Recipe, Trainer
-from fedspill.zoo.weights import read_tensors
 
 CLASSES, LANES = 10, 3
 

@@ -15,4 +15,4 @@ _hook = install_import_hook(_checked, "beartype.beartype")
 torch.set_num_threads(1)
 
 # A fixture of several files; imported after the hook, so that what it imports is checked too.
-from tests.readouts import planted  # noqa: E402, F401
+from tests.support.readouts import planted  # noqa: E402, F401

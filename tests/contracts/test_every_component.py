@@ -13,7 +13,7 @@ from fedspill.core.rng import stream
 from fedspill.core.roles import UNWATCHED, Attack, Check, Defending, Incoming, Tampering
 from fedspill.federation.client import Client
 from fedspill.federation.threat import observe
-from tests.worlds import SPEC, batch, conv_bn, linear, mlp, relu_mlp
+from tests.support.worlds import SPEC, batch, conv_bn, linear, mlp, relu_mlp
 
 ATTACKS, TAMPERINGS = catalogue.attacks(), catalogue.tamperings()
 DEFENCES, CHECKS = catalogue.defences(), catalogue.checks()

@@ -13,9 +13,9 @@ from fedspill.core.errors import NotApplicable
 from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.roles import UNWATCHED, Attack, Card, Watch
 from fedspill.core.types import Reconstruction, Update
-from fedspill.inversion.deep_leakage import DeepLeakage
-from fedspill.inversion.hypotheses import Unknowns
-from fedspill.inversion.step_rules import LBFGS
+from fedspill.inversion.matching.deep_leakage import DeepLeakage
+from fedspill.inversion.matching.hypotheses import Unknowns
+from fedspill.inversion.search.step_rules import LBFGS
 
 
 @dataclass(frozen=True)

@@ -16,23 +16,23 @@ from torch import Tensor, nn
 from fedspill.core.errors import BadInput
 from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.model import Model
+from fedspill.core.nested_watch import Parts
 from fedspill.core.rng import randn
 from fedspill.core.roles import UNWATCHED, Attack, Card, Job, Watch
 from fedspill.core.types import Reconstruction, Update
-from fedspill.inversion.assumption import Assumption
-from fedspill.inversion.at_once import Objective, Pending, Searching
-from fedspill.inversion.batched_search import BatchedSearch
-from fedspill.inversion.distances import DISTANCES, DistanceName
-from fedspill.inversion.exact_reading import AFTER, Reading, read_again, read_exactly
-from fedspill.inversion.hypotheses import Unknowns, hypotheses
-from fedspill.inversion.known_activations import KnownActivations
-from fedspill.inversion.matching import check_observed
-from fedspill.inversion.outcome import conclude
-from fedspill.inversion.parts import Parts
-from fedspill.inversion.priors import EACH_VARIATION, Variation
-from fedspill.inversion.quality import estimator
-from fedspill.inversion.search import Found, Problem, Search
-from fedspill.inversion.step_rules import LBFGS, Schedule, SignedAdam, StepRule
+from fedspill.inversion.matching.forward_model import Assumption
+from fedspill.inversion.matching.hypotheses import Unknowns, check_observed, hypotheses
+from fedspill.inversion.matching.many_updates import Objective, Pending, Searching
+from fedspill.inversion.matching.outcome import conclude
+from fedspill.inversion.matching.quality import estimator
+from fedspill.inversion.matching.recursive_reading import AFTER, Reading, read_again, read_exactly
+from fedspill.inversion.objective.distances import DISTANCES, DistanceName
+from fedspill.inversion.priors.total_variation import EACH_VARIATION, Variation
+from fedspill.inversion.recursion.known_activations import KnownActivations
+from fedspill.inversion.search.batched import BatchedSearch
+from fedspill.inversion.search.problem import Found, Problem
+from fedspill.inversion.search.sequential import Search
+from fedspill.inversion.search.step_rules import LBFGS, Schedule, SignedAdam, StepRule
 
 POOLS = (nn.MaxPool2d, nn.AdaptiveMaxPool2d, nn.FractionalMaxPool2d)
 
@@ -66,8 +66,8 @@ class InvertingGradients:
             determines (`fedspill.inversion.recursion`). Where these determine the picture, there is nothing to search
             for; where they do not, a candidate's activations must agree with them as well. Not in the paper.
         surrogate: match local training, where it is short enough, as one gradient at parameters between those that
-            were sent and those that came back (`fedspill.inversion.surrogate`); the result is judged by the local
-            training itself. Not in the paper.
+            were sent and those that came back (`fedspill.inversion.objective.surrogate`); the result is judged by the
+            local training itself. Not in the paper.
     """
 
     steps: int = 4800

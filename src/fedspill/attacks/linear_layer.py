@@ -15,11 +15,13 @@ from fedspill.core.inputs import ImageSpec, TableSpec
 from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.roles import UNWATCHED, Attack, Card, Watch
 from fedspill.core.types import Reconstruction, Update
-from fedspill.inversion.chain import Trace, first_linear, trace
-from fedspill.inversion.fully_connected import dense_layers, recursive_input
-from fedspill.inversion.layer_gradient import Layer, known_labels
-from fedspill.inversion.mean_gradient import mean_gradient, one_step
-from fedspill.inversion.readout import read_layer, single_example
+from fedspill.inversion.analytic.fully_connected import recursive_input
+from fedspill.inversion.analytic.readout import read_layer, single_example
+from fedspill.inversion.gradients.layer import Layer
+from fedspill.inversion.gradients.mean import mean_gradient, one_step
+from fedspill.inversion.labels.known import known_labels
+from fedspill.inversion.network.dense import dense_layers
+from fedspill.inversion.network.trace import Trace, first_linear, trace
 
 
 @dataclass(frozen=True)

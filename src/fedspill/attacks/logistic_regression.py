@@ -15,8 +15,8 @@ from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.model import Model
 from fedspill.core.roles import UNWATCHED, Attack, Card, Watch
 from fedspill.core.types import Mark, Reconstruction, Update
-from fedspill.inversion.chain import first_linear, trace
-from fedspill.inversion.layer_gradient import Layer, LayerGradient, layer_gradient
+from fedspill.inversion.gradients.layer import Layer, LayerGradient, layer_gradient
+from fedspill.inversion.network.trace import first_linear, trace
 
 
 @dataclass(frozen=True)

@@ -19,18 +19,18 @@ from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.model import Model
 from fedspill.core.roles import UNWATCHED, Attack, Card, Expected, Watch
 from fedspill.core.types import Reconstruction, Update, UpdateKind
-from fedspill.inversion.candidates import in_range
-from fedspill.inversion.dense_end import DenseEnd, dense_end, extractor, largest, parameter_names, passed
-from fedspill.inversion.exclusive_units import exclusive
-from fedspill.inversion.ir_matching import Matched, match_representations
-from fedspill.inversion.ir_settings import IRMatching
-from fedspill.inversion.mean_gradient import mean_gradient, one_step
-from fedspill.inversion.neuron_candidates import Scale
-from fedspill.inversion.neuron_readout import Readout, Rules, read_neurons
-from fedspill.inversion.single_head import read_features
-from fedspill.inversion.taps import layer_inputs
-from fedspill.inversion.transfer import Extractor
-from fedspill.inversion.walking_back import Rebuilt
+from fedspill.inversion.analytic.candidates import in_range
+from fedspill.inversion.exclusivity.candidates import Scale
+from fedspill.inversion.exclusivity.dense_end import DenseEnd, dense_end, extractor, largest, parameter_names, passed
+from fedspill.inversion.exclusivity.earlier_layers import Rebuilt
+from fedspill.inversion.exclusivity.readout import Readout, Rules, read_neurons
+from fedspill.inversion.exclusivity.single_layer import read_features
+from fedspill.inversion.gradients.mean import mean_gradient, one_step
+from fedspill.inversion.network.extractor import Extractor
+from fedspill.inversion.network.layers import layer_inputs
+from fedspill.inversion.representations.images.search import Matched, match_representations
+from fedspill.inversion.representations.images.settings import IRMatching
+from fedspill.inversion.theory.ownership import exclusive
 
 
 @dataclass(frozen=True)

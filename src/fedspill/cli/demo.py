@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from fedspill.audit import AuditResult, parse_plan, run_audit
-from fedspill.audit.watch import Listener
+from fedspill.auditing import AuditResult, parse_plan, run_audit
+from fedspill.auditing.watch import Listener
 from fedspill.rendering.folder import write_views
 from fedspill.rendering.index import Scene, write_index
 

@@ -15,7 +15,7 @@ from fedspill.core.errors import BadInput
 from fedspill.core.local_update import FedSGD, local_update
 from fedspill.core.rng import rand, stream
 from fedspill.core.types import Batch
-from fedspill.scoring.perceptual import default_weights
+from fedspill.scoring.metrics.lpips import default_weights
 from fedspill.zoo.models import build
 
 Level = Literal["ok", "optional", "problem"]
@@ -64,7 +64,7 @@ def _optional(name: str, use: str) -> Line:
     try:
         found = version(name)
         if name == "torchvision":
-            from fedspill.zoo.adapters import import_torchvision
+            from fedspill.zoo.models.adapters import import_torchvision
 
             import_torchvision()
     except (PackageNotFoundError, BadInput, ImportError, RuntimeError) as error:

@@ -11,19 +11,19 @@ from rich.table import Table
 
 import fedspill
 from fedspill import catalogue
-from fedspill.audit import read_plan, run_audit
-from fedspill.audit.plan import AuditPlan
-from fedspill.audit.store import read_report, read_texts
-from fedspill.cli.capture import capture_command
+from fedspill.auditing import read_plan, run_audit
+from fedspill.cli.attack import capture_command
 from fedspill.cli.demo import run_demo
 from fedspill.cli.doctor import examine
 from fedspill.cli.progress import TerminalListener
 from fedspill.cli.train import app as train_app
 from fedspill.cli.vet import vet_command
 from fedspill.core.errors import FedspillError
+from fedspill.plan.sections import AuditPlan
 from fedspill.rendering.folder import HTML_FILE, write_views
-from fedspill.rendering.redact import redact as redacted
 from fedspill.rendering.terminal import summary
+from fedspill.report.schema import redact as redacted
+from fedspill.report.store import read_report, read_texts
 from fedspill.zoo import data, models
 
 BAD_INPUT = 2

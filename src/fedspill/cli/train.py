@@ -7,14 +7,13 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from fedspill.audit.plan_file import read_as
-from fedspill.audit.scenario import pick_device
 from fedspill.cli.progress import TerminalListener
+from fedspill.plan.build import pick_device
+from fedspill.plan.file import read_as
 from fedspill.training.decoder import train_decoder_file
-from fedspill.training.plan import DecoderPlan, RobustPlan
+from fedspill.training.plan import DecoderPlan, RobustPlan, SpabPlan
 from fedspill.training.robust import train_robust
 from fedspill.training.spab import train_spab
-from fedspill.training.spab_plan import SpabPlan
 
 app = typer.Typer(
     name="train",

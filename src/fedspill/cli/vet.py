@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fedspill import catalogue
-from fedspill.cli.capture import image_shape
+from fedspill.cli.attack import image_shape
 from fedspill.core.roles import Finding, Incoming
 from fedspill.zoo.models import build
 

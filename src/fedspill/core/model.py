@@ -119,3 +119,8 @@ def conform(got: Params, wanted: Params, what: str) -> Params:
 
 def _some(names: list[str]) -> str:
     return str(names[:4])[:-1] + (f", ... {len(names)} in all]" if len(names) > 4 else "]")
+
+
+def joined(module_name: str, parameter: str) -> str:
+    """The name of a module's own parameter among the parameters of the whole network."""
+    return f"{module_name}.{parameter}" if module_name else parameter

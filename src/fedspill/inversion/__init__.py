@@ -1,1 +1,10 @@
-"""The parts that attacks are made of."""
+"""The methods that attacks are made of; a folder is a method, a file one step of it.
+
+Each floor uses those below it, and the folders of a floor do not import each other:
+
+    traps
+    matching | analytic | imprint
+    exclusivity | labels | representations
+    objective | recursion | identity | gradients | codebooks
+    kernels | search | network | theory | priors
+"""

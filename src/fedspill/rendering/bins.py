@@ -8,10 +8,10 @@ from typing import Literal
 
 from torch import Tensor
 
-from fedspill.audit.report import AuditReport
-from fedspill.audit.store import Texts
-from fedspill.audit.trial_record import Reading, Trial
 from fedspill.rendering.numbers import percent
+from fedspill.report.schema import AuditReport
+from fedspill.report.store import Texts
+from fedspill.report.trial import Reading, Trial
 
 MOST_TILES = 256
 

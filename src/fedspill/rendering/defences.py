@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from fedspill.audit.report import AppliedDefence, AuditReport
 from fedspill.rendering import numbers
+from fedspill.report.schema import AppliedDefence, AuditReport
 
 
 @dataclass(frozen=True)

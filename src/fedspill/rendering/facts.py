@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import binomtest
 
-from fedspill.audit.report import AuditReport
-from fedspill.audit.trial_record import Rate, Score, Trial
+from fedspill.report.schema import AuditReport
+from fedspill.report.trial import Rate, Score, Trial
 
 
 @dataclass(frozen=True)

@@ -5,14 +5,15 @@ from pathlib import Path
 
 from torch import Tensor
 
-from fedspill.audit.report import AuditReport, Pictures
-from fedspill.audit.store import REPORT_FILE, Texts, write_whole
-from fedspill.rendering.bin_sheet import bin_sheet
+from fedspill.core.tensor_files import write_whole
 from fedspill.rendering.bins import BinsRead, bins_read
-from fedspill.rendering.html import render
+from fedspill.rendering.drawing.bin_sheet import bin_sheet
+from fedspill.rendering.drawing.pictures import Pair, sheet, strip
+from fedspill.rendering.html.page import render
 from fedspill.rendering.junit import junit
-from fedspill.rendering.pictures import Pair, sheet, strip
 from fedspill.rendering.texts import text_pairs_of
+from fedspill.report.schema import AuditReport, Pictures
+from fedspill.report.store import REPORT_FILE, Texts
 
 HTML_FILE = "report.html"
 STRIP_FILE = "worst.png"

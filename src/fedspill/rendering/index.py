@@ -6,11 +6,11 @@ from pathlib import Path
 
 from torch import Tensor
 
-from fedspill.audit.report import AuditReport
-from fedspill.audit.store import write_whole
-from fedspill.rendering import view
+from fedspill.core.tensor_files import write_whole
 from fedspill.rendering.folder import HTML_FILE, pairs_of
-from fedspill.rendering.html import environment
+from fedspill.rendering.html import view
+from fedspill.rendering.html.page import environment
+from fedspill.report.schema import AuditReport
 
 INDEX_FILE = "index.html"
 

@@ -4,9 +4,9 @@ import re
 from typing import Any
 from xml.etree import ElementTree
 
-from fedspill.audit.report import AuditReport, VerdictName
-from fedspill.audit.trial_record import Trial
 from fedspill.rendering import facts, numbers
+from fedspill.report.schema import AuditReport, VerdictName
+from fedspill.report.trial import Trial
 
 _FORBIDDEN = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """What XML 1.0 cannot hold, escaped or not."""

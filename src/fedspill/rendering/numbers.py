@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from fedspill.audit.trial_record import Rate
+from fedspill.report.trial import Rate
 
 PSNR_CAP = 100.0
 """dB; a reconstruction at the cap is exact up to rounding."""

@@ -6,14 +6,15 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from fedspill.audit.report import AuditReport, VerdictName
-from fedspill.audit.store import Texts
-from fedspill.rendering import facts, numbers, view
+from fedspill.rendering import facts, numbers
 from fedspill.rendering.bins import bins_read
 from fedspill.rendering.defences import defence_rows
 from fedspill.rendering.facts import MetricInfo
+from fedspill.rendering.html import view
+from fedspill.rendering.html.view import AttackRow
 from fedspill.rendering.texts import Piece, text_pairs_of, worst_texts
-from fedspill.rendering.view import AttackRow
+from fedspill.report.schema import AuditReport, VerdictName
+from fedspill.report.store import Texts
 
 _COLOURS = {VerdictName.LEAKS: "red", VerdictName.BOUNDED: "green", VerdictName.NOT_SHOWN: "yellow"}
 _MOST_WORST = 5

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher
 
-from fedspill.audit.report import AuditReport
-from fedspill.audit.store import Texts
+from fedspill.report.schema import AuditReport
+from fedspill.report.store import Texts
 
 FIELD = re.compile(r"([^=,]+) = ")
 NEXT_FIELD = re.compile(r", (?=[^=,]+ = )")

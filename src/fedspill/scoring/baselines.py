@@ -11,7 +11,7 @@ from fedspill.core.errors import BadInput
 from fedspill.core.inputs import CategoricalColumn, Column, ImageSpec, TableSpec
 from fedspill.core.types import Batch
 from fedspill.scoring.distances import distances, same_examples
-from fedspill.scoring.images import pieces
+from fedspill.scoring.pairs import pieces
 
 
 def mean_image(spec: ImageSpec, n: int, public: Batch | None = None) -> Float[Tensor, "n c h w"]:

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from fedspill.core.errors import BadInput
 from fedspill.core.inputs import CategoricalColumn, Column, TableSpec
-from fedspill.scoring.images import PIECE, pieces
+from fedspill.scoring.pairs import PIECE, pieces
 
 
 def same_examples(first: Tensor, second: Tensor) -> None:

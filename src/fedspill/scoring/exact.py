@@ -7,7 +7,7 @@ from torch import Tensor
 from fedspill.core.inputs import ImageSpec, InputSpec, TableSpec
 from fedspill.scoring.distances import same_examples
 from fedspill.scoring.metrics import PSNR
-from fedspill.scoring.tables import EXACT_ROW
+from fedspill.scoring.metrics.rows import EXACT_ROW
 
 EXACT_PSNR = 60.0
 """dB from which a rebuilt image counts as an exact copy: a root mean squared error of a thousandth."""

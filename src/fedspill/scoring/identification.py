@@ -18,8 +18,8 @@ from fedspill.core.inputs import InputSpec
 from fedspill.core.model import Model
 from fedspill.core.types import Batch
 from fedspill.scoring.distances import same_examples, squared_errors
-from fedspill.scoring.images import NotComputed, clamped, pieces
-from fedspill.scoring.perceptual import alexnet
+from fedspill.scoring.metrics.lpips import alexnet
+from fedspill.scoring.pairs import NotComputed, clamped, pieces
 
 SAME = 1e-3
 """L2 distance in pixels below which a reference image counts as the target itself (a duplicate, no rival)."""

@@ -8,7 +8,7 @@ from torch import Tensor
 from fedspill.core.errors import BadInput
 from fedspill.core.inputs import TableSpec
 from fedspill.scoring.distances import distances
-from fedspill.scoring.images import pieces
+from fedspill.scoring.pairs import pieces
 
 TIE = 1e-9
 """Root mean squared error within which labels decide; far below that of the PSNR cap (100 dB, 1e-5)."""

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from fedspill.core.inputs import TableSpec
 from fedspill.core.roles import Metric
-from fedspill.scoring.images import NotComputed, paired
 from fedspill.scoring.leakage import Summary, summary
 from fedspill.scoring.match import match
 from fedspill.scoring.metrics import PSNR
+from fedspill.scoring.pairs import NotComputed, paired
 
 
 @dataclass(frozen=True)

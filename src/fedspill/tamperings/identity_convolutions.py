@@ -16,15 +16,17 @@ from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.model import Model
 from fedspill.core.roles import UNWATCHED, Card, Tampered, Tampering, Watch
 from fedspill.core.types import Batch, Reconstruction, ServerRole, Update
-from fedspill.inversion.candidates import ONE_EXAMPLE
-from fedspill.inversion.chain import Trace, trace
-from fedspill.inversion.class_readout import by_class
-from fedspill.inversion.fully_connected import dense_layers, recursive_input
-from fedspill.inversion.head import find_head
-from fedspill.inversion.identity_lanes import identity_params
-from fedspill.inversion.layer_gradient import Layer, known_labels
-from fedspill.inversion.mean_gradient import mean_gradient
-from fedspill.inversion.picture import PixelMap, pictures, pixel_map
+from fedspill.inversion.analytic.candidates import ONE_EXAMPLE
+from fedspill.inversion.analytic.fully_connected import recursive_input
+from fedspill.inversion.analytic.readout import by_class
+from fedspill.inversion.gradients.layer import Layer
+from fedspill.inversion.gradients.mean import mean_gradient
+from fedspill.inversion.identity.lanes import identity_params
+from fedspill.inversion.identity.pixel_map import PixelMap, pictures, pixel_map
+from fedspill.inversion.labels.known import known_labels
+from fedspill.inversion.network.dense import dense_layers
+from fedspill.inversion.network.head import find_head
+from fedspill.inversion.network.trace import Trace, trace
 
 
 @dataclass(frozen=True)

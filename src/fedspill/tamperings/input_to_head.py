@@ -15,11 +15,10 @@ from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.model import Model
 from fedspill.core.roles import UNWATCHED, Card, Tampered, Tampering, Watch
 from fedspill.core.types import Batch, Reconstruction, ServerRole, Update
-from fedspill.inversion.chain import probe_inputs
-from fedspill.inversion.class_readout import by_class
-from fedspill.inversion.head import find_head
-from fedspill.inversion.layer_gradient import Layer
-from fedspill.inversion.readout import read_layer
+from fedspill.inversion.analytic.readout import by_class, read_layer
+from fedspill.inversion.gradients.layer import Layer
+from fedspill.inversion.network.head import find_head
+from fedspill.inversion.network.trace import probe_inputs
 
 TAP, BASE = "tap", "base"
 

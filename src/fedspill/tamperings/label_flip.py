@@ -12,7 +12,7 @@ from fedspill.core.inputs import ImageSpec, TableSpec
 from fedspill.core.model import Model
 from fedspill.core.roles import UNWATCHED, Card, Tampered, Tampering, Watch
 from fedspill.core.types import Batch, ServerRole
-from fedspill.inversion.head import find_head
+from fedspill.inversion.network.head import find_head
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from fedspill.core.model import Model
 from fedspill.core.rng import randn
 from fedspill.core.roles import UNWATCHED, Card, Tampered, Tampering, Watch
 from fedspill.core.types import Batch, Reconstruction, ServerRole, Update
-from fedspill.inversion.layer_gradient import Layer
-from fedspill.inversion.readout import read_layer
+from fedspill.inversion.analytic.readout import read_layer
+from fedspill.inversion.gradients.layer import Layer
 
 PLANTED, BACK, BASE = "planted", "back", "base"
 

@@ -15,25 +15,23 @@ from fedspill.core.errors import BadInput, NotApplicable
 from fedspill.core.inputs import ImageSpec
 from fedspill.core.knowledge import Knows, ServerKnowledge
 from fedspill.core.model import Model
+from fedspill.core.nested_watch import Stages
 from fedspill.core.rng import stream
 from fedspill.core.roles import UNWATCHED, Card, Expected, State, Tampered, Tampering, Watch
 from fedspill.core.types import Batch, Reconstruction, ServerRole, Update
-from fedspill.inversion.decoder_file import decoder_of, read_decoder
-from fedspill.inversion.decoder_training import DecoderTraining, train_decoder
-from fedspill.inversion.head_file import read_head
-from fedspill.inversion.heads import HeadWeights, Kind
-from fedspill.inversion.ir_decoder import IRDecoder
-from fedspill.inversion.ir_matching import match_representations
-from fedspill.inversion.ir_settings import IRMatching
-from fedspill.inversion.layer_gradient import Layer
-from fedspill.inversion.leakage_rate import expected_rows
-from fedspill.inversion.representations import Representations, read_representations
-from fedspill.inversion.spab_settings import PAPER, SpAB
-from fedspill.inversion.sparse_head import make_head
-from fedspill.inversion.stages import Stages
-from fedspill.inversion.taps import layer_inputs
-from fedspill.inversion.transfer import Extractor, find_head, representation_shape, with_module
-from fedspill.inversion.two_layer import two_layer
+from fedspill.inversion.gradients.layer import Layer
+from fedspill.inversion.network.extractor import Extractor, find_head, representation_shape, with_module
+from fedspill.inversion.network.layers import layer_inputs
+from fedspill.inversion.representations.heads.making import make_head
+from fedspill.inversion.representations.heads.spab import PAPER, SpAB
+from fedspill.inversion.representations.heads.weights import HeadWeights, Kind, read_head
+from fedspill.inversion.representations.images.decoder import IRDecoder, decoder_of, read_decoder
+from fedspill.inversion.representations.images.decoder_training import DecoderTraining, train_decoder
+from fedspill.inversion.representations.images.search import match_representations
+from fedspill.inversion.representations.images.settings import IRMatching
+from fedspill.inversion.representations.readout import Representations, read_representations
+from fedspill.inversion.representations.two_layer import two_layer
+from fedspill.inversion.theory.ownership import expected_rows
 
 Inversion = Literal["unet", "decoder", "refined"]
 UNET = IRMatching(lr=0.03, tv=0.1, weight_decay=0.01, jitter=0.03, kick=0.1)

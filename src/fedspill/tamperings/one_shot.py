@@ -14,16 +14,16 @@ from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.model import Model
 from fedspill.core.roles import UNWATCHED, Card, Expected, Tampered, Tampering, Watch
 from fedspill.core.types import Batch, Reconstruction, ServerRole, Update
-from fedspill.inversion.bin_contents import contents
-from fedspill.inversion.bin_reading import SURE, read_group
-from fedspill.inversion.imprint import Imprint, arranged
-from fedspill.inversion.imprint_making import public_features
-from fedspill.inversion.layer_gradient import Layer
-from fedspill.inversion.looks import Look, look_at
-from fedspill.inversion.measurement import LEAST_PUBLIC, edges, vector
-from fedspill.inversion.occupancy import one_shot_chance
-from fedspill.inversion.planting import PlantedLayer, equal_columns, find_place, planted
-from fedspill.inversion.taps import layer_inputs
+from fedspill.inversion.gradients.layer import Layer
+from fedspill.inversion.imprint.bins import SURE, read_group
+from fedspill.inversion.imprint.contents import contents
+from fedspill.inversion.imprint.making import public_features
+from fedspill.inversion.imprint.measurement import LEAST_PUBLIC, edges, vector
+from fedspill.inversion.imprint.rows import Imprint, arranged
+from fedspill.inversion.imprint.views import Look, look_at
+from fedspill.inversion.network.layers import layer_inputs
+from fedspill.inversion.network.planting import PlantedLayer, equal_columns, find_place, planted
+from fedspill.inversion.theory.occupancy import one_shot_chance
 
 WINDOW = 200
 """Public examples over which the density at the bin is averaged."""

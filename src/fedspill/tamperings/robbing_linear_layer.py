@@ -16,15 +16,15 @@ from fedspill.core.model import Model
 from fedspill.core.rng import randn
 from fedspill.core.roles import UNWATCHED, Card, Tampered, Tampering, Watch
 from fedspill.core.types import Batch, ServerRole
-from fedspill.inversion.chain import Step, trace
-from fedspill.inversion.imprint import Imprint
-from fedspill.inversion.imprint_making import Bins, make_imprint
-from fedspill.inversion.imprint_readout import Decode, ImprintReadout
-from fedspill.inversion.layer_gradient import Layer
-from fedspill.inversion.looks import look_at
-from fedspill.inversion.measurement import Cutoffs
-from fedspill.inversion.planting import find_place
-from fedspill.inversion.share_test import Outlet
+from fedspill.inversion.gradients.layer import Layer
+from fedspill.inversion.imprint.certificate import Outlet
+from fedspill.inversion.imprint.making import Bins, make_imprint
+from fedspill.inversion.imprint.measurement import Cutoffs
+from fedspill.inversion.imprint.readout import Decode, ImprintReadout
+from fedspill.inversion.imprint.rows import Imprint
+from fedspill.inversion.imprint.views import look_at
+from fedspill.inversion.network.planting import find_place
+from fedspill.inversion.network.trace import Step, trace
 
 
 @dataclass(frozen=True)

@@ -14,17 +14,25 @@ from fedspill.core.inputs import ImageSpec, TableSpec, TokenSpec
 from fedspill.core.model import Model
 from fedspill.core.roles import UNWATCHED, Card, Tampered, Tampering, Watch
 from fedspill.core.types import Batch, ServerRole
-from fedspill.inversion.chain import probe_inputs
-from fedspill.inversion.imprint import Imprint
-from fedspill.inversion.imprint_making import Bins, make_imprint
-from fedspill.inversion.imprint_readout import Decode, ImprintReadout
-from fedspill.inversion.layer_gradient import Layer
-from fedspill.inversion.linearised import Lanes, Relu, linearised
-from fedspill.inversion.looks import look_at
-from fedspill.inversion.measurement import Cutoffs
-from fedspill.inversion.planting import Activation, Connection, Place, PlantedLayer, equal_columns, find_place, planted
-from fedspill.inversion.share_test import Outlet
-from fedspill.inversion.taps import behind_embedding
+from fedspill.inversion.gradients.layer import Layer
+from fedspill.inversion.identity.transparent import Lanes, Relu, linearised
+from fedspill.inversion.imprint.certificate import Outlet
+from fedspill.inversion.imprint.making import Bins, make_imprint
+from fedspill.inversion.imprint.measurement import Cutoffs
+from fedspill.inversion.imprint.readout import Decode, ImprintReadout
+from fedspill.inversion.imprint.rows import Imprint
+from fedspill.inversion.imprint.views import look_at
+from fedspill.inversion.network.layers import behind_embedding
+from fedspill.inversion.network.planting import (
+    Activation,
+    Connection,
+    Place,
+    PlantedLayer,
+    equal_columns,
+    find_place,
+    planted,
+)
+from fedspill.inversion.network.trace import probe_inputs
 
 
 @dataclass(frozen=True)

@@ -15,17 +15,18 @@ from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.model import Model
 from fedspill.core.roles import UNWATCHED, Card, Expected, Tampered, Tampering, Watch
 from fedspill.core.types import Batch, Reconstruction, ServerRole, Update
-from fedspill.inversion.candidates import ONE_EXAMPLE
-from fedspill.inversion.carried import Carried, carried, gated, layer_outputs
-from fedspill.inversion.chain import probe_inputs
-from fedspill.inversion.head import sent
-from fedspill.inversion.lattice import snap
-from fedspill.inversion.layer_gradient import known_labels
-from fedspill.inversion.linear_leakage import layer_input, rank_one_residual
-from fedspill.inversion.owned_rows import OwnedRows, owned_rows, row_gradient
-from fedspill.inversion.readout import single_example
-from fedspill.inversion.taps import layer_inputs
-from fedspill.inversion.trap_rows import TrapRows, default_scale, draw_rows
+from fedspill.inversion.analytic.candidates import ONE_EXAMPLE
+from fedspill.inversion.analytic.readout import single_example
+from fedspill.inversion.codebooks.lattice import snap
+from fedspill.inversion.gradients.firing import gated, layer_outputs
+from fedspill.inversion.gradients.layer import row_gradient, sent
+from fedspill.inversion.gradients.linear import layer_input, rank_one_residual
+from fedspill.inversion.labels.known import known_labels
+from fedspill.inversion.network.layers import layer_inputs
+from fedspill.inversion.network.trace import probe_inputs
+from fedspill.inversion.traps.owned_rows import OwnedRows, owned_rows
+from fedspill.inversion.traps.passthrough import Carried, carried
+from fedspill.inversion.traps.rows import TrapRows, default_scale, draw_rows
 
 FIRED = 2
 """Examples of an update that fire a row, on average, where s is tuned. One would be best if examples were alike; but

@@ -7,19 +7,19 @@ from pydantic import BaseModel
 from torch import Tensor
 
 from fedspill import __version__
-from fedspill.audit.network import network
 from fedspill.core.errors import BadInput
 from fedspill.core.inputs import ImageSpec
 from fedspill.core.rng import stream
-from fedspill.inversion.decoder_file import decoder_metadata
-from fedspill.inversion.decoder_training import train_decoder
-from fedspill.inversion.ir_decoder import IRDecoder
-from fedspill.inversion.transfer import Extractor, find_head
-from fedspill.scoring.metrics import PSNR, SSIM, SSIM_MIN_SIZE
-from fedspill.training.long_run import FileWatch, Listener, Silent, StateFile
+from fedspill.core.tensor_files import write_tensors
+from fedspill.inversion.network.extractor import Extractor, find_head
+from fedspill.inversion.representations.images.decoder import IRDecoder, decoder_metadata
+from fedspill.inversion.representations.images.decoder_training import train_decoder
+from fedspill.plan.build import network
+from fedspill.scoring.metrics import PSNR, SSIM
+from fedspill.scoring.metrics.images import SSIM_MIN_SIZE
 from fedspill.training.plan import DecoderPlan
+from fedspill.training.state import FileWatch, Listener, Silent, StateFile
 from fedspill.zoo.data import load
-from fedspill.zoo.weights import write_tensors
 
 PIECE = 250
 """Images at a time in measuring."""

@@ -1,14 +1,20 @@
-"""The plan of a training: a TOML file, checked key by key, with the sections `model` and `data` of an audit's plan."""
+"""Plans of trainings: TOML files, checked key by key, with the sections `model` and `data` of an audit's plan.
 
-from typing import Any, Literal
+A head's has the sections `model`, `data`, `test`, `head` and `spab`.
+"""
 
-from pydantic import Field, model_validator
+from dataclasses import fields
+from typing import Annotated, Any, Literal
 
-from fedspill.audit.plan import ModelSection, PoolSection, Section
-from fedspill.inversion.decoder_training import DecoderTraining
-from fedspill.inversion.ir_decoder import DecoderShape
-from fedspill.zoo.adversary import Adversary
-from fedspill.zoo.training import Recipe
+from pydantic import BeforeValidator, Field, model_validator
+
+from fedspill.inversion.representations.heads.spab import SpAB
+from fedspill.inversion.representations.heads.weights import Kind
+from fedspill.inversion.representations.images.decoder import DecoderShape
+from fedspill.inversion.representations.images.decoder_training import DecoderTraining
+from fedspill.plan.sections import ModelSection, PoolSection, Section
+from fedspill.training.adversary import Adversary
+from fedspill.training.trainer import Recipe
 
 
 class RobustSection(Section):
@@ -145,3 +151,42 @@ class DecoderPlan(Section):
     model: ModelSection = ModelSection(name="cnn")
     data: PoolSection = PoolSection(name="cifar10", split="train")
     decoder: DecoderSection = DecoderSection()
+
+
+def _known_keys(value: object) -> object:
+    names = [f.name for f in fields(SpAB)]
+    unknown = [k for k in value if k not in names] if isinstance(value, dict) else []
+    if unknown:
+        raise ValueError(f"{unknown} are unknown; allowed here: {', '.join(names)}")
+    return value
+
+
+class HeadSection(Section):
+    """Which head.
+
+    Attributes:
+        kind: "spab", or a baseline: "plain", "random", "quantile".
+        width: rows of its first layer.
+        batches: how many test batches of each size the leakage rate is measured on, at most.
+    """
+
+    kind: Kind = "spab"
+    width: int = Field(default=1024, ge=1)
+    batches: int = Field(default=50, ge=1)
+    seed: int = 0
+
+
+class TestPool(PoolSection):
+    """Examples that only the final figures see."""
+
+    split: str | None = "test"
+
+
+class SpabPlan(TestedPlan):
+    """All that `fedspill train spab` needs to know; `spab` holds the fields of `SpAB`."""
+
+    model: ModelSection = ModelSection(name="cnn", weights="robust")
+    data: PoolSection = PoolSection(name="cifar10", split="train")
+    test: TestPool = TestPool(name="cifar10")
+    head: HeadSection = HeadSection()
+    spab: Annotated[SpAB, BeforeValidator(_known_keys)] = SpAB()

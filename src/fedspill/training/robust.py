@@ -9,17 +9,17 @@ import torch
 from pydantic import BaseModel
 
 from fedspill import __version__
-from fedspill.audit.network import network
 from fedspill.core.errors import BadInput
 from fedspill.core.inputs import ImageSpec
 from fedspill.core.model import Model
+from fedspill.core.tensor_files import write_tensors
 from fedspill.core.types import Batch
-from fedspill.training.long_run import Listener, Silent, StateFile
+from fedspill.plan.build import network
+from fedspill.training.adversary import Adversary
 from fedspill.training.plan import RobustPlan, TestSection
-from fedspill.zoo.adversary import Adversary
+from fedspill.training.state import Listener, Silent, StateFile
+from fedspill.training.trainer import Trainer
 from fedspill.zoo.data import DataPool, load, shared_examples
-from fedspill.zoo.training import Trainer
-from fedspill.zoo.weights import write_tensors
 
 HELD_OUT_STEPS = 10
 """Of the adversary that chooses the epoch."""

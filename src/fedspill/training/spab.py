@@ -9,19 +9,19 @@ from pydantic import BaseModel
 from torch import Tensor
 
 from fedspill import __version__
-from fedspill.audit.network import network
 from fedspill.core.errors import BadInput
 from fedspill.core.rng import stream
-from fedspill.inversion.heads import HeadWeights
-from fedspill.inversion.leakage_rate import leakage_rates
-from fedspill.inversion.spab_settings import SpAB
-from fedspill.inversion.sparse_head import make_head
-from fedspill.inversion.transfer import Extractor, find_head
-from fedspill.training.long_run import FileWatch, Listener, Silent, StateFile
-from fedspill.training.spab_plan import SpabPlan
+from fedspill.core.tensor_files import write_tensors
+from fedspill.inversion.network.extractor import Extractor, find_head
+from fedspill.inversion.representations.heads.making import make_head
+from fedspill.inversion.representations.heads.spab import SpAB
+from fedspill.inversion.representations.heads.weights import HeadWeights
+from fedspill.inversion.theory.ownership import leakage_rates
+from fedspill.plan.build import network
+from fedspill.training.plan import SpabPlan
 from fedspill.training.spab_search import best_settings
+from fedspill.training.state import FileWatch, Listener, Silent, StateFile
 from fedspill.zoo.data import load, shared_examples
-from fedspill.zoo.weights import write_tensors
 
 
 class Rate(BaseModel):

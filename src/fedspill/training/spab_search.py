@@ -11,10 +11,10 @@ from torch import Tensor
 
 from fedspill.core.errors import BadInput
 from fedspill.core.rng import stream
-from fedspill.inversion.spab_settings import SpAB
-from fedspill.inversion.sparse_head import make_head
-from fedspill.training.long_run import Listener
-from fedspill.training.spab_plan import SpabPlan
+from fedspill.inversion.representations.heads.making import make_head
+from fedspill.inversion.representations.heads.spab import SpAB
+from fedspill.training.plan import SpabPlan
+from fedspill.training.state import Listener
 
 if TYPE_CHECKING:
     import optuna

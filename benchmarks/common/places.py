@@ -1,0 +1,6 @@
+"""Where benchmarks keep what they recorded, and the documents that are made of it."""
+
+from pathlib import Path
+
+RESULTS = Path(__file__).parents[1] / "results"
+DOCS = Path(__file__).parents[2] / "docs"

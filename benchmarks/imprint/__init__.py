@@ -1,0 +1,4 @@
+"""Robbing the Fed, measured.
+
+`images`, `records` (texts and tables), `theory`, `deep_placement`, `logistic_labels`, and beside breaching (`peer`).
+"""

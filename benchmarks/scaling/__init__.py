@@ -1,0 +1,1 @@
+"""Time and memory against image size, batch, depth, width and local steps (`python -m benchmarks.scaling`)."""

@@ -1,0 +1,133 @@
+"""What a reader of a verdict must know: what the evaluation was granted, assumed, and did not test."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fedspill.core.types import ServerRole
+from fedspill.plan.sections import AuditPlan
+from fedspill.report.schema import Caveat
+from fedspill.report.trial import Trial
+
+EXPECTED_SHARE = 0.98
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """Of the model and the data that ran.
+
+    Attributes:
+        training: BatchNorm used batch statistics.
+        untrained: the model's weights were random.
+        labelled: the data came with labels.
+        batch_norm: the network holds BatchNorm layers.
+        private: a defence states what an update costs in privacy.
+    """
+
+    training: bool
+    untrained: bool
+    labelled: bool
+    batch_norm: bool
+    private: bool = False
+
+
+def caveats(plan: AuditPlan, trials: Sequence[Trial], conditions: Conditions) -> list[Caveat]:
+    """What limits the numbers, each with the trials that it concerns."""
+    ran = [t for t in trials if t.skipped is None]
+    found = [
+        _about(
+            ran,
+            "not converged",
+            "The attack did not converge by its own measure: its failure is not evidence of safety.",
+            lambda t: not t.converged,
+        ),
+        _about(ran, "budget", "The budget ended before the attack did.", lambda t: t.ended_by_budget),
+        _about(
+            ran,
+            "labels granted",
+            "The attack was given the true labels; where the server must infer them, it may do worse.",
+            lambda t: t.labels.source == "granted",
+        ),
+        _about(
+            ran,
+            "tiny gradient",
+            "The update's norm is below 1e-5: in float32 there is next to nothing to"
+            " invert. A model at an earlier stage of training may leak more.",
+            lambda t: t.gradient_norm is not None and t.gradient_norm < 1e-5,
+        ),
+        _about(
+            ran,
+            "self-check",
+            "At the true input the matching loss is not 0: attacker and client do not compute"
+            " the same, so gradient matching is handicapped.",
+            lambda t: t.self_check is not None and t.self_check > 1e-4,
+        ),
+        _about(ran, "notes", "The attack itself has remarks, listed with its trials.", lambda t: bool(t.notes)),
+        _about(
+            ran,
+            "lax threshold",
+            "A guess made without the update meets the leak thresholds too, so meeting them proves no leak here;"
+            " compare with the baselines, or raise the thresholds.",
+            lambda t: any(b.leakage_rate is not None and b.leakage_rate.hits > 0 for b in t.baselines),
+        ),
+        _about(
+            ran,
+            "prediction",
+            "Fewer than 98 % of the examples that the readout's own measurement isolates were recovered exactly:"
+            " something between the bins and the update (local training, rounding, a defence) stood in the way.",
+            _falls_short,
+        ),
+        _about(ran, "failed to fall", "The objective did not fall during the search.", _did_not_fall),
+    ]
+    return [*(c for c in found if c is not None), *_general(plan, conditions)]
+
+
+def _about(trials: Sequence[Trial], topic: str, text: str, concerns) -> Caveat | None:  # pyright: ignore[reportMissingParameterType]
+    names = [t.name for t in trials if concerns(t)]
+    return Caveat(topic=topic, text=text, trials=names) if names else None
+
+
+def _falls_short(trial: Trial) -> bool:
+    found = trial.predicted
+    return found is not None and found.both < EXPECTED_SHARE * found.predicted
+
+
+def _did_not_fall(trial: Trial) -> bool:
+    values = [v for _, v in trial.objective]
+    return len(values) > 1 and min(values) > 0.99 * values[0]
+
+
+def _general(plan: AuditPlan, conditions: Conditions) -> list[Caveat]:
+    mode, other = ("train", "running statistics (eval mode)") if conditions.training else ("eval", "batch statistics")
+    said = {
+        "batch normalisation": f"BatchNorm ran in {mode} mode; with {other} the result can differ.",
+        "one seed": "One seed was run; a reconstruction moves with its random start, that of an image by several dB.",
+        "untrained weights": "The model was untrained; leakage changes over training: audit the stages that you send.",
+        "privacy cost": "The epsilon stated is of one update: every further one of the same data adds to it, and what"
+        " the server is granted besides is not covered by it.",
+        "no labels": "The data has no labels, so every example was given class 0; real labels can change the result.",
+    }
+    if len(plan.audit.seeds) > 1:
+        del said["one seed"]
+    if not conditions.untrained:
+        del said["untrained weights"]
+    if conditions.labelled:
+        del said["no labels"]
+    if not conditions.batch_norm:
+        del said["batch normalisation"]
+    if not conditions.private:
+        del said["privacy cost"]
+    return [Caveat(topic=topic, text=text) for topic, text in said.items()]
+
+
+def not_tested(plan: AuditPlan, trials: Sequence[Trial]) -> list[str]:
+    """What a reader might believe to be covered and is not."""
+    roles = [role.value for role in ServerRole]
+    boldest = max((roles.index(t.role) for t in trials if t.skipped is None), default=0)
+    return [
+        "Attacks that are not named in this report, and settings of the named ones that were not run.",
+        *(["Attacks made for the clients' defences: those that ran know of none."] if plan.defences else []),
+        "Updates of later rounds, and what several rounds tell together.",
+        "Inference of membership or of properties: only reconstruction of inputs was tried.",
+        "A bound on what any attack could reach: none was computed.",
+        *(f"A server of {role}." for role in roles[boldest + 1 :]),
+    ]

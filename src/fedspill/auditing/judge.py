@@ -1,0 +1,228 @@
+"""Opens the truth: scores of a reconstruction, and of guesses made without any update."""
+
+import hashlib
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from fedspill.auditing.prior_only import tv_only
+from fedspill.auditing.resolve import metric_names, thresholds
+from fedspill.auditing.scenario import Scenario
+from fedspill.core.inputs import ImageSpec, TableSpec, TokenSpec
+from fedspill.core.rng import stream
+from fedspill.core.roles import Metric
+from fedspill.core.types import Batch, Reconstruction
+from fedspill.report.trial import Baseline, BaselineName, Identification, Labels, Rate, Score
+from fedspill.scoring import baselines, identification
+from fedspill.scoring.labels import overlap
+from fedspill.scoring.leakage import criterion, leaked, wilson
+from fedspill.scoring.metrics import by_names
+from fedspill.scoring.metrics.lpips import default_weights
+from fedspill.scoring.pairs import NotComputed
+from fedspill.scoring.score import MetricValues, Scored, score_all, score_pairs
+
+MOST_REFERENCES = 2000
+MOST_GUESSED = 1024
+"""Private examples for which a guess without the update is scored, the first ones."""
+MOST_SEARCHED = 64
+"""Likewise where the guess is itself a search."""
+
+
+def metrics_of(scenario: Scenario) -> tuple[Metric, ...]:
+    """The plan's metrics."""
+    return by_names(metric_names(scenario.plan), lpips_weights=_lpips_weights(scenario), table=_table(scenario))
+
+
+def _table(scenario: Scenario) -> TableSpec | None:
+    spec = scenario.model.input
+    return spec if isinstance(spec, TableSpec) else None
+
+
+def _lpips_weights(scenario: Scenario) -> Path | None:
+    """The plan's file, else where such a file is looked for."""
+    weights = scenario.plan.audit.lpips_weights
+    return default_weights() if weights is None else Path(weights)
+
+
+def as_score(values: MetricValues) -> Score:
+    """One metric as report.json holds it."""
+    found = values.summary()
+    return Score(
+        metric=values.name,
+        unit=values.unit,
+        higher_is_closer=values.higher_is_closer,
+        values=values.listed(),
+        mean=found.mean,
+        median=found.median,
+        worst=found.worst,
+        quantiles=dict(found.quantiles or {}),
+        capped=found.capped,
+        not_computed=values.not_computed,
+    )
+
+
+def rate(label: str, hits: int, n: int) -> Rate:
+    """A share with its interval."""
+    share = wilson(hits, n)
+    return Rate(criterion=label, hits=hits, n=n, rate=share.rate, low=share.low, high=share.high)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What the truth says of one reconstruction.
+
+    Attributes:
+        leaked: per private example; None where a threshold could not be judged.
+    """
+
+    scored: Scored
+    leaked: list[bool] | None
+    leakage_rate: Rate | None
+    labels: Labels
+    identification: list[Identification]
+
+
+def judge(scenario: Scenario, rebuilt: Reconstruction, private: Batch) -> Judged:
+    """Matches, scores, and compares with the plan's thresholds."""
+    metrics = metrics_of(scenario)
+    scored = score_all(rebuilt.inputs, private.inputs, metrics, rebuilt.labels, private.labels, _table(scenario))
+    flags = leaks(scenario, scored)
+    share = None
+    if flags is not None:
+        share = rate(criterion(thresholds(scenario.plan), metrics), sum(flags), len(flags))
+    return Judged(scored, flags, share, _labels(rebuilt, private), _identify(scenario, rebuilt, private, scored))
+
+
+def leaks(scenario: Scenario, scored: Scored) -> list[bool] | None:
+    """Which examples meet all thresholds; None if there are none, or one of their metrics was not computed."""
+    limits = thresholds(scenario.plan)
+    if not limits or any(name not in scored.values() for name in limits):
+        return None
+    return leaked(scored.values(), limits, scored.directions()).tolist()
+
+
+def _labels(rebuilt: Reconstruction, private: Batch) -> Labels:
+    if rebuilt.labels is None:
+        return Labels(source="none")
+    if rebuilt.label_method is None:
+        return Labels(source="granted")
+    share = overlap(rebuilt.labels.cpu(), private.labels.cpu())
+    return Labels(source="inferred", method=rebuilt.label_method, overlap=share)
+
+
+def _identify(scenario: Scenario, rebuilt: Reconstruction, private: Batch, scored: Scored) -> list[Identification]:
+    if not isinstance(scenario.model.input, ImageSpec):
+        return []  # its distances are between images
+    where = [i for i, m in enumerate(scored.matched) if m is not None]
+    picked = rebuilt.inputs[[m for m in scored.matched if m is not None]]
+    total = len(private)
+    private, where = _compared(private, where)
+    others = _others(scenario, private)
+    found = list[Identification]()
+    for name in scenario.plan.audit.identification:
+        try:
+            if others is None and len(private) < 2:
+                raise NotComputed("the reference set would hold the target alone")
+            hit = identification.identify(
+                picked, torch.tensor(where, dtype=torch.long), private, others, _distance(scenario, name)
+            )
+            share = rate(f"nearest by {name} is the target", int(hit.hits.sum()), total)
+            found.append(Identification(distance=name, reference=hit.reference, rate=share))
+        except NotComputed as error:
+            found.append(Identification(distance=name, reference="", not_computed=str(error)))
+    return found
+
+
+def _distance(scenario: Scenario, name: str) -> identification.Distance:
+    if name == "pixel":
+        return identification.pixel_distance()
+    if name == "lpips":
+        return identification.lpips_distance(_lpips_weights(scenario))
+    return identification.feature_distance(identification.penultimate_features(scenario.model), scenario.model.input)
+
+
+def _compared(private: Batch, where: list[int]) -> tuple[Batch, list[int]]:
+    """Of a large update the targets and `MOST_REFERENCES` more, and where the targets stand among them."""
+    if len(private) <= MOST_REFERENCES:
+        return private, where
+    kept = sorted({*where, *range(MOST_REFERENCES)})
+    return private[kept], [kept.index(i) for i in where]
+
+
+def _others(scenario: Scenario, private: Batch) -> Batch | None:
+    """The rest of the pool, at most `MOST_REFERENCES` images that are not private in this update."""
+    known, rest = {_bytes(x) for x in private.inputs}, list[int]()
+    for place, x in enumerate(scenario.pool.batch.inputs):
+        if len(rest) < MOST_REFERENCES and _bytes(x.to(private.inputs)) not in known:
+            rest.append(place)
+    return scenario.pool.batch[rest].to(private.inputs) if rest else None
+
+
+def _bytes(example: Tensor) -> bytes:
+    return hashlib.sha256((example + 0).cpu().numpy().tobytes()).digest()  # -0.0 + 0 is 0.0
+
+
+def prior_only(scenario: Scenario, private: Batch, seed: int) -> list[Baseline]:
+    """What the same scores, and the same leakage rate, are without the update."""
+    spec = scenario.model.input
+    n, some, first = len(private), _some(len(private), MOST_GUESSED), private[:MOST_GUESSED]
+    if isinstance(spec, ImageSpec):
+        return _of_images(scenario, spec, first, n, seed)
+    found, public = list[Baseline](), scenario.public_batch
+    if isinstance(spec, TableSpec):
+        words = "each column's commonest category or median in the public rows" if public else COLUMNS_ALONE
+        guess = baselines.commonest_row(spec, len(first), public)
+        found.append(_paired(scenario, "commonest row", words + some, guess, first, n))
+    if isinstance(spec, TokenSpec) and public is not None:
+        guess = baselines.commonest_token(public, len(first))
+        words = "the commonest token of the public sentences in every position"
+        found.append(_paired(scenario, "commonest token", words + some, guess, first, n))
+    if public is not None:
+        words = "the closest public example, chosen with the truth: an upper bound on guessing"
+        guess = baselines.best_public(public, first.inputs, _table(scenario))
+        found.append(_paired(scenario, "best public example", words + some, guess, first, n))
+    return found
+
+
+COLUMNS_ALONE = "each column's mean or first category: without public rows the columns are all that is known"
+
+
+def _paired(scenario: Scenario, name: BaselineName, words: str, guess: Tensor, private: Batch, n: int) -> Baseline:
+    scored = score_pairs(guess.to(private.inputs), private.inputs, metrics_of(scenario))
+    return _baseline(scenario, name, words, scored, n)
+
+
+def _of_images(scenario: Scenario, spec: ImageSpec, private: Batch, n: int, seed: int) -> list[Baseline]:
+    metrics, public, some = metrics_of(scenario), scenario.public_batch, _some(n, MOST_GUESSED)
+    mean = baselines.mean_image(spec, len(private), public)
+    words = "the mean of the public images" if public else "one flat colour: the normalisation's mean, or grey"
+    found = [_paired(scenario, "mean image", words + some, mean, private, n)]
+    if public is not None:
+        words = "the closest public image, chosen with the truth: an upper bound on guessing"
+        best = baselines.best_public(public, private.inputs)
+        found.append(_paired(scenario, "best public image", words + some, best, private, n))
+    images, some = private.inputs[:MOST_SEARCHED], _some(n, MOST_SEARCHED)
+    flat = tv_only(spec, len(images), scenario.model.like, stream(seed, "baseline", "tv"))
+    words = "the search of Inverting Gradients from noise, with total variation and no update"
+    return [*found, _baseline(scenario, "TV only", words + some, score_all(flat, images, metrics), n)]
+
+
+def _some(n: int, most: int) -> str:
+    return f"; for the first {most} of {n} examples only" if n > most else ""
+
+
+def _baseline(scenario: Scenario, name: BaselineName, words: str, scored: Scored, n: int) -> Baseline:
+    """Scores of a guess for the first examples of n; the others get none."""
+    flags = leaks(scenario, scored)
+    share = None
+    if flags is not None:
+        label = criterion(thresholds(scenario.plan), metrics_of(scenario))
+        share = rate(label, sum(flags), len(flags))
+    scores = [
+        as_score(replace(m, values=pad(m.values, (0, n - len(m.values)), value=math.nan))) for m in scored.metrics
+    ]
+    return Baseline(name=name, explanation=words, scores=scores, leakage_rate=share)

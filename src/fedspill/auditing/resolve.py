@@ -1,0 +1,47 @@
+"""What a plan leaves open until the data is known."""
+
+from collections.abc import Mapping
+
+from fedspill.core.errors import BadInput
+from fedspill.core.inputs import ImageSpec, InputSpec
+from fedspill.plan.defaults import defaults
+from fedspill.plan.sections import AuditPlan
+from fedspill.scoring.metrics import METRICS
+
+
+def resolved(plan: AuditPlan, spec: InputSpec) -> AuditPlan:
+    """The plan with its metrics and leak thresholds filled in.
+
+    Raises:
+        BadInput: a metric or a quality is not one of such data, or a threshold's metric is not asked for.
+    """
+    usual = defaults(spec)
+    metrics = usual.metrics if plan.audit.metrics is None else plan.audit.metrics
+    limits = dict(usual.leak_threshold) if plan.audit.leak_threshold is None else plan.audit.leak_threshold
+    unfit = [name for name in metrics if type(spec) not in METRICS[name].accepts]
+    if unfit:
+        fit = [name for name, made in METRICS.items() if type(spec) in made.accepts]
+        raise BadInput(f"audit.metrics names {unfit}, which do not compare {usual.what}; for these there are {fit}")
+    unscored = [name for name in limits if name not in metrics]
+    if unscored:
+        set_by = "by default" if plan.audit.leak_threshold is None else "by the plan"
+        raise BadInput(
+            f"audit.leak_threshold names {unscored} ({set_by}), which metrics={list(metrics)} lacks;"
+            " set the two together, or leak_threshold = {} to judge nothing"
+        )
+    if plan.audit.quality is not None and not isinstance(spec, ImageSpec):
+        raise BadInput(f"audit.quality={plan.audit.quality:g} dB is a PSNR of images; the data are {usual.what}")
+    audit = plan.audit.model_copy(update={"metrics": metrics, "leak_threshold": limits})
+    return plan.model_copy(update={"audit": audit})
+
+
+def metric_names(plan: AuditPlan) -> tuple[str, ...]:
+    """The metrics of a resolved plan."""
+    assert plan.audit.metrics is not None, "resolved() comes before everything that scores"
+    return plan.audit.metrics
+
+
+def thresholds(plan: AuditPlan) -> Mapping[str, float]:
+    """The leak thresholds of a resolved plan."""
+    assert plan.audit.leak_threshold is not None, "resolved() comes before everything that judges"
+    return plan.audit.leak_threshold

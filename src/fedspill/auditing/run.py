@@ -1,0 +1,247 @@
+"""A whole audit: every update, every attack, every seed, one report."""
+
+import hashlib
+import json
+import platform
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+import fedspill
+from fedspill.auditing import caveats
+from fedspill.auditing import verdict as verdicts
+from fedspill.auditing.components import ChosenDefence, check_kinds, choose, defences_of, tampering_of
+from fedspill.auditing.resolve import resolved
+from fedspill.auditing.scenario import Scenario, prepare, weights_sha256
+from fedspill.auditing.schedule import Turns
+from fedspill.auditing.trial import Finished, Task
+from fedspill.auditing.watch import Listener, Silent
+from fedspill.core.inputs import ImageSpec
+from fedspill.core.knowledge import Knows
+from fedspill.core.model import Model
+from fedspill.core.tensor_files import write_whole
+from fedspill.plan.build import pick_device
+from fedspill.plan.sections import AuditPlan
+from fedspill.report.schema import AppliedDefence, AuditReport, Cost, Environment, Grant
+from fedspill.report.store import REPORT_FILE, TENSOR_FILE, TEXT_FILE, Store, Texts, write_tensors, write_texts
+from fedspill.report.trial import Trial
+from fedspill.scoring.metrics import by_names
+from fedspill.zoo.data import DataPool, from_tensors
+from fedspill.zoo.models import of_module
+
+MOST_KEPT = 1024
+"""Private examples of one update beyond which only those that were matched are kept beside the report."""
+EXPLAINED = {
+    Knows.NUM_EXAMPLES: "how many examples are behind the update",
+    Knows.LABELS: "the labels of the private examples",
+    Knows.LOCAL_TRAINING: "the protocol: epochs, mini-batches, learning rate, momentum, weight decay",
+    Knows.PUBLIC_DATA: "examples from the clients' distribution",
+    Knows.BN_STATISTICS: "mean and variance of the private batch at every BatchNorm layer",
+}
+
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
+
+@dataclass(frozen=True)
+class AuditResult:
+    """The report, with what it speaks of.
+
+    Attributes:
+        tensors: "private/INDEX", "rebuilt/TRIAL" and, of what was read in bins, "unscored/TRIAL"; empty for a redacted
+            audit.
+        folder: where it was written, if it was.
+        texts: the same as text, of sentences and tables.
+    """
+
+    report: AuditReport
+    tensors: Mapping[str, Tensor]
+    folder: Path | None
+    texts: Texts = field(default_factory=dict[str, list[str]])
+
+
+def run_audit(
+    plan: AuditPlan,
+    *,
+    out: Path | None = None,
+    model: Model | nn.Module | None = None,
+    data: DataPool | tuple[Tensor, Tensor] | None = None,
+    device: str = "auto",
+    listener: Listener | None = None,
+    fresh: bool = False,
+    redact: bool = False,
+    command: str = "",
+) -> AuditResult:
+    """Runs a plan.
+
+    Args:
+        out: folder to write to and to resume from; None keeps everything in memory.
+        model: used instead of the plan's model.
+        data: private pool used instead of the plan's; a pair is images (n, c, h, w) in [0, 1] and labels (n,).
+        device: "auto", "cpu" or "cuda".
+        listener: shows progress.
+        fresh: start over in a folder that already holds this audit.
+        redact: keep no private pixel and no reconstruction.
+        command: what the user typed, for the report.
+
+    Raises:
+        BadInput: something cannot be used as given.
+        NotApplicable: an attack that the plan names does not fit the model or the kind of data.
+    """
+    began, listener = time.monotonic(), listener or Silent()
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    verdicts.check_policy(plan)
+    worlds = choose(plan)
+    tampering_of(plan)
+    defences_of(plan)
+    by_names(plan.audit.metrics or ())
+    pool = from_tensors(*data) if isinstance(data, tuple) else data
+    scenario = prepare(plan, pick_device(device), model=_as_model(model, pool, plan), pool=pool)
+    check_kinds(plan, worlds, scenario.model.input)
+    scenario = replace(scenario, plan=resolved(plan, scenario.model.input))
+    verdicts.check_policy(scenario.plan)
+    tasks = [
+        Task(world, update, seed)
+        for world in worlds
+        for update in range(len(scenario.groups))
+        for seed in plan.audit.seeds
+    ]
+    store = None if out is None else Store(out, scenario.key(redact=redact))
+    if store is not None:
+        store.open(fresh=fresh)
+    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+        finished = Turns(scenario, tasks, store, listener, began, keep_tensors=not redact).run()
+    trials = [f.record for f in finished]
+    report = _report(scenario, trials, _environment(scenario, started, time.monotonic() - began, command), redact)
+    tensors = {} if redact else _tensors(scenario, finished)
+    texts = _texts(scenario, tensors)
+    if store is not None:
+        _write(store, report, tensors, texts)
+    return AuditResult(report, tensors, out, texts)
+
+
+def _as_model(model: Model | nn.Module | None, pool: DataPool | None, plan: AuditPlan) -> Model | None:
+    if model is None or isinstance(model, Model):
+        return model
+    pool = pool or _no_pool()
+    spec = pool.spec
+    if spec is None:
+        channels, height, width = pool.input_shape
+        spec = ImageSpec((channels, height, width))
+    return of_module(model, spec, training=plan.model.mode == "train")
+
+
+def _no_pool() -> DataPool:
+    raise ValueError("a bare nn.Module needs `data`, from which the input shape is read; or give a fedspill Model")
+
+
+def _report(scenario: Scenario, trials: list[Trial], environment: Environment, redacted: bool) -> AuditReport:
+    plan = scenario.plan
+    worst = verdicts.worst_examples(plan, trials)
+    share = verdicts.overall_rate(plan, trials, worst)
+    return AuditReport(
+        plan=plan.model_dump(mode="json", exclude_none=True),
+        environment=environment,
+        grants=[Grant(name=k.value, granted=k in plan.server.knows, explanation=EXPLAINED[k]) for k in Knows],
+        defences=[_applied(d) for d in defences_of(plan)],
+        trials=trials,
+        worst=worst,
+        leakage_rate=share,
+        caveats=caveats.caveats(plan, trials, _conditions(scenario)),
+        not_tested=caveats.not_tested(plan, trials),
+        verdict=verdicts.verdict(plan, trials, worst, share),
+        redacted=redacted,
+    )
+
+
+def _applied(defence: ChosenDefence) -> AppliedDefence:
+    cost, component = defence.component.cost(), defence.component
+    return AppliedDefence(
+        name=defence.name,
+        preset=defence.preset,
+        title=defence.card.title,
+        fields=asdict(component),  # pyright: ignore[reportArgumentType]
+        cost=None if cost is None else Cost(**asdict(cost)),
+    )
+
+
+def _environment(scenario: Scenario, started: str, seconds: float, command: str) -> Environment:
+    device = scenario.model.like.device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    plan = json.dumps(scenario.plan.model_dump(mode="json"), sort_keys=True)
+    return Environment(
+        fedspill=fedspill.__version__,
+        python=platform.python_version(),
+        torch=torch.__version__,
+        device=device.type,
+        device_name=name,
+        threads=torch.get_num_threads(),
+        started=started,
+        seconds=seconds,
+        command=command or f"run_audit() of {Path(sys.argv[0] or 'python').name}",
+        plan_sha256=hashlib.sha256(plan.encode()).hexdigest(),
+        weights_sha256=weights_sha256(scenario.model),
+        data=scenario.pool.source,
+        model=_describe(scenario),
+        parameters=_size(scenario),
+    )
+
+
+def _describe(scenario: Scenario) -> str:
+    model, plan = scenario.model, scenario.plan.model
+    name = (
+        f"the caller's {type(model.module).__name__}"
+        if scenario.given
+        else f"{scenario.network}, {plan.weights} weights"
+    )
+    return f"{name}, {_size(scenario):,} parameters, {'train' if model.training else 'eval'} mode"
+
+
+def _size(scenario: Scenario) -> int:
+    return sum(p.numel() for p in scenario.model.params.values())
+
+
+def _conditions(scenario: Scenario) -> caveats.Conditions:
+    return caveats.Conditions(
+        training=scenario.model.training,
+        untrained=not scenario.given and scenario.plan.model.weights == "untrained",
+        labelled=scenario.pool.has_labels,
+        batch_norm=any(isinstance(m, BATCH_NORMS) for m in scenario.model.module.modules()),
+        private=any(d.component.cost() is not None for d in defences_of(scenario.plan)),
+    )
+
+
+def _tensors(scenario: Scenario, finished: Sequence[Finished]) -> dict[str, Tensor]:
+    used = sorted({i for f in finished for i in _shown(scenario, f.record)})
+    private = {f"private/{scenario.pool.indices[i]}": scenario.pool.batch.inputs[i] for i in used}
+    read = {f"{kind}/{f.record.name}": found for f in finished for kind, found in f.tensors.items()}
+    return {**private, **read}
+
+
+def _shown(scenario: Scenario, trial: Trial) -> list[int]:
+    """Positions in the pool of the examples that are kept: of a large update those that were matched."""
+    group = scenario.groups[trial.update]
+    if len(group) <= MOST_KEPT:
+        return group
+    return [i for i, match in zip(group, trial.matched, strict=False) if match is not None][:MOST_KEPT]
+
+
+def _texts(scenario: Scenario, tensors: Mapping[str, Tensor]) -> Texts:
+    show = scenario.pool.show
+    if show is None:
+        return {}
+    return {k: show(v[None] if k.startswith("private/") else v) for k, v in tensors.items()}
+
+
+def _write(store: Store, report: AuditReport, tensors: Mapping[str, Tensor], texts: Texts) -> None:
+    if tensors:
+        write_tensors(store.folder / TENSOR_FILE, tensors)
+    if texts:
+        write_texts(store.folder / TEXT_FILE, texts)
+    write_whole(store.folder / REPORT_FILE, report.model_dump_json(indent=1))
+    store.tidy(complete=not any(t.ended_by_budget for t in report.trials))

@@ -1,0 +1,269 @@
+"""From a plan to the things that it speaks of: model, private updates, public data, device."""
+
+import hashlib
+import json
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+import fedspill
+from fedspill.auditing.components import stages_of
+from fedspill.core.errors import BadInput
+from fedspill.core.inputs import ImageSpec, TableSpec, TokenSpec, kind
+from fedspill.core.knowledge import Knows
+from fedspill.core.model import Model
+from fedspill.core.rng import randn, stream
+from fedspill.core.types import Batch
+from fedspill.federation.client import Client
+from fedspill.inversion.network.trace import probe_inputs
+from fedspill.plan.build import network
+from fedspill.plan.sections import AuditPlan, PoolSection
+from fedspill.zoo.data import DataPool, load, takes
+from fedspill.zoo.data.cut import cut
+from fedspill.zoo.models import default_network
+
+MOST_LOGITS = 1000
+"""Of a network's behaviour that are looked at."""
+
+DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """All that the trials of an audit share.
+
+    Attributes:
+        model: as the defences' `prepare` left it.
+        groups: for each update the positions of its examples in the pool.
+        given: the model is the caller's, not the plan's.
+    """
+
+    plan: AuditPlan
+    model: Model
+    pool: DataPool
+    groups: list[list[int]]
+    public: DataPool | None
+    given: bool
+
+    def private(self, update: int) -> Batch:
+        """The examples behind one update, on the model's device; where they are if clients take micro-batches."""
+        places = self.groups[update]
+        consecutive = places == list(range(places[0], places[0] + len(places)))
+        batch = self.pool.batch[slice(places[0], places[-1] + 1) if consecutive else places]
+        return batch if self.plan.client.micro_batch else batch.to(self.model.like)
+
+    @property
+    def network(self) -> str:
+        """Name of the plan's model, or of the one that stands in for it."""
+        return self.plan.model.name or default_network(self.pool.spec)
+
+    @property
+    def public_batch(self) -> Batch | None:
+        """The public examples, on the model's device."""
+        return None if self.public is None else self.public.batch.to(self.model.like)
+
+    @property
+    def granted_public(self) -> Batch | None:
+        """The public examples, if the server was granted them."""
+        return self.public_batch if Knows.PUBLIC_DATA in self.plan.server.knows else None
+
+    def key(self, *, redact: bool) -> str:
+        """A digest of everything that decides what a folder holds; budget, `at_once` and policy do not."""
+        plan = self.plan.model_dump(mode="json", exclude={"audit": {"budget", "at_once"}, "policy": True})
+        said = [plan, redact, fedspill.__version__, torch.__version__, self.model.like.device.type, self.model.training]
+        digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode())
+        digest.update(repr((self.model.input, self.model.module, self.pool.indices, _behaviour(self.model))).encode())
+        digest.update(weights_sha256(self.model).encode())
+        for pool in (self.pool, self.public):
+            if pool is not None:
+                digest.update(repr(tuple(pool.batch.inputs.shape)).encode())
+                for example in pool.batch.inputs:  # one by one: the pool may be large
+                    digest.update(example.numpy().tobytes())
+                digest.update(pool.batch.labels.numpy().tobytes())
+        return digest.hexdigest()
+
+
+def _behaviour(model: Model) -> list[str]:
+    """What the network says of one input, to the digits that no number of threads changes: its code may have."""
+    calm = replace(model, training=False)
+    z = randn((1, *model.input.encoded_shape), stream(0, "key"), model.like)
+    if isinstance(model.input, TokenSpec):
+        z = probe_inputs(model.input, 1, model.like)
+    with torch.no_grad():
+        return [f"{v:.2e}" for v in calm.logits(calm.params, z).flatten()[:MOST_LOGITS].tolist()]
+
+
+def weights_sha256(model: Model) -> str:
+    """A digest of names and values of all parameters and buffers."""
+    digest = hashlib.sha256()
+    for name, value in sorted([*model.params.items(), *model.buffers.items()]):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def prepare(
+    plan: AuditPlan, device: torch.device, *, model: Model | None = None, pool: DataPool | None = None
+) -> Scenario:
+    """Loads data and model.
+
+    Args:
+        model: used instead of the plan's; likewise `pool`.
+
+    Raises:
+        BadInput: something cannot be had, or does not fit together.
+    """
+    pool = pool or _pool(plan.data)
+    public = _public(plan, pool)
+    given = model is not None
+    model = (
+        network(plan.model, pool, plan.data.root, device)
+        if model is None
+        else _callers_model(plan, pool, model, device)
+    )
+    for defence in stages_of(plan):
+        model = defence.prepare(model)
+    size = plan.client.minibatch_size
+    share = plan.client.num_examples // plan.client.clients
+    if plan.client.clients > 1:  # mini-batches begin anew with every client
+        size = size if size and share % size == 0 else None
+    groups = cut(pool, plan.client.num_examples, plan.client.distinct_labels, size)
+    scenario = Scenario(plan, model, pool, groups, public, given)
+    _check_fit(scenario)
+    return scenario
+
+
+def _callers_model(plan: AuditPlan, pool: DataPool, model: Model, device: torch.device) -> Model:
+    given = ImageSpec if pool.spec is None else type(pool.spec)
+    if isinstance(model.input, ImageSpec | TokenSpec | TableSpec) and given is not type(model.input):
+        raise BadInput(f"the model takes {kind(type(model.input))}, the data are {kind(given)}")
+    if pool.spec is not None and model.input != pool.spec:
+        raise BadInput(
+            f"the model takes {kind(given)} of another encoding than the data's; its input must be pool.spec"
+        )
+    unused = sorted(plan.model.model_fields_set - {"mode", "dtype"} | set(plan.model.options))
+    if unused:
+        raise BadInput(f"the plan sets model.{', model.'.join(unused)}, but a model was given; set one or the other")
+    return model.to(device, getattr(torch, plan.model.dtype))
+
+
+def _check_fit(scenario: Scenario) -> None:
+    """Computes a first update (of one micro-batch): what does not fit is told now, not in the midst of an audit.
+
+    Raises:
+        BadInput: dropout in train mode, labels that the model does not know, or an update that cannot be computed.
+    """
+    model, settings = scenario.model, scenario.plan.client
+    active = [n for n, m in model.module.named_modules() if isinstance(m, DROPOUTS) and m.p > 0]
+    if model.training and active:
+        raise BadInput(
+            f"mode='train' with dropout ({active[0]!r}) is not repeatable, so no attack can be judged by it;"
+            " use mode='eval', or a network without dropout"
+        )
+    labels = scenario.pool.batch.labels
+    highest = int(labels.max())
+    first = scenario.private(0)[: settings.num_examples // settings.clients][: settings.micro_batch]
+    z = model.input.encode(first[:1].to(model.like).inputs)
+    try:
+        logits = replace(model, training=False).logits(model.params, z)
+        classes = logits.shape[-1]
+        if logits.ndim != labels.ndim + 1:
+            raise BadInput(
+                f"the model's logits for one example have shape {tuple(logits.shape)}, its labels"
+                f" {tuple(labels[:1].shape)}: next tokens want logits at every token, classes want them once"
+            )
+        if highest >= classes:
+            raise BadInput(
+                f"the data has labels up to {highest}, the model knows {classes} classes (0 to {classes - 1})"
+            )
+        client = Client(first, settings.training(), stages_of(scenario.plan), settings.micro_batch)
+        client.respond(model, stream(0, "check"))
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        if isinstance(error, BadInput):
+            raise
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise BadInput(f"the client cannot compute an update with this model, data and mode: {reason}") from error
+
+
+def _pool(section: PoolSection) -> DataPool:
+    return load(
+        section.name,
+        root=section.root,
+        split=section.split,
+        indices=section.indices,
+        size=section.size,
+        length=section.length,
+        tokenizer=section.tokenizer,
+        label=section.label,
+    )
+
+
+def _public(plan: AuditPlan, pool: DataPool) -> DataPool | None:
+    section = plan.server.public
+    if section is None:
+        if Knows.PUBLIC_DATA not in plan.server.knows:
+            return None
+        raise BadInput("server.knows grants public_data, but server.public names none")
+    public = _pool(_completed(section, plan.data, pool))
+    if public.spec != pool.spec or public.batch.inputs.shape[1:] != pool.batch.inputs.shape[1:]:
+        raise BadInput(f"public examples are {_describe(public)}, private ones {_describe(pool)}; they must agree")
+    shared = _shared(pool, public)
+    if shared and (pool.spec is None or _same_source(pool, public)):
+        raise BadInput(f"{len(shared)} examples are both public and private; the two must be disjoint")
+    return _without(public, shared) if shared else public
+
+
+def _completed(section: PoolSection, private: PoolSection, pool: DataPool) -> PoolSection:
+    """What the public section leaves out and its source takes is as in the private one."""
+    side = pool.batch.inputs.shape[-1] if pool.spec is None else None
+    length = pool.spec.length if isinstance(pool.spec, TokenSpec) else None
+    known = {"size": side, "length": length, "tokenizer": private.tokenizer, "label": private.label}
+    missing = {k: known[k] for k in takes(section.name) if getattr(section, k) is None}
+    return section.model_copy(update=missing)
+
+
+def _describe(pool: DataPool) -> str:
+    match pool.spec:
+        case TokenSpec(length, vocabulary):
+            return f"sentences of {length} tokens out of {vocabulary}"
+        case TableSpec(columns):
+            return f"rows of {len(columns)} columns with their own encoding ({columns[0].name}, ...)"
+        case None:
+            return f"images of shape {tuple(pool.batch.inputs.shape[1:])}"
+
+
+def _same_source(pool: DataPool, public: DataPool) -> bool:
+    """The very same examples were taken: one source, and positions in common."""
+    return pool.name == public.name and not set(pool.indices).isdisjoint(public.indices)
+
+
+def _shared(pool: DataPool, public: DataPool) -> list[int]:
+    """Positions in `public` of examples that are private too."""
+    known = _digests(pool.batch)
+    return [k for k, x in enumerate(_digest(x) for x in public.batch.inputs) if x in known]
+
+
+def _without(public: DataPool, shared: list[int]) -> DataPool:
+    """Two people may share a row and two texts a sentence: public data keep none that equals a private one.
+
+    Raises:
+        BadInput: nothing is left.
+    """
+    kept = [k for k in range(len(public)) if k not in set(shared)]
+    if not kept:
+        raise BadInput(f"all {len(shared)} public examples equal private ones; the two must be disjoint")
+    return replace(
+        public,
+        batch=public.batch[kept],
+        indices=tuple(public.indices[k] for k in kept),
+        source=f"{public.source}, without {len(shared)} that equal private ones",
+    )
+
+
+def _digest(x: Tensor) -> bytes:
+    return hashlib.sha256(x.numpy().tobytes()).digest()
+
+
+def _digests(batch: Batch) -> set[bytes]:
+    return {_digest(x) for x in batch.inputs}

@@ -1,0 +1,142 @@
+"""All trials of an audit in turn: closed forms first, those that share a search together, and none twice."""
+
+import functools
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fedspill.auditing.joint_trials import run_together
+from fedspill.auditing.judge import prior_only
+from fedspill.auditing.scenario import Scenario
+from fedspill.auditing.servers import Servers
+from fedspill.auditing.trial import Finished, Task, run_trial
+from fedspill.auditing.watch import Listener, TrialWatch
+from fedspill.core.roles import ReconstructsMany
+from fedspill.report.store import Store
+from fedspill.report.trial import Baseline
+
+
+@dataclass
+class Turns:
+    """Runs tasks.
+
+    Attributes:
+        began: `time.monotonic()` from which on the budget counts.
+        keep_tensors: False for a redacted audit, which keeps no candidate and so no checkpoint.
+    """
+
+    scenario: Scenario
+    tasks: Sequence[Task]
+    store: Store | None
+    listener: Listener
+    began: float
+    keep_tensors: bool
+    _told: set[str] = field(default_factory=set[str])
+
+    def run(self) -> list[Finished]:
+        """What every task gave, in the order of the tasks."""
+        finished, servers = dict[str, Finished](), Servers(self.scenario)
+        # Closed forms first: what they leave of the budget goes to the searches.
+        in_turn = groups(
+            sorted(self.tasks, key=lambda task: task.world.card.iterative), self.scenario.plan.audit.at_once
+        )
+        for number, group in enumerate(in_turn):
+            finished |= {task.name: held for task in group if (held := self._held(task)) is not None}
+            left = [task for task in group if task.name not in finished]
+            if left:
+                later = [task for after in in_turn[number + 1 :] for task in after]
+                done = self._run(servers, group, left, later)
+                finished |= {task.name: one for task, one in zip(left, done, strict=True)}
+        return [finished[task.name] for task in self.tasks]
+
+    def _held(self, task: Task) -> Finished | None:
+        held = None if self.store is None else self.store.finished(task.name)
+        return None if held is None or held[0].ended_by_budget else Finished(*held)
+
+    def _run(self, servers: Servers, group: list[Task], left: list[Task], later: list[Task]) -> list[Finished]:
+        """Runs what is left of a group: at once, or one by one where the attack does not take them so."""
+        state = self._file(_checkpoint(group))
+        if not self._apart(group, left, state):
+            watch = self._watch(left, [*left, *later], state)
+            done = run_together(servers, group, left, watch, self._priors)
+            self._keep(left, done or [], watch)
+            if done is not None:
+                return done
+        return [self._alone(servers, task, [*left[i:], *later]) for i, task in enumerate(left)]
+
+    def _apart(self, group: list[Task], left: list[Task], state: Path | None) -> bool:
+        """Whether tasks are run one by one from the start: a broken run of the group took them so, or one is left."""
+        if len(group) == 1:
+            return True
+        if state is not None and state.is_file():
+            return False
+        begun = any(file is not None and file.is_file() for file in (self._file(task.name) for task in left))
+        held = [one for task in group if task not in left and (one := self._held(task)) is not None]
+        return len(left) == 1 or (begun and any(one.record.skipped is not None for one in held))
+
+    def _alone(self, servers: Servers, task: Task, coming: list[Task]) -> Finished:
+        watch = self._watch([task], coming, self._file(task.name))
+        done = run_trial(servers, task, watch, self._priors)
+        self._keep([task], [done], watch)
+        return done
+
+    def _file(self, name: str) -> Path | None:
+        return None if self.store is None or not self.keep_tensors else self.store.checkpoint(name)
+
+    def _watch(self, tasks: list[Task], coming: list[Task], state: Path | None) -> TrialWatch:
+        """Of tasks that are about to be run, the first of those that are coming."""
+        name, total = tasks[0].name, len(self.tasks)
+        more = f" and {len(tasks) - 1} more" if len(tasks) > 1 else ""
+        self.listener.trial(total - len(coming) + 1, total, f"{name}{more}")
+        deadline = self._deadline(len(tasks), len(coming))
+        return TrialWatch(self.listener, state, deadline, self.scenario.plan.audit.quality, self._alike(coming))
+
+    def _keep(self, tasks: list[Task], done: list[Finished], watch: TrialWatch) -> None:
+        """Keeps what tasks gave, if anything, and their state only if the budget ended them."""
+        if watch.forecast is not None:
+            self._told.add(tasks[0].world.label)
+        if self.store is not None:
+            for one in done:
+                self.store.keep(one.record, one.tensors if self.keep_tensors else {})
+        if watch.checkpoint is not None and not (done and watch.ended):
+            watch.checkpoint.unlink(missing_ok=True)
+
+    def _deadline(self, count: int, coming: int) -> float | None:
+        """Of so many of the trials that are coming, to which what is left of the budget is shared out equally."""
+        budget = self.scenario.plan.audit.budget
+        if budget is None:
+            return None
+        now = time.monotonic()
+        return now + max(0.0, self.began + budget - now) * count / coming
+
+    def _alike(self, coming: list[Task]) -> int:
+        """How many trials of the first one's attack are coming; 0 if its forecast was told."""
+        label = coming[0].world.label
+        return 0 if label in self._told else sum(task.world.label == label for task in coming)
+
+    @functools.cached_property
+    def _priors(self) -> Callable[[int, int], list[Baseline]]:
+        scenario = self.scenario
+        return functools.cache(lambda update, seed: prior_only(scenario, scenario.private(update), seed))
+
+
+def groups(tasks: Sequence[Task], at_once: int) -> list[list[Task]]:
+    """Tasks that are run at once, in turn: updates under one attack that can take them, and one seed.
+
+    They do not depend on what was finished earlier, so that a killed audit goes on with the same ones.
+    """
+    alike = dict[object, list[Task]]()
+    for task in tasks:
+        can = at_once > 1 and isinstance(task.world.component, ReconstructsMany)
+        alike.setdefault((task.world.label, task.seed) if can else task.name, []).append(task)
+    return [same[i : i + at_once] for same in alike.values() for i in range(0, len(same), at_once)]
+
+
+def _checkpoint(tasks: list[Task]) -> str:
+    """A name for the state of a group, whichever of its tasks are left; other groups have another one."""
+    if len(tasks) == 1:
+        return tasks[0].name
+    digest = hashlib.sha256("\n".join(task.name for task in tasks).encode()).hexdigest()
+    return f"{tasks[0].name}.{len(tasks)}-at-once.{digest[:12]}"

@@ -1,0 +1,69 @@
+"""What the servers of an audit send: one model per world and seed, made once, whatever number of updates it gets."""
+
+from dataclasses import dataclass, field, replace
+
+from fedspill.auditing.components import Chosen, tampering_of
+from fedspill.auditing.scenario import Scenario
+from fedspill.auditing.watch import TrialWatch
+from fedspill.core.model import Model
+from fedspill.core.rng import stream
+from fedspill.core.roles import Attack, Tampering
+
+
+@dataclass(frozen=True)
+class Sent:
+    """What a server sends and who reads the answers.
+
+    Attributes:
+        added: parameters that the model has more than the plan's.
+    """
+
+    model: Model
+    attack: Attack
+    added: int
+
+
+@dataclass
+class Servers:
+    """The servers of the world that is being run; a tampering may train what it plants, so it is asked once."""
+
+    scenario: Scenario
+    _world: str = ""
+    _sent: dict[int, Sent] = field(default_factory=dict[int, Sent])
+
+    def sent(self, world: Chosen, seed: int, watch: TrialWatch) -> Sent:
+        """What this world's server sends.
+
+        Raises:
+            NotApplicable: the tampering does not fit.
+        """
+        if world.label != self._world:
+            self._world, self._sent = world.label, {}
+        if seed not in self._sent:
+            self._sent[seed] = self._make(world, seed, watch)
+        return self._sent[seed]
+
+    def _make(self, world: Chosen, seed: int, watch: TrialWatch) -> Sent:
+        scenario, component = self.scenario, world.component
+        model, public = scenario.model, scenario.granted_public
+        if isinstance(component, Tampering):
+            own = _server_watch(watch)
+            tampered = component.tamper(model, public, 0, stream(seed, "server", world.name), own)
+            assert tampered.readout is not None, "components.choose() takes only tamperings that bring a readout"
+            if own.checkpoint is not None:
+                own.checkpoint.unlink(missing_ok=True)
+            return Sent(tampered.model, tampered.readout, _size(tampered.model) - _size(model))
+        planned = tampering_of(scenario.plan)
+        if planned is not None:
+            model = planned[0].tamper(model, public, 0, stream(seed, "server"), _server_watch(watch)).model
+        return Sent(model, component, _size(model) - _size(scenario.model))
+
+
+def _server_watch(watch: TrialWatch) -> TrialWatch:
+    """Of what happens before anything is sent; its state is not the attack's."""
+    kept = watch.checkpoint
+    return replace(watch, checkpoint=None if kept is None else kept.with_name(f"server.{kept.name}"))
+
+
+def _size(model: Model) -> int:
+    return sum(p.numel() for p in model.params.values())

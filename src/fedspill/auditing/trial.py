@@ -1,0 +1,280 @@
+"""One trial: the server sends, the clients answer, the server attacks, the truth is opened."""
+
+import hashlib
+import math
+import re
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fedspill.auditing.components import Chosen, misfit, stages_of, tampering_of
+from fedspill.auditing.judge import as_score, judge
+from fedspill.auditing.readings import Ranked, most_confident, ranked, readings
+from fedspill.auditing.scenario import Scenario
+from fedspill.auditing.servers import Sent, Servers
+from fedspill.auditing.watch import TrialWatch
+from fedspill.core.errors import NotApplicable
+from fedspill.core.local_update import LocalTraining, aggregate_update
+from fedspill.core.model import Model
+from fedspill.core.rng import stream
+from fedspill.core.roles import Attack, Card, Defence, Expected, Job, Measures
+from fedspill.core.types import Batch, Reconstruction, ServerRole, Update
+from fedspill.federation.aggregation import collect
+from fedspill.federation.client import Client, shared_out
+from fedspill.federation.threat import observe
+from fedspill.inversion.objective.distances import cosine_distance
+from fedspill.report.trial import Baseline, Foreseen, Trial
+
+CURVE_POINTS = 200
+MOST_LETTERS = 100
+
+
+Priors = Callable[[int, int], list[Baseline]]
+"""Update and seed to what is scored without the update."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """Which trial to run."""
+
+    world: Chosen
+    update: int
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Unique within an audit, and fit for a file name."""
+        plain = re.sub(r"[^A-Za-z0-9_.=-]+", "-", self.world.label).strip("-")
+        if len(plain) > MOST_LETTERS:
+            plain = f"{plain[:MOST_LETTERS]}-{hashlib.sha256(self.world.label.encode()).hexdigest()[:8]}"
+        return f"{plain}.u{self.update}.s{self.seed}"
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A trial's record, with its tensors.
+
+    Attributes:
+        tensors: "rebuilt", what was scored, and "unscored", what the attack returned beyond that.
+    """
+
+    record: Trial
+    tensors: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Posed:
+    """A trial before its attack: what was sent, and what the attack is given.
+
+    Attributes:
+        private: what no attack sees.
+    """
+
+    task: Task
+    private: Batch
+    served: Sent
+    job: Job
+
+
+def run_trial(servers: Servers, task: Task, watch: TrialWatch, priors: Priors) -> Finished:
+    """Runs one trial; an attack that does not fit is recorded as skipped if "standard" chose it.
+
+    Raises:
+        NotApplicable: the plan named an attack that does not fit.
+    """
+    began = time.perf_counter()
+    try:
+        posed = pose(servers, task, watch)
+        if isinstance(posed, Finished):
+            return posed
+        job = posed.job
+        returned = posed.served.attack.reconstruct(job.update, job.knowledge, job.rng, watch)
+    except NotApplicable as reason:
+        if task.world.explicit:
+            raise NotApplicable(f"attack {task.world.label!r} does not apply: {reason}") from None
+        return Finished(_blank(servers.scenario, task, skipped=str(reason)), {})
+    return judged(servers, posed, returned, time.perf_counter() - began, watch, priors)
+
+
+def pose(servers: Servers, task: Task, watch: TrialWatch) -> Posed | Finished:
+    """What the server sends and what it is answered; a finished trial where that is nothing to attack.
+
+    Raises:
+        NotApplicable: the attack does not fit.
+    """
+    scenario = servers.scenario
+    private = scenario.private(task.update)
+    if (reason := misfit(task.world.card, scenario.model.input)) is not None:
+        raise NotApplicable(reason)
+    served = servers.sent(task.world, task.seed, watch)
+    update = _answer(scenario, served.model, private, task, watch)
+    if update is None:
+        return Finished(_blank(scenario, task, skipped="the clients' defences withheld every update"), {})
+    if (nothing := _nothing_in(update)) is not None:
+        return Finished(_blank(scenario, task, skipped=nothing), {})
+    return Posed(task, private, served, _job(scenario, served.model, update, private, task))
+
+
+def judged(
+    servers: Servers, posed: Posed, returned: Reconstruction, seconds: float, watch: TrialWatch, priors: Priors
+) -> Finished:
+    """What was returned beside the truth."""
+    scenario, task, private, update = servers.scenario, posed.task, posed.private, posed.job.update
+    sent, attack = posed.served.model, posed.served.attack
+    order = ranked(returned.confidence, len(returned.inputs), len(private))
+    rebuilt = most_confident(returned, len(private))
+    read, predicted = readings(returned, private.inputs, sent.input, _expected(attack, sent, private), order)
+    record = _record(scenario, task, rebuilt, private, priors).model_copy(
+        update={
+            "readings": read,
+            "predicted": predicted,
+            "seconds": seconds,
+            "ended_by_budget": watch.ended,
+            "foreseen": _foreseen(watch, returned),
+            "gradient_norm": update.norm(),
+            "added_parameters": posed.served.added,
+            "self_check": _self_check(scenario, sent, update, private),
+        }
+    )
+    return Finished(record, _tensors(returned, rebuilt, order))
+
+
+def _foreseen(watch: TrialWatch, returned: Reconstruction) -> Foreseen | None:
+    """One trial's share of what was expected of all that were searched at once; None of one that was only read."""
+    expected, searched = watch.forecast, watch.ended or len(returned.objective) > 1
+    if expected is None or (watch.attacked and not searched):
+        return None
+    return Foreseen(iterations=expected.iterations // expected.jobs, seconds=expected.seconds, memory=expected.memory)
+
+
+def _expected(attack: Attack, sent: Model, private: Batch) -> Expected | None:
+    """What the readout must find: asked after the attack is over, of the examples that only the evaluation holds."""
+    if not isinstance(attack, Measures):
+        return None
+    with torch.no_grad():
+        return attack.expects(sent, sent.input.encode(private.inputs))
+
+
+def _tensors(returned: Reconstruction, rebuilt: Reconstruction, order: Ranked) -> dict[str, Tensor]:
+    spare = returned.inputs[torch.tensor(order.unscored, dtype=torch.long).to(returned.inputs.device)]
+    found = {"rebuilt": rebuilt.inputs} | ({"unscored": spare} if returned.origins and order.unscored else {})
+    kept = {k: v.detach().cpu() for k, v in found.items()}
+    return {k: v.float() if v.is_floating_point() else v for k, v in kept.items()}
+
+
+def _answer(scenario: Scenario, sent: Model, private: Batch, task: Task, watch: TrialWatch) -> Update | None:
+    clients = _clients(scenario, private, stages_of(scenario.plan))
+    return collect(sent, clients, stream(task.seed, "clients", task.update), watch.listener.clients)
+
+
+def _clients(scenario: Scenario, private: Batch, defences: tuple[Defence, ...]) -> list[Client]:
+    settings = scenario.plan.client
+    return shared_out(
+        private, settings.clients, settings.training(), defences=defences, micro_batch=settings.micro_batch
+    )
+
+
+def _job(scenario: Scenario, sent: Model, update: Update, private: Batch, task: Task) -> Job:
+    plan = scenario.plan
+    knowledge = observe(
+        sent,
+        private,
+        plan.client.clients,
+        plan.client.training(),
+        scenario.public_batch,
+        frozenset(plan.server.knows),
+        micro_batch=plan.client.micro_batch,
+    )
+    return Job(update, knowledge, stream(task.seed, "attack", task.world.label, task.update))
+
+
+def _self_check(scenario: Scenario, sent: Model, update: Update, private: Batch) -> float | None:
+    """Cosine distance at the true input: 0 up to rounding where attacker and client compute the same.
+
+    With micro-batches on one of them alone, which the client then takes in two parts. With defences on an update
+    that was computed without them: what they change is meant to differ.
+    """
+    client = scenario.plan.client
+    if client.micro_batch is not None and len(private) > client.micro_batch:
+        private = private[: client.micro_batch]
+        update = _in_halves(sent, private, client.training())
+    elif scenario.plan.defences:
+        bare = collect(sent, _clients(scenario, private, ()), stream(0, "self-check"))
+        assert bare is not None, "a client without defences withholds nothing"
+        update = bare
+    if update.norm() == 0:
+        return None
+    private = private.to(sent.like)
+    clients = 1 if client.micro_batch else client.clients
+    again = aggregate_update(sent, sent.input.encode(private.inputs), private.labels, client.training(), clients)
+    with torch.no_grad():
+        doubled = {k: v.double() for k, v in again.values.items()}
+        return abs(float(cosine_distance(doubled, {k: v.double() for k, v in update.values.items()})))
+
+
+def _in_halves(sent: Model, private: Batch, training: LocalTraining) -> Update:
+    client = Client(private, training, micro_batch=max(1, len(private) // 2))
+    update = client.respond(sent, stream(0, "self-check"))
+    assert update is not None, "a client without defences withholds nothing"
+    return update
+
+
+def _blank(scenario: Scenario, task: Task, *, skipped: str | None = None) -> Trial:
+    card = task.world.card
+    return Trial(
+        name=task.name,
+        attack=task.world.name,
+        preset=task.world.label.partition(":")[2],
+        title=card.title,
+        role=_role(scenario, card).value,
+        seed=task.seed,
+        update=task.update,
+        examples=[scenario.pool.indices[i] for i in scenario.groups[task.update]],
+        skipped=skipped,
+    )
+
+
+def _role(scenario: Scenario, card: Card[Any]) -> ServerRole:
+    """What the server must be willing to do: for the attack, or for the tampering before it."""
+    planned = tampering_of(scenario.plan)
+    roles = list(ServerRole)
+    return max(card.role, planned[1].role if planned else card.role, key=roles.index)
+
+
+def _nothing_in(update: Update) -> str | None:
+    """Why there is nothing to attack in this one update, if so; other updates may differ."""
+    if not all(bool(v.isfinite().all()) for v in update.values.values()):
+        return "the clients' training diverged: the update holds NaN or infinite values"
+    return "the update is exactly 0: there is nothing to invert" if update.norm() == 0 else None
+
+
+def _record(scenario: Scenario, task: Task, rebuilt: Reconstruction, private: Batch, priors: Priors) -> Trial:
+    judged = judge(scenario, rebuilt, private)
+    confidence = [] if rebuilt.confidence is None else [float(c) for c in rebuilt.confidence]
+    return _blank(scenario, task).model_copy(
+        update={
+            "iterations": max(0, len(rebuilt.objective) - 1),
+            "objective": thinned(rebuilt.objective),
+            "converged": rebuilt.converged,
+            "labels": judged.labels,
+            "scores": [as_score(m) for m in judged.scored.metrics],
+            "leakage_rate": judged.leakage_rate,
+            "identification": judged.identification,
+            "baselines": priors(task.update, task.seed),
+            "confidence": confidence,
+            "matched": list(judged.scored.matched),
+            "notes": list(rebuilt.notes),
+        }
+    )
+
+
+def thinned(values: tuple[float, ...]) -> list[tuple[int, float]]:
+    """At most `CURVE_POINTS` points of a curve, the first and the last among them; a diverged end is left out."""
+    marks = range(len(values))
+    if len(values) > CURVE_POINTS:
+        marks = torch.linspace(0, len(values) - 1, CURVE_POINTS, dtype=torch.float64).round().long().tolist()
+    return [(i, values[i]) for i in marks if math.isfinite(values[i])]

@@ -1,0 +1,156 @@
+"""Candidates for the inputs of a linear layer that saw several examples, and what confirms them."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from fedspill.core.inputs import InputSpec
+from fedspill.core.knowledge import ServerKnowledge
+from fedspill.core.model import Model
+from fedspill.core.types import Update
+from fedspill.inversion.analytic.certificate import Explanation, explanation, range_violation, replay_residual
+from fedspill.inversion.gradients.layer import Layer, LayerGradient, rounding
+from fedspill.inversion.gradients.linear import RowGroup
+from fedspill.inversion.gradients.mean import one_step
+
+ONE_EXAMPLE = 1e-3
+"""Residual of the rank-one test, and of a replay, below which one example explains the layer."""
+EXPLAINED = 1e-2
+"""Relative error below which a candidate accounts for its rows on one gradient."""
+IN_RANGE = 1e-2
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One input that the layer's gradient shows.
+
+    Attributes:
+        certified: the update itself confirms it.
+        label: of the certificate, if there is one.
+        rows: in which it was seen.
+    """
+
+    z: Float[Tensor, " d"]
+    confidence: float
+    certified: bool
+    rows: Int[Tensor, " rows"]
+    label: int | None = None
+
+
+@dataclass(frozen=True)
+class Check:
+    """What confirms a candidate: the network in float64, labels to try, and one example's share of the mean."""
+
+    model: Model
+    bias: str
+    labels: Tensor
+    share: float
+
+    def told(self, gradient: LayerGradient, x: Tensor, rows: Tensor) -> Explanation:
+        """What the network says of a candidate."""
+        z = x.view(self.model.input.encoded_shape)
+        return explanation(self.model, self.bias, z, self.labels, gradient.bias, rows, self.share)
+
+    def explained(self, gradient: LayerGradient, group: RowGroup) -> Explanation | None:
+        """The explanation of a group of rows by the network, if there is one."""
+        if len(group.rows) < 2 or not in_range(self.model.input, group.x):
+            return None
+        told = self.told(gradient, group.x, group.rows)
+        return told if told.residual < EXPLAINED else None
+
+
+def several_examples(
+    update: Update,
+    knowledge: ServerKnowledge,
+    layer: Layer,
+    gradient: LayerGradient,
+    labels: Tensor | None,
+    peel: bool,
+) -> list[Candidate]:
+    """Candidates for the inputs of several examples, the confirmed ones first.
+
+    Args:
+        update: gradient or delta.
+        knowledge: of the server.
+        layer: on the flattened encoded input.
+        gradient: of that layer.
+        labels: of the private examples; None tries every class.
+        peel: see `readout.read_layer`.
+    """
+    model, count = knowledge.model.to(knowledge.model.like.device, torch.float64), knowledge.num_examples
+    check = Check(model, layer.bias, labels_to_try(model, labels), 1.0 / (count or 1))
+    if not one_step(update, knowledge):
+        # Gradients drift along the path: single candidates prove nothing, only all of them together do.
+        return _replayed(update, knowledge, layer, check, gradient)
+    sure, left = list[Candidate](), gradient
+    while True:
+        fresh, left = _confirmed(check, left, sure, peel=peel)
+        sure += fresh
+        if not peel or not fresh or (count is not None and len(sure) >= count):
+            return sure + _unsure(model.input, gradient, sure, count)
+
+
+def _replayed(
+    update: Update, knowledge: ServerKnowledge, layer: Layer, check: Check, gradient: LayerGradient
+) -> list[Candidate]:
+    """Candidates, all confirmed if there are n of them and replaying them gives the update; else none is."""
+    found = _unsure(check.model.input, gradient, [], knowledge.num_examples)
+    if len(found) != knowledge.num_examples:
+        return found
+    labels = torch.tensor([check.told(gradient, c.z, c.rows).label for c in found])
+    z = torch.stack([c.z for c in found]).view(-1, *check.model.input.encoded_shape)
+    names = (layer.weight, layer.bias)
+    residual = replay_residual(update, knowledge, names, z, labels)
+    if residual is None or residual >= certain_below(update, knowledge, names):
+        return found
+    return [replace(c, confidence=1.0, certified=True, label=int(k)) for c, k in zip(found, labels, strict=True)]
+
+
+def certain_below(update: Update, knowledge: ServerKnowledge, names: tuple[str, ...]) -> float:
+    """The residual of a replay, or of the rank-one test, below which examples explain the named tensors."""
+    # A rough update cannot confirm more precisely than it is rounded; beyond a tenth it confirms nothing.
+    return min(0.1, ONE_EXAMPLE + 4 * rounding(update, knowledge, names))
+
+
+def _confirmed(
+    check: Check, gradient: LayerGradient, sure: list[Candidate], *, peel: bool
+) -> tuple[list[Candidate], LayerGradient]:
+    """New candidates; with `peel` the first one only, since the other groups still hold its share."""
+    fresh = list[Candidate]()
+    for group in gradient.groups():
+        if _is_known(group.x, [*sure, *fresh]):
+            continue
+        told = check.explained(gradient, group)
+        if told is not None:
+            fresh.append(Candidate(group.x, 1.0, True, group.rows, told.label))
+            if peel:
+                return fresh, gradient.without(group.x, told.bias_grad)
+    return fresh, gradient
+
+
+def labels_to_try(model: Model, labels: Tensor | None) -> Int[Tensor, " candidates"]:
+    """The labels that a candidate may have: those known to occur, else every class."""
+    if labels is not None:
+        return labels.unique()
+    z = model.like.new_zeros(1, *model.input.encoded_shape)
+    return torch.arange(model.logits(model.params, z).shape[1])
+
+
+def _unsure(spec: InputSpec, gradient: LayerGradient, sure: list[Candidate], count: int | None) -> list[Candidate]:
+    room = max(0, (count or len(gradient.bias)) - len(sure))
+    found = list[Candidate]()
+    for group in gradient.groups():
+        if len(found) < room and in_range(spec, group.x) and not _is_known(group.x, [*sure, *found]):
+            found.append(Candidate(group.x, 0.5 if len(group.rows) > 1 else 0.1, False, group.rows))
+    return found
+
+
+def in_range(spec: InputSpec, x: Float[Tensor, " d"]) -> bool:
+    """The flattened encoded candidate is a valid input, up to rounding."""
+    return float(range_violation(spec, x.view(1, *spec.encoded_shape))) < IN_RANGE
+
+
+def _is_known(x: Tensor, found: list[Candidate]) -> bool:
+    return any(float((x - c.z).norm()) < 1e-2 * float(c.z.norm()) for c in found)

@@ -1,0 +1,153 @@
+"""Private inputs read off the gradient of a fully connected layer: one per row, or one mean per class."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fedspill.core.errors import NotApplicable
+from fedspill.core.inputs import InputSpec
+from fedspill.core.knowledge import ServerKnowledge
+from fedspill.core.types import Reconstruction, Update
+from fedspill.inversion.analytic.candidates import ONE_EXAMPLE, Candidate, certain_below, in_range, several_examples
+from fedspill.inversion.analytic.certificate import replay_residual
+from fedspill.inversion.gradients.layer import Layer, layer_gradient
+from fedspill.inversion.gradients.linear import class_means, layer_input, rank_one_residual
+from fedspill.inversion.gradients.mean import one_step
+from fedspill.inversion.labels.known import Labels, known_labels
+
+
+def by_class(
+    update: Update,
+    knowledge: ServerKnowledge,
+    layer: Layer,
+    rng: torch.Generator,
+) -> Reconstruction | None:
+    """Mean inputs of a classification layer, one per class that is present; exact if the head is flat.
+
+    Returns:
+        `inputs` are the layer's inputs in float64, flat; None if labels cannot be had or no class is absent.
+    """
+    labels = known_labels(update, knowledge, rng, knowledge.num_examples)
+    gradient = layer_gradient(update, knowledge, layer)
+    if labels is None:
+        return None
+    counts = torch.bincount(labels.values, minlength=len(gradient.bias)).to(gradient.bias.device)
+    try:
+        means, residual = class_means(gradient.weight, gradient.bias, counts)
+    except NotApplicable:
+        return None
+    number = counts[counts > 0]
+    # Wrong counts give some class a mean probability below zero, since they all add up to one.
+    plausible = bool((gradient.bias + counts / counts.sum() > -1e-6).all())
+    exact = residual < ONE_EXAMPLE and plausible and one_step(update, knowledge)
+    alone = int((number == 1).sum())
+    trust = max(0.0, 1.0 - residual) if exact else 0.5 * max(0.0, 1.0 - residual)
+    return Reconstruction(
+        inputs=means,
+        labels=counts.nonzero()[:, 0],
+        label_method=labels.method,
+        confidence=(trust / number.double()).float(),
+        converged=exact and alone > 0,
+        notes=(
+            f"{alone} classes hold one example; the others are read as the mean of their examples. Rows of"
+            f" absent classes disagree by {residual:.1e}; below {ONE_EXAMPLE:g}, and for a single gradient,"
+            " the formula is exact.",
+        ),
+    )
+
+
+def read_layer(
+    update: Update, knowledge: ServerKnowledge, layer: Layer, rng: torch.Generator, *, peel: bool = False
+) -> Reconstruction:
+    """Reconstructs what a layer on the network's flattened input saw.
+
+    One example (n = 1, or n unknown and all rows agree): least squares over all rows. Several: rows that are
+    exclusive to one example, found by their agreement and confirmed by passing the candidate through the
+    network; single rows whose ratio is a valid input fill up to n with low confidence.
+
+    Args:
+        update: gradient or delta.
+        knowledge: of the server; labels and protocol serve the certificates only.
+        layer: its input must be the flattened encoded input of the network.
+        rng: for label inference.
+        peel: take the share of every confirmed example out of the gradient and look again; rows that two
+            examples shared become exclusive to the other. Not in the papers.
+
+    Raises:
+        NotApplicable: the layer was not trained, or its bias gradient is zero.
+    """
+    gradient = layer_gradient(update, knowledge, layer)
+    x = layer_input(gradient.weight, gradient.bias)
+    residual = rank_one_residual(gradient.weight, gradient.bias, x)
+    count = knowledge.num_examples
+    if count == 1 or (count is None and residual < ONE_EXAMPLE):
+        labels = known_labels(update, knowledge, rng, 1)
+        return single_example(update, knowledge, (layer.weight, layer.bias), x, residual, labels)
+    labels = known_labels(update, knowledge, rng, count)
+    found = several_examples(update, knowledge, layer, gradient, None if labels is None else labels.values, peel)
+    if not found:
+        return _mixture(knowledge.model.input, x, knowledge.model.like)
+    return _reconstruction(knowledge, found, count)
+
+
+def single_example(
+    update: Update,
+    knowledge: ServerKnowledge,
+    names: tuple[str, ...],
+    x: Float[Tensor, " d"],
+    residual: float,
+    labels: Labels | None,
+) -> Reconstruction:
+    """The reconstruction of one example, certified if the rows agree and a replay gives the same update.
+
+    Args:
+        update: gradient or delta.
+        knowledge: of the server.
+        names: the tensors that a replay must reproduce.
+        x: the flattened encoded input.
+        residual: the worst rank-one residual behind `x`.
+        labels: the first is replayed; None leaves the replay out.
+    """
+    spec, like = knowledge.model.input, knowledge.model.like
+    z = x.view(1, *spec.encoded_shape)
+    notes = list[str]()
+    replayed = None if labels is None else replay_residual(update, knowledge, names, z, labels.values[:1])
+    if replayed is None:
+        notes.append("Not replayed, as the label or the protocol is unknown: the rows' agreement alone counts.")
+    worst = max(residual, replayed or 0.0)
+    level = certain_below(update, knowledge, names)
+    if worst >= level:
+        notes.append(f"Not one example alone: rows disagree or a replay differs (relative by {worst:.1e}).")
+    return Reconstruction(
+        inputs=spec.decode(z).to(like),
+        labels=None if labels is None else labels.values[:1].to(like.device),
+        label_method=None if labels is None else labels.method,
+        confidence=like.new_tensor([max(0.0, 1.0 - worst)]),
+        converged=worst < level and in_range(spec, x),
+        notes=tuple(notes),
+    )
+
+
+def _mixture(spec: InputSpec, x: Tensor, like: Tensor) -> Reconstruction:
+    return Reconstruction(
+        inputs=spec.decode(x.view(1, *spec.encoded_shape)).to(like),
+        confidence=like.new_zeros(1),
+        notes=("No row shows a valid input of one example; this is a mixture of all examples.",),
+    )
+
+
+def _reconstruction(knowledge: ServerKnowledge, found: list[Candidate], count: int | None) -> Reconstruction:
+    spec, like = knowledge.model.input, knowledge.model.like
+    labels = [c.label for c in found if c.label is not None]
+    sure, complete = sum(c.certified for c in found), len(labels) == len(found)
+    return Reconstruction(
+        inputs=spec.decode(torch.stack([c.z for c in found]).view(-1, *spec.encoded_shape)).to(like),
+        labels=torch.tensor(labels, device=like.device) if complete else None,
+        label_method="gradient of each candidate" if complete else None,
+        confidence=like.new_tensor([c.confidence for c in found]),
+        converged=sure > 0,
+        notes=(
+            f"{sure} of {count if count is not None else 'an unknown number of'} examples are confirmed by"
+            " rows that agree and by the network itself; the others are rows that may mix examples.",
+        ),
+    )

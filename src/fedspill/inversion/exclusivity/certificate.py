@@ -1,0 +1,89 @@
+"""Does the network itself confirm what exclusive units show? Judged without the truth.
+
+A mixture of examples passes for an input, and its units may agree. Passed through the network, it does not give the
+direction and the sizes of the columns that it was read from, nor fires just the units that were fired.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fedspill.inversion.exclusivity.candidates import Candidate, Evidence
+from fedspill.inversion.exclusivity.dense_end import Passed, passed
+
+BASE = 32
+"""Of the rounding: what is allowed between what was seen and what the network says."""
+FINEST = 1e-10
+ROUGH = 0.03
+"""Rounding beyond which nothing can be confirmed."""
+
+
+@dataclass(frozen=True)
+class Told:
+    """What the network says of one candidate.
+
+    Attributes:
+        fits: its own derivative has the direction and the sizes that were seen, and it fires what was fired.
+        share: its weight in the mean: 1/n, or more for an example that is there several times.
+        rough: relative error of the comparison by rounding; beyond `ROUGH` it says nothing.
+    """
+
+    fits: bool
+    share: float
+    rough: float
+
+    def copies(self, count: int) -> int:
+        """How many of n examples it stands for; 0 if that is no whole number."""
+        number = self.share * count
+        whole = round(number)
+        return whole if whole > 0 and abs(number - whole) <= max(1e-4, 4 * self.rough) * whole else 0
+
+
+def told(evidence: Evidence, found: Sequence[Candidate]) -> list[Told]:
+    """What the network says of each candidate."""
+    if not found:
+        return []
+    x = torch.stack([f.x for f in found])
+    labels = x.new_tensor([int(f.cluster.direction.argmin()) for f in found], dtype=torch.long)
+    way = passed(evidence.layers, evidence.params, x)
+    errors = way.errors(labels)
+    blur, rounded = _rounding(evidence, way)
+    return [_one(evidence, f, way.outputs[0][k], errors[k], blur[k], rounded[k]) for k, f in enumerate(found)]
+
+
+def _rounding(evidence: Evidence, way: Passed) -> tuple[Float[Tensor, "m units"], Float[Tensor, " m"]]:
+    """Of the units' outputs, and relative of the derivative by the logits, in the client's precision."""
+    hidden, last = (evidence.params[layer.weight] for layer in evidence.layers)
+    blur = 8 * evidence.eps * (way.inputs[0].norm(dim=1)[:, None] * hidden.norm(dim=1) + 1)
+    logits = 4 * evidence.eps * (float(last.norm(dim=1).max()) * way.inputs[1].norm(dim=1) + 1)
+    return blur, logits
+
+
+def _one(
+    evidence: Evidence,
+    found: Candidate,
+    outputs: Float[Tensor, " units"],
+    errors: Float[Tensor, " classes"],
+    blur: Float[Tensor, " units"],
+    rounded: Float[Tensor, ""],
+) -> Told:
+    units, strength = found.cluster.units, found.cluster.strength
+    size = float(errors.norm())
+    own = outputs[units]
+    spread = evidence.noise * len(errors) ** 0.5 / float(strength.norm())
+    seen = float((evidence.blurred[units] * strength).sum() / strength.sum())
+    allowed = max(FINEST, BASE * seen) + float(rounded) + 4 * evidence.eps / max(size, 1e-300) + 4 * spread
+    if size == 0 or not bool((own > 0).any()):
+        return Told(False, 0.0, allowed)
+    turned = float((errors / size - found.cluster.direction).norm())
+    per_unit = float((strength * own).sum() / own.square().sum())
+    # A unit that barely fires has a size that is mostly rounding.
+    rough = allowed + 2 * float(blur[units].norm() / own.norm())
+    missed = float((strength - per_unit * own).norm() / strength.norm())
+    slack = outputs.new_tensor(evidence.hidden.shape[1] ** 0.5) * blur
+    contradicted = bool((own < -slack[units]).any()) or bool((outputs > slack)[evidence.silent].any())
+    fits = turned <= allowed and missed <= rough and not contradicted and max(allowed, rough) < ROUGH
+    return Told(fits, per_unit / size, max(allowed, rough))

@@ -1,0 +1,8 @@
+"""What an update says of one layer.
+
+- `mean`: the mean gradient behind an update of either kind.
+- `layer`: one layer's mean gradient, its rows, and their rounding.
+- `linear`: what rows of a linear layer leak: weight gradient over bias gradient.
+- `head`: the classification layer's gradient and the weights that it was taken at.
+- `firing`: which units fired.
+"""

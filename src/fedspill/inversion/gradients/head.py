@@ -1,0 +1,77 @@
+"""The classification layer's gradient and the weights that it was taken at, as label inference needs them."""
+
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
+
+from fedspill.core.errors import NotApplicable
+from fedspill.core.knowledge import ServerKnowledge
+from fedspill.core.types import Params, Update
+from fedspill.inversion.gradients.layer import sent
+from fedspill.inversion.gradients.mean import local_steps, mean_gradient
+from fedspill.inversion.network.head import Head, find_head
+
+
+@dataclass(frozen=True)
+class HeadGradient:
+    """The mean gradient of the head in float64, with the number of examples behind it.
+
+    Attributes:
+        scaled: False if the scale is arbitrary (FedAvg of unknown settings).
+        weight: the head's own, at the middle of the client's path.
+        offset: the head's bias there, None if it has none.
+    """
+
+    head: Head
+    values: Params
+    num_examples: int
+    scaled: bool
+    weight: Float[Tensor, "k d"]
+    offset: Float[Tensor, " k"] | None
+
+    def rows(self) -> Float[Tensor, "k d"]:
+        """The gradient of the weight, one row per class."""
+        return self.values[self.head.weight]
+
+    def row_sums(self) -> Float[Tensor, " k"]:
+        """s_c, the sum of class c's row."""
+        return self.rows().sum(1)
+
+    def bias(self) -> Float[Tensor, " k"]:
+        """The gradient of the bias.
+
+        Raises:
+            NotApplicable: the head has no bias.
+        """
+        if self.head.bias is None:
+            raise NotApplicable(f"this label method reads the head's bias, and the head {self.head.name!r} has none")
+        if self.head.bias not in self.values:
+            raise NotApplicable(f"this label method reads {self.head.bias!r}, which the update does not hold")
+        return self.values[self.head.bias]
+
+
+def head_gradient(update: Update, knowledge: ServerKnowledge, num_examples: int) -> HeadGradient:
+    """Reads the head out of an update.
+
+    Raises:
+        NotApplicable: no head is found, or its weight was not trained.
+    """
+    head = find_head(knowledge.model)
+    sent(update, head.weight, "the head's weight")
+    names = [n for n in (head.weight, head.bias) if n is not None]
+    mean = mean_gradient(update, knowledge, names, num_examples)
+    middle = {n: _middle(update, knowledge, n, num_examples) for n in names}
+    offset = None if head.bias is None else middle[head.bias]
+    return HeadGradient(head, mean.values, num_examples, mean.scaled, middle[head.weight], offset)
+
+
+def _middle(update: Update, knowledge: ServerKnowledge, name: str, num_examples: int) -> Tensor:
+    value = knowledge.model.params[name].double()
+    steps = local_steps(knowledge, num_examples) or 1
+    return value - update.values[name].double() * late(steps) if name in update.values and steps > 1 else value
+
+
+def late(steps: int) -> float:
+    """Where on a straight path from start to end the mean of the T gradients at steps 0 .. T-1 is taken."""
+    return (steps - 1) / (2 * steps)

@@ -1,0 +1,112 @@
+"""Candidates read out of bins: each bin for itself, as the paper does."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fedspill.core.types import Mark
+from fedspill.inversion.codebooks.codebook import Book, opinion
+from fedspill.inversion.imprint.certificate import Accounts
+from fedspill.inversion.imprint.contents import Contents
+from fedspill.inversion.imprint.rows import Imprint
+
+SURE, OPEN, DOUBTFUL = 1.0, 0.5, 0.25
+"""Confidence in stored data, in what cannot be told, and in what looks like a mixture."""
+
+
+@dataclass(frozen=True)
+class Readings:
+    """Candidates as features of the place where they were read.
+
+    Attributes:
+        features: flat, float64.
+        origins: the name of the bin of each.
+        marks: one each.
+        confidence: in [0, 1]; above 0.5 only if a single example was recognised.
+        share: c of each, its weight in the update.
+    """
+
+    features: Float[Tensor, "m f"]
+    origins: tuple[str, ...]
+    marks: tuple[Mark, ...]
+    confidence: Float[Tensor, " m"]
+    share: Float[Tensor, " m"]
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def pick(self, which: Sequence[int]) -> "Readings":
+        """Some of them, in this order."""
+        return Readings(
+            self.features[list(which)],
+            tuple(self.origins[i] for i in which),
+            tuple(self.marks[i] for i in which),
+            self.confidence[list(which)],
+            self.share[list(which)],
+        )
+
+
+def joined(parts: Sequence[Readings]) -> Readings:
+    """All readings of several, at least one."""
+    if len(parts) == 1:
+        return parts[0]
+    return Readings(
+        torch.cat([p.features for p in parts]),
+        tuple(o for p in parts for o in p.origins),
+        tuple(m for p in parts for m in p.marks),
+        torch.cat([p.confidence for p in parts]),
+        torch.cat([p.share for p in parts]),
+    )
+
+
+def read_bins(held: Sequence[Contents], imprint: Imprint, book: Book, accounts: Accounts | None = None) -> Readings:
+    """The weighted mean of every bin whose sum of c is known, with what is believed of it.
+
+    Confidence also ranks: among the doubtful, larger bins come first, as the paper picks the candidates with the
+    largest mean gradient when there are more than examples.
+    """
+    return joined([read_group(held[j], imprint, j, book, None, accounts) for j in range(len(held))])
+
+
+def read_group(
+    held: Contents,
+    imprint: Imprint,
+    group: int,
+    book: Book,
+    only: Tensor | None = None,
+    accounts: Accounts | None = None,
+) -> Readings:
+    """The same for one group, or for some of its bins.
+
+    Args:
+        held: contents of the group.
+        imprint: all groups.
+        group: which one.
+        book: what stored data look like.
+        only: (k,) the bins to read.
+        accounts: asked where the book recognises nothing, as with data that are not stored in 8 bits.
+    """
+    filled = (held.known() if only is None else held.known() & only).nonzero()[:, 0]
+    features = held.ratio(filled)
+    names = imprint.names()[group]
+    inside = imprint.groups[group].bins(features) == filled
+    said = opinion(book, features)
+    alone, mixed = said.alone & inside, said.mixed | ~inside
+    if accounts is not None and not bool(alone.any()):
+        alone = torch.zeros_like(alone).masked_scatter(~mixed, accounts(features[~mixed], held.bias[filled][~mixed]))
+    confidence = torch.where(alone, SURE, torch.where(mixed, DOUBTFUL, OPEN)).to(features)
+    size = held.weight.mean(1)[filled].abs()
+    rank = size.argsort().argsort().to(features) / max(1, len(size))
+    marks: list[Mark] = [
+        "alone" if a else "mixture" if m else "unsure" for a, m in zip(alone.tolist(), mixed.tolist(), strict=True)
+    ]
+    return Readings(
+        features,
+        tuple(names[b] for b in filled.tolist()),
+        tuple(marks),
+        torch.where(alone, confidence, confidence * (0.5 + 0.5 * rank)),
+        held.bias[filled],
+    )

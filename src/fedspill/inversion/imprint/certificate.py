@@ -1,0 +1,119 @@
+"""Would a candidate send the number that was observed? A test of single examples that holds for any data.
+
+The share c of one example is the derivative of its own loss by the output of the planted rows. The server knows the
+network, so it can compute c for a candidate and each label; the mean of several examples sends another number.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from fedspill.core.knowledge import ServerKnowledge
+from fedspill.core.model import Model
+from fedspill.core.types import Update
+from fedspill.inversion.gradients.mean import one_step
+from fedspill.inversion.labels.known import known_labels
+from fedspill.inversion.network.layers import layer_at
+from fedspill.inversion.network.trace import probe_inputs
+
+CLOSE = 1e-4
+"""Relative error of the share up to which a candidate accounts for its bin."""
+MOST_CLASSES = 20
+"""Labels that are all tried where nothing is known of them; with more, some would fit any number."""
+CHUNK = 16
+
+Accounts = Callable[[Float[Tensor, "m f"], Float[Tensor, " m"]], Bool[Tensor, " m"]]
+"""Candidates and their observed shares to whether one example accounts for them."""
+
+
+@dataclass(frozen=True)
+class Outlet:
+    """Where the planted rows go on to.
+
+    Attributes:
+        enter: name of the module that gets the features.
+        leave: name of the module on whose output, (n, ...), all rows with bins act alike.
+        direction: by what a row's activation of 1 changes that output, flat.
+    """
+
+    enter: str
+    leave: str
+    direction: Float[Tensor, " out"]
+
+
+def share_test(update: Update, knowledge: ServerKnowledge, outlet: Outlet, rng: torch.Generator) -> Accounts | None:
+    """The test, None where shares cannot be computed: several local steps, batch statistics, another loss, no n."""
+    model, n = knowledge.model, knowledge.num_examples
+    if n is None or model.training or not one_step(update, knowledge) or model.loss_fn is not functional.cross_entropy:
+        return None
+    labels = _labels(update, knowledge, rng, n)
+    if labels is None:
+        return None
+
+    def accounts(features: Float[Tensor, "m f"], shares: Float[Tensor, " m"]) -> Bool[Tensor, " m"]:
+        if not len(features):
+            return shares.new_zeros(0, dtype=torch.bool)
+        parts = zip(features.split(CHUNK), shares.split(CHUNK), strict=True)
+        return torch.cat([_fits(model, outlet, f, labels, n * c) for f, c in parts])
+
+    return accounts
+
+
+def _labels(update: Update, knowledge: ServerKnowledge, rng: torch.Generator, n: int) -> Tensor | None:
+    if knowledge.labels is not None:
+        return knowledge.labels.unique()
+    classes = knowledge.model.logits(
+        knowledge.model.params, probe_inputs(knowledge.model.input, 2, knowledge.model.like)
+    )
+    if classes.ndim == 2 and classes.shape[1] <= MOST_CLASSES:
+        return torch.arange(classes.shape[1], device=classes.device)
+    found = known_labels(update, knowledge, rng, n)
+    return None if found is None else found.values.unique()
+
+
+def _fits(
+    model: Model, outlet: Outlet, features: Float[Tensor, "m f"], labels: Int[Tensor, " k"], wanted: Float[Tensor, " m"]
+) -> Bool[Tensor, " m"]:
+    shares = predicted_shares(model, outlet, features)[:, labels]
+    gap = (shares - wanted[:, None]).abs().amin(1)
+    return gap <= CLOSE * wanted.abs()
+
+
+def predicted_shares(model: Model, outlet: Outlet, features: Float[Tensor, "m f"]) -> Float[Tensor, "m classes"]:
+    """The derivative of a candidate's own loss by the output of its rows, for every label, in float64.
+
+    Cross-entropy with label y has the derivative sum_k p_k J_k - J_y, J that of the logits.
+    """
+    exact = replace(model.to(model.like.device, torch.float64), training=False)
+    z = probe_inputs(exact.input, len(features), exact.like)
+    direction, given = outlet.direction.to(exact.like), features.to(exact.like)
+
+    def entering(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        return module.forward(given.view(len(given), *inputs[0].shape[1:]))
+
+    def logits(t: Tensor) -> Tensor:
+        def leaving(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            return output + (t[:, None] * direction).view_as(output)
+
+        # Hooks run in the order in which they are registered.
+        hooks = ((outlet.enter, entering), (outlet.leave, leaving))
+        handles = [layer_at(exact, name).register_forward_hook(hook) for name, hook in hooks]
+        try:
+            return exact.logits(exact.params, z)
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    # A forward derivative by two backward ones: the vector-Jacobian product is linear in its vector.
+    start = torch.zeros_like(given[:, 0]).requires_grad_()
+    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+        values = logits(start)
+        vector = torch.zeros_like(values).requires_grad_()
+        (product,) = torch.autograd.grad(values, start, vector, create_graph=True)
+        (slopes,) = torch.autograd.grad(product.sum(), vector)
+    return (values.detach().softmax(1) * slopes).sum(1, keepdim=True) - slopes

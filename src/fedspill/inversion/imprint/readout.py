@@ -1,0 +1,119 @@
+"""The server's side of an imprint module: the secret that it keeps, and how it reads the answer."""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fedspill.core.errors import NotApplicable
+from fedspill.core.knowledge import ServerKnowledge
+from fedspill.core.model import Model
+from fedspill.core.roles import UNWATCHED, Expected, Watch
+from fedspill.core.types import Reconstruction, Update
+from fedspill.inversion.gradients.layer import Layer
+from fedspill.inversion.imprint.bins import SURE, Readings, read_bins
+from fedspill.inversion.imprint.certificate import Outlet, share_test
+from fedspill.inversion.imprint.contents import contents
+from fedspill.inversion.imprint.peeling import peel
+from fedspill.inversion.imprint.rescaling import mended_all
+from fedspill.inversion.imprint.rows import Imprint
+from fedspill.inversion.imprint.views import Look
+from fedspill.inversion.network.layers import CHUNK, layer_inputs
+from fedspill.inversion.theory.occupancy import peelable, summary
+
+Decode = Literal["bins", "peel"]
+
+
+@dataclass(frozen=True)
+class ImprintReadout:
+    """Reads an imprint module.
+
+    Converged means that stored data were recognised in at least one bin.
+
+    Attributes:
+        at: name of the layer in front of which features are read; "" is the network.
+        layer: the linear layer that holds the rows.
+        imprint: which row belongs to which bin.
+        look: what examples look like there.
+        decode: "bins", each for itself, or "peel".
+        active: False while the module is dormant.
+        outlet: where the rows go on to.
+        classifier: the model before it was changed, if labels are to be guessed by it (appendix A.5).
+    """
+
+    at: str
+    layer: Layer
+    imprint: Imprint
+    look: Look
+    decode: Decode
+    outlet: Outlet
+    active: bool = True
+    classifier: Model | None = None
+
+    def reconstruct(
+        self, update: Update, knowledge: ServerKnowledge, rng: torch.Generator, watch: Watch = UNWATCHED
+    ) -> Reconstruction:
+        """What the bins hold: each example that is alone in one of them exactly.
+
+        Raises:
+            NotApplicable: the module is dormant, or the layer was not trained.
+        """
+        if not self.active:
+            raise NotApplicable("the imprint module is dormant: its rows are ordinary before the round `active_from`")
+        raw = contents(update, knowledge, self.layer, self.imprint)
+        held = mended_all(raw, self.imprint.groups, self.look.book)
+        accounts = share_test(update, knowledge, self.outlet, rng)
+        decode = peel if self.decode == "peel" else read_bins
+        return self._reconstruction(decode(held, self.imprint, self.look.book, accounts), knowledge)
+
+    def _reconstruction(self, found: Readings, knowledge: ServerKnowledge) -> Reconstruction:
+        like = knowledge.model.like
+        inputs = self.look.inputs(found.features)
+        inputs = inputs.to(like) if inputs.is_floating_point() else inputs
+        labels = None if self.classifier is None else _predicted(self.classifier, inputs)
+        return Reconstruction(
+            inputs=inputs,
+            labels=labels,
+            label_method=None if labels is None else "the model's own prediction",
+            confidence=found.confidence.to(like),
+            converged=bool((found.confidence >= SURE).any()),
+            notes=self._notes(found, knowledge.num_examples),
+            origins=found.origins,
+            marks=found.marks,
+        )
+
+    def _notes(self, found: Readings, n: int | None) -> tuple[str, ...]:
+        sure, bins = sum(m == "alone" for m in found.marks), sum(len(g.rows) for g in self.imprint.groups)
+        if not len(found):
+            return ("No bin holds anything: no example was measured inside the cutoffs.",)
+        said = f"{len(found)} candidates were read in {bins} bins; {sure} are recognised as single examples."
+        if n is None:
+            return (said,)
+        theory = summary(n, bins)
+        return (
+            said,
+            theory if len(self.imprint.groups) == 1 else f"{theory} Here in {len(self.imprint.groups)} groups.",
+        )
+
+    def expects(self, model: Model, z: Tensor) -> Expected:
+        """The bins that examples fall into by the measurement alone, and those that must be read exactly."""
+        features: Float[Tensor, "n f"] = layer_inputs(model, self.at, z).flatten(1)
+        where = self.imprint.bins(features).cpu()
+        names = self.imprint.names()
+        places = tuple(tuple(names[j][b] for j, b in enumerate(row) if b >= 0) for row in where.tolist())
+        # One group: an example that is alone. Several without peeling: one that is alone in any of them.
+        if not self.look.whole:  # what is read is not the whole input
+            return Expected(places, torch.zeros(len(where), dtype=torch.bool))
+        if self.decode == "peel":
+            return Expected(places, peelable(where))
+        return Expected(places, torch.stack([peelable(column[:, None]) for column in where.T], 1).any(1))
+
+
+def _predicted(model: Model, inputs: Tensor) -> Tensor:
+    """Classes (m,), or next tokens (m, t), that the model takes for the likeliest."""
+    calm = replace(model, training=False)
+    with torch.no_grad():
+        parts = [calm.logits(calm.params, model.input.encode(part)).argmax(-1) for part in inputs.split(CHUNK)]
+    return torch.cat(parts) if parts else inputs.new_zeros(0, dtype=torch.long)

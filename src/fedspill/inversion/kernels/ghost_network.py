@@ -1,0 +1,170 @@
+"""The cosine distance of a candidate's gradient without the gradient: from what its layers tell of it.
+
+Six to seven convolutions of the network's size an iteration, instead of eight by plain double differentiation, none
+of them over a graph of the weights; and several candidates in one batch, since no weight depends on them. They may be
+candidates for different updates.
+"""
+
+import copy
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from fedspill.core.local_update import FedSGD, encoded_update
+from fedspill.core.model import Model
+from fedspill.core.rng import randn, stream
+from fedspill.core.types import Params
+from fedspill.inversion.kernels.ghost_layers import Tape, TappedBatchNorm2d, TappedConv2d, TappedLinear
+from fedspill.inversion.kernels.products import Products, cosine_of, formed
+from fedspill.inversion.kernels.winograd_network import LARGE, VIEW
+
+Labels = Tensor
+"""Of r candidates with n examples: (r, n, ...), classes or class probabilities."""
+
+SMALL = 1 << 14
+"""Parameters of a tensor that is joined with others."""
+CHECKED = 2
+"""Examples by which a network is checked."""
+TOLERANCE = 1e-3
+"""Share by which the products may differ in the check; float32 is off by less than 1e-4."""
+
+TAPPED: dict[type[nn.Module], Any] = {
+    nn.Conv2d: TappedConv2d,
+    nn.Linear: TappedLinear,
+    nn.BatchNorm2d: TappedBatchNorm2d,
+}
+
+
+class TappedNetwork:
+    """A network in eval mode with constant weights, beside observed gradients.
+
+    Attributes:
+        observed: (j, ...) each, of j updates; the first r / j of r candidates are compared with the first, and so on.
+        others: trained parameters of layers without taps, whose gradients are formed as usual.
+    """
+
+    def __init__(self, model: Model, observed: Params) -> None:
+        self.model, self.observed, self.tape = model, observed, Tape()
+        self._agreements: dict[int, bool] = {}
+        self.wanted = torch.stack([v.pow(2).reshape(len(v), -1).sum(1) for v in observed.values()]).sum(0)
+        self.module = _constant_copy(model)
+        left = set(observed)
+        for name, layer in self.module.named_modules():
+            if type(layer) in TAPPED and _can_be_tapped(layer):
+                names = [f"{name}.{end}" if name else end for end in ("weight", "bias")]
+                tap = TAPPED[type(layer)](layer, *(observed.get(n) for n in names), self.tape)
+                layer.forward = tap
+                left -= set(names)
+            if hasattr(layer, "inplace"):
+                setattr(layer, "inplace", False)  # noqa: B010 - a point must stay as it was noted
+        parameters = dict(self.module.named_parameters())
+        self.others = {k: parameters[k].requires_grad_() for k in observed if k in left}
+
+    def close(self) -> None:
+        """Takes the taps off for good: with them layers hold themselves, and the observed gradients, in a circle."""
+        for layer in self.module.modules():
+            layer.__dict__.pop("forward", None)
+
+    @property
+    def pays(self) -> bool:
+        """Whether one candidate by itself is cheaper this way: the taps' own calls cost more on a small network."""
+        like = next(iter(self.observed.values()))
+        return like.is_cuda or sum(v[0].numel() for v in self.observed.values()) >= LARGE
+
+    def agrees(self, labels: Labels) -> bool:
+        """Whether what the layers tell is true of this network; it is not where a weight is used outside its layer.
+
+        Args:
+            labels: of the candidates by which it is checked.
+        """
+        if len(labels) not in self._agreements:
+            self._agreements[len(labels)] = self._measured(labels.detach()[:, :CHECKED])
+        return self._agreements[len(labels)]
+
+    def stackable(self, labels: Labels) -> bool:
+        """Whether these candidates may share a batch: no layer mixes examples, and the loss is a mean."""
+        return not self.others and self.agrees(labels)
+
+    def _measured(self, labels: Tensor) -> bool:
+        z = randn((*labels.shape[:2], *self.model.input.encoded_shape), stream(0, "taps"), self.model.like)
+        training, runs = FedSGD(trainable=tuple(self.observed)), len(z) // len(self.wanted)
+        guesses = [encoded_update(self.model, *one, training).values for one in zip(z, labels, strict=True)]
+        norms = torch.stack([torch.stack([g.pow(2).sum() for g in guess.values()]).sum() for guess in guesses])
+        dots = torch.stack(
+            [
+                torch.stack([(g * self.observed[k][i // runs]).sum() for k, g in guess.items()]).sum()
+                for i, guess in enumerate(guesses)
+            ]
+        )
+        dot, norm = self.products(z.requires_grad_(), labels).detach()
+        wanted = self.wanted.repeat_interleave(runs)
+        off = (dot - dots).abs() / (norms * wanted).sqrt() + (norm - norms).abs() / norms
+        return bool((off < TOLERANCE).all())
+
+    def products(self, z: Float[Tensor, "r n ..."], labels: Labels) -> Products:
+        """For each of r candidates the product of its gradient with its observed one, and its squared norm."""
+        try:
+            return self._products(z, labels)
+        except RuntimeError as error:
+            if VIEW not in str(error) or self.tape.contiguous:
+                raise
+        self.tape.contiguous = True
+        return self._products(z, labels)
+
+    def _products(self, z: Tensor, labels: Tensor) -> Products:
+        tape = self.tape
+        tape.stack = len(z)
+        try:
+            with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+                self._read(z, labels)
+                return _sum(tape)
+        finally:
+            for notes in (tape.tensors, tape.readings, tape.formed, tape.products):
+                notes.clear()
+
+    def _read(self, z: Tensor, labels: Tensor) -> None:
+        tape, others = self.tape, list(self.others.values())
+        logits = self.module(z.flatten(0, 1))
+        # The mean over all, times their number, is the sum of the candidates' means.
+        loss = self.model.loss_fn(logits, labels.flatten(0, 1)) * len(z)
+        found: Any = torch.autograd.grad(loss, [*tape.tensors, *others], create_graph=True, allow_unused=True)
+        for reading, gradient in zip(tape.readings, found, strict=False):
+            if gradient is not None:
+                reading(gradient)
+        for name, gradient in zip(self.others, found[len(tape.readings) :], strict=True):
+            if gradient is not None:
+                tape.form(gradient[None], self.observed[name])
+
+    def distances(self, z: Float[Tensor, "r n ..."], labels: Labels) -> Float[Tensor, " r"]:
+        """1 - cosine for every candidate, differentiable once."""
+        dot, norm = self.products(z, labels).unflatten(1, (len(self.wanted), -1))
+        return cosine_of(dot, norm, self.wanted[:, None]).flatten()
+
+
+def _sum(tape: Tape) -> Products:
+    """Of everything on the tape; the many small gradients together, as the calls for them would take longest."""
+    small = [(g, o) for g, o in tape.formed if g.shape[1] <= SMALL]
+    found = [*tape.products, *(formed(g, o) for g, o in tape.formed if g.shape[1] > SMALL)]
+    if small:
+        gradients, observed = zip(*small, strict=True)
+        found.append(formed(torch.cat(gradients, 1), torch.cat(observed, 1)))
+    return torch.stack(found).sum(0)
+
+
+def _constant_copy(model: Model) -> nn.Module:
+    module = copy.deepcopy(model.module)
+    values = {**model.params, **model.buffers}
+    for name, old in [*module.named_parameters(), *module.named_buffers()]:
+        owner, _, end = name.rpartition(".")
+        new = values[name].detach()
+        setattr(module.get_submodule(owner), end, nn.Parameter(new, False) if isinstance(old, nn.Parameter) else new)
+    return module
+
+
+def _can_be_tapped(layer: nn.Module) -> bool:
+    if isinstance(layer, nn.Conv2d):
+        return not isinstance(layer.padding, str)
+    return not isinstance(layer, nn.BatchNorm2d) or (layer.running_mean is not None and layer.affine)

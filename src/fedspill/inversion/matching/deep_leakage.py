@@ -1,0 +1,101 @@
+"""What DLG and iDLG share: squared distance, L-BFGS, labels given or searched for together with the images."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fedspill.core.errors import NotApplicable
+from fedspill.core.knowledge import ServerKnowledge
+from fedspill.core.rng import randn
+from fedspill.core.roles import Watch
+from fedspill.core.types import Reconstruction, Update
+from fedspill.inversion.matching.hypotheses import Hypothesis, Unknowns, check_observed, hypotheses
+from fedspill.inversion.matching.outcome import conclude
+from fedspill.inversion.network.head import find_head
+from fedspill.inversion.objective.distances import squared_distance
+from fedspill.inversion.objective.matching import Matching
+from fedspill.inversion.search.problem import Problem
+from fedspill.inversion.search.sequential import Search
+from fedspill.inversion.search.step_rules import LBFGS
+
+
+@dataclass(frozen=True)
+class DeepLeakage:
+    """The search of DLG (Zhu et al. 2019, eq. 4) with its settings.
+
+    Attributes:
+        rule: L-BFGS and its settings.
+        steps: outer iterations of one run.
+        restarts: runs at most; they end as soon as one falls below `tolerance`.
+        tolerance: the squared distance at which the updates count as equal.
+        give_up: (iteration, level) at which a run counts as diverged.
+        unknowns: how to guess what the server was not granted.
+        converged_below: share of a blank image's cosine distance of updates that counts as converged.
+    """
+
+    rule: LBFGS
+    steps: int
+    restarts: int
+    tolerance: float
+    give_up: tuple[int, float] | None
+    unknowns: Unknowns
+    converged_below: float
+
+    def reconstruct(
+        self,
+        update: Update,
+        knowledge: ServerKnowledge,
+        rng: torch.Generator,
+        watch: Watch,
+        *,
+        joint_labels: bool,
+    ) -> Reconstruction:
+        """Searches for images (and labels) whose update equals the observed one."""
+        observed = check_observed(update, knowledge.model)
+        tried = hypotheses(observed, knowledge, self.unknowns, rng, infer=not joint_labels)
+        matchings = [
+            Matching(knowledge.model, observed, h.training, knowledge.num_clients, squared_distance) for h in tried
+        ]
+        problems = [_problem(m, h) for m, h in zip(matchings, tried, strict=True)]
+        search = Search(self.rule, self.steps, self.restarts, self.tolerance, self.give_up)
+        found = search.run(problems, rng, watch)
+        labels = _labels(found.variables, tried[found.problem])
+        matching = matchings[found.problem]
+        return conclude(matching, found.variables[0], labels, found, tried, self.converged_below)
+
+
+def _labels(variables: list[Tensor], hypothesis: Hypothesis) -> Tensor:
+    """Given classes, or the probabilities that are searched for."""
+    if hypothesis.labels is None:
+        return variables[1].softmax(1)
+    return hypothesis.labels.to(variables[0].device)
+
+
+def _problem(matching: Matching, hypothesis: Hypothesis) -> Problem:
+    model, spec, n = matching.model, matching.model.input, hypothesis.num_examples
+    classes = 0 if hypothesis.labels is not None else _num_classes(matching)
+
+    def draw(rng: torch.Generator) -> list[Tensor]:
+        images = randn((n, *spec.encoded_shape), rng, model.like)
+        return [images, randn((n, classes), rng, model.like)] if classes else [images]
+
+    def value(variables: list[Tensor]) -> Float[Tensor, ""]:
+        return matching(variables[0], _labels(variables, hypothesis))
+
+    def project(variables: list[Tensor]) -> None:
+        """DLG searches without bounds."""
+
+    def memory(variables: list[Tensor], runs: int) -> int:
+        return runs * matching.need(variables[0], _labels(variables, hypothesis))
+
+    return Problem(draw, value, project, memory=memory)
+
+
+def _num_classes(matching: Matching) -> int:
+    head = find_head(matching.model)
+    classes = len(matching.model.params[head.weight])
+    if classes < 2:
+        raise NotApplicable(f"joint labels need at least 2 classes; the head {head.weight!r} has {classes}")
+    return classes

@@ -1,0 +1,111 @@
+"""A hypothesis about the clients with what its search compares."""
+
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+from torch import Tensor
+
+from fedspill.core.knowledge import ServerKnowledge
+from fedspill.core.local_update import FedAvg, FedSGD
+from fedspill.core.types import Params, Update
+from fedspill.inversion.matching.hypotheses import Hypothesis
+from fedspill.inversion.matching.outcome import distance_to
+from fedspill.inversion.objective.distances import Distance
+from fedspill.inversion.objective.matching import Matching
+from fedspill.inversion.objective.surrogate import CorrectedMatching, Surrogate, surrogate
+
+AS_ONE = (
+    "Local training of {steps} steps was matched as one gradient, at parameters between those sent and those returned"
+    " (Zhu et al. 2023), corrected by training on the candidate; the result is judged by the training itself."
+)
+NEGLIGIBLE = 0.02
+"""Share of a blank image's distance that a stand-in may be off to have its activations read without a proof."""
+
+
+@dataclass(frozen=True)
+class Assumption:
+    """What follows from one hypothesis.
+
+    Attributes:
+        labels: of the hypothesis, on the model's device.
+        matching: with what the client computed; the judge of every result.
+        stand_in: one gradient in place of local training, where there is one.
+        sure: the protocol was granted, or is none but a gradient.
+    """
+
+    hypothesis: Hypothesis
+    labels: Tensor
+    matching: Matching
+    stand_in: Surrogate | None
+    sure: bool
+    _made: list[CorrectedMatching] = field(default_factory=list[CorrectedMatching], init=False)
+
+    @classmethod
+    def of(
+        cls, hypothesis: Hypothesis, knowledge: ServerKnowledge, observed: Update, distance: Distance, *, shorten: bool
+    ) -> "Assumption":
+        """Of a hypothesis with labels.
+
+        Args:
+            shorten: look for a gradient that stands in for local training.
+        """
+        assert hypothesis.labels is not None, "hypotheses() infers what was not granted"
+        model, training, clients = knowledge.model, hypothesis.training, knowledge.num_clients
+        labels = hypothesis.labels.to(model.like.device)
+        stand_in = None
+        if shorten and isinstance(training, FedAvg):
+            stand_in = surrogate(model, observed, training, labels, clients)
+        sure = isinstance(training, FedSGD) or knowledge.local_training is not None
+        return cls(hypothesis, labels, Matching(model, observed, training, clients, distance), stand_in, sure)
+
+    @property
+    def corrects(self) -> bool:
+        """A search corrects the stand-in by training on its candidates; of one local step it is exact."""
+        return self.stand_in is not None and self.stand_in.model is not self.matching.model
+
+    @cached_property
+    def close(self) -> bool:
+        """What one gradient tells is told by the clients' own, or by one that is hardly off: what a blank image is."""
+        if not self.corrects or self.stand_in is None:
+            return True
+        blank = self.matching.model.like.new_zeros(len(self.labels), *self.matching.model.input.encoded_shape)
+        return self.stand_in.off < NEGLIGIBLE * distance_to(self.short, blank, self.labels)
+
+    def distance(self) -> Matching | CorrectedMatching:
+        """What one search minimises, of one candidate."""
+        if self.stand_in is None or not self.corrects:
+            return self.short
+        self._made.append(made := CorrectedMatching(self.short, self.stand_in))
+        return made
+
+    def release(self) -> None:
+        """Lets go of copies of the network that a search made, before the next one."""
+        for matching in (self.matching, self.short, *(m.matching for m in self._made)):
+            matching.release()
+
+    @cached_property
+    def short(self) -> Matching:
+        """With one gradient, where there is one: that of the client, or the one that stands in for its training."""
+        if self.stand_in is None:
+            return self.matching
+        return replace(
+            self.matching,
+            model=self.stand_in.model,
+            observed=self.stand_in.update,
+            training=self.stand_in.training,
+        )
+
+    @property
+    def gradient(self) -> Params | None:
+        """Of one example, if that is what was observed, or what stands in for it; at `short.model`."""
+        single = self.hypothesis.num_examples == 1 and isinstance(self.short.training, FedSGD)
+        return self.short.observed.values if single and self.sure else None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of the result must know."""
+        training = self.hypothesis.training
+        if self.stand_in is None or not isinstance(training, FedAvg):
+            return ()
+        steps = training.local_steps(len(self.labels) // self.matching.clients)
+        return (AS_ONE.format(steps=steps),) if self.corrects else ()

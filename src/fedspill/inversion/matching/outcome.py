@@ -1,0 +1,73 @@
+"""From the best iterate of a gradient-matching search to a Reconstruction, judged without the truth."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from fedspill.core.types import Reconstruction
+from fedspill.inversion.matching.hypotheses import Hypothesis, notes_on
+from fedspill.inversion.objective.distances import cosine_distance
+from fedspill.inversion.objective.matching import Matching
+from fedspill.inversion.search.problem import Found
+
+TINY = 1e-30
+
+
+def conclude(
+    matching: Matching, z: Tensor, labels: Tensor, found: Found, tried: list[Hypothesis], level: float
+) -> Reconstruction:
+    """The reconstruction; confidence is the share of a blank image's distance that the search removed.
+
+    Distances are cosine distances of the updates, without any prior. A blank image is the centre of the encoded
+    space (the mean of the normalisation), so 0 means no closer to the observed update than nothing at all.
+
+    Args:
+        labels: classes (n,), or class probabilities (n, classes), of which the likeliest class is kept.
+        level: converged means a distance below this share of the blank image's.
+    """
+    left = distance_to(matching, z, labels) / max(distance_to(matching, torch.zeros_like(z), labels), TINY)
+    if not math.isfinite(left) or not math.isfinite(found.value):
+        left = math.inf  # nothing but NaN was seen: no trust in it
+    spec, kept = matching.model.input, tried[found.problem]
+    return Reconstruction(
+        inputs=spec.decode(spec.project(z.detach())),
+        labels=labels.argmax(1) if labels.is_floating_point() else labels,
+        label_method=None if kept.label_method == "granted" else kept.label_method,
+        confidence=torch.full((len(z),), max(0.0, min(1.0, 1.0 - left))),
+        objective=found.history,
+        converged=left < level,
+        notes=_notes(found, tried),
+    )
+
+
+def concluded(matching: Matching, z: Tensor, labels: Tensor, tried: list[Hypothesis], level: float) -> Reconstruction:
+    """`conclude` of an image that was found without a search."""
+    value = distance_to(matching, z, labels)
+    return conclude(matching, z, labels, Found(0, [z], value, (value,), (value,), 0, True), tried, level)
+
+
+def distance_to(matching: Matching, z: Tensor, labels: Tensor) -> float:
+    """The cosine distance of the updates without any prior, infinite where it is not finite.
+
+    In float64 where the numbers are summed, since 1 - cosine loses what is below the rounding of 1.
+    """
+    observed = {k: v.double() for k, v in matching.observed.values.items()}
+    distance = float(cosine_distance({k: v.double() for k, v in matching.guess(z, labels).items()}, observed))
+    return max(0.0, distance) if math.isfinite(distance) else math.inf
+
+
+def _notes(found: Found, tried: list[Hypothesis]) -> tuple[str, ...]:
+    notes = notes_on(tried, found.best_by_problem, found.problem)
+    if found.diverged:
+        notes += (f"{found.diverged} of the runs diverged and were given up.",)
+    if found.enough:
+        notes += (
+            f"Stopped after {len(found.history)} iterations, at {found.estimate:.1f} dB by its own estimate, which is"
+            " no bound.",
+        )
+    elif found.estimate is not None:
+        notes += (f"By its own estimate, which is no bound, it reached {found.estimate:.1f} dB.",)
+    if not found.complete:
+        notes += ("The budget ended before the last iteration; this is the best so far.",)
+    return notes

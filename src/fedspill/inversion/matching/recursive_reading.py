@@ -1,0 +1,123 @@
+"""The analytic part of gradient matching: what one example's gradient tells exactly, and the picture that it makes up.
+
+Of local training it reads the gradient that stands in for it, which is a little off. A picture that was read tells by
+how much, since its training can be run; so the gradient is corrected and read again, and what is found is a fixed
+point (defect correction) at which the training itself gives what was observed.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fedspill.core.errors import NotApplicable
+from fedspill.core.rng import stream
+from fedspill.core.roles import Unwatched, Watch
+from fedspill.core.types import Params, Reconstruction
+from fedspill.inversion.matching.forward_model import Assumption
+from fedspill.inversion.matching.outcome import concluded
+from fedspill.inversion.recursion.known_activations import KnownActivations, known_activations
+
+EXACT = 1e-3
+"""Share of a blank image's distance below which a picture from the activations alone needs no search."""
+CORRECTIONS = 4
+"""Readings after the first, of local training."""
+UNPROVEN = (
+    "Activations that would be those of a single example were found and not used: they rest on a guess of the number of"
+    " examples or of the way that local training took, and do not make up a picture that proves it."
+)
+NONE = "No activation was recovered exactly"
+NO_SINGLE = f"{NONE}: this needs the gradient of a single example."
+
+AFTER = "This needed a search first, which told how far local training is from a gradient."
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What was read.
+
+    Attributes:
+        picture: that the activations determine, if they are so many.
+        known: the activations.
+        notes: for the report.
+    """
+
+    picture: Reconstruction | None = None
+    known: KnownActivations | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def confidence(self) -> float:
+        """Of the picture, in [0, 1]; -1 without one."""
+        if self.picture is None or self.picture.confidence is None:
+            return -1.0
+        return float(self.picture.confidence.min())
+
+    @property
+    def sure(self) -> bool:
+        """The picture's update is the observed one, so that there is nothing left to search for."""
+        return self.confidence > 1 - EXACT
+
+
+def read_exactly(assumed: Sequence[Assumption], level: float, rng: torch.Generator, watch: Watch) -> Reading:
+    """Reads the first assumption of a single example.
+
+    Args:
+        level: share of a blank image's distance at which a result counts as converged.
+        rng: draws the start from which activations are inverted.
+    """
+    single = [a for a in assumed if a.gradient is not None]
+    if not single:
+        return Reading(notes=(NO_SINGLE,))
+    gradient = single[0].gradient
+    assert gradient is not None
+    found = _read(single, gradient, level, rng, watch)
+    if found.known is None or (len(single) == len(assumed) and single[0].close):
+        return found
+    # Of several examples of one class what the head tells looks like one; and what a first guess tells is a guess.
+    return found if found.sure else Reading(notes=(UNPROVEN,))
+
+
+def read_again(assumed: Assumption, z: Tensor, level: float, watch: Watch) -> Reading:
+    """Reads local training of one example once more, after a search has found the picture nearly."""
+    if assumed.gradient is None or assumed.stand_in is None or not assumed.corrects:
+        return Reading()
+    gradient = assumed.stand_in.corrected(z, assumed.labels)
+    return _read([assumed], gradient, level, stream(0, "read again"), _Quiet(watch))
+
+
+@dataclass(frozen=True)
+class _Quiet(Unwatched):
+    """Tells nobody of progress, which is that of the search before."""
+
+    whole: Watch
+
+    def out_of_time(self) -> bool:
+        """Of whoever watches the search."""
+        return self.whole.out_of_time()
+
+
+def _read(single: Sequence[Assumption], gradient: Params, level: float, rng: torch.Generator, watch: Watch) -> Reading:
+    """The best of the first reading and those of corrected gradients."""
+    first, best, tried = single[0], Reading(), [a.hypothesis for a in single]
+    source = "local training, taken for one gradient" if first.corrects else "the gradient"
+    for _ in range(1 + CORRECTIONS if first.corrects else 1):
+        try:
+            known = known_activations(first.short.model, gradient, watch)
+        except NotApplicable as error:
+            return best if best.known else Reading(notes=(f"{NONE}: {error}.",))
+        except Exception as error:  # nothing in this part may end an attack that works without it
+            return best if best.known else Reading(notes=(f"{NONE}: {type(error).__name__}: {error}.",))
+        notes = (f"Recovered from {source}, layer by layer: the values of {known.described()}.",)
+        if not known.suffices:
+            return best if best.known else Reading(known=known, notes=notes)
+        z = known.inverted(rng, watch)
+        found = Reading(concluded(first.matching, z, first.labels, tried, level), known, notes)
+        if found.confidence <= best.confidence:
+            return best
+        best = found
+        if first.stand_in is None or not first.corrects or watch.out_of_time():
+            return best
+        gradient = first.stand_in.corrected(z, first.labels)
+    return best

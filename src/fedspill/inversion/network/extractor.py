@@ -1,0 +1,115 @@
+"""A network as a frozen feature extractor with a head: federated transfer learning.
+
+Dabholkar et al. 2025 (Maui, arXiv 2509.11451), section 2.1: clients train and send the head alone.
+"""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from fedspill.core.errors import NotApplicable
+from fedspill.core.model import Model
+from fedspill.inversion.network.layers import layer_at, layer_inputs
+
+NAMES = ("head", "fc", "classifier", "heads")
+"""What networks call their head, in the zoo and in torchvision, timm and transformers."""
+
+
+def find_head(model: Model) -> str:
+    """Name of the head: a module of a usual name at the top, else the last linear layer.
+
+    Raises:
+        NotApplicable: there is neither.
+    """
+    top = dict(model.module.named_children())
+    for name in NAMES:
+        if name in top and any(isinstance(m, nn.Linear) for m in top[name].modules()):
+            return name
+    linear = [n for n, m in model.module.named_modules() if isinstance(m, nn.Linear)]
+    if not linear or linear[-1] == "":
+        raise NotApplicable("the network has no linear layer behind a feature extractor, so no head to share")
+    return linear[-1]
+
+
+@dataclass(frozen=True)
+class Extractor:
+    """What the head `at` is given: the intermediate representation (IR), differentiable in z.
+
+    Everything is computed in eval mode, as a frozen extractor is run.
+    """
+
+    model: Model
+    at: str
+
+    def __call__(self, z: Float[Tensor, "n ..."]) -> Float[Tensor, "n d"]:
+        """Representations of encoded inputs."""
+        return self.function()(z)
+
+    def function(self) -> Callable[[Tensor], Tensor]:
+        """The same, with the head cut off once and for all: for loops."""
+        calm = replace(self.model, training=False)
+        module = with_module(calm, self.at, nn.Flatten()).module
+        own = {k: v for k, v in {**calm.params, **calm.buffers}.items() if not k.startswith(f"{self.at}.")}
+
+        def represent(z: Tensor) -> Tensor:
+            return functional_call(module, own, (z,)).flatten(1)
+
+        return represent
+
+    def of(self, inputs: Tensor, chunk: int = 500) -> Float[Tensor, "n d"]:
+        """Representations of inputs as people see them, without a graph, few at a time."""
+        represent = self.function()
+        with torch.no_grad():
+            parts = [represent(self.model.input.encode(p.to(self.model.like))) for p in inputs.split(chunk)]
+        return torch.cat(parts)
+
+
+def with_module(model: Model, at: str, module: nn.Module) -> Model:
+    """The model with another module in the place of `at`; the module brings its weights.
+
+    Raises:
+        NotApplicable: there is no such place.
+    """
+    layer_at(model, at)
+    network = copy.deepcopy(model.module)
+    parent, _, name = at.rpartition(".")
+    setattr(network.get_submodule(parent), name, module.train(model.training))
+    inside = f"{at}."
+    params = {k: v for k, v in model.params.items() if not k.startswith(inside)}
+    buffers = {k: v for k, v in model.buffers.items() if not k.startswith(inside)}
+    params |= {inside + k: v.detach().to(model.like) for k, v in module.named_parameters()}
+    buffers |= {inside + k: v.detach().to(model.like.device) for k, v in module.named_buffers()}
+    order = [k for k, _ in network.named_parameters()], [k for k, _ in network.named_buffers()]
+    return replace(
+        model, module=network, params={k: params[k] for k in order[0]}, buffers={k: buffers[k] for k in order[1]}
+    )
+
+
+def two_layer_head(
+    first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor], *, flatten: bool = False
+) -> nn.Sequential:
+    """Linear, ReLU, Linear with these weights and biases: (h, d), (h,) and (classes, h), (classes,).
+
+    Args:
+        flatten: representations come with more than one axis.
+    """
+    layers: list[nn.Module] = [nn.Flatten()] if flatten else []
+    layers += [_linear(*first), nn.ReLU(), _linear(*second)]
+    return nn.Sequential(*layers)
+
+
+def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
+    layer = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
+    layer.weight, layer.bias = nn.Parameter(weight.detach().clone()), nn.Parameter(bias.detach().clone())
+    return layer
+
+
+def representation_shape(model: Model, at: str) -> tuple[int, ...]:
+    """Of one representation, as the head is given it."""
+    z = model.like.new_zeros(1, *model.input.encoded_shape)
+    return tuple(layer_inputs(replace(model, training=False), at, z).shape[1:])

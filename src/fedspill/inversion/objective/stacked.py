@@ -1,0 +1,133 @@
+"""Gradient matching of many updates in one stack: every candidate beside the update that it is a candidate for."""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property, partial
+from itertools import pairwise
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fedspill.core.model import Model
+from fedspill.core.rng import randn, stream
+from fedspill.core.types import Params
+from fedspill.inversion.kernels.ghost_network import TOLERANCE, TappedNetwork
+from fedspill.inversion.objective.autograd import evaluated
+from fedspill.inversion.objective.matching import Valued, differentiated
+from fedspill.inversion.objective.memory import NEGLIGIBLE, Demand, of_candidates, usable_bytes
+
+HELD = 2
+"""Copies of an observed gradient beside the one that came: in the stack, and in the order in which tiles have it."""
+
+
+@dataclass(frozen=True)
+class MatchingMany:
+    """Cosine distances to j observed gradients of one network in eval mode.
+
+    Of r candidates the first r / j belong to the first update, and so on. The observed gradients are copied into one
+    tensor for each parameter; candidates for the same update share them.
+
+    Attributes:
+        observed: gradients of the same parameters.
+        labels: (j, n, ...), classes or class probabilities.
+        runs: candidates for each update, r / j.
+    """
+
+    model: Model
+    observed: tuple[Params, ...]
+    labels: Tensor
+    runs: int = 1
+
+    def each(self, z: Float[Tensor, "r n ..."]) -> Float[Tensor, " r"]:
+        """The distances, differentiable once."""
+        return evaluated(partial(_valued, self._network), z, self._labels)
+
+    def release(self) -> None:
+        """Lets go of the copies of the observed gradients, so that the next ones have room."""
+        if "_network" in self.__dict__:
+            self.__dict__.pop("_network").close()
+
+    @cached_property
+    def stacks(self) -> bool:
+        """Whether candidates for these updates may share a batch; two updates of different labels are tried."""
+        other = next((i for i, own in enumerate(self.labels) if not own.equal(self.labels[0])), len(self.labels) - 1)
+        pair = sorted({0, other})
+        network = TappedNetwork(self.model, _joined([self.observed[i] for i in pair]))
+        agrees = network.stackable(self.labels[pair].repeat_interleave(2, 0))
+        network.close()
+        return agrees and self._loss_is_mean
+
+    @property
+    def fit(self) -> int:
+        """How many updates fit into memory at a time, with all their runs; below 1 if none does."""
+        values = self._parameters + self._start.numel() * self.runs
+        if values * len(self.observed) < NEGLIGIBLE:
+            return len(self.observed)
+        free = usable_bytes(self.model.like.device, self._bytes)
+        fixed = self._demand.of(0)
+        return min(len(self.observed), int((free - fixed) // (self._need_of_one - fixed)))
+
+    def need(self) -> int:
+        """Bytes that one evaluation of all values and gradients takes, measured on a few examples of two updates."""
+        fixed = self._demand.of(0)
+        return fixed + (self._need_of_one - fixed) * len(self.observed)
+
+    @property
+    def _need_of_one(self) -> int:
+        return self._demand.of(self.runs) + HELD * self._bytes
+
+    @property
+    def _parameters(self) -> int:
+        return sum(v.numel() for v in self.observed[0].values())
+
+    @property
+    def _bytes(self) -> int:
+        return self._parameters * self.model.like.element_size()
+
+    @property
+    def _start(self) -> Tensor:
+        return self.model.like.new_zeros(self.labels.shape[1], *self.model.input.encoded_shape)
+
+    @cached_property
+    def _demand(self) -> Demand:
+        networks = [TappedNetwork(self.model, _joined(self.observed[:count])) for count in (1, 2)]
+
+        def few(z: Tensor, labels: Tensor) -> Valued:
+            return _valued(networks[len(z) - 1], z, labels.expand(len(z), *labels.shape))
+
+        found = of_candidates(few, self._start, self.labels[0])
+        for network in networks:
+            network.close()
+        return found
+
+    @cached_property
+    def _network(self) -> TappedNetwork:
+        return TappedNetwork(self.model, _joined(self.observed))
+
+    @cached_property
+    def _labels(self) -> Tensor:
+        return self.labels.repeat_interleave(self.runs, 0)
+
+    @property
+    def _loss_is_mean(self) -> bool:
+        """Whether the loss of any two is the mean of theirs: not where labels weigh differently, or one is ignored."""
+        model, loss = self.model, self.model.loss_fn
+        with torch.no_grad():
+            shape = model.logits(model.params, self._start[:1]).shape[1:]
+            logits = randn((*self.labels.shape[:2], *shape), stream(0, "many"), model.like)
+            each = [float(loss(*one)) for one in zip(logits, self.labels, strict=True)]
+            pairs = [
+                float(loss(logits[i : i + 2].flatten(0, 1), self.labels[i : i + 2].flatten(0, 1)))
+                for i in range(len(each) - 1)
+            ]
+        means = [(one + two) / 2 for one, two in pairwise(each)]
+        return all(math.isclose(found, mean, rel_tol=TOLERANCE) for found, mean in zip(pairs, means, strict=True))
+
+
+def _valued(network: TappedNetwork, z: Tensor, labels: Tensor) -> Valued:
+    return differentiated(network.distances, z, labels)
+
+
+def _joined(observed: tuple[Params, ...] | list[Params]) -> Params:
+    return {k: torch.stack([one[k] for one in observed]) for k in observed[0]}

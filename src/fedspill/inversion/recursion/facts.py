@@ -1,0 +1,164 @@
+"""What follows from what is known of a network's activations and of the loss's derivatives by them."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor, nn
+
+from fedspill.inversion.network.activations import slope, undone
+from fedspill.inversion.recursion.graph import Dataflow, Node
+
+TINY = 1e-9
+NOISE = 3.0
+"""Times the most negative value that a ReLU seems to have put out: up to there a value may be 0."""
+
+
+@dataclass(frozen=True)
+class Fact:
+    """What is known of a node's values.
+
+    Attributes:
+        value: (1, ...), 0 where unknown.
+        known: where.
+    """
+
+    value: Tensor
+    known: Bool[Tensor, "1 ..."]
+
+    @property
+    def complete(self) -> bool:
+        """All of it is known."""
+        return bool(self.known.all())
+
+
+class KnownValues:
+    """Values go forward through the operations, and back where these can be undone; cotangents go back.
+
+    Attributes:
+        facts: of nodes.
+        cotangents: the loss's derivative by a node's values.
+        sources: those cotangents that do not follow from others.
+        forced: at a ReLU: 1 where a unit fires, -1 where it does not, whatever its value seems to be.
+    """
+
+    def __init__(self, flow: Dataflow) -> None:
+        self.flow = flow
+        self.facts: dict[Node, Fact] = {}
+        self.cotangents: dict[Node, Tensor] = {}
+        self.sources: dict[Node, Tensor] = {}
+        self.forced: dict[Node, Tensor] = {}
+
+    def complete(self, node: Node) -> bool:
+        """All its values are known."""
+        return node in self.facts and self.facts[node].complete
+
+    def values(self, nodes: list[Node]) -> dict[Node, Tensor]:
+        """Of those nodes that are complete."""
+        return {n: self.facts[n].value for n in nodes if self.complete(n)}
+
+    def learn(self, node: Node, value: Tensor, known: Tensor) -> bool:
+        """Adds what is not known yet; whether there was any."""
+        old, known = self.facts.get(node), known & value.isfinite()
+        fresh = known if old is None else known & ~old.known
+        if not bool(fresh.any()):
+            return False
+        value = self._cleaned(node, value.where(fresh, 0.0))
+        if old is not None:
+            value, fresh = value.where(fresh, old.value), fresh | old.known
+        self.facts[node] = Fact(value, fresh)
+        return True
+
+    def learn_all(self, node: Node, value: Tensor) -> bool:
+        """`learn` of all values."""
+        return self.learn(node, value, torch.ones_like(value, dtype=torch.bool))
+
+    def found_cotangent(self, node: Node, cotangent: Tensor) -> None:
+        """Notes one that does not follow from others."""
+        self.cotangents[node] = self.sources[node] = cotangent
+
+    def forget_cotangents(self) -> None:
+        """All that follow from others."""
+        self.cotangents = dict(self.sources)
+
+    def conclude(self) -> None:
+        """Draws every conclusion."""
+        changed = True
+        while changed:
+            changed = False
+            for node in self.flow:
+                changed |= self._forward(node)
+            for node in reversed(self.flow.nodes):
+                changed |= self._undo(node) | self._backward(node) | self._upward(node)
+
+    def _cleaned(self, node: Node, value: Tensor) -> Tensor:
+        """What a ReLU puts out is not negative; how negative it seems to be tells how large the noise is."""
+        if self.flow.kind(node) != "relu":
+            return value
+        return value.where(value > NOISE * (-value.min()).clamp_min(0), 0.0)
+
+    def _forward(self, node: Node) -> bool:
+        inputs = self.flow.inputs(node)
+        if self.complete(node) or not inputs or self.flow.opaque(node) or not all(self.complete(n) for n in inputs):
+            return False
+        return self.learn_all(node, self.flow.apply(node, self.values(inputs)))
+
+    def _undo(self, node: Node) -> bool:
+        """From an operation's output to its only unknown input."""
+        inputs = self.flow.inputs(node)
+        left = [n for n in inputs if not self.complete(n)]
+        if node not in self.facts or len(left) != 1:
+            return False
+        fact, wanted = self.facts[node], left[0]
+        if self.flow.kind(node) == "affine":
+            return self._undo_affine(node, wanted, fact)
+        value = undone(self.flow.kind(node), fact.value) if len(inputs) == 1 else None
+        return value is not None and self.learn(wanted, value.nan_to_num(), fact.known & value.isfinite())
+
+    def _undo_affine(self, node: Node, wanted: Node, fact: Fact) -> bool:
+        scale = None if self._weighs(node) else self.flow.diagonal(node, wanted)
+        if scale is None:
+            return False
+        rest = fact.value - self.flow.apply(node, self.values(self.flow.inputs(node)))
+        value = self.flow.pull(node, wanted, rest.where(fact.known, 0.0)) / scale.clamp_min(TINY)
+        unknown = self.flow.pull(node, wanted, (~fact.known).to(rest)).abs()
+        return self.learn(wanted, value, (scale > TINY) & (unknown < TINY))
+
+    def _backward(self, node: Node) -> bool:
+        users = self.flow.users(node)
+        if node in self.cotangents or not users:
+            return False
+        parts = [self._part(user, node) for user in users]
+        if any(p is None for p in parts):
+            return False
+        self.cotangents[node] = torch.stack([p for p in parts if p is not None]).sum(0)
+        return True
+
+    def _part(self, user: Node, node: Node) -> Tensor | None:
+        """What one use of a node adds to its cotangent."""
+        if user not in self.cotangents:
+            return None
+        cotangent, kind, inputs = self.cotangents[user], self.flow.kind(user), self.flow.inputs(user)
+        if kind == "affine":
+            return self.flow.pull(user, node, cotangent)
+        steep = slope(kind, self.facts[user].value) if self.complete(user) else None
+        if steep is not None:
+            forced = self.forced.get(user, torch.zeros_like(cotangent))
+            return cotangent * torch.where(forced == 0, steep, (forced > 0).to(steep))
+        if not self.flow.opaque(user) and all(self.complete(n) for n in inputs):
+            return self.flow.pull(user, node, cotangent, self.values(inputs))
+        return None
+
+    def _upward(self, node: Node) -> bool:
+        """From an input without another use, to which the operation only hands its own cotangent on."""
+        if node in self.cotangents or self.flow.kind(node) != "affine" or self._weighs(node):
+            return False
+        for n in self.flow.inputs(node):
+            scale = self.flow.diagonal(node, n) if n in self.cotangents and self.flow.users(n) == [node] else None
+            if scale is not None and bool((scale > TINY).all()) and scale.numel() == self.flow.blank(node).numel():
+                self.cotangents[node] = self.flow.linear(node, {n: self.cotangents[n] / scale})
+                return True
+        return False
+
+    def _weighs(self, node: Node) -> bool:
+        return isinstance(self.flow.module(node), nn.Conv2d | nn.Linear)

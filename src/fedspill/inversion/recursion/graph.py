@@ -1,0 +1,212 @@
+"""A network as a graph of operations on one example, each of which can be run, transposed and, often, undone."""
+
+import copy
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx.node import map_arg
+
+from fedspill.core.errors import NotApplicable
+from fedspill.core.model import Model
+from fedspill.core.rng import randn, stream
+from fedspill.inversion.network.activations import Kind, named_kind
+
+Node = fx.Node
+Values = Mapping[Node, Tensor]
+LINEAR = 1e-9
+"""Relative deviation below which an operation passes for an affine one, in float64."""
+SAME = 1e-4
+"""Relative deviation, in float32 or better, up to which the traced network is the network."""
+
+
+class Dataflow:
+    """The operations of a network in eval mode, for one example.
+
+    Attributes:
+        nodes: those that hold an example's values, in the order of computation, the network's input first.
+        output: what the network puts out.
+
+    Raises:
+        NotApplicable: the network is in train mode, or cannot be traced by `torch.fx`, or the trace is another network.
+    """
+
+    def __init__(self, model: Model, dtype: torch.dtype = torch.float64) -> None:
+        if model.training:
+            raise NotApplicable("the network is in train mode: its layers do not work on single examples")
+        self._traced = _traced(_copied(model, dtype))
+        self._modules, self._run = dict(self._traced.named_modules()), fx.Interpreter(self._traced)
+        shape, like = (1, *model.input.encoded_shape), model.like.to(dtype)
+        inputs = [randn(shape, stream(seed, "dataflow"), like) for seed in (0, 1)]
+        self._probes = [self._through(z) for z in inputs]
+        reached = _reached(self._traced.graph)
+        self.nodes = [n for n in reached if n.op != "output" and _is_example(self._probes[0][n])]
+        self.output = next(n for n in self._traced.graph.nodes if n.op == "output").all_input_nodes[0]
+        if not self.nodes or self.nodes[0].op != "placeholder" or not self._is_network(model, inputs[0]):
+            raise NotApplicable(
+                "what torch.fx traces is not the network, which changes values in place, branches by values, or takes"
+                " more than one picture"
+            )
+        self._held = set(self.nodes)
+        # Bits, tuples and the like that come from the picture: what uses them is no function of what is held.
+        self._opaque = {n for n in self.nodes if any(m in reached and m not in self._held for m in n.all_input_nodes)}
+        self._kinds: dict[Node, Kind] = {}
+        self._diagonals: dict[tuple[Node, Node], Tensor | None] = {}
+
+    def __iter__(self) -> Iterator[Node]:
+        return iter(self.nodes)
+
+    def module(self, node: Node) -> nn.Module | None:
+        """The layer that the operation calls, if it is one."""
+        return self._modules[str(node.target)] if node.op == "call_module" else None
+
+    def owns_weight(self, node: Node) -> bool:
+        """No other name of the network stands for the layer's weight."""
+        weight = getattr(self.module(node), "weight", None)
+        names = [k for k, v in self._traced.named_parameters(remove_duplicate=False) if v is weight]
+        return len(names) == 1
+
+    def opaque(self, node: Node) -> bool:
+        """It takes more from the picture than values that are held, so that it cannot be computed from these."""
+        return node in self._opaque
+
+    def inputs(self, node: Node) -> list[Node]:
+        """Those of its arguments that hold an example's values."""
+        return [n for n in node.all_input_nodes if n in self._held]
+
+    def users(self, node: Node) -> list[Node]:
+        """Operations that take its values."""
+        return [n for n in node.users if n in self._held]
+
+    def blank(self, node: Node) -> Tensor:
+        """Zeros in the shape of its values, (1, ...)."""
+        return torch.zeros_like(self._probes[0][node])
+
+    def apply(self, node: Node, values: Values) -> Tensor:
+        """The operation at these values (n, ...) of its inputs; what is missing is 0."""
+
+        def one(n: Node) -> Any:
+            if n not in self._held:
+                return self._probes[0][n]
+            return values[n] if n in values else self.blank(n)
+
+        return self._called(node, one)
+
+    def linear(self, node: Node, values: Values) -> Tensor:
+        """An affine operation less its constant."""
+        return self.apply(node, values) - self.apply(node, {})
+
+    def pull(self, node: Node, wanted: Node, cotangent: Tensor, at: Values | None = None) -> Tensor:
+        """The operation's transposed derivative by one input, at these values of its inputs (any, if it is affine)."""
+        at = at or {}
+        leaf = (at[wanted] if wanted in at else self.blank(wanted)).detach().clone().requires_grad_()
+        with torch.enable_grad():
+            value = self.apply(node, {**at, wanted: leaf})
+        found: Any = torch.autograd.grad(value, leaf, cotangent, allow_unused=True)[0]
+        return torch.zeros_like(leaf) if found is None else found
+
+    def kind(self, node: Node) -> Kind:
+        """What can be done with it; affine operations are found by trial, so that no list of them is needed."""
+        if node in self._opaque:
+            return "other"
+        if node not in self._kinds:
+            target: Any = type(self.module(node)) if node.op == "call_module" else node.target
+            self._kinds[node] = named_kind(target) or ("affine" if self._is_affine(node) else "other")
+        return self._kinds[node]
+
+    def diagonal(self, node: Node, wanted: Node) -> Tensor | None:
+        """The diagonal of L' L, L the affine operation as a function of this input; None where L mixes values."""
+        key = (node, wanted)
+        if key not in self._diagonals:
+            ones = torch.ones_like(self.blank(wanted))
+            probe = torch.linspace(1, 2, ones.numel(), dtype=ones.dtype, device=ones.device).reshape(ones.shape)
+            d, again = (self.pull(node, wanted, self.linear(node, {wanted: x})) for x in (ones, probe))
+            fits = bool((again - d * probe).abs().max() <= LINEAR * d.abs().max())
+            self._diagonals[key] = d if fits else None
+        return self._diagonals[key]
+
+    def until(self, names: list[str]) -> Callable[[Tensor], list[Tensor]]:
+        """From the encoded input (1, ...) to the values of these nodes; nothing past them is computed."""
+        ends = [next(n for n in self.nodes if n.name == name) for name in names]
+        needed, left = set[Node](), list(ends)
+        while left:
+            node = left.pop()
+            if node not in needed:
+                needed.add(node)
+                left += node.all_input_nodes
+        order = [n for n in self._traced.graph.nodes if n in needed]
+
+        def run(z: Tensor) -> list[Tensor]:
+            values = dict[Node, Any]()
+            for node in order:
+                values[node] = z if node.op == "placeholder" else self._called(node, values.__getitem__)
+            return [values[n] for n in ends]
+
+        return run
+
+    def _is_network(self, model: Model, z: Tensor) -> bool:
+        """A branch by values, or a value that is changed after it was used, makes the trace another network."""
+        logits, traced = model.logits(model.params, z.to(model.like)), self._probes[0][self.output]
+        if not isinstance(traced, Tensor) or traced.shape != logits.shape:
+            return False
+        return bool((traced - logits).norm() <= SAME * logits.norm())
+
+    def _is_affine(self, node: Node) -> bool:
+        inputs = self.inputs(node)
+        if not inputs:
+            return False
+        a, b = ({n: probe[n] for n in inputs} for probe in self._probes)
+        both = self.linear(node, {n: a[n] + 2 * b[n] for n in inputs})
+        return bool((both - self.linear(node, a) - 2 * self.linear(node, b)).norm() <= LINEAR * both.norm())
+
+    def _through(self, z: Tensor) -> dict[Node, Any]:
+        """Every node's value at an input."""
+        env: dict[Node, Any] = {}
+        with torch.no_grad():
+            for node in self._traced.graph.nodes:
+                env[node] = z if node.op == "placeholder" else self._called(node, env.__getitem__)
+        return env
+
+    def _called(self, node: Node, value: Callable[[Node], Any]) -> Any:
+        def given(n: Node) -> Any:
+            found = value(n)
+            return found.clone() if isinstance(found, Tensor) else found  # an operation in place must not change it
+
+        args, kwargs = map_arg(node.args, given), map_arg(node.kwargs, given)
+        return getattr(self._run, node.op)(node.target, args, kwargs)
+
+
+def _traced(module: nn.Module) -> fx.GraphModule:
+    try:
+        return fx.symbolic_trace(module)
+    except Exception:  # tracing fails in as many ways as there are networks
+        # Decorators that check the types of arguments do not take what a trace passes for a tensor.
+        for part in module.modules():
+            kind, forward = type(part), inspect.unwrap(type(part).forward)
+            if forward is not kind.forward:
+                part.__class__ = type(kind.__name__, (kind,), {"forward": forward, "__module__": kind.__module__})
+    try:
+        return fx.symbolic_trace(module)
+    except Exception as error:
+        raise NotApplicable(f"torch.fx cannot trace the network: {error}") from error
+
+
+def _copied(model: Model, dtype: torch.dtype) -> nn.Module:
+    module = copy.deepcopy(model.module).to(model.like.device, dtype)
+    module.load_state_dict({**model.params, **model.buffers}, strict=False)
+    return module.requires_grad_(False)
+
+
+def _reached(graph: fx.Graph) -> dict[Node, None]:
+    """What depends on the network's input, in the order of computation."""
+    found = dict[Node, None]()
+    for node in graph.nodes:
+        if node.op == "placeholder" or any(n in found for n in node.all_input_nodes):
+            found[node] = None
+    return found
+
+
+def _is_example(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point() and value.dim() > 1 and len(value) == 1

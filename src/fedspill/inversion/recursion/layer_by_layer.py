@@ -1,0 +1,200 @@
+"""Layer by layer from the head to the input: what one example's gradient says exactly of a network's activations.
+
+R-GAP (Zhu and Blaschko, ICLR 2021, arXiv 2010.07733) goes back through a chain of layers; this goes through any graph
+that `torch.fx` traces, residual sums included. A layer whose output's cotangent is known gives its input by least
+squares, since the gradient of its weight is linear in it (`least_squares`); one of which nothing is known may give it
+by the rank of its gradient (`rank`). What follows from it is in `facts`. Units of which rounding hid whether they fire
+are told by a gradient afterwards.
+"""
+# FOLDED: """Units of which rounding hid whether they fire: a gradient tells it afterwards."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from fedspill.core.model import joined
+from fedspill.core.roles import UNWATCHED, Watch
+from fedspill.core.types import Params
+from fedspill.inversion.recursion.facts import TINY, Fact, KnownValues
+from fedspill.inversion.recursion.graph import Dataflow, Node
+from fedspill.inversion.recursion.least_squares import Equations, solved
+from fedspill.inversion.recursion.patches import cotangent_of
+from fedspill.inversion.recursion.rank import input_by_rank
+
+DIFFERS = 0.03
+"""Share of a channel's largest cotangent by which one must differ to be wrong."""
+SILENT = 0.3
+"""Share of its supposed cotangent below which a unit does not fire."""
+
+
+def corrected(known: "Recursion", stray: list[tuple[Node, int]]) -> None:
+    """Compares the supposed cotangents of stray channels with what input and gradient say, and notes who fires.
+
+    Every cotangent that follows from others must then be found anew; one wrong unit touches all below it.
+
+    Args:
+        stray: layers whose input is known, with an out channel whose rows contradict the others.
+    """
+    for node in {n for n, _ in stray}:
+        layer, relu = known.flow.module(node), activation_above(known.flow, node)
+        if relu is None or not isinstance(layer, nn.Conv2d):
+            continue
+        weight = known.gradient[joined(str(node.target), "weight")]
+        truth = cotangent_of(weight, known.facts[known.flow.inputs(node)[0]].value, layer)
+        if truth is None:
+            continue
+        channels = [c for n, c in stray if n is node]
+        forced = known.forced.setdefault(relu, torch.zeros_like(truth))
+        forced[:, channels] = _judged(known.cotangents[node][:, channels], truth[:, channels], forced[:, channels])
+    known.forget_cotangents()
+
+
+def _judged(supposed: Tensor, truth: Tensor, before: Tensor) -> Tensor:
+    size = supposed.abs().amax((2, 3), keepdim=True).maximum(truth.abs().amax((2, 3), keepdim=True))
+    wrong = (supposed - truth).abs() > DIFFERS * size
+    silent = truth.abs() < SILENT * supposed.abs()
+    return before.where(~wrong, torch.where(silent, -1.0, 1.0).to(before))
+
+
+def activation_above(flow: Dataflow, node: Node) -> Node | None:
+    """The ReLU that a layer's output reaches value by value."""
+    while len(users := flow.users(node)) == 1:
+        above = users[0]
+        if flow.blank(above).shape != flow.blank(node).shape:
+            return None
+        if flow.kind(above) == "relu":
+            return above
+        if flow.kind(above) != "affine" or flow.diagonal(above, node) is None:
+            return None
+        node = above
+    return None
+
+
+AGREES = 1e-3
+"""Relative deviation at which the sums of the cotangents still are those that a bias's gradient tells."""
+
+
+class Recursion(KnownValues):
+    """What one gradient says of the activations."""
+
+    def __init__(self, flow: Dataflow, gradient: Params) -> None:
+        super().__init__(flow)
+        self.gradient = {k: v.double() for k, v in gradient.items()}
+        self._tried = set[tuple[Node, str]]()
+        called = [str(n.target) for n in flow if n.op == "call_module"]
+        # A weight that is used twice, by two calls or under two names, has the gradients of both uses.
+        self._layers = [
+            n
+            for n in flow
+            if self._weighs(n)
+            and called.count(str(n.target)) == 1
+            and self._sent(n, "weight") is not None
+            and flow.owns_weight(n)
+        ]
+
+    def run(self, watch: Watch = UNWATCHED) -> None:
+        """Goes back as far as the gradient allows; `watch` hears of the layers whose input is known."""
+        self.conclude()
+        while not watch.out_of_time() and any(self._open(node) for node in reversed(self._layers)):
+            self.conclude()
+            done = sum(self.complete(self.flow.inputs(node)[0]) for node in self._layers)
+            watch.progress(done, len(self._layers), math.inf)
+
+    def frontier(self) -> dict[Node, Fact]:
+        """The completely known nodes nearest to the input, which determine all others that are known."""
+        behind, found = set[Node](), dict[Node, Fact]()
+        for node in self.flow:
+            if any(n in behind or n in found for n in self.flow.inputs(node)):
+                behind.add(node)
+            elif self.complete(node):
+                found[node] = self.facts[node]
+        return found
+
+    def _sent(self, node: Node, which: str) -> Tensor | None:
+        return self.gradient.get(joined(str(node.target), which))
+
+    def _once(self, node: Node, what: str) -> bool:
+        fresh = (node, what) not in self._tried
+        self._tried.add((node, what))
+        return fresh
+
+    def _open(self, node: Node) -> bool:
+        """Tries to find a layer's input, or else its cotangent; whether anything was learnt."""
+        layer, wanted, weight = self.flow.module(node), self.flow.inputs(node)[0], self._sent(node, "weight")
+        assert weight is not None, "only layers with a gradient are looked at"
+        if isinstance(layer, nn.Linear):
+            return self._open_linear(node, wanted, weight)
+        assert isinstance(layer, nn.Conv2d)
+        if not self.complete(wanted):
+            if node in self.cotangents:
+                return self._by_least_squares(wanted)
+            return self._once(node, "rank") and self._by_rank(node, layer, wanted, weight)
+        if node in self.cotangents or not self._once(node, "cotangent"):
+            return False
+        found = cotangent_of(weight, self.facts[wanted].value, layer)
+        if found is not None:
+            self.found_cotangent(node, found)
+        return found is not None
+
+    def _open_linear(self, node: Node, wanted: Node, weight: Tensor) -> bool:
+        """The gradient of the bias is the cotangent, and that of the weight its product with the input."""
+        bias = self._sent(node, "bias")
+        if bias is None or self.flow.blank(node).dim() != 2 or not bool(bias.any()) or not self._once(node, "linear"):
+            return False
+        value = bias @ weight / (bias @ bias)
+        if (weight - bias[:, None] * value).norm() > AGREES * weight.norm():
+            return False  # more than one example
+        self.found_cotangent(node, bias[None])
+        self.learn_all(wanted, value[None])
+        return True
+
+    def _by_rank(self, node: Node, layer: nn.Conv2d, wanted: Node, weight: Tensor) -> bool:
+        value = input_by_rank(weight, layer, self.flow.blank(wanted).shape)
+        cotangent = None if value is None else cotangent_of(weight, value, layer)
+        scale = None if cotangent is None else self._scale(node, cotangent)
+        if value is None or cotangent is None or scale is None:
+            return False
+        self.found_cotangent(node, cotangent * scale)
+        return self.learn_all(wanted, value / scale)
+
+    def _scale(self, node: Node, cotangent: Tensor) -> Tensor | None:
+        """What the cotangents must be multiplied with: a bias's gradient, the layer's or its BatchNorm's, sums them."""
+        bias, users = self._sent(node, "bias"), self.flow.users(node)
+        if bias is None and len(users) == 1 and isinstance(self.flow.module(users[0]), nn.BatchNorm2d):
+            bias, scale = self._sent(users[0], "bias"), self.flow.diagonal(users[0], node)
+            if scale is not None:
+                cotangent = self.flow.linear(users[0], {node: cotangent / scale.clamp_min(TINY)})
+        if bias is None or not bool(bias.any()):
+            return None
+        sums = cotangent.sum((0, 2, 3))
+        factor = (sums @ bias) / (sums @ sums)
+        return factor if bool((sums * factor - bias).norm() <= AGREES * bias.norm()) else None
+
+    def _by_least_squares(self, wanted: Node) -> bool:
+        equations, layers = Equations(self.flow.blank(wanted).shape), list[Node]()
+        for user in self.flow.users(wanted):
+            layer, weight = self.flow.module(user), self._sent(user, "weight") if user in self._layers else None
+            if weight is not None and user in self.cotangents and isinstance(layer, nn.Conv2d):
+                layers += [user] if equations.add_gradient(layer, self.cotangents[user], weight) else []
+        told = [u for u in self.flow.users(wanted) if self._tells(u, wanted)]
+        for user in told:
+            equations.add_output(self._as_function(user, wanted), self.facts[user].value, self.facts[user].known)
+        state = " ".join([*(n.name for n in layers), *(f"{n.name}={int(self.facts[n].known.sum())}" for n in told)])
+        if not self._once(wanted, state):
+            return False
+        found = solved(equations, [len(self.cotangents[n][0]) for n in layers])
+        if found is None or not self.learn(wanted, found.value, found.known):
+            return False
+        if found.stray and self.complete(wanted):
+            corrected(self, [(layers[i], channel) for i, channel in found.stray])
+        return True
+
+    def _tells(self, user: Node, wanted: Node) -> bool:
+        others = [n for n in self.flow.inputs(user) if n is not wanted]
+        return user in self.facts and self.flow.kind(user) == "affine" and all(self.complete(n) for n in others)
+
+    def _as_function(self, user: Node, wanted: Node) -> Callable[[Tensor], Tensor]:
+        values = self.values([n for n in self.flow.inputs(user) if n is not wanted])
+        return lambda x: self.flow.apply(user, {**values, wanted: x})

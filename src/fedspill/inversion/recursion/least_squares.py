@@ -1,0 +1,245 @@
+"""A layer's input from linear equations: what its weight's gradient says, and what is known of its output.
+
+R-GAP (Zhu and Blaschko, ICLR 2021, arXiv 2010.07733) calls them gradient constraints and weight constraints.
+The second say what the output tells of the directions of the input that the gradient leaves open.
+"""
+# FOLDED: """What a layer's output says of the directions of its input that the gradient leaves open."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from fedspill.inversion.recursion.patches import design, is_plain
+
+STEPS = 300
+ENOUGH = 1e-10
+"""Relative gradient at which conjugate gradients have converged."""
+FITS = 1e-2
+"""Relative residual beyond which the outputs contradict the rest."""
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What is known of an affine function of an input."""
+
+    function: Callable[[Tensor], Tensor]
+    value: Tensor
+    known: Bool[Tensor, "1 ..."]
+
+
+def completed(
+    outputs: Sequence[Outputs], picture: Float[Tensor, "1 c h w"], left: Float[Tensor, "f k"]
+) -> Float[Tensor, "1 c h w"] | None:
+    """The picture with what is missing along the open directions of every channel; None if that is not determined."""
+    size = (picture.shape[1], left.shape[1])
+    if sum(int(o.known.sum()) for o in outputs) < size[0] * size[1]:
+        return None
+
+    def spread(amounts: Tensor) -> Tensor:
+        return (amounts @ left.T).reshape(picture.shape)
+
+    bases = [o.function(torch.zeros_like(picture)) for o in outputs]
+
+    def seen(amounts: Tensor) -> Tensor:
+        x = spread(amounts)
+        return torch.cat([(o.function(x) - b)[o.known] for o, b in zip(outputs, bases, strict=True)])
+
+    rest = torch.cat([(o.value - o.function(picture))[o.known] for o in outputs])
+    amounts, rest = _least_squares(seen, rest, picture.new_zeros(size))
+    wanted = torch.cat([o.value[o.known] for o in outputs])
+    return picture + spread(amounts) if rest.norm() <= FITS * wanted.norm() else None
+
+
+def _least_squares(linear: Callable[[Tensor], Tensor], wanted: Tensor, zero: Tensor) -> tuple[Tensor, Tensor]:
+    """The solution and what is left of `wanted`, by conjugate gradients on the normal equations (CGLS)."""
+    leaf = zero.clone().requires_grad_()
+    with torch.enable_grad():
+        image = linear(leaf)
+
+    def back(values: Tensor) -> Tensor:
+        return torch.autograd.grad(image, leaf, values, retain_graph=True)[0]
+
+    x, rest, gradient = zero, wanted, back(wanted)
+    direction, length = gradient, gradient.pow(2).sum()
+    first = length
+    for _ in range(STEPS):
+        if length <= ENOUGH**2 * first:
+            break
+        along = linear(direction)
+        step = length / along.pow(2).sum()
+        x, rest = x + step * direction, rest - step * along
+        gradient = back(rest)
+        before, length = length, gradient.pow(2).sum()
+        direction = gradient + length / before * direction
+    return x, rest
+
+
+MOST_PIXELS = 2048
+"""Of one channel: beyond, the normal equations are too large."""
+RANK = 1e-11
+"""Share of the largest eigenvalue of the normal equations below which they do not determine a direction."""
+MISFIT = 1e-2
+"""Relative residual beyond which the equations contradict each other."""
+TRIMS = 8
+STRAY = 6.0
+"""Times the median misfit of a layer's channels beyond which one is left out."""
+ROUNDING = 1e-6
+"""Relative misfit of a channel that is never held against it."""
+SHARPER = 0.1
+"""What leaving channels out must make of the misfit, or else they are kept."""
+SURE, DOUBTFUL = 1e-5, 1e-3
+"""Expected relative errors: up to the first a direction is taken as solved, up to the second if nothing else is."""
+
+
+@dataclass
+class Solution:
+    """An input, as far as the equations determine it.
+
+    Attributes:
+        value: 0 where unknown.
+        stray: layers, by their place among the equations, and channels of theirs whose rows contradict the others.
+    """
+
+    value: Float[Tensor, "1 c h w"]
+    known: Bool[Tensor, "1 c h w"]
+    stray: list[tuple[int, int]]
+
+
+@dataclass
+class Equations:
+    """For an input (1, c, h, w), the same for every channel but for the right-hand side.
+
+    Attributes:
+        rows: by layer: (e, h * w), where e = out channels * taps, out channels first.
+        wanted: by layer: (e, c).
+    """
+
+    shape: torch.Size
+    rows: list[Tensor] = field(default_factory=list[Tensor])
+    wanted: list[Tensor] = field(default_factory=list[Tensor])
+    outputs: list[Outputs] = field(default_factory=list[Outputs])
+
+    def add_gradient(self, layer: nn.Conv2d, cotangent: Tensor, gradient: Tensor) -> bool:
+        """What the gradient of a layer's weight says, given the cotangent of its output; False if that is nothing."""
+        size = cotangent.norm()
+        if not is_plain(layer) or self.shape[2] * self.shape[3] > MOST_PIXELS or size == 0:
+            return False
+        self.rows.append(design(cotangent / size, layer, self.shape))
+        self.wanted.append(gradient.transpose(0, 1).flatten(1).T / size)
+        return True
+
+    def add_output(self, function: Callable[[Tensor], Tensor], value: Tensor, known: Tensor) -> None:
+        """What is known of an affine function of the input."""
+        self.outputs.append(Outputs(function, value, known))
+
+
+def solved(equations: Equations, channels: list[int]) -> Solution | None:
+    """The input where it is determined; None if nowhere, or if the equations contradict each other.
+
+    Args:
+        channels: out channels of the layers.
+    """
+    if not equations.rows:
+        return None
+    rows, wanted = torch.cat(equations.rows), torch.cat(equations.wanted)
+    owners = _owners(equations, channels, rows.device)
+    kept = _fitting(rows, wanted, owners)
+    spectrum = _Spectrum.of(rows[kept], wanted[kept])
+    if spectrum.misfit > MISFIT:
+        return None
+    sure = spectrum.error < max(SURE, 30 * float(spectrum.error.min()))
+    picture, left = spectrum.solve(sure).T.reshape(equations.shape), spectrum.vectors[:, ~sure]
+    stray = [(int(o[0]), int(o[1])) for o in owners[~kept].unique(dim=0)]
+    if left.shape[1]:
+        found = completed(equations.outputs, picture, left)
+        if found is None:
+            doubtful = spectrum.error < DOUBTFUL
+            return _partial(spectrum.solve(doubtful), spectrum.vectors[:, ~doubtful], equations.shape, stray)
+        picture = found
+    return Solution(picture, torch.ones_like(picture, dtype=torch.bool), stray)
+
+
+def _owners(equations: Equations, channels: list[int], device: torch.device) -> Tensor:
+    """(e, 2): of every row its layer and out channel."""
+    parts = [
+        torch.stack([torch.full((len(r),), i), torch.arange(n).repeat_interleave(len(r) // n)], 1)
+        for i, (r, n) in enumerate(zip(equations.rows, channels, strict=True))
+    ]
+    return torch.cat(parts).to(device)
+
+
+def _fitting(rows: Tensor, wanted: Tensor, owners: Tensor) -> Bool[Tensor, " e"]:
+    """Rows without the channels that contradict the rest: one wrongly firing unit spoils all rows of its channel."""
+    everything = torch.ones(len(rows), dtype=torch.bool, device=rows.device)
+    pairs, owner = owners.unique(dim=0, return_inverse=True)
+    kept, first, misfit = everything, float("inf"), float("inf")
+    for number in range(TRIMS):
+        spectrum = _Spectrum.of(rows[kept], wanted[kept])
+        first, misfit = (spectrum.misfit if number == 0 else first), spectrum.misfit
+        bad = _stray(rows @ spectrum.solve() - wanted, wanted, pairs, owner, kept)
+        if misfit < ROUNDING and not bool(bad.any()):
+            break
+        fresh = kept & ~bad[owner]
+        if int(fresh.sum()) <= rows.shape[1] or bool((fresh == kept).all()):
+            break
+        kept = fresh
+    return kept if misfit < SHARPER * first or first < ROUNDING else everything
+
+
+def _stray(off: Tensor, wanted: Tensor, pairs: Tensor, owner: Tensor, kept: Tensor) -> Bool[Tensor, " channels"]:
+    """Channels that miss by far more than the others of their layer; if there are none, the worst one."""
+
+    def by_channel(values: Tensor) -> Tensor:
+        return values.new_zeros(len(pairs)).index_add_(0, owner, values)
+
+    missed, size = by_channel(off.pow(2).sum(1)).sqrt(), by_channel(wanted.pow(2).sum(1)).sqrt()
+    used = by_channel(kept.to(off)) > 0
+    bad = torch.zeros_like(used)
+    for layer in pairs[:, 0].unique():
+        of = (pairs[:, 0] == layer) & used
+        bad |= of & (missed > STRAY * missed[of].median()) & (missed > ROUNDING * size[of].median())
+    if not bool(bad.any()) and float(missed[used].norm()) > ROUNDING * float(size[used].norm()):
+        bad[missed.where(used, 0.0).argmax()] = True
+    return bad
+
+
+@dataclass(frozen=True)
+class _Spectrum:
+    """Of the normal equations.
+
+    Attributes:
+        vectors: eigenvectors, in columns.
+        error: expected along each of them, relative to the solution.
+        misfit: relative residual.
+    """
+
+    values: Tensor
+    vectors: Tensor
+    moment: Tensor
+    error: Tensor
+    misfit: float
+
+    @classmethod
+    def of(cls, rows: Tensor, wanted: Tensor) -> "_Spectrum":
+        values, vectors = torch.linalg.eigh(rows.T @ rows)
+        moment, safe = vectors.T @ (rows.T @ wanted), values > RANK * values[-1]
+        x = vectors[:, safe] @ (moment[safe] / values[safe, None])
+        off = rows @ x - wanted
+        free = max(1, len(off) - int(safe.sum())) * off.shape[1]
+        noise = (off.pow(2).sum() / free).sqrt().clamp_min(1e-8 * wanted.pow(2).mean().sqrt())
+        error = noise / values.clamp_min(torch.finfo(values.dtype).tiny).sqrt() / x.pow(2).mean().sqrt()
+        return cls(values, vectors, moment, error.where(safe, torch.inf), float(off.norm() / wanted.norm()))
+
+    def solve(self, along: Tensor | None = None) -> Float[Tensor, "f c"]:
+        """The solution without what lies along other directions."""
+        along = self.error.isfinite() if along is None else along
+        return self.vectors[:, along] @ (self.moment[along] / self.values[along, None])
+
+
+def _partial(x: Tensor, left: Tensor, shape: torch.Size, stray: list[tuple[int, int]]) -> Solution | None:
+    """Those pixels that the open directions do not touch."""
+    known = (left.pow(2).sum(1) < 1e-8).reshape(1, 1, *shape[2:]).expand(shape)
+    return Solution(x.T.reshape(shape), known, stray) if bool(known.any()) else None

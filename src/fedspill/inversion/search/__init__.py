@@ -1,0 +1,9 @@
+"""The optimisation loop: restarts, budget, checkpoints.
+
+- `problem`: what is minimised, and what was found.
+- `step_rules`: Adam on signs, L-BFGS, schedules of the step size.
+- `sequential`: one restart after the other.
+- `batched`: all restarts at once.
+- `stack`: variables of many runs in one.
+- `forecast`: time and memory that a search will need.
+"""

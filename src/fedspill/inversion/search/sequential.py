@@ -1,0 +1,179 @@
+"""The optimisation loop of every search: step rules, restarts, the best by its objective, checkpoints.
+
+Nothing here knows the truth: a run is judged by the value that it minimises, which is all that a server has.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fedspill.core.errors import BadInput
+from fedspill.core.roles import State, Watch
+from fedspill.inversion.search.forecast import forecast
+from fedspill.inversion.search.problem import Found, Problem
+from fedspill.inversion.search.step_rules import SignedAdam, StepRule, Variables
+
+
+@dataclass(frozen=True)
+class Search:
+    """Minimises every hypothesis from several starts and keeps the iterate with the lowest objective.
+
+    Attributes:
+        rule: how a step is made.
+        steps: iterations of one run.
+        restarts: runs per hypothesis.
+        tolerance: an objective below this ends the whole search; 0 never does.
+        give_up: (iteration, level): a run above the level after so many iterations has diverged
+            (methods: 5-30 % of DLG's runs do), as has one whose objective is not finite.
+    """
+
+    rule: StepRule
+    steps: int
+    restarts: int = 1
+    tolerance: float = 0.0
+    give_up: tuple[int, float] | None = None
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.restarts < 1:
+            raise BadInput(f"steps={self.steps}, restarts={self.restarts}: both must be at least 1")
+
+    def run(self, problems: Sequence[Problem], rng: torch.Generator, watch: Watch) -> Found:
+        """Searches all problems; resumes where the watch has a saved state."""
+        progress = _Progress.resume(watch.load(), len(problems))
+        runs = [p for p in range(len(problems)) for _ in range(self.restarts)]
+        total = len(runs) * self.steps
+        told = False
+        for number, index in enumerate(runs):
+            start = problems[index].draw(rng)
+            if number < progress.run:
+                continue
+            if not told:
+                left = total - progress.run * self.steps - progress.step
+                watch.foresee(partial(forecast, problems[index], start, left, self.rule.evaluations))
+                told = True
+            if not self._one_run(problems[index], index, start, progress, watch, total):
+                return progress.found(complete=False)
+            if progress.best_value < self.tolerance:
+                break
+            progress.next_run()
+        return progress.found(complete=True)
+
+    def _one_run(
+        self, problem: Problem, index: int, start: Variables, progress: "_Progress", watch: Watch, total: int
+    ) -> bool:
+        """One restart; False if the budget ended it. Leaves its best in `progress`."""
+        variables = [v.detach().clone().requires_grad_() for v in (progress.variables or start)]
+        optimiser = self.rule.optimiser(variables)
+        if progress.optimiser is not None:
+            optimiser.load_state_dict(progress.optimiser)
+        for step in range(progress.step, self.steps + 1):
+            value = self._evaluate(problem, variables)
+            progress.note(index, value, variables)
+            if self._is_over(step, value, progress):
+                return True
+            self._step(problem, optimiser, variables, step)
+            watch.progress(progress.run * self.steps + step + 1, total, progress.best_value)
+            ended = watch.out_of_time()
+            watch.save(lambda step=step: progress.state(step + 1, variables, optimiser), last=ended)
+            if ended:
+                return False
+        return True
+
+    def _is_over(self, step: int, value: float, progress: "_Progress") -> bool:
+        lost = not math.isfinite(value)
+        if self.give_up is not None and step == self.give_up[0] and progress.run_best > self.give_up[1]:
+            lost = True
+        progress.diverged += lost
+        return lost or value < self.tolerance or step == self.steps
+
+    def _evaluate(self, problem: Problem, variables: Variables) -> float:
+        """The objective; leaves its gradient in the variables."""
+        value = problem.value(variables)
+        _set_gradients(variables, torch.autograd.grad(value, variables))
+        return float(value.detach())
+
+    def _step(self, problem: Problem, optimiser: torch.optim.Optimizer, variables: Variables, step: int) -> None:
+        if isinstance(self.rule, SignedAdam):
+            self.rule.before_step(optimiser, variables, step / self.steps)
+            optimiser.step()
+        else:
+
+            def closure() -> float:
+                return self._evaluate(problem, variables)
+
+            optimiser.step(closure)
+        with torch.no_grad():
+            problem.project(variables)
+
+
+def _set_gradients(variables: Variables, gradients: Iterable[Tensor]) -> None:
+    for variable, gradient in zip(variables, gradients, strict=True):
+        variable.grad = gradient.detach()
+
+
+@dataclass
+class _Progress:
+    """What must be known to go on, and what was found so far."""
+
+    best_by_problem: list[float]
+    run: int = 0
+    step: int = 0
+    variables: Variables | None = None
+    optimiser: dict[str, Any] | None = None
+    best: Variables = field(default_factory=list[Tensor])
+    best_value: float = math.inf
+    best_problem: int = 0
+    best_history: list[float] = field(default_factory=list[float])
+    run_best: float = math.inf
+    history: list[float] = field(default_factory=list[float])
+    diverged: int = 0
+    best_run: int = -1
+
+    @classmethod
+    def resume(cls, state: State | None, problems: int) -> "_Progress":
+        return cls([math.inf] * problems) if state is None else cls(**state)
+
+    def state(self, step: int, variables: Variables, optimiser: torch.optim.Optimizer) -> State:
+        return {
+            **self.__dict__,
+            "step": step,
+            "variables": [v.detach() for v in variables],
+            "optimiser": optimiser.state_dict(),
+        }
+
+    def note(self, problem: int, value: float, variables: Variables) -> None:
+        self.history.append(value)
+        if value < self.run_best:
+            self.run_best = value
+        if value < self.best_by_problem[problem]:
+            self.best_by_problem[problem] = value
+        if value < self.best_value or not self.best:
+            self.best = [v.detach().clone() for v in variables]
+            self.best_value = value if math.isfinite(value) else math.inf
+            self.best_problem, self.best_run = problem, self.run
+
+    def next_run(self) -> None:
+        self._keep_history()
+        self.run, self.step, self.variables, self.optimiser = self.run + 1, 0, None, None
+        self.run_best, self.history = math.inf, []
+
+    def _keep_history(self) -> None:
+        if self.best_run == self.run:
+            self.best_history = self.history
+
+    def found(self, *, complete: bool) -> Found:
+        self._keep_history()
+        return Found(
+            self.best_problem,
+            self.best,
+            self.best_value,
+            tuple(self.best_history),
+            tuple(self.best_by_problem),
+            self.diverged,
+            complete,
+        )

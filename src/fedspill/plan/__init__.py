@@ -1,0 +1,32 @@
+"""The plan of an audit: TOML or a mapping, checked key by key.
+
+- `sections`: the schema.
+- `file`: TOML files and `--set`, with errors that name the key.
+- `defaults`: what a plan that is silent takes.
+- `build`: the network and the device that a plan names.
+"""
+
+from fedspill.plan.file import parse_as, parse_plan, read_as, read_plan
+from fedspill.plan.sections import (
+    AttackEntry,
+    AuditPlan,
+    ModelSection,
+    PoolSection,
+    Section,
+    parse_decibels,
+    parse_seconds,
+)
+
+__all__ = [
+    "AttackEntry",
+    "AuditPlan",
+    "ModelSection",
+    "PoolSection",
+    "Section",
+    "parse_as",
+    "parse_decibels",
+    "parse_plan",
+    "parse_seconds",
+    "read_as",
+    "read_plan",
+]

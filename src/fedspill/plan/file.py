@@ -1,0 +1,100 @@
+"""Plans from TOML files and plain values, checked key by key; errors name the key, the value and what is allowed."""
+
+import tomllib
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+from pydantic import ValidationError
+
+from fedspill.core.errors import BadInput
+from fedspill.core.values import toml_value
+from fedspill.plan.sections import AuditPlan, Section
+
+P = TypeVar("P", bound=Section)
+
+
+def parse_plan(table: dict[str, Any]) -> AuditPlan:
+    """A plan from plain values.
+
+    Raises:
+        BadInput: names the key, the value, and what is allowed.
+    """
+    return parse_as(AuditPlan, table)
+
+
+def parse_as(kind: type[P], table: dict[str, Any]) -> P:
+    """Likewise, for any kind of plan."""
+    try:
+        return kind.model_validate(table)
+    except ValidationError as error:
+        raise BadInput("; ".join(_explain(e, kind) for e in error.errors())) from None
+
+
+def _explain(error: Any, plan: type[Section]) -> str:
+    where = ".".join(str(part) for part in error["loc"] if part != "function-before[_as_entry(), AttackEntry]")
+    if error["type"] == "extra_forbidden":
+        return f"plan key {where!r} is unknown; {_known(error['loc'], plan)}"
+    got = "" if error["type"] == "missing" else f" (got {error['input']!r})"
+    return f"plan key {where or 'plan'!r}: {error['msg'].removeprefix('Value error, ')}{got if where else ''}"
+
+
+def _known(loc: tuple[Any, ...], plan: type[Section]) -> str:
+    section: Any = plan
+    for part in loc[:-1]:
+        field = getattr(section, "model_fields", {}).get(part)
+        kinds = get_args(field.annotation) or (field.annotation,) if field is not None else (section,)
+        section = next((k for k in kinds if hasattr(k, "model_fields")), section)
+    names = getattr(section, "model_fields", plan.model_fields)
+    return f"allowed here: {', '.join(names)}"
+
+
+def read_plan(path: Path, settings: list[str] | None = None) -> AuditPlan:
+    """A plan from a TOML file, with `SECTION.KEY=VALUE` settings laid over it.
+
+    Raises:
+        BadInput: the file is missing, is no TOML, or holds keys or values that are not allowed.
+    """
+    return read_as(AuditPlan, path, settings)
+
+
+def read_as(kind: type[P], path: Path, settings: list[str] | None = None) -> P:
+    """Likewise, for any kind of plan."""
+    return parse_as(kind, _table(path, settings))
+
+
+def _table(path: Path, settings: list[str] | None = None) -> dict[str, Any]:
+    if not path.is_file():
+        raise BadInput(f"plan file {str(path)!r} does not exist")
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadInput(f"plan file {str(path)!r} is not valid TOML: {error}") from None
+    for setting in settings or []:
+        _lay_over(table, setting)
+    return table
+
+
+def _lay_over(table: dict[str, Any], setting: str) -> None:
+    key, equals, text = setting.partition("=")
+    parts = key.strip().split(".")
+    if not equals or len(parts) < 2:
+        raise BadInput(f"--set {setting!r}: write SECTION.KEY=VALUE, for example client.num_examples=8")
+    here: Any = table
+    for part in parts[:-1]:
+        here = _inside(here, part, setting)
+    if not isinstance(here, dict):
+        raise BadInput(f"--set {setting!r}: {parts[-2]!r} is a list; name the place of one of its tables and a key")
+    here[parts[-1]] = toml_value(text)
+
+
+def _inside(here: Any, part: str, setting: str) -> Any:
+    """A table's section, or the table at a place (from 0) of a list of tables."""
+    if isinstance(here, dict):
+        inner = here.setdefault(part, {})
+    elif part.isdecimal() and int(part) < len(here):
+        inner = here[int(part)]
+    else:
+        raise BadInput(f"--set {setting!r}: {part!r} is no place in a list of {len(here)}; they count from 0")
+    if not isinstance(inner, dict | list):
+        raise BadInput(f"--set {setting!r}: {part!r} is a value, not a section")
+    return inner

@@ -1,0 +1,275 @@
+"""The plan of an audit as data: every section with its keys, their defaults and what is allowed."""
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from fedspill.core.errors import BadInput
+from fedspill.core.knowledge import Knows
+from fedspill.core.local_update import FedAvg, FedSGD, LocalTraining
+from fedspill.core.types import ServerRole
+from fedspill.plan.defaults import EVERY_METRIC
+
+
+class Section(BaseModel):
+    """A table of a plan: no unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+def _as_entry(value: object) -> object:
+    if isinstance(value, str):
+        name, _, preset = value.partition(":")
+        return {"name": name, "preset": preset or "paper"}
+    return value
+
+
+class AttackEntry(BaseModel):
+    """One component: "name", "name:preset", or a table with those of its fields that change."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+    name: str
+    preset: str = "paper"
+
+    @property
+    def overrides(self) -> dict[str, Any]:
+        """Fields that differ from the preset's."""
+        return dict(self.model_extra or {})
+
+    @property
+    def label(self) -> str:
+        """How reports call it."""
+        changes = ",".join(f"{k}={v}" for k, v in self.overrides.items())
+        return f"{self.name}:{self.preset}" + (f"({changes})" if changes else "")
+
+
+def _seconds(value: object) -> object:
+    """Takes "90", "90s", "5m", "1h" or a number, in seconds."""
+    if not isinstance(value, str):
+        return value
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(s|m|h)?\s*", value)
+    if match is None:
+        raise ValueError(f"{value!r} is no duration; write for example '90s', '5m' or '1h'")
+    return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2] or "s"]
+
+
+def parse_seconds(text: str) -> float:
+    """A duration such as "90s", "5m" or "1h".
+
+    Raises:
+        BadInput: it is none, or not above 0.
+    """
+    try:
+        return TypeAdapter(Seconds).validate_python(text)
+    except ValidationError:
+        raise BadInput(f"{text!r} is no duration above 0; write for example '90s', '5m' or '1h'") from None
+
+
+def _decibels(value: object) -> object:
+    """Takes "20dB", "20 dB" or a number, in dB."""
+    if not isinstance(value, str):
+        return value
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(?:dB)?\s*", value)
+    if match is None:
+        raise ValueError(f"{value!r} is no quality; write a PSNR such as '20dB'")
+    return float(match[1])
+
+
+def parse_decibels(text: str) -> float:
+    """A quality such as "20dB".
+
+    Raises:
+        BadInput: it is none, or not above 0 and at most 100.
+    """
+    try:
+        return TypeAdapter(Decibels).validate_python(text)
+    except ValidationError:
+        raise BadInput(f"{text!r} is no quality above 0 and at most 100 dB; write a PSNR such as '20dB'") from None
+
+
+Entry = Annotated[AttackEntry, BeforeValidator(_as_entry)]
+Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0)]
+Decibels = Annotated[float, BeforeValidator(_decibels), Field(gt=0, le=100)]
+
+
+class AuditSection(Section):
+    """What is run and how it is judged.
+
+    Attributes:
+        attacks: entries, or "standard": all whose needs the server's knowledge meets.
+        metrics: None until the kind of data is known (`fedspill.auditing.resolve`).
+        leak_threshold: metric to value; an example leaks when all are met. None likewise; {} judges nothing.
+        budget: seconds for all trials together.
+        quality: PSNR in dB of images at which a search may stop, by its own estimate.
+        at_once: updates that an attack takes together, if it can.
+        lpips_weights: AlexNet weights for LPIPS.
+        identification: also compute IIP.
+    """
+
+    attacks: tuple[Entry, ...] = (AttackEntry(name="standard"),)
+    seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
+    metrics: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    leak_threshold: dict[str, Annotated[float, Field(allow_inf_nan=False)]] | None = None
+    budget: Seconds | None = None
+    quality: Decibels | None = None
+    at_once: int = Field(default=1, ge=1)
+    lpips_weights: str | None = None
+    identification: tuple[Literal["pixel", "lpips", "feature"], ...] = ("pixel",)
+
+    @field_validator("at_once")
+    @classmethod
+    def _one_with_a_quality(cls, at_once: int, info: Any) -> int:  # a protocol that is not checked at run time
+        if info.data.get("quality") is not None and at_once > 1:
+            raise ValueError("audit.quality is estimated for one update at a time; leave out one of the two")
+        return at_once
+
+
+class ModelSection(BaseModel):
+    """The network; what is not listed here is handed to it as its own option (width, padding, ...).
+
+    Attributes:
+        name: None takes `convnet` for images, `transformer` for sentences, `mlp` for tables.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow", protected_namespaces=())
+    name: str | None = None
+    weights: str = "untrained"
+    mode: Literal["eval", "train"] = "eval"
+    seed: int = 0
+    dtype: Literal["float32", "float64"] = "float32"
+    num_classes: int | None = Field(default=None, ge=1)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The network's own options."""
+        return dict(self.model_extra or {})
+
+
+class PoolSection(Section):
+    """Examples of one source.
+
+    Attributes:
+        size: of images: pixels a side.
+        length: of sentences: tokens each.
+        tokenizer: of sentences: "bytes", or files.
+        label: of a CSV file: the column to predict.
+    """
+
+    name: str = "photos"
+    root: str | None = None
+    split: str | None = None
+    indices: str | None = None
+    size: int | None = Field(default=None, ge=1)
+    length: int | None = Field(default=None, ge=1)
+    tokenizer: str | None = None
+    label: str | None = None
+
+
+class DataSection(PoolSection):
+    """The private pool; it is cut into consecutive updates of `num_examples`."""
+
+
+class ClientSection(Section):
+    """What a client computes.
+
+    Attributes:
+        num_examples: n, over all clients of one update.
+        clients: how many clients' updates are averaged before the server sees anything.
+        distinct_labels: skip an example whose label its mini-batch already holds (Inverting Gradients, C.2).
+        micro_batch: examples that a client holds in memory at a time; None is all. Changes no result but by rounding.
+    """
+
+    protocol: Literal["fedsgd", "fedavg"] = "fedsgd"
+    num_examples: int = Field(default=1, ge=1)
+    epochs: int = Field(default=1, ge=1)
+    minibatch_size: int | None = Field(default=None, ge=1)
+    lr: float = Field(default=0.01, gt=0)
+    momentum: float = Field(default=0.0, ge=0, lt=1)
+    weight_decay: float = Field(default=0.0, ge=0)
+    trainable: tuple[str, ...] = Field(default=("*",), min_length=1)
+    clients: int = Field(default=1, ge=1)
+    distinct_labels: bool = False
+    micro_batch: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> "ClientSection":
+        if self.num_examples % self.clients:
+            raise ValueError(f"num_examples={self.num_examples} cannot be shared out equally to clients={self.clients}")
+        steps_only = ("epochs", "minibatch_size", "lr", "momentum", "weight_decay")
+        given = [k for k in steps_only if k in self.model_fields_set]
+        if self.protocol == "fedsgd" and given:
+            raise ValueError(f"{', '.join(given)} given with protocol='fedsgd', which sends one gradient; use 'fedavg'")
+        if self.protocol == "fedavg" and self.micro_batch is not None:
+            raise ValueError("micro_batch given with protocol='fedavg', whose minibatch_size bounds the memory")
+        return self
+
+    def training(self) -> LocalTraining:
+        """The protocol as the client runs it."""
+        if self.protocol == "fedsgd":
+            return FedSGD(self.trainable)
+        return FedAvg(self.epochs, self.minibatch_size, self.lr, self.momentum, self.weight_decay, self.trainable)
+
+
+class ServerSection(Section):
+    """What the server knows, and what it is willing to do.
+
+    Attributes:
+        role: "standard" runs malicious servers only up to this role.
+        tampering: on whose model the attacks are run; a readout that it brings is not used.
+        public: examples from the clients' distribution, checked to be disjoint from the private ones.
+    """
+
+    knows: tuple[Knows, ...] = (Knows.LABELS, Knows.NUM_EXAMPLES, Knows.LOCAL_TRAINING)
+    role: ServerRole = ServerRole.HONEST_BUT_CURIOUS
+    tampering: Annotated[AttackEntry | None, BeforeValidator(_as_entry)] = None
+    public: PoolSection | None = None
+
+
+class PolicySection(Section):
+    """When an audit fails.
+
+    Attributes:
+        max_leakage_rate: share of examples that may leak.
+        max_psnr: in dB; no example may be rebuilt better.
+        require_bound: without a bound there is no pass.
+    """
+
+    max_leakage_rate: float = Field(default=0.0, ge=0, le=1)
+    max_psnr: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    require_bound: bool = False
+
+
+class AuditPlan(Section):
+    """All that an audit needs to know; every key has a default.
+
+    Attributes:
+        defences: what every client applies, in this order.
+    """
+
+    audit: AuditSection = AuditSection()
+    model: ModelSection = ModelSection()
+    data: DataSection = DataSection()
+    client: ClientSection = ClientSection()
+    server: ServerSection = ServerSection()
+    defences: tuple[Entry, ...] = ()
+    policy: PolicySection = PolicySection()
+
+    @model_validator(mode="after")
+    def _check(self) -> "AuditPlan":
+        if len(set(self.audit.seeds)) != len(self.audit.seeds):
+            raise ValueError(f"audit.seeds={list(self.audit.seeds)} names one seed twice")
+        asked = self.audit.metrics or EVERY_METRIC
+        unscored = [m for m in self.audit.leak_threshold or () if m not in asked]
+        if unscored:
+            raise ValueError(f"leak_threshold names {unscored}, which metrics={list(asked)} lacks")
+        return self

@@ -1,0 +1,12 @@
+"""What an audit leaves behind.
+
+- `schema`: report.json, and what of it may be shared.
+- `trial`: one trial of it.
+- `store`: the output folder: written whole, resumable, read again.
+"""
+
+from fedspill.report.schema import AuditReport, Verdict
+from fedspill.report.store import Store, read_report, read_texts
+from fedspill.report.trial import Trial
+
+__all__ = ["AuditReport", "Store", "Trial", "Verdict", "read_report", "read_texts"]

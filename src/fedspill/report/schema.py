@@ -1,0 +1,158 @@
+"""The schema of report.json: what an audit found, and the facts that every view of it is drawn from.
+
+`redacted` makes a report that may be shared: the numbers stay, everything that shows a private example goes.
+"""
+
+from enum import Enum
+from typing import Any, Literal
+
+from pydantic import Field
+
+from fedspill.report.trial import Rate, Record, Trial
+
+SCHEMA_VERSION = 1
+
+
+class VerdictName(Enum):
+    """What an audit concludes (docs/design.md, the plan and the verdict)."""
+
+    LEAKS = "leaks"
+    BOUNDED = "bounded"
+    NOT_SHOWN = "not shown"
+
+
+class Verdict(Record):
+    """The conclusion in one word, in one sentence, and as an exit code."""
+
+    name: VerdictName
+    sentence: str
+    exit_code: Literal[0, 1, 3]
+
+
+class WorstExample(Record):
+    """One private example and the closest that any attack came to it."""
+
+    example: int
+    update: int
+    trial: str
+    metric: str
+    unit: str
+    value: float
+    leaked: bool
+
+
+class Caveat(Record):
+    """A condition that limits what the numbers mean."""
+
+    topic: str
+    text: str
+    trials: list[str] = Field(default_factory=list)
+
+
+class Grant(Record):
+    """One thing that the server could know, and whether this plan grants it."""
+
+    name: str
+    granted: bool
+    explanation: str
+
+
+class Cost(Record):
+    """(epsilon, delta)-differential privacy of one update.
+
+    Attributes:
+        unit: between which inputs the updates are hard to tell apart.
+        noise: standard deviation of the noise on every value.
+    """
+
+    epsilon: float
+    delta: float
+    unit: str
+    noise: float
+
+
+class AppliedDefence(Record):
+    """What every client applied to what it sent.
+
+    Attributes:
+        fields: its hyperparameters as they were run.
+        cost: what is proven of one update; None if nothing is.
+    """
+
+    name: str
+    preset: str
+    title: str
+    fields: dict[str, Any]
+    cost: Cost | None = None
+
+
+class Environment(Record):
+    """The conditions of the run.
+
+    Attributes:
+        parameters: of the model, before any server added some.
+    """
+
+    fedspill: str
+    python: str
+    torch: str
+    device: str
+    device_name: str
+    threads: int
+    started: str
+    seconds: float
+    command: str
+    plan_sha256: str
+    weights_sha256: str
+    data: str
+    model: str
+    parameters: int | None = None
+
+
+class Pictures(Record):
+    """Files beside the report, relative to its folder; all None in a redacted report.
+
+    Attributes:
+        bins: by trial, what was read bin by bin.
+    """
+
+    strip: str | None = None
+    trials: dict[str, str] = Field(default_factory=dict)
+    bins: dict[str, str] = Field(default_factory=dict)
+
+
+class AuditReport(Record):
+    """All that an audit found. `report.json` is this record; every other view is a function of it.
+
+    Attributes:
+        plan: the plan as it was run, with every default filled in.
+        defences: what every client applied, in this order.
+        worst: the worst case per private example over all attacks (as auto-attack reports robustness),
+            the closest first.
+        leakage_rate: over the private examples, counting one as leaked if any trial leaked it.
+        not_tested: what a reader might believe to be covered and is not.
+    """
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    plan: dict[str, Any]
+    environment: Environment
+    grants: list[Grant]
+    defences: list[AppliedDefence] = Field(default_factory=list[AppliedDefence])
+    trials: list[Trial]
+    worst: list[WorstExample]
+    leakage_rate: Rate | None
+    caveats: list[Caveat]
+    not_tested: list[str]
+    verdict: Verdict
+    pictures: Pictures = Pictures()
+    redacted: bool = False
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON schema of report.json."""
+    return AuditReport.model_json_schema(mode="serialization")
+
+
+def redact(report: AuditReport) -> AuditReport:
+    """The same report without pictures and marked as redacted, so that no view draws one."""
+    return report.model_copy(update={"pictures": Pictures(), "redacted": True})

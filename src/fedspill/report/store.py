@@ -1,0 +1,183 @@
+"""The folder of an audit: what is done, what is under way, what was found. Files are written whole or not at all."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from fedspill.core.errors import BadInput
+from fedspill.core.tensor_files import write_whole
+from fedspill.report.schema import AuditReport
+from fedspill.report.trial import Trial
+
+KEY_FILE = "fedspill.json"
+REPORT_FILE = "report.json"
+TENSOR_FILE = "reconstructions.safetensors"
+TEXT_FILE = "reconstructions.json"
+
+Texts = Mapping[str, list[str]]
+"""Examples as text for people, one line each, by the names of the tensors that hold them."""
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Tensors as safetensors, on the CPU, whole or not at all."""
+    write_whole(path, save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}))
+
+
+def write_texts(path: Path, texts: Texts) -> None:
+    """Texts as JSON, whole or not at all."""
+    write_whole(path, json.dumps(dict(texts), ensure_ascii=False, indent=1))
+
+
+OWN_FOLDERS = ("trials", "checkpoints", "pictures", "redacted")
+OWN_FILES = (
+    REPORT_FILE,
+    TENSOR_FILE,
+    TEXT_FILE,
+    "report.html",
+    "junit.xml",
+    "worst.png",
+    "attack.json",
+    "checkpoint.pt",
+    KEY_FILE,
+)
+
+
+def _held_key(folder: Path) -> str | None:
+    """The key of the run that a folder holds; None if the file is missing or not ours."""
+    try:
+        held = json.loads((folder / KEY_FILE).read_text())["key"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return held if isinstance(held, str) and len(held) == 64 else None
+
+
+def _clear(folder: Path) -> None:
+    """Removes what fedspill writes, and nothing else."""
+    for name in OWN_FOLDERS:
+        shutil.rmtree(folder / name, ignore_errors=True)
+    for path in [*(folder / name for name in OWN_FILES), *folder.glob("rebuilt-*.png")]:
+        path.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class Store:
+    """An audit's output folder.
+
+    Attributes:
+        key: identifies plan, weights and data; a folder of another key is never written over.
+    """
+
+    folder: Path
+    key: str
+
+    def open(self, *, fresh: bool) -> None:
+        """Makes the folder, or goes on in one of the same audit.
+
+        Raises:
+            BadInput: it holds something else.
+        """
+        cleared = fresh and _held_key(self.folder) is not None
+        if cleared:
+            _clear(self.folder)
+        if self.folder.exists() and not self.folder.is_dir():
+            raise BadInput(f"--out {str(self.folder)!r} is a file; a folder is needed")
+        if (self.folder / KEY_FILE).is_file():
+            self._check_key()
+        elif not cleared and self.folder.is_dir() and any(self.folder.iterdir()):
+            raise BadInput(f"folder {str(self.folder)!r} is not empty and holds no audit; choose another --out")
+        else:
+            try:
+                write_whole(self.folder / KEY_FILE, json.dumps({"key": self.key}))
+            except OSError as error:
+                raise BadInput(f"cannot write to {str(self.folder)!r}: {error.strerror}") from None
+
+    def _check_key(self) -> None:
+        if _held_key(self.folder) != self.key:
+            raise BadInput(
+                f"folder {str(self.folder)!r} holds the audit of another plan, model or data;"
+                " choose another --out, or --fresh to start over"
+            )
+
+    def checkpoint(self, trial: str) -> Path:
+        """Where a running trial keeps its state."""
+        return self.folder / "checkpoints" / f"{trial}.pt"
+
+    def finished(self, trial: str) -> tuple[Trial, Mapping[str, Tensor]] | None:
+        """A trial that an earlier run finished, with its tensors."""
+        record, tensors = self._trial_files(trial)
+        if not record.is_file():
+            return None
+        try:
+            found = Trial.model_validate_json(record.read_text())
+            return found, load_file(tensors) if tensors.is_file() else {}
+        except (ValidationError, SafetensorError):
+            return None  # damaged from outside: the trial is run again
+
+    def keep(self, trial: Trial, tensors: Mapping[str, Tensor]) -> None:
+        """A finished trial; its checkpoint is no longer needed."""
+        record, values = self._trial_files(trial.name)
+        if tensors:
+            write_tensors(values, tensors)
+        write_whole(record, trial.model_dump_json())
+        if not trial.ended_by_budget:
+            self.checkpoint(trial.name).unlink(missing_ok=True)
+
+    def _trial_files(self, trial: str) -> tuple[Path, Path]:
+        return self.folder / "trials" / f"{trial}.json", self.folder / "trials" / f"{trial}.safetensors"
+
+    def tidy(self, *, complete: bool) -> None:
+        """Removes what only a broken run would have needed.
+
+        Args:
+            complete: no trial was ended by the budget, so that none goes on.
+        """
+        checkpoints = self.folder / "checkpoints"
+        if complete:
+            shutil.rmtree(checkpoints, ignore_errors=True)
+        if checkpoints.is_dir() and not any(checkpoints.iterdir()):
+            checkpoints.rmdir()
+
+
+def read_report(folder: Path) -> tuple[AuditReport, Mapping[str, Tensor]]:
+    """A report and its tensors ("private/INDEX", "rebuilt/TRIAL", "unscored/TRIAL"), from an audit's folder.
+
+    Raises:
+        BadInput: there is no report, or it is not one of this schema.
+    """
+    path = folder / REPORT_FILE
+    if not path.is_file():
+        raise BadInput(f"{str(folder)!r} holds no {REPORT_FILE}; give the output folder of an audit")
+    try:
+        report = AuditReport.model_validate_json(path.read_text())
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise BadInput(
+            f"{str(path)!r} is not a report of this version: {'.'.join(map(str, first['loc']))}: {first['msg']}"
+        ) from None
+    tensors = folder / TENSOR_FILE
+    try:
+        return report, load_file(tensors) if tensors.is_file() else {}
+    except SafetensorError as error:
+        raise BadInput(f"{str(tensors)!r} is no whole safetensors file: {error}") from None
+
+
+def read_texts(folder: Path) -> Texts:
+    """The texts beside a report's tensors; none of images.
+
+    Raises:
+        BadInput: the file is damaged.
+    """
+    path = folder / TEXT_FILE
+    if not path.is_file():
+        return {}
+    try:
+        return TypeAdapter(dict[str, list[str]]).validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise BadInput(f"{str(path)!r} holds no texts of an audit: {error.errors()[0]['msg']}") from None

@@ -1,0 +1,12 @@
+"""Models for scenarios: from a name in a plan, or from a module, to a `Model`.
+
+- `by_name`: the networks by name, and a bare module of the caller's.
+- `adapters`: torchvision, timm, transformers, and `package.module:factory`.
+- `options`: what a network's own options are.
+- `seeding`: random weights of foreign code, without touching the global generators.
+- `trained`: trained weights that are shipped, or lie in files.
+"""
+
+from fedspill.zoo.models.by_name import Entry, build, default_network, listing, of_module
+
+__all__ = ["Entry", "build", "default_network", "listing", "of_module"]

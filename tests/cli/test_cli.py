@@ -1,0 +1,244 @@
+"""The command as a user runs it: results, exit codes, one clear line for every bad input, a kill in the middle."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
+
+from fedspill.cli.main import app, main
+from fedspill.core.errors import FedspillError
+from fedspill.core.local_update import FedSGD, local_update
+from fedspill.core.types import Batch
+from fedspill.zoo.data import load
+from fedspill.zoo.models import build
+
+PLAN = """
+[audit]
+attacks = [{ name = "inverting_gradients", steps = %d }]
+metrics = ["psnr"]
+[model]
+name = "lenet"
+[data]
+name = "photos"
+indices = "0:%d"
+"""
+
+
+def fedspill(*arguments: str):
+    """Runs a command in this process; errors of fedspill are returned as exceptions."""
+    return CliRunner().invoke(app, list(arguments))
+
+
+def plan(folder: Path, steps: int = 3, n: int = 1, more: str = "") -> Path:
+    path = folder / "plan.toml"
+    path.write_text(PLAN % (steps, n) + more)
+    return path
+
+
+def test_audit_writes_everything_and_json_is_the_report(tmp_path: Path) -> None:
+    done = fedspill("audit", str(plan(tmp_path)), "--out", str(tmp_path / "out"), "--json")
+    assert done.exit_code in (0, 3)
+    assert json.loads(done.stdout) == json.loads((tmp_path / "out" / "report.json").read_text())
+    assert (tmp_path / "out" / "report.html").is_file()
+
+
+def test_report_draws_the_views_again(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    fedspill("audit", str(plan(tmp_path)), "--out", str(out))
+    (out / "report.html").unlink()
+    assert fedspill("report", str(out)).exit_code == 0
+    assert (out / "report.html").is_file()
+    assert fedspill("report", str(out), "--redact").exit_code == 0
+    assert "data:image" not in (out / "redacted" / "report.html").read_text()
+
+
+@pytest.mark.parametrize("what", ["attacks", "tamperings", "defences", "checks", "models", "data"])
+def test_list(what: str) -> None:
+    done = fedspill("list", what)
+    assert done.exit_code == 0
+    assert done.stdout.strip()
+
+
+@pytest.mark.parametrize("command", [[], ["audit"], ["attack"], ["demo"], ["list"], ["doctor"], ["report"]])
+def test_help_is_there_with_examples(command: list[str]) -> None:
+    done = fedspill(*command, "--help")
+    assert done.exit_code == 0
+    assert "Usage" in done.stdout
+
+
+def test_doctor_finds_this_machine_fit() -> None:
+    done = fedspill("doctor")
+    assert "one update" in done.stdout
+    assert done.exit_code == 0, done.stdout
+
+
+@pytest.fixture
+def captured(tmp_path: Path) -> Path:
+    """A folder with a factory, weights, and an update of one photograph."""
+    (tmp_path / "nets_for_test.py").write_text(
+        "from torch import nn\n"
+        "def make():\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(192, 16), nn.ReLU(), nn.Linear(16, 10))\n"
+    )
+    model = build("mlp", input_shape=(3, 8, 8), num_classes=10, options={"hidden": [16]})
+    names = dict(zip(("1.weight", "1.bias", "3.weight", "3.bias"), model.params, strict=True))
+    save_file({new: model.params[old].contiguous() for new, old in names.items()}, tmp_path / "global.safetensors")
+    photo = load("photos", indices="0:1", size=8).batch
+    update = local_update(model, Batch(photo.inputs, torch.tensor([3])), FedSGD())
+    save_file({new: update.values[old].contiguous() for new, old in names.items()}, tmp_path / "update.safetensors")
+    save_file({"photo": photo.inputs}, tmp_path / "truth.safetensors")
+    return tmp_path
+
+
+def attack(folder: Path, *more: str, update: str = "update.safetensors", weights: str = "global.safetensors"):
+    return fedspill(
+        *("attack", "--model", "nets_for_test:make", "--weights", str(folder / weights)),
+        *("--update", str(folder / update), "--kind", "gradient", "--shape", "3x8x8", "--out", str(folder / "out")),
+        *("--mean", "0.5", "--std", "0.25", *more),
+    )
+
+
+def test_a_captured_update_is_attacked_without_truth(captured: Path, monkeypatch) -> None:
+    monkeypatch.syspath_prepend(str(captured))
+    done = attack(captured, "--attack", "linear_layer", "--num-examples", "1")
+    assert done.exit_code == 0, done.output
+    rebuilt = load_file(captured / "out" / "reconstructions.safetensors")["rebuilt"]
+    torch.testing.assert_close(rebuilt, load_file(captured / "truth.safetensors")["photo"], atol=1e-4, rtol=0)
+    told = json.loads((captured / "out" / "attack.json").read_text())
+    assert told["converged"] is True
+    assert told["labels"] == [3]
+    assert (captured / "out" / "rebuilt-0.png").is_file()
+
+
+def test_bad_files_of_a_captured_update(captured: Path, monkeypatch) -> None:
+    monkeypatch.syspath_prepend(str(captured))
+    whole = (captured / "update.safetensors").read_bytes()
+    (captured / "cut.safetensors").write_bytes(whole[: len(whole) // 2])
+    good = load_file(captured / "update.safetensors")
+    save_file({**good, "1.bias": good["1.bias"] * torch.nan}, captured / "nan.safetensors")
+    save_file({**good, "1.bias": torch.zeros(3)}, captured / "shape.safetensors")
+    save_file({"other": torch.zeros(3)}, captured / "names.safetensors")
+    weights = load_file(captured / "global.safetensors")
+    save_file({**weights, "1.bias": weights["1.bias"] * torch.inf}, captured / "inf.safetensors")
+    for update, said in [
+        ("cut.safetensors", "no whole safetensors file"),
+        ("nan.safetensors", "NaN or infinite"),
+        ("shape.safetensors", "has shape (3,), the model needs (16,)"),
+        ("names.safetensors", "holds none of the model's parameters"),
+        ("none.safetensors", "does not exist"),
+    ]:
+        error = attack(captured, update=update).exception
+        assert isinstance(error, FedspillError), update
+        assert said in str(error)
+    error = attack(captured, weights="inf.safetensors").exception
+    assert isinstance(error, FedspillError)
+    assert "NaN or infinite" in str(error)
+    assert not (captured / "out").exists(), "nothing is half-written"
+
+
+BAD = {
+    "toml": (["audit", "bad.toml"], "is not valid TOML"),
+    "no plan": (["audit", "none.toml"], "does not exist"),
+    "unknown key": (["audit", "plan.toml", "--set", "client.batch=3"], "plan key 'client.batch' is unknown"),
+    "batch of 0": (["audit", "plan.toml", "--set", "client.num_examples=0"], "greater than or equal to 1"),
+    "unknown attack": (["audit", "plan.toml", "--set", "audit.attacks=['dgl']"], "unknown attack 'dgl'"),
+    "unknown model": (["audit", "plan.toml", "--set", "model.name=lenett"], "unknown model 'lenett'"),
+    "unknown data": (["audit", "plan.toml", "--set", "data.name=cifar"], "unknown data 'cifar'"),
+    "unknown metric": (["audit", "plan.toml", "--set", "audit.metrics=['psnr','loudness']"], "loudness"),
+    "missing weights": (["audit", "plan.toml", "--set", "model.weights=none.pt"], "does not exist"),
+    "no such index": (["audit", "plan.toml", "--set", "data.indices='0:100000'"], "out of range"),
+    "unknown device": (["audit", "plan.toml", "--device", "tpu"], "it is auto, cpu or cuda"),
+    "trainable": (["audit", "plan.toml", "--set", "client.trainable=['hed.*']"], "'hed.*' matches none of"),
+    "no report": (["report", "."], "holds no report.json"),
+    "bad budget": (["audit", "plan.toml", "--budget", "soon"], "no duration"),
+    "none at once": (["audit", "plan.toml", "--at-once", "0"], "audit.at_once"),
+    "a quality at once": (["audit", "plan.toml", "--at-once", "2", "--quality", "20dB"], "leave out one of the two"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_line_and_exit_code_2(case: str, tmp_path: Path, monkeypatch, capsys) -> None:
+    plan(tmp_path)
+    (tmp_path / "bad.toml").write_text("[audit\n")
+    monkeypatch.chdir(tmp_path)
+    arguments, said = BAD[case]
+    before = set(tmp_path.iterdir())
+    monkeypatch.setattr(sys, "argv", ["fedspill", *arguments])
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    shown = capsys.readouterr()
+    assert stopped.value.code == 2
+    assert said in shown.err
+    assert "Traceback" not in shown.err
+    assert len(shown.err.strip().splitlines()) == 1
+    assert set(tmp_path.iterdir()) == before, "nothing is half-written"
+
+
+def test_what_contradicts_itself_in_a_captured_update(captured: Path, monkeypatch) -> None:
+    monkeypatch.syspath_prepend(str(captured))
+    for more, said in [
+        (("--labels", "99"), "the model's classes are 0 to 9"),
+        (("--labels", "3,5", "--num-examples", "3"), "are 2 labels, --num-examples says 3"),
+        (("--epochs", "2"), "with --kind gradient there is none"),
+        (("--kind", "delta", "--epochs", "2"), "needs both --epochs and --lr"),
+        (("--attack", "dgl"), "unknown attack 'dgl'"),
+        (("--set", "steps=many"), "field 'steps'"),
+        (("--budget", "soon"), "no duration"),
+    ]:
+        error = attack(captured, *more).exception
+        assert isinstance(error, FedspillError), more
+        assert said in str(error)
+        assert not (captured / "out").exists(), more
+
+
+def test_defects_do_not_read_as_leaks(tmp_path: Path, monkeypatch, capsys) -> None:
+    (tmp_path / "broken_factory.py").write_text("def make():\n    return 1 / 0\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    monkeypatch.setattr(
+        sys, "argv", ["fedspill", "audit", str(plan(tmp_path)), "--set", "model.name=broken_factory:make"]
+    )
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 2
+    monkeypatch.setattr(sys, "argv", ["fedspill", "audit", str(plan(tmp_path)), "--out", "/proc/none"])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_killed_audit_goes_on_to_the_same_result(tmp_path: Path) -> None:
+    steps = 1500
+    path = plan(tmp_path, steps=steps)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    often = "from fedspill.auditing import watch; watch.CHECKPOINT_SECONDS = 0.2; from fedspill.cli import main; main()"
+    command = [sys.executable, "-c", often, "audit", str(path), "--out"]
+    with subprocess.Popen([*command, str(tmp_path / "killed")], env=environment, stderr=subprocess.DEVNULL) as running:
+        checkpoints = tmp_path / "killed" / "checkpoints"
+        for _ in range(1200):
+            if list(checkpoints.glob("*.pt")) or running.poll() is not None:
+                break
+            time.sleep(0.1)
+        running.send_signal(signal.SIGKILL)
+    assert list(checkpoints.glob("*.pt")), "killed before it was done, after a checkpoint"
+    assert not (tmp_path / "killed" / "report.json").exists()
+    resumed = subprocess.run(
+        [*command, str(tmp_path / "killed")], env=environment, capture_output=True, text=True, check=False
+    )
+    assert "going on from the checkpoint" in resumed.stderr
+    subprocess.run([*command, str(tmp_path / "whole")], env=environment, capture_output=True, check=False)
+    first, second = (load_file(tmp_path / name / "reconstructions.safetensors") for name in ("killed", "whole"))
+    assert all(torch.equal(first[k], v) for k, v in second.items())
+    trials = [json.loads((tmp_path / name / "report.json").read_text())["trials"][0] for name in ("killed", "whole")]
+    assert trials[0]["objective"] == trials[1]["objective"]
+    assert trials[0]["iterations"] == steps

@@ -1,0 +1,121 @@
+"""Plans: what is allowed, and the one clear line for what is not."""
+
+from pathlib import Path
+
+import pytest
+
+from fedspill.auditing.components import choose, configure
+from fedspill.catalogue import attacks
+from fedspill.core.errors import BadInput
+from fedspill.core.local_update import FedAvg, FedSGD
+from fedspill.plan.file import parse_plan, read_as, read_plan
+from fedspill.plan.sections import AttackEntry, parse_seconds
+from fedspill.training.plan import DecoderPlan, RobustPlan, SpabPlan
+from tests.support import places
+
+FOLDER = places.PLANS
+TRAINING = sorted((FOLDER / "train").glob("*.toml"))
+PLANS = sorted(set(FOLDER.glob("**/*.toml")) - set(TRAINING))
+
+
+@pytest.mark.parametrize("path", PLANS, ids=lambda p: p.stem)
+def test_every_shipped_plan_is_valid(path: Path) -> None:
+    assert choose(read_plan(path))
+
+
+@pytest.mark.parametrize("path", TRAINING, ids=lambda p: p.stem)
+def test_every_shipped_training_plan_is_valid_for_one_command(path: Path) -> None:
+    kinds = {"robust": RobustPlan, "natural": RobustPlan, "decoder": DecoderPlan, "spab": SpabPlan}
+    network, _, kind = path.stem.rpartition("_")
+    assert read_as(kinds[kind], path).model.name == network
+
+
+def test_every_key_has_a_default() -> None:
+    plan = parse_plan({})
+    assert plan.client.training() == FedSGD()
+    assert plan.audit.attacks[0].name == "standard"
+
+
+def test_settings_are_laid_over_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "plan.toml"
+    path.write_text('[client]\nprotocol = "fedavg"\nepochs = 2\n')
+    plan = read_plan(
+        path, ["client.num_examples=8", "data.name=photos", "audit.budget=5m", "client.trainable=['fc.*']"]
+    )
+    assert plan.client.training() == FedAvg(epochs=2, lr=0.01, trainable=("fc.*",))
+    assert (plan.client.num_examples, plan.audit.budget) == (8, 300.0)
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        ({"client": {"num_exmaples": 2}}, r"plan key 'client.num_exmaples' is unknown; allowed here: .*num_examples"),
+        ({"clinet": {}}, "plan key 'clinet' is unknown; allowed here: audit, model, data, client"),
+        ({"client": {"num_examples": 0}}, r"'client.num_examples': .*greater than or equal to 1 \(got 0\)"),
+        ({"client": {"protocol": "sgd"}}, r"'client.protocol': .*'fedsgd' or 'fedavg' \(got 'sgd'\)"),
+        ({"client": {"epochs": 2}}, "epochs given with protocol='fedsgd'"),
+        ({"client": {"num_examples": 3, "clients": 2}}, "num_examples=3 cannot be shared out equally to clients=2"),
+        ({"server": {"knows": ["label"]}}, r"'server.knows.0': .*'labels'.*\(got 'label'\)"),
+        ({"audit": {"budget": "soon"}}, "'soon' is no duration"),
+        ({"audit": {"leak_threshold": {"lpips": 0.1}}}, "leak_threshold names .'lpips'., which metrics="),
+        ({"policy": {"max_leakage_rate": 1.5}}, "'policy.max_leakage_rate'"),
+        ({"audit": {"seeds": []}}, "'audit.seeds'"),
+    ],
+)
+def test_bad_plans(table: dict, said: str) -> None:
+    with pytest.raises(BadInput, match=said):
+        parse_plan(table)
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ("dgl", "unknown attack 'dgl'; there are"),
+        ("dlg:strongest", "attack 'dlg' has no preset 'strongest'; it has paper"),
+        ({"name": "dlg", "step": 3}, "attack 'dlg' has no field 'step'; it has .*steps"),
+        ({"name": "dlg", "steps": "many"}, r"attack 'dlg', field 'steps': .*\(got 'many'\)"),
+        ("label_flip", "brings no readout of its own; name it in server.tampering"),
+    ],
+)
+def test_bad_attacks(entry: object, said: str) -> None:
+    with pytest.raises(BadInput, match=said):
+        choose(parse_plan({"audit": {"attacks": [entry]}}))
+
+
+def test_fields_of_an_attack_can_be_changed_also_nested_ones() -> None:
+    entry = AttackEntry.model_validate({"name": "dlg", "steps": 7, "unknowns": {"examples": [2, 3]}})
+    made = configure(attacks()["dlg"], entry, "attack")
+    assert (made.steps, made.unknowns.examples, made.unknowns.assumed_lr) == (7, (2, 3), 1e-2)
+    assert attacks()["dlg"].presets["paper"].steps == 300
+
+
+def test_standard_is_what_the_server_can_and_would_run() -> None:
+    def names(server: dict) -> set[str]:
+        return {c.name for c in choose(parse_plan({"server": server}))}
+
+    honest = names({})
+    assert honest == set(attacks())
+    assert "input_to_head" not in names({"role": "malicious parameters"})
+    assert {"input_to_head", "linear_first", "identity_convolutions"} <= names({"role": "malicious architecture"})
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("90s", 90), ("1.5m", 90), (" 1h ", 3600)])
+def test_durations(text: str, seconds: float) -> None:
+    assert parse_seconds(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "5 minutes", "-3s", "0"])
+def test_what_is_no_duration(text: str) -> None:
+    with pytest.raises(BadInput, match="no duration"):
+        parse_seconds(text)
+
+
+def test_a_file_that_is_missing_or_no_toml(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="does not exist"):
+        read_plan(tmp_path / "none.toml")
+    broken = tmp_path / "broken.toml"
+    broken.write_text("[audit\n")
+    with pytest.raises(BadInput, match="is not valid TOML"):
+        read_plan(broken)
+    with pytest.raises(BadInput, match="write SECTION.KEY=VALUE"):
+        read_plan(PLANS[0], ["budget=3"])
