@@ -1,6 +1,6 @@
 """Maui against local differential privacy on the head's update: rate of reconstruction by epsilon, clip and SSIM.
 
-    python -m benchmarks.representations.local_dp --head H.safetensors --mislabelled H2.safetensors --decoder D.safetensors
+    python -m benchmarks.representations.local_dp --head H.safetensors --decoder D.safetensors
 
 As in the paper's Table 7: the whole update is clipped to C, Gaussian noise follows from (epsilon, delta = 1e-5) by
 the analytic mechanism for one release; sensitivity 2 C (any two data sets), or C with --add-remove. C is given as a
