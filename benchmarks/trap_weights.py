@@ -23,7 +23,7 @@ from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.local_update import FedSGD, local_update
 from fedspill.core.model import Model
 from fedspill.core.rng import stream
-from fedspill.core.roles import Measures, Tampering
+from fedspill.core.roles import Predicts, Tampering
 from fedspill.core.types import Batch
 from fedspill.tamperings.robbing_linear_layer import RobbingLinearLayer
 from fedspill.tamperings.trap_weights import CARD, TrapWeights
@@ -78,11 +78,11 @@ def _one(tampering: Tampering, model: Model, batch: Batch, public: Batch | None,
     tampered = tampering.tamper(model, public, 0, stream(number, "server"))
     readout = tampered.readout
     assert readout is not None
-    assert isinstance(readout, Measures)
+    assert isinstance(readout, Predicts)
     update = local_update(tampered.model, batch, FedSGD())
     knowledge = ServerKnowledge(tampered.model, num_examples=len(batch))
     got = readout.reconstruct(update, knowledge, stream(number, "attack"))
-    expected = readout.expects(tampered.model, model.input.encode(batch.inputs))
+    expected = readout.predict(tampered.model, model.input.encode(batch.inputs))
     places = [p for one in expected.places for p in one]
     fired = {p: places.count(p) for p in set(places)}
     distance = torch.cdist(batch.inputs.double().flatten(1), got.inputs.double().flatten(1))
@@ -92,7 +92,7 @@ def _one(tampering: Tampering, model: Model, batch: Batch, public: Batch | None,
     return Recall(
         active=len(fired) / rows,
         precision=sum(c == 1 for c in fired.values()) / max(1, len(fired)),
-        owned=float(expected.found.double().mean()),
+        owned=float(expected.recoverable.double().mean()),
         read=_share(distance, near),
         within=_share(distance, L2),
         certified=float(sure.sum()),

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from fedspill.core.model import Model
-from fedspill.inversion.network.extractor import Extractor, find_head
+from fedspill.inversion.network.extractor import Extractor, head_module
 from fedspill.zoo import models
 from fedspill.zoo.data import DataPool
 
@@ -31,7 +31,7 @@ def extractor(name: str, weights: str, pool: DataPool, device: str = "cpu") -> E
         std=pool.std,
         device=torch.device(device),
     )
-    return Extractor(model, find_head(model))
+    return Extractor(model, head_module(model))
 
 
 def title(weights: str) -> str:

@@ -42,7 +42,7 @@ def scores(
     pairs = found.inputs[kept][mine], private.inputs[theirs]
     values = [float(m(*pairs).sum()) / len(private) for m in by_names(names, table=table)]
     z = model.input.encode(private.inputs)
-    return [*values, float(tampered.readout.expects(tampered.model, z).found.double().mean())]
+    return [*values, float(tampered.readout.predict(tampered.model, z).recoverable.double().mean())]
 
 
 def table_of(title: str, names: tuple[str, ...], rows: dict[str, list[list[float]]], n: int) -> None:

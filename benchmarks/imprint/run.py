@@ -9,7 +9,7 @@ from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.local_update import FedSGD, LocalTraining, local_update
 from fedspill.core.model import Model
 from fedspill.core.rng import stream
-from fedspill.core.roles import Measures, Tampering
+from fedspill.core.roles import Predicts, Tampering
 from fedspill.core.types import Batch, Update
 from fedspill.scoring.identification import identify, pixel_distance
 from fedspill.scoring.match import match
@@ -75,9 +75,9 @@ def judged(tampered, rebuilt, private: Batch, others: Batch | None = None) -> Fo
     sure = rebuilt.inputs[rebuilt.confidence > 0.5].flatten(1)
     near = torch.cdist(sure, private.inputs.flatten(1)).amin(1) if len(sure) else sure.new_zeros(0)
     false = int((near > 10 ** (-EXACT / 20) * private.inputs[0].numel() ** 0.5).sum())
-    assert isinstance(tampered.readout, Measures)
+    assert isinstance(tampered.readout, Predicts)
     model = tampered.model
-    expected = tampered.readout.expects(model, model.input.encode(private.inputs)).found
+    expected = tampered.readout.predict(model, model.input.encode(private.inputs)).found
     return Found(psnr, int(expected.sum()), int((expected & (psnr >= EXACT)).sum()), false, hits)
 
 

@@ -16,7 +16,14 @@ from torch import Tensor
 
 from fedspill.core.rng import stream
 from fedspill.inversion.imprint.measurement import Cutoffs, edges, vector
-from fedspill.inversion.theory.occupancy import alone, alone_deviation, alone_expected, masses, peelable, proposition_1
+from fedspill.inversion.theory.occupancy import (
+    alone,
+    alone_deviation,
+    alone_expected,
+    masses,
+    proposition_1,
+    recoverable,
+)
 from fedspill.tamperings.one_shot import OneShot
 from fedspill.zoo.data import load
 
@@ -102,7 +109,7 @@ def _ideal_share(n: int, d: int, rows: int, rng: torch.Generator, draws: int = 2
     total = 0.0
     for _ in range(draws):
         bins = torch.stack([torch.randint(max(1, k), (n,), generator=rng) for k in sizes], 1)
-        total += float(peelable(bins).double().mean())
+        total += float(recoverable(bins).double().mean())
     return total / draws
 
 

@@ -13,7 +13,7 @@ from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.local_update import FedSGD, local_update
 from fedspill.core.model import Model
 from fedspill.core.rng import stream
-from fedspill.core.roles import Measures
+from fedspill.core.roles import Predicts
 from fedspill.core.types import Batch
 from fedspill.inversion.imprint.measurement import Cutoffs
 from fedspill.scoring.metrics import PSNR
@@ -144,8 +144,8 @@ def predicted(given: World, variant: Variant) -> list[int]:
     for draw in range(DRAWS):
         tampering = RobbingTheFed(given.case.rows, (variant.function,), cutoffs=variant.cutoffs)
         tampered = tampering.tamper(given.model, None, 0, stream(draw, "server"))
-        assert isinstance(tampered.readout, Measures)
-        counts.append(int(tampered.readout.expects(tampered.model, z).found.sum()))
+        assert isinstance(tampered.readout, Predicts)
+        counts.append(int(tampered.readout.predict(tampered.model, z).recoverable.sum()))
     return sorted(counts)
 
 

@@ -89,7 +89,7 @@ class Hook:
         if done:
             self.probe.tick(done)
             if self.probe.scoring:
-                self._book(candidate)
+                self._codebook(candidate)
                 self.probe.seen(done, lambda: Snapshot(self._best(candidate), candidate.detach(), self.lowest))
         closure = self.inner(candidate, *others)
 
@@ -100,7 +100,7 @@ class Hook:
 
         return noted
 
-    def _book(self, candidate: Tensor) -> None:
+    def _codebook(self, candidate: Tensor) -> None:
         """As the peer keeps its best: a value that is the lowest so far keeps the candidate after the step."""
         assert self.value is not None
         if (value := float(self.value)) < self.lowest:

@@ -28,7 +28,7 @@ from fedspill.core.model import Model
 from fedspill.core.rng import stream
 from fedspill.core.types import Batch
 from fedspill.inversion.gradients.layer import Layer
-from fedspill.inversion.network.extractor import Extractor, find_head
+from fedspill.inversion.network.extractor import Extractor, head_module
 from fedspill.inversion.representations.heads.making import make_head
 from fedspill.inversion.representations.heads.spab import PAPER, SpAB
 from fedspill.inversion.representations.heads.weights import HeadWeights, Kind
@@ -100,7 +100,7 @@ def world(args: argparse.Namespace) -> World:
         std=public.std,
         device=torch.device(args.device),
     )
-    of = Extractor(model, find_head(model)).of
+    of = Extractor(model, head_module(model)).of
     made = World(of(public.batch.inputs), public.batch.labels, of(private.batch.inputs).cpu(), private.batch.labels)
     if args.cache:
         torch.save(vars(made), args.cache)

@@ -11,7 +11,6 @@ from fedspill.core.model import Model
 from fedspill.core.rng import stream
 from fedspill.core.roles import Attack, Metric
 from fedspill.core.types import Batch, Reconstruction, Update
-from fedspill.inversion.network.extractor import find_head
 from fedspill.scoring.metrics import by_names
 from fedspill.scoring.metrics.lpips import default_weights
 from fedspill.scoring.score import score_all
@@ -57,7 +56,7 @@ def batches(pool: DataPool, size: int, count: int, seed: int = 0) -> list[Batch]
 
 def answered(model: Model, private: Batch) -> tuple[Update, ServerKnowledge]:
     """What one client sends, of its head alone, and what the server holds: no labels."""
-    training = FedSGD((f"{find_head(model)}.*",))
+    training = FedSGD((f"{head_module(model)}.*",))
     update = local_update(model, private, training)
     return update, ServerKnowledge(model, num_examples=len(private), local_training=training)
 

@@ -10,7 +10,7 @@ from fedspill import defences as _defences
 from fedspill import guard as _guard
 from fedspill import tamperings as _tamperings
 from fedspill.core.errors import BadInput
-from fedspill.core.roles import Attack, Card, Check, Defending, Tampering
+from fedspill.core.roles import Attack, Card, Check, Defence, Tampering
 
 
 def _cards(folder: ModuleType) -> dict[str, Card[Any]]:
@@ -29,7 +29,7 @@ def tamperings() -> dict[str, Card[Tampering]]:
     return _cards(_tamperings)
 
 
-def defences() -> dict[str, Card[Defending]]:
+def defences() -> dict[str, Card[Defence]]:
     """Defences of a client."""
     return _cards(_defences)
 

@@ -9,7 +9,7 @@ import torch
 
 from fedspill.attacks.inverting_gradients import InvertingGradients
 from fedspill.auditing import parse_plan, schedule, watch
-from fedspill.auditing.watch import foretold
+from fedspill.auditing.watch import forecast_sentence
 from fedspill.core.errors import BadInput
 from fedspill.core.roles import UNWATCHED, Forecast, Job, Watch
 from fedspill.core.types import Reconstruction
@@ -79,8 +79,8 @@ def test_time_and_forecast_are_each_ones_share() -> None:
     assert "so 36 of 3 trials at once take" in message
     assert "and 5 such trials" in message
     assert heard.steps[-1][0] <= heard.steps[-1][1]
-    assert foretold(Forecast(30, 1.0, jobs=3), 6, None).endswith("take 30 s, and 6 such trials 60 s")
-    assert foretold(Forecast(30, 1.0, jobs=3), 3, None).endswith("so 30 of 3 trials at once take 30 s")
+    assert forecast_sentence(Forecast(30, 1.0, jobs=3), 6, None).endswith("take 30 s, and 6 such trials 60 s")
+    assert forecast_sentence(Forecast(30, 1.0, jobs=3), 3, None).endswith("so 30 of 3 trials at once take 30 s")
 
 
 def kill_in(monkeypatch: pytest.MonkeyPatch, stack: int, step: int) -> None:

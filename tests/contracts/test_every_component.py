@@ -10,7 +10,7 @@ from fedspill.core.errors import BadInput, NotApplicable
 from fedspill.core.knowledge import Knows, ServerKnowledge
 from fedspill.core.local_update import FedAvg, FedSGD, local_update
 from fedspill.core.rng import stream
-from fedspill.core.roles import UNWATCHED, Attack, Check, Defending, Incoming, Tampering
+from fedspill.core.roles import UNWATCHED, Attack, Check, Defence, Incoming, Tampering
 from fedspill.federation.client import Client
 from fedspill.federation.threat import observe
 from tests.support.worlds import SPEC, batch, conv_bn, linear, mlp, relu_mlp
@@ -142,7 +142,7 @@ def test_an_attack_is_content_with_less_or_says_what_it_lacks(name: str) -> None
 def test_a_defence_is_repeatable_and_keeps_what_it_was_given(name: str) -> None:
     before, model, private = torch.get_rng_state(), conv_bn(training=True), batch(3)
     for preset in DEFENCES[name].presets.values():
-        assert isinstance(preset, Defending)
+        assert isinstance(preset, Defence)
         cost = preset.cost()
         assert cost is None or (cost.epsilon > 0 and 0 < cost.delta < 1 and cost.unit)
         client = Client(private, FedSGD(), [preset.stages()])

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from fedspill.core.nested_watch import Stages
+from fedspill.core.nested_watch import PhaseWatch
 from fedspill.core.roles import State, Watch
 from tests.support.watches import Kept
 
@@ -27,7 +27,7 @@ def counting(upto: int, steps: list[int]) -> Callable[[Watch], State]:
 
 
 def both(watch: Watch, steps: list[int]) -> tuple[State, State]:
-    stages = Stages(watch)
+    stages = PhaseWatch(watch)
     return stages.run("first", counting(3, steps)), stages.run("second", counting(4, steps))
 
 

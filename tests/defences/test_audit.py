@@ -8,7 +8,7 @@ from fedspill import catalogue
 from fedspill.auditing import parse_plan, run_audit
 from fedspill.auditing.run import AuditResult
 from fedspill.core.errors import BadInput
-from fedspill.core.roles import Card, Defence, PrivacyCost
+from fedspill.core.roles import Card, PrivacyCost, Stages
 from fedspill.rendering.html.page import render
 from tests.support.defences import audit
 from tests.support.worlds import batch, mlp, relu_mlp
@@ -85,11 +85,11 @@ class Doubling:
 
     open: bool = True
 
-    def stages(self) -> Defence:
+    def stages(self) -> Stages:
         def prepare(model):
             return replace(model, params={k: 2 * v for k, v in model.params.items()})
 
-        return Defence(prepare=prepare, protect=lambda update, context, rng: update if self.open else None)
+        return Stages(prepare=prepare, protect=lambda update, context, rng: update if self.open else None)
 
     def cost(self) -> PrivacyCost | None:
         return None

@@ -14,7 +14,7 @@ from fedspill.cli.main import app
 from fedspill.core.errors import BadInput
 from fedspill.core.local_update import FedAvg, FedSGD, local_update, mean_update
 from fedspill.core.rng import stream
-from fedspill.core.roles import ClientContext, Defence
+from fedspill.core.roles import ClientContext, Stages
 from fedspill.core.types import Update, UpdateKind
 from fedspill.defences.clipping import Clipping, clipped
 from fedspill.defences.gradient_noise import GradientNoise
@@ -86,8 +86,8 @@ BLANK = Update(UpdateKind.GRADIENT, {"a": torch.zeros(300, 300), "b": torch.zero
 )
 def test_noise_has_the_size_and_the_law_that_was_asked_for(defence, sigma: float, law: str) -> None:
     noise = flat(protected(defence, BLANK))
-    n, excess = len(noise), 5 if law == "laplace" else 2  # variance of a squared standard value
-    assert float(noise.square().mean()) == pytest.approx(sigma**2, rel=5 * math.sqrt(excess / n))
+    n, out_of_range = len(noise), 5 if law == "laplace" else 2  # variance of a squared standard value
+    assert float(noise.square().mean()) == pytest.approx(sigma**2, rel=5 * math.sqrt(out_of_range / n))
     assert abs(float(noise.mean())) < 5 * sigma / math.sqrt(n)
     scale = sigma / math.sqrt(2) if law == "laplace" else sigma
     assert kstest(noise.numpy(), law, args=(0, scale)).pvalue > 1e-3
@@ -121,7 +121,7 @@ def test_every_client_is_clipped_before_the_mean_is_taken(training) -> None:
     assert got.norm() < 0.99 * clipped(mean_update(alone), norm).norm()
 
 
-def noises(clients: int, defences: list[Defence], seed: int = 0) -> list[torch.Tensor]:
+def noises(clients: int, defences: list[Stages], seed: int = 0) -> list[torch.Tensor]:
     """What each of several clients added to an update of its own."""
     model, private = mlp(), batch(2 * clients)
     bare = [local_update(model, private[2 * k : 2 * k + 2], FedSGD()) for k in range(clients)]
@@ -132,7 +132,7 @@ def noises(clients: int, defences: list[Defence], seed: int = 0) -> list[torch.T
         return update
 
     collect(
-        model, shared_out(private, clients, FedSGD(), defences=[*defences, Defence(protect=last)]), stream(seed, "c")
+        model, shared_out(private, clients, FedSGD(), defences=[*defences, Stages(protect=last)]), stream(seed, "c")
     )
     return added
 
@@ -147,9 +147,9 @@ def test_clients_and_defences_have_their_own_streams() -> None:
     assert not torch.allclose(first, noises(1, [noise], seed=1)[0])
 
 
-def _of_second_place(noise: Defence) -> torch.Tensor:
+def _of_second_place(noise: Stages) -> torch.Tensor:
     """The second client's noise of a defence that stands behind one that draws nothing."""
-    return noises(3, [Defence(), noise])[1]
+    return noises(3, [Stages(), noise])[1]
 
 
 @pytest.mark.parametrize(

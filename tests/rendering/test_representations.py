@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from fedspill.core.rng import randn, stream
-from fedspill.core.roles import Expected
+from fedspill.core.roles import Prediction
 from fedspill.core.types import Reconstruction
 from fedspill.rendering.bins import Owner, bins_read
 from fedspill.rendering.folder import write_views
@@ -30,7 +30,7 @@ def of_representations(private: torch.Tensor) -> Fake:
             marks=("alone", "unsure", "unsure"),
             representations=read,
         ),
-        Expected(
+        Prediction(
             (("row 2",), ("row 7", "row 8"), ("row 5", "row 9", "row 8"), ("row 8",)),
             torch.tensor([True, True, True, False]),
             true,

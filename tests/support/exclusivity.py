@@ -55,7 +55,7 @@ def read(
 
 
 def expected(attack: NEX, model: Model, batch: Batch) -> Tensor:
-    return attack.expects(model, model.input.encode(batch.inputs)).found
+    return attack.predict(model, model.input.encode(batch.inputs)).recoverable
 
 
 def sorted_labels(labels: Tensor | None) -> list[int]:

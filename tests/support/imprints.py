@@ -28,4 +28,4 @@ def read(tampering, model: Model, private: Batch, training=FedSGD(), public=None
     known = ServerKnowledge(tampered.model, clients, len(private), local_training=training)
     found = tampered.readout.reconstruct(update, known, stream(0, "attack"))
     gap = torch.cdist(found.inputs.flatten(1), private.inputs.flatten(1)) / private.inputs[0].numel() ** 0.5
-    return found, tampered.readout.expects(tampered.model, z), (gap < EXACT).any(0), gap
+    return found, tampered.readout.predict(tampered.model, z), (gap < EXACT).any(0), gap

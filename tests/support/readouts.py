@@ -12,7 +12,7 @@ from fedspill.auditing import parse_plan, run_audit
 from fedspill.auditing.run import AuditResult
 from fedspill.core.inputs import CategoricalColumn, ImageSpec, NumericColumn, TableSpec, TokenSpec
 from fedspill.core.model import Model
-from fedspill.core.roles import UNWATCHED, Card, Expected, Tampered, Watch
+from fedspill.core.roles import UNWATCHED, Card, Prediction, Tampered, Watch
 from fedspill.core.types import Batch, Reconstruction, ServerRole
 from fedspill.zoo.data.pool import DataPool, from_tensors
 from tests.support.reports import THEORY
@@ -33,7 +33,7 @@ class Fake:
     """A readout that returns what a test hands it; not an attack, but what the evaluation makes of one."""
 
     returned: Reconstruction
-    expected: Expected
+    expected: Prediction
 
     def tamper(
         self, model: Model, public_data: Batch | None, round: int, rng: torch.Generator, watch: Watch = UNWATCHED
@@ -43,8 +43,8 @@ class Fake:
     def reconstruct(self, update, knowledge, rng, watch=UNWATCHED) -> Reconstruction:
         return self.returned
 
-    def expects(self, model: Model, z: Tensor) -> Expected:
-        assert len(z) == len(self.expected.found)
+    def predict(self, model: Model, z: Tensor) -> Prediction:
+        assert len(z) == len(self.expected.recoverable)
         return self.expected
 
 
@@ -60,7 +60,9 @@ def bins_of(private: Tensor, noise: Tensor) -> Fake:
             origins=("bin 10", "bin 2", "bin 9", "bin 3", "bin 4"),
             marks=("mixture", "alone", "alone", "duplicate", "unsure"),
         ),
-        Expected((("bin 9",), ("bin 2", "bin 3"), ("bin 10",), ("bin 10",)), torch.tensor([True, True, False, False])),
+        Prediction(
+            (("bin 9",), ("bin 2", "bin 3"), ("bin 10",), ("bin 10",)), torch.tensor([True, True, False, False])
+        ),
     )
 
 

@@ -9,7 +9,7 @@ from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.local_update import FedSGD, LocalTraining, local_update
 from fedspill.core.model import Model
 from fedspill.core.rng import rand, stream
-from fedspill.core.roles import Expected, Measures, Tampered
+from fedspill.core.roles import Prediction, Predicts, Tampered
 from fedspill.core.types import Batch, Reconstruction
 from fedspill.tamperings.trap_weights import TrapWeights
 
@@ -74,9 +74,9 @@ def read(
     return tampered.readout.reconstruct(update, knowledge, stream(0, "attack"))
 
 
-def expected(tampered: Tampered, batch: Batch) -> Expected:
-    assert isinstance(tampered.readout, Measures)
-    return tampered.readout.expects(tampered.model, tampered.model.input.encode(batch.inputs))
+def expected(tampered: Tampered, batch: Batch) -> Prediction:
+    assert isinstance(tampered.readout, Predicts)
+    return tampered.readout.predict(tampered.model, tampered.model.input.encode(batch.inputs))
 
 
 def errors(got: Reconstruction, batch: Batch) -> Tensor:

@@ -37,14 +37,14 @@ def test_what_the_rows_isolate_is_read_from_the_head_alone(peel: bool) -> None:
     assert isinstance(made.readout, MauiReadout)
     knowledge = ServerKnowledge(made.model, num_examples=12, local_training=HEAD_ONLY)
     rebuilt = made.readout.reconstruct(update, knowledge, stream(0, "attack"))
-    expected = made.readout.expects(made.model, made.model.input.encode(private.inputs))
+    expected = made.readout.predict(made.model, made.model.input.encode(private.inputs))
     true = Extractor(conv_bn(), "6").of(private.inputs)
     assert expected.representations is not None
     assert torch.allclose(expected.representations, true, atol=1e-6)
     assert rebuilt.representations is not None
     near = torch.cdist(rebuilt.representations, true.double()) < 1e-3 * true.double().norm(dim=1)
-    assert int(expected.found.sum()) >= 6, "the world is too poor to test anything"
-    assert bool(near.any(0)[expected.found].all())
+    assert int(expected.recoverable.sum()) >= 6, "the world is too poor to test anything"
+    assert bool(near.any(0)[expected.recoverable].all())
     assert len(rebuilt.inputs) == len(rebuilt.origins) == len(rebuilt.marks) <= 12
     for k, mark in enumerate(rebuilt.marks):
         if mark == "alone":

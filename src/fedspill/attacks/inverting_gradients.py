@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from fedspill.core.errors import BadInput
 from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.model import Model
-from fedspill.core.nested_watch import Parts
+from fedspill.core.nested_watch import JobsWatch
 from fedspill.core.rng import randn
 from fedspill.core.roles import UNWATCHED, Attack, Card, Job, Watch
 from fedspill.core.types import Reconstruction, Update
-from fedspill.inversion.matching.forward_model import Assumption
+from fedspill.inversion.matching.forward_model import ForwardModel
 from fedspill.inversion.matching.hypotheses import Unknowns, check_observed, hypotheses
 from fedspill.inversion.matching.many_updates import Objective, Pending, Searching
 from fedspill.inversion.matching.outcome import conclude
@@ -103,13 +103,13 @@ class InvertingGradients:
 
         What a gradient tells exactly is still read job by job.
         """
-        parts = Parts(watch)
+        parts = JobsWatch(watch)
         begun = {i: self._begin_part(i, jobs, parts) for i in range(len(jobs))}
         pending = {i: job for i, job in begun.items() if isinstance(job, Pending)}
         found = Searching(self._search, self._together(watch), self._objective).run(pending, parts)
         return [job if isinstance(job, Reconstruction) else self._end(job, found[i], watch) for i, job in begun.items()]
 
-    def _begin_part(self, i: int, jobs: Sequence[Job], parts: Parts) -> Reconstruction | Pending:
+    def _begin_part(self, i: int, jobs: Sequence[Job], parts: JobsWatch) -> Reconstruction | Pending:
         name = f"read {i}"
         if (read := parts.kept(name)) is not None:
             return Reconstruction(**read)
@@ -124,7 +124,7 @@ class InvertingGradients:
         observed = check_observed(job.update, knowledge.model)
         tried = hypotheses(observed, knowledge, self.unknowns, rng)
         distance = DISTANCES[self.distance]
-        assumed = [Assumption.of(h, knowledge, observed, distance, shorten=self.surrogate) for h in tried]
+        assumed = [ForwardModel.of(h, knowledge, observed, distance, shorten=self.surrogate) for h in tried]
         read = read_exactly(assumed, self.converged_below, rng, watch) if self.analytic else Reading()
         if read.picture is not None and read.sure:
             return replace(read.picture, notes=(*read.picture.notes, *read.notes))
@@ -161,8 +161,8 @@ class InvertingGradients:
             return None
         return BatchedSearch(rule, self.steps, self.restarts, graph=self.graph)
 
-    def _problem(self, assumed: Assumption, known: KnownActivations | None) -> Problem:
-        matching, labels, count = assumed.short, assumed.labels, assumed.hypothesis.num_examples
+    def _problem(self, assumed: ForwardModel, known: KnownActivations | None) -> Problem:
+        matching, labels, count = assumed.single_gradient, assumed.labels, assumed.hypothesis.num_examples
         model, spec = matching.model, matching.model.input
         objective, alone = self._objective(model), [assumed.distance()]
 

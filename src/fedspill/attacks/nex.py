@@ -17,7 +17,7 @@ from fedspill.core.errors import BadInput, NotApplicable
 from fedspill.core.inputs import ImageSpec, TableSpec
 from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.model import Model
-from fedspill.core.roles import UNWATCHED, Attack, Card, Expected, Watch
+from fedspill.core.roles import UNWATCHED, Attack, Card, Prediction, Watch
 from fedspill.core.types import Reconstruction, Update, UpdateKind
 from fedspill.inversion.analytic.candidates import in_range
 from fedspill.inversion.exclusivity.candidates import Scale
@@ -130,7 +130,7 @@ class NEX:
             got, objective=found.objective, converged=read.complete and close, notes=(*got.notes, _met(found))
         )
 
-    def expects(self, model: Model, z: Tensor) -> Expected:
+    def predict(self, model: Model, z: Tensor) -> Prediction:
         """Which units each example fires, and which examples are rebuilt exactly, of one gradient of the model as sent.
 
         An example of which the network is so sure that its gradient is 0 is not found, whatever it fires.
@@ -139,7 +139,7 @@ class NEX:
         fired = fired_units(model, end, z)
         places = tuple(tuple(f"unit {j}" for j in f.nonzero()[:, 0].tolist()) for f in fired[-1])
         found = exclusive(fired, self.least)
-        return Expected(places, found if end.at_input else torch.zeros_like(found))
+        return Prediction(places, found if end.at_input else torch.zeros_like(found))
 
 
 def fired_units(model: Model, end: DenseEnd, z: Float[Tensor, "n ..."]) -> list[Bool[Tensor, "n _"]]:

@@ -9,7 +9,7 @@ from fedspill import catalogue
 from fedspill.core.errors import BadInput, NotApplicable
 from fedspill.core.inputs import InputSpec, kind
 from fedspill.core.knowledge import Knows
-from fedspill.core.roles import Attack, Card, Defence, Defending, Tampering
+from fedspill.core.roles import Attack, Card, Defence, Stages, Tampering
 from fedspill.core.types import ServerRole
 from fedspill.plan.sections import AttackEntry, AuditPlan
 
@@ -39,8 +39,8 @@ class ChosenDefence:
     name: str
     preset: str
     label: str
-    card: Card[Defending]
-    component: Defending
+    card: Card[Defence]
+    component: Defence
 
 
 def configure(card: Card[Any], entry: AttackEntry, what: str) -> Any:
@@ -166,7 +166,7 @@ def defences_of(plan: AuditPlan) -> list[ChosenDefence]:
     return chosen
 
 
-def stages_of(plan: AuditPlan) -> tuple[Defence, ...]:
+def stages_of(plan: AuditPlan) -> tuple[Stages, ...]:
     """The same as the clients run it."""
     return tuple(d.component.stages() for d in defences_of(plan))
 

@@ -11,7 +11,7 @@ from fedspill.core.roles import ReconstructsMany
 from fedspill.core.types import Reconstruction
 
 
-def run_together(
+def run_jointly(
     servers: Servers, group: Sequence[Task], left: Sequence[Task], watch: TrialWatch, priors: Priors
 ) -> list[Finished] | None:
     """What `run_trial` gives for each that is left of a group, up to rounding; None if the attack does not fit one.

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from fedspill.core.inputs import InputSpec
-from fedspill.core.roles import Expected
+from fedspill.core.roles import Prediction
 from fedspill.core.types import Reconstruction
 from fedspill.report.trial import Predicted, Reading
 from fedspill.scoring.exact import exact_copies
@@ -45,7 +45,7 @@ def ranked(confidence: Float[Tensor, " m"] | None, m: int, n: int) -> Ranked:
 
 
 def readings(
-    rebuilt: Reconstruction, private: Tensor, spec: InputSpec, expected: Expected | None, places: Ranked
+    rebuilt: Reconstruction, private: Tensor, spec: InputSpec, expected: Prediction | None, places: Ranked
 ) -> tuple[list[Reading], Predicted | None]:
     """One record per candidate, none if the attack does not say where it read them; and the prediction's success.
 
@@ -78,7 +78,7 @@ def readings(
 
 
 def _copies(
-    rebuilt: Reconstruction, private: Tensor, spec: InputSpec, expected: Expected | None
+    rebuilt: Reconstruction, private: Tensor, spec: InputSpec, expected: Prediction | None
 ) -> Bool[Tensor, "m n"]:
     """Which candidate equals which example, or which representation which."""
     if expected is None or expected.representations is None or rebuilt.representations is None:
@@ -87,14 +87,14 @@ def _copies(
     return torch.cdist(got, true) < READ_EXACTLY * true.norm(dim=1)
 
 
-def _holders(expected: Expected, origin: str) -> list[int]:
+def _holders(expected: Prediction, origin: str) -> list[int]:
     """Examples that are at this place; of several places the first one is where the candidate shows best."""
     first = origin.partition(",")[0]
     return [i for i, names in enumerate(expected.places) if first in names]
 
 
-def _predicted(rebuilt: Reconstruction, expected: Expected, copies: Bool[Tensor, "m n"]) -> Predicted:
-    found, exact = expected.found.cpu(), copies.any(0)
+def _predicted(rebuilt: Reconstruction, expected: Prediction, copies: Bool[Tensor, "m n"]) -> Predicted:
+    found, exact = expected.recoverable.cpu(), copies.any(0)
     sure = torch.tensor([mark == "alone" for mark in rebuilt.marks], dtype=torch.bool)
     held = Counter(place for places in expected.places for place in places)
     return Predicted(

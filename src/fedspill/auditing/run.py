@@ -19,7 +19,7 @@ from fedspill.auditing import verdict as verdicts
 from fedspill.auditing.components import ChosenDefence, check_kinds, choose, defences_of, tampering_of
 from fedspill.auditing.resolve import resolved
 from fedspill.auditing.scenario import Scenario, prepare, weights_sha256
-from fedspill.auditing.schedule import Turns
+from fedspill.auditing.schedule import Schedule
 from fedspill.auditing.trial import Finished, Task
 from fedspill.auditing.watch import Listener, Silent
 from fedspill.core.inputs import ImageSpec
@@ -115,7 +115,7 @@ def run_audit(
     if store is not None:
         store.open(fresh=fresh)
     with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
-        finished = Turns(scenario, tasks, store, listener, began, keep_tensors=not redact).run()
+        finished = Schedule(scenario, tasks, store, listener, began, keep_tensors=not redact).run()
     trials = [f.record for f in finished]
     report = _report(scenario, trials, _environment(scenario, started, time.monotonic() - began, command), redact)
     tensors = {} if redact else _tensors(scenario, finished)

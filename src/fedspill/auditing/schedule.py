@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fedspill.auditing.joint_trials import run_together
+from fedspill.auditing.joint_trials import run_jointly
 from fedspill.auditing.judge import prior_only
 from fedspill.auditing.scenario import Scenario
 from fedspill.auditing.servers import Servers
@@ -19,7 +19,7 @@ from fedspill.report.trial import Baseline
 
 
 @dataclass
-class Turns:
+class Schedule:
     """Runs tasks.
 
     Attributes:
@@ -60,7 +60,7 @@ class Turns:
         state = self._file(_checkpoint(group))
         if not self._apart(group, left, state):
             watch = self._watch(left, [*left, *later], state)
-            done = run_together(servers, group, left, watch, self._priors)
+            done = run_jointly(servers, group, left, watch, self._priors)
             self._keep(left, done or [], watch)
             if done is not None:
                 return done
@@ -95,7 +95,7 @@ class Turns:
 
     def _keep(self, tasks: list[Task], done: list[Finished], watch: TrialWatch) -> None:
         """Keeps what tasks gave, if anything, and their state only if the budget ended them."""
-        if watch.forecast is not None:
+        if watch.forecasted is not None:
             self._told.add(tasks[0].world.label)
         if self.store is not None:
             for one in done:

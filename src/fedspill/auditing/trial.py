@@ -21,13 +21,13 @@ from fedspill.core.errors import NotApplicable
 from fedspill.core.local_update import LocalTraining, aggregate_update
 from fedspill.core.model import Model
 from fedspill.core.rng import stream
-from fedspill.core.roles import Attack, Card, Defence, Expected, Job, Measures
+from fedspill.core.roles import Attack, Card, Job, Prediction, Predicts, Stages
 from fedspill.core.types import Batch, Reconstruction, ServerRole, Update
 from fedspill.federation.aggregation import collect
 from fedspill.federation.client import Client, shared_out
 from fedspill.federation.threat import observe
 from fedspill.inversion.objective.distances import cosine_distance
-from fedspill.report.trial import Baseline, Foreseen, Trial
+from fedspill.report.trial import Baseline, SearchForecast, Trial
 
 CURVE_POINTS = 200
 MOST_LETTERS = 100
@@ -134,7 +134,7 @@ def judged(
             "predicted": predicted,
             "seconds": seconds,
             "ended_by_budget": watch.ended,
-            "foreseen": _foreseen(watch, returned),
+            "foreseen": _forecast(watch, returned),
             "gradient_norm": update.norm(),
             "added_parameters": posed.served.added,
             "self_check": _self_check(scenario, sent, update, private),
@@ -143,20 +143,22 @@ def judged(
     return Finished(record, _tensors(returned, rebuilt, order))
 
 
-def _foreseen(watch: TrialWatch, returned: Reconstruction) -> Foreseen | None:
+def _forecast(watch: TrialWatch, returned: Reconstruction) -> SearchForecast | None:
     """One trial's share of what was expected of all that were searched at once; None of one that was only read."""
-    expected, searched = watch.forecast, watch.ended or len(returned.objective) > 1
+    expected, searched = watch.forecasted, watch.ended or len(returned.objective) > 1
     if expected is None or (watch.attacked and not searched):
         return None
-    return Foreseen(iterations=expected.iterations // expected.jobs, seconds=expected.seconds, memory=expected.memory)
+    return SearchForecast(
+        iterations=expected.iterations // expected.jobs, seconds=expected.seconds, memory=expected.memory
+    )
 
 
-def _expected(attack: Attack, sent: Model, private: Batch) -> Expected | None:
+def _expected(attack: Attack, sent: Model, private: Batch) -> Prediction | None:
     """What the readout must find: asked after the attack is over, of the examples that only the evaluation holds."""
-    if not isinstance(attack, Measures):
+    if not isinstance(attack, Predicts):
         return None
     with torch.no_grad():
-        return attack.expects(sent, sent.input.encode(private.inputs))
+        return attack.predict(sent, sent.input.encode(private.inputs))
 
 
 def _tensors(returned: Reconstruction, rebuilt: Reconstruction, order: Ranked) -> dict[str, Tensor]:
@@ -171,7 +173,7 @@ def _answer(scenario: Scenario, sent: Model, private: Batch, task: Task, watch: 
     return collect(sent, clients, stream(task.seed, "clients", task.update), watch.listener.clients)
 
 
-def _clients(scenario: Scenario, private: Batch, defences: tuple[Defence, ...]) -> list[Client]:
+def _clients(scenario: Scenario, private: Batch, defences: tuple[Stages, ...]) -> list[Client]:
     settings = scenario.plan.client
     return shared_out(
         private, settings.clients, settings.training(), defences=defences, micro_batch=settings.micro_batch

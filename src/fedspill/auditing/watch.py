@@ -62,7 +62,7 @@ class TrialWatch:
         trials: of this attack that are left, this one among them, for the forecast of all; 0 tells no forecast.
         attacked: names of the trials that are attacked at once; a state of others is not gone on from.
         ended: the attack was told that its time is out.
-        forecast: what the attack's search expected to need.
+        forecasted: what the attack's search expected to need.
     """
 
     listener: Listener
@@ -72,7 +72,7 @@ class TrialWatch:
     trials: int = 1
     attacked: tuple[str, ...] = ()
     ended: bool = False
-    forecast: Forecast | None = None
+    forecasted: Forecast | None = None
     _written: float = field(default_factory=time.monotonic)
 
     def progress(self, done: int, total: int, objective: float) -> None:
@@ -126,19 +126,19 @@ class TrialWatch:
             self.ended = True
         return self.ended
 
-    def foresee(self, forecast: Callable[[], Forecast]) -> None:
+    def forecast(self, forecast: Callable[[], Forecast]) -> None:
         """Keeps the forecast, and tells the listener of it."""
-        self.forecast = forecast()
+        self.forecasted = forecast()
         if self.trials:
             left = None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
-            self.listener.message(foretold(self.forecast, self.trials, left))
+            self.listener.message(forecast_sentence(self.forecasted, self.trials, left))
 
     def quality(self) -> float | None:
         """As it was asked for."""
         return self.wanted
 
 
-def foretold(forecast: Forecast, trials: int, left: float | None) -> str:
+def forecast_sentence(forecast: Forecast, trials: int, left: float | None) -> str:
     """A forecast in a sentence.
 
     Args:

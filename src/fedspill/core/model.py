@@ -121,6 +121,6 @@ def _some(names: list[str]) -> str:
     return str(names[:4])[:-1] + (f", ... {len(names)} in all]" if len(names) > 4 else "]")
 
 
-def joined(module_name: str, parameter: str) -> str:
+def parameter_name(module_name: str, parameter: str) -> str:
     """The name of a module's own parameter among the parameters of the whole network."""
     return f"{module_name}.{parameter}" if module_name else parameter

@@ -7,10 +7,10 @@ from typing import Any
 from fedspill.core.roles import Forecast, State, Watch
 
 
-class Parts:
+class JobsWatch:
     """Keeps what parts gave, and the state of the one that runs.
 
-    Unlike `stages.Stages` it keeps nothing of a part that the budget ended but its last state, so that a larger budget
+    Unlike `PhaseWatch` it keeps nothing of a part that the budget ended but its last state, so that a larger budget
     goes on there.
     """
 
@@ -19,7 +19,7 @@ class Parts:
         loaded = watch.load() or {}
         self._kept: dict[str, State] = dict(loaded.get("kept", {}))
         self._running: dict[str, State] = dict(loaded.get("running", {}))
-        self._foreseen = False
+        self._has_forecast = False
 
     def kept(self, name: str) -> State | None:
         """What was kept under this name, also by a run that was killed."""
@@ -55,7 +55,7 @@ class Parts:
 
     def first_forecast(self) -> bool:
         """True once: one forecast tells of all parts."""
-        first, self._foreseen = not self._foreseen, True
+        first, self._has_forecast = not self._has_forecast, True
         return first
 
 
@@ -63,7 +63,7 @@ class Parts:
 class _Part:
     """The watch of one part: progress and forecast count all jobs."""
 
-    parts: Parts
+    parts: JobsWatch
     whole: Watch
     name: str
     before: int
@@ -83,9 +83,9 @@ class _Part:
     def out_of_time(self) -> bool:
         return self.whole.out_of_time()
 
-    def foresee(self, forecast: Callable[[], Forecast]) -> None:
+    def forecast(self, forecast: Callable[[], Forecast]) -> None:
         if self.parts.first_forecast():
-            self.whole.foresee(lambda: self._of_all(forecast()))
+            self.whole.forecast(lambda: self._of_all(forecast()))
 
     def quality(self) -> float | None:
         return self.whole.quality()
@@ -95,7 +95,7 @@ class _Part:
         return replace(own, iterations=round(own.iterations * left / self.jobs), jobs=left)
 
 
-class Stages:
+class PhaseWatch:
     """Runs named steps in turn; what a step gave is kept with the state of the one that runs.
 
     Args:
@@ -133,7 +133,7 @@ class Stages:
 class _Stage:
     """The watch of one step."""
 
-    stages: Stages
+    stages: PhaseWatch
     name: str
     watch: Watch
 
@@ -149,8 +149,8 @@ class _Stage:
     def out_of_time(self) -> bool:
         return self.watch.out_of_time()
 
-    def foresee(self, forecast: Callable[[], Forecast]) -> None:
-        self.watch.foresee(forecast)
+    def forecast(self, forecast: Callable[[], Forecast]) -> None:
+        self.watch.forecast(forecast)
 
     def quality(self) -> float | None:
         return self.watch.quality()

@@ -62,25 +62,25 @@ class ReconstructsMany(Attack, Protocol):
 
 
 @dataclass(frozen=True)
-class Expected:
+class Prediction:
     """What a readout must find by its own measurement, were it handed the examples: the oracle of a test.
 
     Attributes:
         places: for each example the names of its bins, in the words of `Reconstruction.origins`.
-        found: (n,) the examples that the readout must recover exactly.
+        recoverable: (n,) the examples that the readout must recover exactly.
         representations: of the examples, if it is these that the readout must recover.
     """
 
     places: tuple[tuple[str, ...], ...]
-    found: Bool[Tensor, " n"]
+    recoverable: Bool[Tensor, " n"]
     representations: Float[Tensor, "n d"] | None = None
 
 
 @runtime_checkable
-class Measures(Protocol):
+class Predicts(Protocol):
     """A readout whose success can be predicted from the examples; only the evaluation asks, never the attack."""
 
-    def expects(self, model: Model, z: Tensor) -> Expected:
+    def predict(self, model: Model, z: Tensor) -> Prediction:
         """What this readout must find of encoded examples z (n, ...) behind one update of the model as sent."""
         ...
 
@@ -129,7 +129,7 @@ def _same_update(update: Update, context: ClientContext, rng: torch.Generator) -
 
 
 @dataclass(frozen=True)
-class Defence:
+class Stages:
     """A record of pure functions; a stage that is left out does nothing.
 
     Attributes:
@@ -161,10 +161,10 @@ class PrivacyCost:
 
 
 @runtime_checkable
-class Defending(Protocol):
+class Defence(Protocol):
     """A defence as a plan configures it: its fields are its hyperparameters."""
 
-    def stages(self) -> Defence:
+    def stages(self) -> Stages:
         """What it does at each stage."""
         ...
 
@@ -232,7 +232,7 @@ class Metric(Protocol):
         ...
 
 
-R = TypeVar("R", Attack, Tampering, Defending, Check)
+R = TypeVar("R", Attack, Tampering, Defence, Check)
 
 
 @dataclass(frozen=True)

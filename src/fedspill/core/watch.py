@@ -50,7 +50,7 @@ class Watch(Protocol):
         """The budget is spent: the attack should return its best so far."""
         ...
 
-    def foresee(self, forecast: Callable[[], Forecast]) -> None:
+    def forecast(self, forecast: Callable[[], Forecast]) -> None:
         """A search is about to start; `forecast` measures, so it is called only if somebody wants to know."""
         ...
 
@@ -76,7 +76,7 @@ class Unwatched:
         """There is no limit."""
         return False
 
-    def foresee(self, forecast: Callable[[], Forecast]) -> None:
+    def forecast(self, forecast: Callable[[], Forecast]) -> None:
         """Nobody wants to know."""
 
     def quality(self) -> float | None:

@@ -10,7 +10,7 @@ import torch
 
 from fedspill.core.errors import BadInput
 from fedspill.core.inputs import ImageSpec, TableSpec, TokenSpec
-from fedspill.core.roles import Card, ClientContext, Defence, Defending, PrivacyCost
+from fedspill.core.roles import Card, ClientContext, Defence, PrivacyCost, Stages
 from fedspill.core.types import Update
 
 
@@ -37,9 +37,9 @@ class Clipping:
         if not self.norm > 0:
             raise BadInput(f"norm={self.norm} must be above 0")
 
-    def stages(self) -> Defence:
+    def stages(self) -> Stages:
         """Protects the update."""
-        return Defence(protect=self._protect)
+        return Stages(protect=self._protect)
 
     def cost(self) -> PrivacyCost | None:
         """Nothing is proven."""
@@ -49,7 +49,7 @@ class Clipping:
         return clipped(update, self.norm)
 
 
-CARD: Card[Defending] = Card(
+CARD: Card[Defence] = Card(
     title="Clipping",
     paper="Abadi et al., CCS 2016, arXiv:1607.00133",
     summary="Scales the whole update down to a norm; no privacy by itself.",

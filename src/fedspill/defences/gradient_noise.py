@@ -13,7 +13,7 @@ from torch import Tensor
 from fedspill.core.errors import BadInput
 from fedspill.core.inputs import ImageSpec, TableSpec, TokenSpec
 from fedspill.core.rng import rand, randn
-from fedspill.core.roles import Card, ClientContext, Defence, Defending, PrivacyCost
+from fedspill.core.roles import Card, ClientContext, Defence, PrivacyCost, Stages
 from fedspill.core.types import Update
 
 Distribution = Literal["laplace", "gaussian"]
@@ -56,9 +56,9 @@ class GradientNoise:
         if not self.sigma >= 0:
             raise BadInput(f"sigma={self.sigma} must be at least 0")
 
-    def stages(self) -> Defence:
+    def stages(self) -> Stages:
         """Protects the update."""
-        return Defence(protect=self._protect)
+        return Stages(protect=self._protect)
 
     def cost(self) -> PrivacyCost | None:
         """Nothing is proven: without clipping one example may move the update by any amount."""
@@ -74,7 +74,7 @@ class GradientNoise:
         return noised(update, self.sigma * unit, self.distribution, rng)
 
 
-CARD: Card[Defending] = Card(
+CARD: Card[Defence] = Card(
     title="Gradient noise",
     paper="Fowl et al., ICLR 2022, arXiv:2110.13057, Fig. 20; Zhu et al., NeurIPS 2019, arXiv:1906.08935",
     summary="Adds Laplace or Gaussian noise to every value of the update; no proven privacy.",

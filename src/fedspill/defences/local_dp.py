@@ -17,7 +17,7 @@ from scipy.special import log_ndtr
 
 from fedspill.core.errors import BadInput
 from fedspill.core.inputs import ImageSpec, TableSpec, TokenSpec
-from fedspill.core.roles import Card, ClientContext, Defence, Defending, PrivacyCost
+from fedspill.core.roles import Card, ClientContext, Defence, PrivacyCost, Stages
 from fedspill.core.types import Update
 from fedspill.defences.clipping import clipped
 from fedspill.defences.gradient_noise import noised
@@ -95,9 +95,9 @@ class LocalDP:
         if not 0 < self.delta < 1:
             raise BadInput(f"delta={self.delta} must lie between 0 and 1")
 
-    def stages(self) -> Defence:
+    def stages(self) -> Stages:
         """Protects the update."""
-        return Defence(protect=self._protect)
+        return Stages(protect=self._protect)
 
     def cost(self) -> PrivacyCost:
         """Of one update."""
@@ -116,7 +116,7 @@ class LocalDP:
         return replace(noised(clipped(update, self.clip), self.noise(), "gaussian", rng), buffers=None)
 
 
-CARD: Card[Defending] = Card(
+CARD: Card[Defence] = Card(
     title="Local differential privacy",
     paper="Dabholkar et al. 2025, arXiv:2509.11451, section 7.4.2; Balle and Wang, ICML 2018, arXiv:1805.06530",
     summary="Clips the whole update and adds the Gaussian noise that one release at (epsilon, delta) needs.",

@@ -19,7 +19,7 @@ from fedspill.core.local_update import (
 )
 from fedspill.core.model import Model
 from fedspill.core.rng import split
-from fedspill.core.roles import ClientContext, Defence
+from fedspill.core.roles import ClientContext, Stages
 from fedspill.core.types import Batch, Params, Update, UpdateKind
 
 BN_LAYERS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
@@ -32,7 +32,7 @@ class Client:
     Attributes:
         private: its examples.
         training: its protocol.
-        defences: in the order in which they act; `prepare` is not for the client, see `Defence`.
+        defences: in the order in which they act; `prepare` is not for the client, see `Stages`.
         micro_batch: the gradient is summed over parts of so many examples, and only one of them is on the
             model's device at a time; None computes it in one pass. FedSGD in eval mode only.
 
@@ -42,7 +42,7 @@ class Client:
 
     private: Batch
     training: LocalTraining
-    defences: Sequence[Defence] = ()
+    defences: Sequence[Stages] = ()
     micro_batch: int | None = None
 
     def __post_init__(self) -> None:
@@ -144,7 +144,7 @@ def shared_out(
     clients: int,
     training: LocalTraining,
     *,
-    defences: Sequence[Defence] = (),
+    defences: Sequence[Stages] = (),
     micro_batch: int | None = None,
 ) -> list[Client]:
     """Clients with equal, consecutive shares of the examples."""

@@ -130,7 +130,7 @@ class Predicted(Record):
     both: int
 
 
-class Foreseen(Record):
+class SearchForecast(Record):
     """What a search expected to need before it started, from evaluations that it timed.
 
     Attributes:
@@ -190,5 +190,5 @@ class Trial(Record):
     notes: list[str] = Field(default_factory=list)
     readings: list[Reading] = Field(default_factory=list)
     predicted: Predicted | None = None
-    foreseen: Foreseen | None = None
+    foreseen: SearchForecast | None = None
     skipped: str | None = None

@@ -25,7 +25,7 @@ from fedspill.inversion.identity.lanes import identity_params
 from fedspill.inversion.identity.pixel_map import PixelMap, pictures, pixel_map
 from fedspill.inversion.labels.known import known_labels
 from fedspill.inversion.network.dense import dense_layers
-from fedspill.inversion.network.head import find_head
+from fedspill.inversion.network.head import last_linear
 from fedspill.inversion.network.trace import Trace, trace
 
 
@@ -56,7 +56,7 @@ class IdentityConvolutions:
         traced = trace(model)
         params, linear = identity_params(model, traced, phases=self.phases)
         if self.flat_head:
-            head = find_head(model)
+            head = last_linear(model)
             flat = [n for n in (head.weight, head.bias) if n is not None]
             params |= {n: torch.zeros_like(params[n]) for n in flat}
         changed = model.with_params(params)

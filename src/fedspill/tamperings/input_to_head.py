@@ -17,7 +17,7 @@ from fedspill.core.roles import UNWATCHED, Card, Tampered, Tampering, Watch
 from fedspill.core.types import Batch, Reconstruction, ServerRole, Update
 from fedspill.inversion.analytic.readout import by_class, read_layer
 from fedspill.inversion.gradients.layer import Layer
-from fedspill.inversion.network.head import find_head
+from fedspill.inversion.network.head import last_linear
 from fedspill.inversion.network.trace import probe_inputs
 
 TAP, BASE = "tap", "base"
@@ -62,7 +62,7 @@ class InputToHead:
         module = InputToHeadNetwork(model.module, features, classes, self.gain).train(model.training)
         inner = dict(model.params)
         if self.flat_head:
-            head = find_head(model)
+            head = last_linear(model)
             inner |= {n: torch.zeros_like(inner[n]) for n in (head.weight, head.bias) if n is not None}
         zeros = model.like.new_zeros
         own = {f"{TAP}.weight": zeros(classes, features), f"{TAP}.bias": zeros(classes)}

@@ -12,7 +12,7 @@ from fedspill.core.inputs import ImageSpec, TableSpec
 from fedspill.core.model import Model
 from fedspill.core.roles import UNWATCHED, Card, Tampered, Tampering, Watch
 from fedspill.core.types import Batch, ServerRole
-from fedspill.inversion.network.head import find_head
+from fedspill.inversion.network.head import last_linear
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class LabelFlip:
         Raises:
             NotApplicable: there is no head, or it has one row.
         """
-        head = find_head(model)
+        head = last_linear(model)
         classes = len(model.params[head.weight])
         if classes < 2:
             raise NotApplicable(f"the head {head.name!r} has {classes} row; at least 2 are needed to permute")

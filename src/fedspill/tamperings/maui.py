@@ -15,12 +15,12 @@ from fedspill.core.errors import BadInput, NotApplicable
 from fedspill.core.inputs import ImageSpec
 from fedspill.core.knowledge import Knows, ServerKnowledge
 from fedspill.core.model import Model
-from fedspill.core.nested_watch import Stages
+from fedspill.core.nested_watch import PhaseWatch
 from fedspill.core.rng import stream
-from fedspill.core.roles import UNWATCHED, Card, Expected, State, Tampered, Tampering, Watch
+from fedspill.core.roles import UNWATCHED, Card, Prediction, State, Tampered, Tampering, Watch
 from fedspill.core.types import Batch, Reconstruction, ServerRole, Update
 from fedspill.inversion.gradients.layer import Layer
-from fedspill.inversion.network.extractor import Extractor, find_head, representation_shape, with_module
+from fedspill.inversion.network.extractor import Extractor, head_module, representation_shape, with_module
 from fedspill.inversion.network.layers import layer_inputs
 from fedspill.inversion.representations.heads.making import make_head
 from fedspill.inversion.representations.heads.spab import PAPER, SpAB
@@ -101,8 +101,8 @@ class Maui:
             raise NotApplicable(f"pictures are needed, the model takes {type(model.input).__name__}")
         if public_data is None:
             raise NotApplicable("public images are needed, to train the head and the decoder")
-        extractor = Extractor(model, self.at or find_head(model))
-        stages, seed = Stages(watch), int(torch.randint(2**31, (), generator=rng))
+        extractor = Extractor(model, self.at or head_module(model))
+        stages, seed = PhaseWatch(watch), int(torch.randint(2**31, (), generator=rng))
         head = self._head(extractor, public_data, stages, seed)
         decoder = self._decoder(extractor, public_data, stages, seed)
         flat = len(representation_shape(model, extractor.at)) == 1
@@ -112,7 +112,7 @@ class Maui:
         readout = MauiReadout(extractor.at, layer, names, self._matching(), self.most, self.peel, decoder)
         return Tampered(changed, readout)
 
-    def _head(self, extractor: Extractor, public: Batch, stages: Stages, seed: int) -> HeadWeights:
+    def _head(self, extractor: Extractor, public: Batch, stages: PhaseWatch, seed: int) -> HeadWeights:
         if self.head_weights:
             return read_head(self.head_weights, extractor)
 
@@ -127,7 +127,7 @@ class Maui:
 
         return HeadWeights(**stages.run("head", train))
 
-    def _decoder(self, extractor: Extractor, public: Batch, stages: Stages, seed: int) -> IRDecoder | None:
+    def _decoder(self, extractor: Extractor, public: Batch, stages: PhaseWatch, seed: int) -> IRDecoder | None:
         if self.decoder:
             return read_decoder(self.decoder, extractor)
         if self.inversion == "unet":
@@ -199,7 +199,7 @@ class MauiReadout:
             representations=read.values[:kept],
         )
 
-    def expects(self, model: Model, z: Tensor) -> Expected:
+    def predict(self, model: Model, z: Tensor) -> Prediction:
         """Which rows each example fires: those that it alone fires show its representation."""
         x = layer_inputs(model, self.at, z)
         fires = x @ model.params[self.layer.weight].T + model.params[self.layer.bias] > 0

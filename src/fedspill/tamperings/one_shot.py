@@ -12,7 +12,7 @@ from fedspill.core.errors import BadInput, NotApplicable
 from fedspill.core.inputs import ImageSpec, TableSpec
 from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.model import Model
-from fedspill.core.roles import UNWATCHED, Card, Expected, Tampered, Tampering, Watch
+from fedspill.core.roles import UNWATCHED, Card, Prediction, Tampered, Tampering, Watch
 from fedspill.core.types import Batch, Reconstruction, ServerRole, Update
 from fedspill.inversion.gradients.layer import Layer
 from fedspill.inversion.imprint.bins import SURE, read_group
@@ -20,7 +20,7 @@ from fedspill.inversion.imprint.contents import contents
 from fedspill.inversion.imprint.making import public_features
 from fedspill.inversion.imprint.measurement import LEAST_PUBLIC, edges, vector
 from fedspill.inversion.imprint.rows import Imprint, arranged
-from fedspill.inversion.imprint.views import Look, look_at
+from fedspill.inversion.imprint.views import View, view_at
 from fedspill.inversion.network.layers import layer_inputs
 from fedspill.inversion.network.planting import PlantedLayer, equal_columns, find_place, planted
 from fedspill.inversion.theory.occupancy import one_shot_chance
@@ -77,7 +77,7 @@ class OneShot:
             "second.bias": model.like.new_zeros(place.features),
         }
         names = Layer(f"{place.layer}.weight", f"{place.layer}.bias")
-        readout = OneShotReadout(names, imprint, look_at(model, ""), self.expected)
+        readout = OneShotReadout(names, imprint, view_at(model, ""), self.expected)
         return Tampered(planted(model, place, layer, values), readout)
 
     def ends(self, answers: Tensor | None) -> Tensor:
@@ -113,7 +113,7 @@ class OneShotReadout:
 
     layer: Layer
     imprint: Imprint
-    look: Look
+    look: View
     planned: int
 
     def reconstruct(
@@ -123,7 +123,7 @@ class OneShotReadout:
         held = contents(update, knowledge, self.layer, self.imprint)[0]
         only = torch.zeros_like(held.bias, dtype=torch.bool)
         only[0] = True
-        found = read_group(held, self.imprint, 0, self.look.book, only)
+        found = read_group(held, self.imprint, 0, self.look.codebook, only)
         n = knowledge.num_examples or self.planned
         chance = one_shot_chance(n, 1 / self.planned)
         notes = [f"A bin of mass 1/{self.planned} holds exactly one of {n} examples with a chance of {chance:.3f}."]
@@ -138,11 +138,11 @@ class OneShotReadout:
             marks=found.marks,
         )
 
-    def expects(self, model: Model, z: Tensor) -> Expected:
+    def predict(self, model: Model, z: Tensor) -> Prediction:
         """Who falls into the bin, and whether one does so alone."""
         inside = self.imprint.bins(layer_inputs(model, "", z).flatten(1))[:, 0].cpu() == 0
         places = tuple(("the bin",) if i else () for i in inside.tolist())
-        return Expected(places, inside if int(inside.sum()) == 1 else torch.zeros_like(inside))
+        return Prediction(places, inside if int(inside.sum()) == 1 else torch.zeros_like(inside))
 
 
 CARD: Card[Tampering] = Card(

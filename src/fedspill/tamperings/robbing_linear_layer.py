@@ -22,7 +22,7 @@ from fedspill.inversion.imprint.making import Bins, make_imprint
 from fedspill.inversion.imprint.measurement import Cutoffs
 from fedspill.inversion.imprint.readout import Decode, ImprintReadout
 from fedspill.inversion.imprint.rows import Imprint
-from fedspill.inversion.imprint.views import look_at
+from fedspill.inversion.imprint.views import view_at
 from fedspill.inversion.network.planting import find_place
 from fedspill.inversion.network.trace import Step, trace
 
@@ -80,7 +80,7 @@ class RobbingLinearLayer:
         column = randn((second.output_shape[-1],), rng, model.like) * (self.throughput / rows)
         changed = _written(model, imprint, layer, Layer(*_names(second)), column, rng) if active else model
         outlet = Outlet(first.name, second.name, column)
-        look, own = look_at(model, first.name), model if self.predict_labels else None
+        look, own = view_at(model, first.name), model if self.predict_labels else None
         return Tampered(changed, ImprintReadout(first.name, layer, imprint, look, self.decode, outlet, active, own))
 
 

@@ -21,7 +21,7 @@ from fedspill.inversion.imprint.making import Bins, make_imprint
 from fedspill.inversion.imprint.measurement import Cutoffs
 from fedspill.inversion.imprint.readout import Decode, ImprintReadout
 from fedspill.inversion.imprint.rows import Imprint
-from fedspill.inversion.imprint.views import look_at
+from fedspill.inversion.imprint.views import view_at
 from fedspill.inversion.network.layers import behind_embedding
 from fedspill.inversion.network.planting import (
     Activation,
@@ -111,7 +111,7 @@ class RobbingTheFed:
         layer = Layer(f"{place.layer}.weight", f"{place.layer}.bias")
         direction = model.like.new_full((place.features,), self.throughput / self.gain / imprint.total)
         outlet = Outlet(place.module, place.module, direction)
-        look, own = look_at(model, place.at, transparent=self.lanes != "none"), model if self.predict_labels else None
+        look, own = view_at(model, place.at, transparent=self.lanes != "none"), model if self.predict_labels else None
         return Tampered(changed, ImprintReadout(place.at, layer, imprint, look, self.decode, outlet, active, own))
 
     def _where(self, model: Model) -> str:

@@ -13,11 +13,11 @@ from fedspill.core.errors import BadInput, NotApplicable
 from fedspill.core.inputs import ImageSpec, TableSpec
 from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.model import Model
-from fedspill.core.roles import UNWATCHED, Card, Expected, Tampered, Tampering, Watch
+from fedspill.core.roles import UNWATCHED, Card, Prediction, Tampered, Tampering, Watch
 from fedspill.core.types import Batch, Reconstruction, ServerRole, Update
 from fedspill.inversion.analytic.candidates import ONE_EXAMPLE
 from fedspill.inversion.analytic.readout import single_example
-from fedspill.inversion.codebooks.lattice import snap
+from fedspill.inversion.codebooks.lattice import nearest
 from fedspill.inversion.gradients.firing import gated, layer_outputs
 from fedspill.inversion.gradients.layer import row_gradient, sent
 from fedspill.inversion.gradients.linear import layer_input, rank_one_residual
@@ -25,7 +25,7 @@ from fedspill.inversion.labels.known import known_labels
 from fedspill.inversion.network.layers import layer_inputs
 from fedspill.inversion.network.trace import probe_inputs
 from fedspill.inversion.traps.owned_rows import OwnedRows, owned_rows
-from fedspill.inversion.traps.passthrough import Carried, carried
+from fedspill.inversion.traps.passthrough import PassThrough, carried
 from fedspill.inversion.traps.rows import TrapRows, default_scale, draw_rows
 
 FIRED = 2
@@ -93,7 +93,7 @@ class TrapWeights:
             raise NotApplicable(f"no ReLU follows {way.at!r}: every example moves every row, so none is alone in one")
         return Tampered(sent_model, TrapReadout(way, self.snap))
 
-    def _scale(self, model: Model, way: Carried, rows: TrapRows, public_data: Batch | None) -> float:
+    def _scale(self, model: Model, way: PassThrough, rows: TrapRows, public_data: Batch | None) -> float:
         if self.scale is not None:
             return self.scale
         if self.examples < 2 or public_data is None:
@@ -115,7 +115,7 @@ class TrapReadout:
         snap: round certified candidates to the nearest valid input.
     """
 
-    way: Carried
+    way: PassThrough
     snap: bool = False
 
     def reconstruct(
@@ -157,7 +157,7 @@ class TrapReadout:
             kept = found[:1]
         z = self.way.encoded(torch.stack([c.x for c in kept]), spec)
         if self.snap and sure:
-            z = torch.cat([snap(spec, z[:sure]), z[sure:]])
+            z = torch.cat([nearest(spec, z[:sure]), z[sure:]])
         return Reconstruction(
             inputs=spec.decode(z).to(like),
             confidence=like.new_tensor([c.confidence for c in kept]),
@@ -177,12 +177,12 @@ class TrapReadout:
             return (note,)
         return (note, f"{self.way.seen.resolution()} pixels per channel were shown; the others are interpolated.")
 
-    def expects(self, model: Model, z: Tensor) -> Expected:
+    def predict(self, model: Model, z: Tensor) -> Prediction:
         """Which rows each example fires, and which examples fire one alone; of one gradient of the model as sent."""
         fires = layer_outputs(model, self.way.at, self.way.layer, z) > 0
         alone = fires & (fires.sum(0) == 1)
         places = tuple(tuple(f"row {j}" for j in f.nonzero()[:, 0].tolist()) for f in fires)
-        return Expected(places, alone.any(1))
+        return Prediction(places, alone.any(1))
 
 
 def _silent(knowledge: ServerKnowledge) -> Reconstruction:

@@ -11,7 +11,7 @@ from fedspill.core.errors import BadInput
 from fedspill.core.inputs import ImageSpec
 from fedspill.core.rng import stream
 from fedspill.core.tensor_files import write_tensors
-from fedspill.inversion.network.extractor import Extractor, find_head
+from fedspill.inversion.network.extractor import Extractor, head_module
 from fedspill.inversion.representations.images.decoder import IRDecoder, decoder_metadata
 from fedspill.inversion.representations.images.decoder_training import train_decoder
 from fedspill.plan.build import network
@@ -85,7 +85,7 @@ def _world(plan: DecoderPlan, device: torch.device) -> tuple[Extractor, Tensor, 
         raise BadInput(f"model {section.name!r} takes no images; a decoder answers with images")
     cut = len(pool) - plan.decoder.held_out
     inputs = pool.batch.inputs
-    return Extractor(model, plan.decoder.at or find_head(model)), inputs[:cut], inputs[cut:]
+    return Extractor(model, plan.decoder.at or head_module(model)), inputs[:cut], inputs[cut:]
 
 
 def _report(decoder: IRDecoder, extractor: Extractor, public: Tensor, held: Tensor, command: str) -> DecoderReport:

@@ -12,7 +12,7 @@ from fedspill import __version__
 from fedspill.core.errors import BadInput
 from fedspill.core.rng import stream
 from fedspill.core.tensor_files import write_tensors
-from fedspill.inversion.network.extractor import Extractor, find_head
+from fedspill.inversion.network.extractor import Extractor, head_module
 from fedspill.inversion.representations.heads.making import make_head
 from fedspill.inversion.representations.heads.spab import SpAB
 from fedspill.inversion.representations.heads.weights import HeadWeights
@@ -115,7 +115,7 @@ def _features(plan: SpabPlan, device: torch.device) -> Features:
     if shared := shared_examples(public, test):
         raise BadInput(f"{len(shared)} test examples are public examples too; they must be disjoint")
     model = network(plan.model, public, plan.data.root, device, "cnn")
-    extractor = Extractor(model, find_head(model))
+    extractor = Extractor(model, head_module(model))
     return Features(
         extractor.of(public.batch.inputs),
         public.batch.labels.to(device),

@@ -117,7 +117,7 @@ class FileWatch:
         """A training has no budget."""
         return False
 
-    def foresee(self, forecast: Callable[[], Forecast]) -> None:
+    def forecast(self, forecast: Callable[[], Forecast]) -> None:
         """Trainings make no forecast."""
 
     def quality(self) -> float | None:

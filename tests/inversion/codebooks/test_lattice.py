@@ -7,7 +7,7 @@ import torch
 
 from fedspill.core.inputs import CategoricalColumn, ImageSpec, NumericColumn, TableSpec, TokenSpec
 from fedspill.core.rng import rand, stream
-from fedspill.inversion.codebooks.lattice import FEWEST, lattice_residual, snap
+from fedspill.inversion.codebooks.lattice import FEWEST, lattice_residual, nearest
 
 IMAGES = ImageSpec((3, 8, 8), mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.3))
 TABLE = TableSpec(
@@ -54,7 +54,7 @@ def test_other_bounds_are_divided_into_as_many_steps() -> None:
     wide = ImageSpec((3, 8, 8), bounds=(-1.0, 1.0), mean=(0.1,), std=(0.5,))
     z = wide.encode(eight_bit(3, "wide") * 2 - 1)
     assert float(lattice_residual(wide, z).max()) < 1e-9
-    torch.testing.assert_close(snap(wide, z + 0.001), z)
+    torch.testing.assert_close(nearest(wide, z + 0.001), z)
 
 
 def test_too_few_pixels_inside_the_range_say_nothing() -> None:
@@ -67,14 +67,14 @@ def test_too_few_pixels_inside_the_range_say_nothing() -> None:
 
 
 def test_the_nearest_picture_is_found_pixel_by_pixel() -> None:
-    pixels = rand((2, *IMAGES.shape), stream(0, "lattice", "snap"), LIKE) * 1.4 - 0.2
-    got = IMAGES.decode(snap(IMAGES, IMAGES.encode(pixels)))
+    pixels = rand((2, *IMAGES.shape), stream(0, "lattice", "nearest"), LIKE) * 1.4 - 0.2
+    got = IMAGES.decode(nearest(IMAGES, IMAGES.encode(pixels)))
     levels = torch.arange(256, dtype=torch.float64) / 255
-    nearest = levels[(pixels[..., None] - levels).abs().argmin(-1)]
-    torch.testing.assert_close(got, nearest)
+    closest = levels[(pixels[..., None] - levels).abs().argmin(-1)]
+    torch.testing.assert_close(got, closest)
     single = IMAGES.encode(pixels).float().flatten(1)
-    assert snap(IMAGES, single).dtype == torch.float32
-    assert snap(IMAGES, single).shape == single.shape
+    assert nearest(IMAGES, single).dtype == torch.float32
+    assert nearest(IMAGES, single).shape == single.shape
 
 
 def test_rows_of_a_table_lie_on_the_lattice_and_mixtures_do_not() -> None:
@@ -93,8 +93,8 @@ def test_rows_of_a_table_lie_on_the_lattice_and_mixtures_do_not() -> None:
 
 def test_the_nearest_row_is_valid_and_near() -> None:
     wanted = TABLE.encode(rows(4, "near"))
-    torch.testing.assert_close(snap(TABLE, wanted + 1e-6), wanted, atol=3e-6, rtol=0)
-    far = snap(TABLE, wanted + 0.3 * rand(tuple(wanted.shape), stream(0, "lattice", "far"), LIKE))
+    torch.testing.assert_close(nearest(TABLE, wanted + 1e-6), wanted, atol=3e-6, rtol=0)
+    far = nearest(TABLE, wanted + 0.3 * rand(tuple(wanted.shape), stream(0, "lattice", "far"), LIKE))
     assert float(lattice_residual(TABLE, far).max()) < 1e-9
 
 
@@ -102,7 +102,7 @@ def test_data_without_a_lattice_say_nothing() -> None:
     real = TableSpec((NumericColumn("x", 0.0, 1.0, -3.0, 3.0),))
     assert lattice_residual(real, torch.zeros(2, 1)).isnan().all()
     assert lattice_residual(TokenSpec(4, 9), torch.zeros(2, 4)).isnan().all()
-    assert snap(TokenSpec(4, 9), torch.full((1, 4), 2.4)).tolist() == [[2.0] * 4]
+    assert nearest(TokenSpec(4, 9), torch.full((1, 4), 2.4)).tolist() == [[2.0] * 4]
 
 
 def test_no_example_has_no_residual() -> None:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from fedspill.core.inputs import TokenSpec
 from fedspill.core.model import Model, next_token_loss
 from fedspill.core.rng import rand, stream
-from fedspill.inversion.codebooks.tokens import TokenBook
+from fedspill.inversion.codebooks.tokens import TokenCodebook
 from fedspill.inversion.network.layers import behind_embedding, layer_inputs
 from tests.support.worlds import draw_weights
 
@@ -32,14 +32,14 @@ def test_tokens_are_the_nearest_by_brute_force_and_mixtures_stand_off(scaled: bo
     tokens = torch.randint(30, (7, 5), generator=stream(0, "tokens"))
     at = behind_embedding(model, tokens)
     assert at == "blocks"
-    book = TokenBook(model, at)
-    assert (book._added is None) == scaled
+    codebook = TokenCodebook(model, at)
+    assert (codebook._added is None) == scaled
     features = layer_inputs(model, at, tokens).flatten(1).double()
     noisy = features + 0.4 * rand(tuple(features.shape), stream(1, "noise"), features)
     every = torch.stack([layer_inputs(model, at, torch.full((1, 5), v))[0] for v in range(30)])
     nearest = (noisy.view(7, 5, 1, 6) - every.permute(1, 0, 2)[None]).norm(dim=3).argmin(2)
-    assert torch.equal(book.tokens(noisy), nearest)
-    assert torch.equal(book.tokens(features), tokens)
-    assert float(book.residual(features).max()) < 1e-5
-    assert float(book.residual(0.6 * features + 0.4 * features.roll(1, 0)).min()) > 0.12
-    assert book.tokens(features[:0]).shape == (0, 5)
+    assert torch.equal(codebook.tokens(noisy), nearest)
+    assert torch.equal(codebook.tokens(features), tokens)
+    assert float(codebook.residual(features).max()) < 1e-5
+    assert float(codebook.residual(0.6 * features + 0.4 * features.roll(1, 0)).min()) > 0.12
+    assert codebook.tokens(features[:0]).shape == (0, 5)

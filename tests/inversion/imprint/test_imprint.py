@@ -26,9 +26,9 @@ from tests.support.worlds import CLASSES, SPEC, batch, conv_bn, draw_weights, ml
 def test_whoever_is_alone_by_the_measurement_is_read_exactly(activation, connection, net) -> None:
     tampering = RobbingTheFed(48, ("random",), cutoffs="auto", activation=activation, connection=connection)
     found, expected, exact, gap = read(tampering, net(dtype=torch.float64), stored(20, dtype=torch.float64))
-    assert 8 < int(expected.found.sum()) < 20
-    assert torch.equal(exact, expected.found)
-    assert float(gap.min(0).values[expected.found].max()) < 1e-9
+    assert 8 < int(expected.recoverable.sum()) < 20
+    assert torch.equal(exact, expected.recoverable)
+    assert float(gap.min(0).values[expected.recoverable].max()) < 1e-9
     # The blind test: stored pictures are recognised, mixtures are not.
     sure = found.confidence > 0.5
     assert torch.equal((gap < EXACT).any(1), sure)
@@ -40,8 +40,8 @@ def test_every_linear_function_reads(function: str) -> None:
     own = tuple(vector("random", 192, stream(5, "own")).tolist()) if function == "own" else ()
     tampering = RobbingTheFed(64, (function,), own, cutoffs="empirical")
     _, expected, exact, _ = read(tampering, conv_bn(), stored(16))
-    assert int(expected.found.sum()) > 6
-    assert torch.equal(exact, expected.found)
+    assert int(expected.recoverable.sum()) > 6
+    assert torch.equal(exact, expected.recoverable)
 
 
 @pytest.mark.parametrize("at", ["", "3", "4"])
@@ -66,8 +66,8 @@ def test_the_module_stands_before_any_layer_and_the_update_names_its_rows(at: st
 def test_a_layer_that_sees_the_input_can_be_stood_before() -> None:
     tampering = RobbingTheFed(48, ("random",), cutoffs="auto", at="1")
     _, expected, exact, _ = read(tampering, relu_mlp(), stored(16))
-    assert int(expected.found.sum()) > 6
-    assert torch.equal(exact, expected.found)
+    assert int(expected.recoverable.sum()) > 6
+    assert torch.equal(exact, expected.recoverable)
 
 
 def test_shuffled_rows_among_ordinary_ones_read_the_same() -> None:
@@ -78,8 +78,8 @@ def test_shuffled_rows_among_ordinary_ones_read_the_same() -> None:
     assert weight.shape[0] == 64
     assert int(torch.linalg.matrix_rank(weight.double())) == 25
     _, expected, exact, _ = read(hidden, mlp(), stored(16))
-    assert torch.equal(exact, expected.found)
-    assert torch.equal(expected.found, read(plain, mlp(), stored(16))[1].found)
+    assert torch.equal(exact, expected.recoverable)
+    assert torch.equal(expected.recoverable, read(plain, mlp(), stored(16))[1].recoverable)
 
 
 def test_a_dormant_module_changes_by_parameters_only_and_reads_from_its_round_on() -> None:
@@ -92,7 +92,7 @@ def test_a_dormant_module_changes_by_parameters_only_and_reads_from_its_round_on
     with pytest.raises(NotApplicable, match="dormant"):
         early.readout.reconstruct(update, ServerKnowledge(early.model), stream(0, "attack"))
     _, expected, exact, _ = read(dormant, mlp(), stored(12), round=3)
-    assert torch.equal(exact, expected.found)
+    assert torch.equal(exact, expected.recoverable)
 
 
 def test_a_layer_that_is_there_is_written_to_and_nothing_else() -> None:
@@ -103,8 +103,8 @@ def test_a_layer_that_is_there_is_written_to_and_nothing_else() -> None:
     assert changed == {"1.weight", "1.bias", "3.weight", "3.bias"}
     assert int((model.params["1.weight"] != sent.params["1.weight"]).any(1).sum()) == 20
     _, expected, exact, _ = read(tampering, model, stored(8))
-    assert int(expected.found.sum()) > 3
-    assert torch.equal(exact, expected.found)
+    assert int(expected.recoverable.sum()) > 3
+    assert torch.equal(exact, expected.recoverable)
 
 
 def test_a_network_without_such_a_pair_of_layers_is_told() -> None:
@@ -119,13 +119,13 @@ def test_one_step_of_training_and_secure_aggregation_read_as_one_gradient(client
     private = stored(16, dtype=torch.float64)
     steps = FedAvg(lr=0.01, momentum=0.9, weight_decay=0.1)
     _, expected, exact, gap = read(tampering, model, private, steps, clients=clients)
-    assert torch.equal(exact, expected.found)
-    assert float(gap.min(0).values[expected.found].max()) < 1e-7
+    assert torch.equal(exact, expected.recoverable)
+    assert float(gap.min(0).values[expected.recoverable].max()) < 1e-7
 
 
 def test_train_mode_behind_the_module_changes_nothing() -> None:
     _, expected, exact, _ = read(RobbingTheFed(48, ("random",), cutoffs="auto"), conv_bn(training=True), stored(16))
-    assert torch.equal(exact, expected.found)
+    assert torch.equal(exact, expected.recoverable)
 
 
 def test_several_local_steps_read_from_sparse_bins_by_the_lattice_where_the_bias_is_lost() -> None:
@@ -135,11 +135,11 @@ def test_several_local_steps_read_from_sparse_bins_by_the_lattice_where_the_bias
     steps = FedAvg(minibatch_size=4, lr=1e-2)
     tampering = RobbingTheFed(48, ("random",), cutoffs="auto", activation="hardtanh")
     _, expected, exact, _ = read(tampering, model, private, steps, public)
-    assert int(expected.found.sum()) > 6
-    assert int((exact & expected.found).sum()) >= int(expected.found.sum()) - 1
+    assert int(expected.recoverable.sum()) > 6
+    assert int((exact & expected.recoverable).sum()) >= int(expected.recoverable.sum()) - 1
     tampered = tampering.tamper(model, public, 0, stream(3, "server"))
     moved = local_update(tampered.model, private, steps).values["planted.first.bias"]
-    bins = tampered.readout.imprint.bins(model.input.encode(private.inputs).flatten(1))[:, 0][expected.found]
+    bins = tampered.readout.imprint.bins(model.input.encode(private.inputs).flatten(1))[:, 0][expected.recoverable]
     eps = torch.finfo(torch.float32).eps * tampered.model.params["planted.first.bias"].abs()
     assert bool((moved.abs() < 100 * eps)[bins].any()), "the bias alone would not have told the scale"
 

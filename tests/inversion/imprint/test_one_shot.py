@@ -26,7 +26,7 @@ def test_one_shot_reads_its_one_example_and_its_frequency_is_the_theory(sparse: 
     found, expected, exact, _ = read(tampering, mlp(), private, public=public)
     assert len(found.inputs) == 1
     assert found.converged
-    assert torch.equal(exact, expected.found)
+    assert torch.equal(exact, expected.recoverable)
     empty = next(i for i, part in enumerate(bins.split(20)) if not bool((part == 0).any()))
     private = Batch(stored(20 * 400, 7).inputs[20 * empty : 20 * empty + 20], batch(20).labels)
     found, _, _, _ = read_empty(tampering, private, public)

@@ -21,8 +21,8 @@ def test_peeling_finds_what_an_ideal_decoder_finds_and_nothing_false(activation)
         private = stored(24, 10 + seed)
         found, expected, exact, gap = read(tampering, conv_bn(), private)
         single = read(replace(tampering, functions=("random",), decode="bins"), conv_bn(), private)[2]
-        assert int(expected.found.sum()) > int(single.sum())
-        assert int((exact & expected.found).sum()) >= int(expected.found.sum()) - 1
+        assert int(expected.recoverable.sum()) > int(single.sum())
+        assert int((exact & expected.recoverable).sum()) >= int(expected.recoverable.sum()) - 1
         assert bool((gap < EXACT).any(1)[found.confidence > 0.5].all())
 
 
@@ -41,8 +41,8 @@ def test_data_off_the_lattice_are_recognised_and_peeled_by_the_share_that_they_s
     for tampering in (plain, peeled):
         found, expected, exact, gap = read(tampering, conv_bn(), batch(16))
         assert bool((gap < EXACT).any(1)[found.confidence > 0.5].all())
-        assert int((exact & expected.found).sum()) >= int(expected.found.sum()) - 1
-        assert int((found.confidence > 0.5).sum()) >= int(expected.found.sum()) - 1
+        assert int((exact & expected.recoverable).sum()) >= int(expected.recoverable.sum()) - 1
+        assert int((found.confidence > 0.5).sum()) >= int(expected.recoverable.sum()) - 1
     assert int(exact.sum()) > 13
 
 

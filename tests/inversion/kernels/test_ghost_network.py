@@ -12,7 +12,7 @@ from fedspill.core.types import Params, Update
 from fedspill.inversion.kernels import ghost_layers, ghost_network
 from fedspill.inversion.kernels.convolution import Geometry, correlate
 from fedspill.inversion.kernels.winograd import best_tile, convolve
-from fedspill.inversion.kernels.winograd_network import LeanConv2d, lean
+from fedspill.inversion.kernels.winograd_network import LeanConv2d, with_winograd
 from fedspill.inversion.objective.distances import DISTANCES
 from fedspill.inversion.objective.matching import Matching
 from tests.support.networks import DOUBLE, Viewing, network, plain
@@ -88,10 +88,10 @@ def test_taps_are_trusted_only_where_they_tell_the_truth() -> None:
     one, two = (private.labels.expand(r, 2) for r in (1, 2))
     for kind, agrees, stackable in (("every layer", True, True), ("scaled", True, False), ("tied", False, False)):
         model = network(kind)
-        taps = ghost_network.TappedNetwork(model, alone(local_update(model, private, FedSGD())))
+        taps = ghost_network.GhostNetwork(model, alone(local_update(model, private, FedSGD())))
         assert (taps.agrees(one), taps.stackable(two)) == (agrees, stackable)
     summed = Model.of(network("every layer").module, SPEC, nn.CrossEntropyLoss(reduction="sum"))
-    taps = ghost_network.TappedNetwork(summed, alone(local_update(summed, batch(2), FedSGD())))
+    taps = ghost_network.GhostNetwork(summed, alone(local_update(summed, batch(2), FedSGD())))
     assert (taps.agrees(one), taps.stackable(two)) == (True, False)
 
 
@@ -111,7 +111,7 @@ def test_the_lean_model_is_the_model_and_keeps_out_where_it_would_break() -> Non
         flattens, views = nn.Sequential(*convolutions, *head), nn.Sequential(*convolutions, Viewing(), head[1])
     plain_model = Model.of(draw_weights(flattens), SPEC).to("cpu", DOUBLE)
     assert best_tile(8, (8, 8), 128, 128) > 0
-    found = lean(plain_model, 8)
+    found = with_winograd(plain_model, 8)
     assert [type(m) is LeanConv2d for m in found.module.modules()].count(True) == 2
     assert not any(type(m) is LeanConv2d for m in plain_model.module.modules())
     z, private = numbers(8, *SPEC.shape), batch(8, dtype=DOUBLE)
@@ -123,7 +123,7 @@ def test_the_lean_model_is_the_model_and_keeps_out_where_it_would_break() -> Non
         slopes = [torch.autograd.grad(sum(v.pow(3).sum() for v in u.values()), z)[0] for u in (got, want)]
         torch.testing.assert_close(*slopes, rtol=1e-8, atol=1e-9 * float(slopes[1].abs().max()))
     viewing = Model.of(draw_weights(views), SPEC)
-    assert lean(viewing, 8) is viewing
+    assert with_winograd(viewing, 8) is viewing
 
 
 class Tempered(nn.Module):
@@ -143,7 +143,7 @@ def test_a_parameter_may_be_one_number() -> None:
     private = batch(2).to(LIKE)
     update = local_update(model, private, FedSGD())
     z = randn((2, *SPEC.encoded_shape), stream(0, "z"), LIKE)
-    taps = ghost_network.TappedNetwork(model, {k: v[None] for k, v in update.values.items()})
+    taps = ghost_network.GhostNetwork(model, {k: v[None] for k, v in update.values.items()})
     guess = encoded_update(model, z, private.labels, FedSGD()).values
     wanted = DISTANCES["cosine"](guess, update.values)
     found = taps.distances(z[None].requires_grad_(), private.labels[None])[0]

@@ -16,7 +16,7 @@ from fedspill.core.rng import stream
 from fedspill.core.types import Batch, Update, UpdateKind
 from fedspill.inversion.labels.methods import METHODS, LabelMethod, default_method, infer
 from fedspill.inversion.labels.probe import nearest_counts
-from fedspill.inversion.network.head import find_head
+from fedspill.inversion.network.head import last_linear
 
 SPEC = ImageSpec((3, 8, 8))
 CLASSES = 100
@@ -152,7 +152,7 @@ def test_what_is_missing_is_named() -> None:
         infer("llg", update, knowledge, 0, stream(0, "a"))
     headless = Model.of(nn.Sequential(nn.Conv2d(3, 2, 8), nn.Flatten()), SPEC)
     with pytest.raises(NotApplicable, match=r"no nn\.Linear"):
-        find_head(headless)
+        last_linear(headless)
 
 
 def test_the_default_depends_on_what_was_sent() -> None:

@@ -8,7 +8,7 @@ import torch
 
 from fedspill.attacks.inverting_gradients import InvertingGradients
 from fedspill.auditing import parse_plan, run_audit
-from fedspill.auditing.watch import Silent, TrialWatch, duration, foretold
+from fedspill.auditing.watch import Silent, TrialWatch, duration, forecast_sentence
 from fedspill.core.errors import BadInput
 from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.local_update import FedSGD, local_update
@@ -165,12 +165,12 @@ def test_a_forecast_is_near_the_search_that_follows() -> None:
         began = time.monotonic()
         Search(rule, 10, restarts=2).run([problem, problem], stream(0, "s"), watch)
         took = time.monotonic() - began
-        assert watch.forecast is not None
-        assert watch.forecast.iterations == 40
-        assert watch.forecast.memory == 7
+        assert watch.forecasted is not None
+        assert watch.forecasted.iterations == 40
+        assert watch.forecasted.memory == 7
         # A machine under load sleeps longer, for the forecast as for the search.
-        assert 40 * 0.01 * evaluations < watch.forecast.total < 4 * took
-        assert watch.forecast.total > took / 4
+        assert 40 * 0.01 * evaluations < watch.forecasted.total < 4 * took
+        assert watch.forecasted.total > took / 4
 
 
 def test_an_unwatched_search_makes_no_forecast() -> None:
@@ -188,10 +188,13 @@ def test_an_unwatched_search_makes_no_forecast() -> None:
 def test_a_forecast_in_words() -> None:
     forecast = Forecast(4800, 0.05, 1_200_000_000)
     assert forecast.total == pytest.approx(240)
-    assert foretold(forecast, 1, None) == "about 20 iterations a second, so 4,800 take 4 min; about 1.2 GB of memory"
-    assert "and 10 such trials 40 min;" in foretold(forecast, 10, None)
-    assert "of which the budget leaves 60 s;" in foretold(forecast, 10, 60.0)
-    assert foretold(Forecast(10, 1.0), 1, 60.0) == "about 1 iterations a second, so 10 take 10 s"
+    assert (
+        forecast_sentence(forecast, 1, None)
+        == "about 20 iterations a second, so 4,800 take 4 min; about 1.2 GB of memory"
+    )
+    assert "and 10 such trials 40 min;" in forecast_sentence(forecast, 10, None)
+    assert "of which the budget leaves 60 s;" in forecast_sentence(forecast, 10, 60.0)
+    assert forecast_sentence(Forecast(10, 1.0), 1, 60.0) == "about 1 iterations a second, so 10 take 10 s"
     assert [duration(s) for s in (0.123, 45.0, 600.0, 9000.0)] == ["0.12 s", "45 s", "10 min", "2.5 h"]
 
 

@@ -117,7 +117,7 @@ def test_a_batch_that_does_not_fit_is_taken_in_parts(monkeypatch: pytest.MonkeyP
     free(monkeypatch, need / 2)
     matching = matching_of(conv_bn(dtype=DOUBLE), private)
     torch.testing.assert_close(matching(z, private.labels), value)
-    size = matching._room.part(z, private.labels)
+    size = matching._memory_plan.part(z, private.labels)
     assert size is not None
     assert 1 <= size < 8
     leaf = z.clone().requires_grad_()
@@ -152,7 +152,7 @@ def test_candidates_that_do_not_fit_side_by_side_come_one_by_one(monkeypatch: py
     free(monkeypatch, need / 2)
     matching = matching_of(conv_bn(dtype=DOUBLE), private)
     torch.testing.assert_close(matching.each(z, private.labels), wanted)
-    assert not matching._room.side_by_side(z, private.labels)
+    assert not matching._memory_plan.side_by_side(z, private.labels)
     assert matching.need(z[0], private.labels, 16) < need / 2
 
 

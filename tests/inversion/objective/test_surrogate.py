@@ -15,7 +15,7 @@ from fedspill.core.types import Batch, Update
 from fedspill.inversion.matching import recursive_reading
 from fedspill.inversion.objective.distances import cosine_distance
 from fedspill.inversion.objective.matching import Matching
-from fedspill.inversion.objective.surrogate import CorrectedMatching, straight_way, surrogate
+from fedspill.inversion.objective.surrogate import CorrectedMatching, find_surrogate, straight_way
 from fedspill.zoo import models
 
 SHAPE = (3, 9, 9)
@@ -74,7 +74,7 @@ def test_its_error_falls_with_the_square_of_the_way(momentum: float, weight_deca
         shares = [private[i : i + 2 // clients] for i in range(0, 2, 2 // clients)]
         deltas = [local_update(model, share, training) for share in shares]
         mean = {k: sum((d.values[k] for d in deltas), start=torch.zeros(())) / clients for k in deltas[0].values}
-        found = surrogate(model, replace(deltas[0], values=mean), training, private.labels, clients)
+        found = find_surrogate(model, replace(deltas[0], values=mean), training, private.labels, clients)
         assert found is not None
         gradient = encoded_update(found.model, z, private.labels, FedSGD())
         errors.append(relative(found.update, gradient))
@@ -88,7 +88,7 @@ def test_its_error_falls_with_the_square_of_the_way(momentum: float, weight_deca
 
 def test_one_local_step_is_a_gradient() -> None:
     model, private = network("resnet20"), batch(3)
-    found = surrogate(model, local_update(model, private, FedAvg(lr=0.5)), FedAvg(lr=0.5), private.labels, 1)
+    found = find_surrogate(model, local_update(model, private, FedAvg(lr=0.5)), FedAvg(lr=0.5), private.labels, 1)
     assert found is not None
     assert found.model is model
     assert relative(found.update, local_update(model, private, FedSGD())) < 1e-10
@@ -104,7 +104,7 @@ def test_one_local_step_is_a_gradient() -> None:
 )
 def test_what_no_gradient_stands_in_for(training: FedAvg, mode: str, n: int) -> None:
     model, private = network("resnet20", mode=mode), batch(n)
-    assert surrogate(model, local_update(model, private, training), training, private.labels, 1) is None
+    assert find_surrogate(model, local_update(model, private, training), training, private.labels, 1) is None
 
 
 def test_a_network_that_knows_the_examples_is_judged_by_as_short_a_way() -> None:
@@ -112,11 +112,11 @@ def test_a_network_that_knows_the_examples_is_judged_by_as_short_a_way() -> None
     model, private = network(), batch(1)
     training = FedAvg(epochs=5, lr=30.0)
     known = _sure_of(model, private, 3.0)
-    found = surrogate(known, local_update(known, private, training), training, private.labels, 1)
+    found = find_surrogate(known, local_update(known, private, training), training, private.labels, 1)
     assert found is not None
     assert found.off < 0.01
     other = Batch(private.inputs, private.labels + 1)  # the same training of a surprised network
-    found = surrogate(known, local_update(known, other, training), training, other.labels, 1)
+    found = find_surrogate(known, local_update(known, other, training), training, other.labels, 1)
     assert found is None or found.off > 0.01
 
 
@@ -157,7 +157,7 @@ def test_the_correction_is_exact_at_the_private_example() -> None:
     """Where the way is bent, the surrogate is off and the corrected one is not."""
     training, private = FedAvg(epochs=5, lr=1e-2), batch(1)
     model = network()
-    found = surrogate(model, local_update(model, private, training), training, private.labels, 1)
+    found = find_surrogate(model, local_update(model, private, training), training, private.labels, 1)
     assert found is not None
     z = model.input.encode(private.inputs)
     wanted = encoded_update(found.model, z, private.labels, FedSGD())
@@ -184,7 +184,7 @@ def test_corrected_matching_is_the_distance_of_the_training_itself(assumed: floa
     delta = local_update(model, private, training)
     guessed = replace(training, lr=assumed) if assumed != 1.0 else training
     scaled = replace(delta, values={k: assumed * v for k, v in delta.values.items()})
-    instead = surrogate(model, scaled, guessed, private.labels, 1)
+    instead = find_surrogate(model, scaled, guessed, private.labels, 1)
     assert instead is not None
     truth = model.input.encode(private.inputs)
     matching = Matching(instead.model, instead.update, instead.training, 1, cosine_distance)
@@ -213,7 +213,9 @@ def test_a_client_that_went_further_than_random_examples_is_judged_by_as_long_a_
     model, private = network(), batch(1)
     near, far = (local_update(model, private, FedAvg(epochs=5, lr=lr)) for lr in (1e-3, 0.3))
     guess = FedAvg(epochs=5, lr=1e-3)
-    found = {name: surrogate(model, delta, guess, private.labels, 1) for name, delta in (("near", near), ("far", far))}
+    found = {
+        name: find_surrogate(model, delta, guess, private.labels, 1) for name, delta in (("near", near), ("far", far))
+    }
     assert found["near"] is not None
     assert found["far"] is None or found["far"].off > 100 * found["near"].off
 

@@ -19,7 +19,7 @@ from fedspill.inversion.network.extractor import two_layer_head
 from fedspill.inversion.network.layers import layer_inputs
 from fedspill.inversion.representations.readout import Representations, read_representations
 from fedspill.inversion.representations.two_layer import two_layer
-from fedspill.inversion.theory.ownership import expected_leakage, expected_rows, leakage_rates, owners, peelable
+from fedspill.inversion.theory.ownership import expected_leakage, expected_rows, leakage_rates, owners, recoverable
 from tests.support.worlds import draw_weights
 
 SPEC = ImageSpec((3, 8, 8))
@@ -87,11 +87,11 @@ def test_leakage_rates_are_those_of_brute_force(seed: int) -> None:
     outputs = rand((23, 30), stream(seed, "outputs"), LIKE) - 0.9
     fires = outputs > 0
     assert owners(fires[:10]).tolist() == brute_force_owners(fires[:10])
-    assert peelable(fires[:10]).tolist() == brute_force_peeled(fires[:10])
+    assert recoverable(fires[:10]).tolist() == brute_force_peeled(fires[:10])
     wanted = [sum(brute_force_owners(fires[k : k + 10])) / 10 for k in (0, 10)]
     assert leakage_rates(outputs, 10).tolist() == pytest.approx(wanted)
     expected = expected_rows(fires[:10], peel=False)
-    assert expected.found.tolist() == brute_force_owners(fires[:10])
+    assert expected.recoverable.tolist() == brute_force_owners(fires[:10])
     assert expected.places[3] == tuple(f"row {j}" for j in range(30) if bool(fires[3, j]))
 
 
@@ -119,7 +119,7 @@ def test_owned_rows_give_the_representations_exactly_and_nothing_else_is_vouched
     assert float(error[sure].amin(1).max()) < 1e-9
     owner = error.argmin(1)
     assert sorted(owner[direct].tolist()) == owners(fires).nonzero()[:, 0].tolist()
-    assert sorted(owner[sure].tolist()) == peelable(fires).nonzero()[:, 0].tolist()
+    assert sorted(owner[sure].tolist()) == recoverable(fires).nonzero()[:, 0].tolist()
     assert got.labels[sure].tolist() == batch.labels[owner[sure]].tolist()
     assert got.leakage_rate(n) == pytest.approx(float(owners(fires).double().mean()))
     for k in direct.nonzero()[:, 0].tolist():
@@ -153,7 +153,7 @@ def test_float32_clients_are_read_too(known: bool) -> None:
     error, sure = errors(got, x), got.certified
     assert int(sure.sum()) >= int(owners(fires).sum())
     assert float(error[sure].amin(1).max()) < 1e-4
-    assert sorted(set(error.argmin(1)[sure].tolist())) == peelable(fires).nonzero()[:, 0].tolist()
+    assert sorted(set(error.argmin(1)[sure].tolist())) == recoverable(fires).nonzero()[:, 0].tolist()
 
 
 def test_the_first_layer_alone_is_enough_where_n_is_known() -> None:
@@ -161,7 +161,7 @@ def test_the_first_layer_alone_is_enough_where_n_is_known() -> None:
     x, fires = truth(model, batch)
     got = read(model, batch, FedSGD(trainable=FIRST_ONLY))
     assert float(errors(got, x)[got.certified].amin(1).max()) < 1e-9
-    assert int(got.certified.sum()) == int(peelable(fires).sum())
+    assert int(got.certified.sum()) == int(recoverable(fires).sum())
     unknown = read(model, batch, FedSGD(trainable=FIRST_ONLY), known=False)
     assert not unknown.certified.any()
     assert "mixture" not in unknown.marks or "unsure" in unknown.marks

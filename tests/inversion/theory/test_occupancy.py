@@ -14,8 +14,8 @@ from fedspill.inversion.theory.occupancy import (
     alone_expected,
     masses,
     one_shot_chance,
-    peelable,
     proposition_1,
+    recoverable,
     summary,
 )
 
@@ -79,7 +79,7 @@ def test_peeling_finds_what_repeated_search_finds_in_any_order(d: int) -> None:
     rng = stream(d, "peel")
     for _ in range(40):
         bins = torch.randint(-1, 6, (9, d), generator=rng)
-        found = peelable(bins)
+        found = recoverable(bins)
         assert set(found.nonzero()[:, 0].tolist()) == naive_peel(bins.tolist())
         if d == 1:
             assert torch.equal(found, alone(bins[:, 0]))

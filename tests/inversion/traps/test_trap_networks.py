@@ -41,9 +41,9 @@ def convolutional(stride: int = 1) -> Model:
 def test_convolutions_carry_the_picture_to_the_rows() -> None:
     batch, tampered = pictures(24), sent(TRAP, convolutional())
     got, wanted = read(tampered, batch), expected(tampered, batch)
-    assert int(wanted.found.sum()) > 8
-    assert (errors(got, batch).amin(1) < 1e-3).tolist() == wanted.found.tolist()
-    assert int(certified(got).sum()) == int(wanted.found.sum())
+    assert int(wanted.recoverable.sum()) > 8
+    assert (errors(got, batch).amin(1) < 1e-3).tolist() == wanted.recoverable.tolist()
+    assert int(certified(got).sum()) == int(wanted.recoverable.sum())
 
 
 def test_behind_strides_free_channels_carry_the_pixels_between() -> None:
@@ -51,7 +51,7 @@ def test_behind_strides_free_channels_carry_the_pixels_between() -> None:
     errors_of = dict[bool, float]()
     for phases in (True, False):
         tampered = sent(replace(TRAP, phases=phases), convolutional(stride=2))
-        got, found = read(tampered, batch), expected(tampered, batch).found
+        got, found = read(tampered, batch), expected(tampered, batch).recoverable
         assert int(found.sum()) > 5
         assert bool(certified(got).any()), "the pixels that are shown lie on the lattice"
         errors_of[phases] = float(errors(got, batch)[found].amin(1).max())
@@ -65,7 +65,7 @@ def test_behind_strides_free_channels_carry_the_pixels_between() -> None:
 )
 def test_deltas_are_read_too_with_rows_that_are_not_too_large(training: FedAvg) -> None:
     batch, tampered = pictures(16), sent(replace(TRAP, gain=0.1), mlp())
-    got, found = read(tampered, batch, training), expected(tampered, batch).found
+    got, found = read(tampered, batch, training), expected(tampered, batch).recoverable
     error, sure = errors(got, batch), certified(got)
     assert got.converged
     assert float(error[:, sure].amin(0).max()) < 5e-3
@@ -76,7 +76,7 @@ def test_a_rough_bias_is_mended_from_the_lattice() -> None:
     # A small deviation makes rows small and leaves biases large, so that only the latter suffer from rounding.
     training, spec = FedAvg(lr=0.01), replace(SPEC, std=(0.02,))
     batch, tampered = pictures(16), sent(TRAP, mlp(spec))
-    got, found = read(tampered, batch, training), expected(tampered, batch).found
+    got, found = read(tampered, batch, training), expected(tampered, batch).recoverable
     raw = local_update(tampered.model, batch, training).values
     weight, bias = raw["1.weight"].double(), raw["1.bias"].double()
     usable = bias != 0
@@ -90,9 +90,9 @@ def test_a_rough_bias_is_mended_from_the_lattice() -> None:
 def test_rows_of_a_table_are_read() -> None:
     batch, tampered = people(12), sent(replace(TRAP, examples=12), mlp(TABLE))
     got, wanted = read(tampered, batch), expected(tampered, batch)
-    assert int(wanted.found.sum()) >= 6
+    assert int(wanted.recoverable.sum()) >= 6
     error = errors(got, batch)
-    assert (error.amin(1) < 1e-2).tolist() == wanted.found.tolist()
+    assert (error.amin(1) < 1e-2).tolist() == wanted.recoverable.tolist()
     assert float(error[:, certified(got)].amin(0).max()) < 1e-2
 
 
@@ -135,7 +135,7 @@ def test_photographs_give_the_papers_recall() -> None:
     pool = data.load("cifar10", split="test", indices="0:100")
     spec = ImageSpec((3, 32, 32), mean=pool.mean, std=pool.std)
     tampered = TrapWeights().tamper(mlp(spec, rows=1000), None, 0, stream(0, "server"))
-    got, found = read(tampered, pool.batch), expected(tampered, pool.batch).found
+    got, found = read(tampered, pool.batch), expected(tampered, pool.batch).recoverable
     assert 0.35 < float(found.double().mean()) < 0.65  # 0.54 in the paper's Table 4
     assert (errors(got, pool.batch).amin(1) < 1e-4).tolist() == found.tolist()
     assert int(certified(got).sum()) == int(found.sum())

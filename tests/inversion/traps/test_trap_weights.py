@@ -79,10 +79,10 @@ def test_without_the_fold_nothing_is_found_and_with_it_as_much_as_on_raw_pixels(
         {**folded.model.params, "1.weight": raw.model.params["1.weight"]} | {"1.bias": raw.model.params["1.bias"]}
     )
     plain = Tampered(papers, folded.readout)
-    found = expected(raw, batch).found
+    found = expected(raw, batch).recoverable
     assert 10 < int(found.sum()) < 30
-    assert expected(folded, batch).found.tolist() == found.tolist()
-    assert not expected(plain, batch).found.any()
+    assert expected(folded, batch).recoverable.tolist() == found.tolist()
+    assert not expected(plain, batch).recoverable.any()
     for tampered, wanted in ((raw, found), (folded, found), (plain, torch.zeros_like(found))):
         got = errors(read(tampered, batch), batch).amin(1) < 1e-4
         assert got.tolist() == wanted.tolist()
@@ -96,15 +96,15 @@ def test_the_readout_finds_what_it_must_and_vouches_for_nothing_else() -> None:
     for i, places in enumerate(wanted.places):
         assert set(places) == {f"row {j}" for j in range(200) if float(outputs[i, j]) > 0}
     owners = [[i for i in range(30) if float(outputs[i, j]) > 0] for j in range(200)]
-    assert set(wanted.found.nonzero()[:, 0].tolist()) == {o[0] for o in owners if len(o) == 1}
+    assert set(wanted.recoverable.nonzero()[:, 0].tolist()) == {o[0] for o in owners if len(o) == 1}
     for known in (True, False):
         got = read(tampered, batch, known=known)
         error, sure = errors(got, batch), certified(got)
         assert got.converged
         assert got.confidence is not None
         assert ((got.confidence == 1) == sure).all()
-        assert (error.amin(1) < 1e-4).tolist() == wanted.found.tolist()
-        assert int(sure.sum()) == int(wanted.found.sum()), "each example once, no mixture"
+        assert (error.amin(1) < 1e-4).tolist() == wanted.recoverable.tolist()
+        assert int(sure.sum()) == int(wanted.recoverable.sum()), "each example once, no mixture"
         owner = error[:, sure].argmin(0).tolist()
         assert len(set(owner)) == len(owner)
         assert all(o in wanted.places[i] for i, o in zip(owner, got.origins, strict=False))
@@ -121,7 +121,7 @@ def test_real_numbers_have_no_lattice_and_the_network_itself_vouches() -> None:
     batch, tampered = pictures(20, bits=False), sent(TRAP, mlp())
     got, wanted = read(tampered, batch), expected(tampered, batch)
     error, sure = errors(got, batch), certified(got)
-    assert 3 <= int(sure.sum()) <= int(wanted.found.sum())
+    assert 3 <= int(sure.sum()) <= int(wanted.recoverable.sum())
     assert float(error[:, sure].amin(0).max()) < 1e-4
     assert "mixture" not in {m for m, e in zip(got.marks, error.amin(0).tolist(), strict=True) if e < 1e-4}
 
@@ -144,7 +144,7 @@ def test_an_example_that_is_there_twice_is_read_once() -> None:
     batch = pictures(6)
     twice = Batch(torch.cat([batch.inputs, batch.inputs[:1]]), torch.cat([batch.labels, torch.tensor([7])]))
     tampered = sent(TRAP, mlp())
-    assert bool(expected(tampered, batch).found.all())
+    assert bool(expected(tampered, batch).recoverable.all())
     got = read(tampered, twice)
     assert int(((errors(got, twice)[0] < 1e-4) & certified(got)).sum()) == 1
 

@@ -21,8 +21,8 @@ from fedspill.core.types import Update, UpdateKind
 def range_violation(spec: InputSpec, z: Float[Tensor, "n ..."]) -> Float[Tensor, " n"]:
     """How far each encoded candidate lies outside the valid range, as a fraction of its largest value."""
     valid = spec.project(z)
-    excess, size = (z - valid).abs().flatten(1), valid.abs().flatten(1)
-    return excess.amax(1) / size.amax(1).clamp_min(1e-12)
+    out_of_range, size = (z - valid).abs().flatten(1), valid.abs().flatten(1)
+    return out_of_range.amax(1) / size.amax(1).clamp_min(1e-12)
 
 
 def protocol(update: Update, knowledge: ServerKnowledge) -> LocalTraining | None:

@@ -13,8 +13,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from fedspill.core.blocks import by_rows
-from fedspill.core.inputs import ImageSpec, InputSpec, TableSpec
-from fedspill.inversion.codebooks.lattice import is_coarse, lattice_residual, snap
+from fedspill.core.inputs import ImageSpec, TableSpec
+from fedspill.inversion.codebooks.lattice import is_coarse, lattice_residual, nearest
 from fedspill.inversion.codebooks.scale import lattice_scale
 
 ALONE = 0.12
@@ -26,23 +26,23 @@ SOME = 8
 
 
 @runtime_checkable
-class Book(Protocol):
+class Codebook(Protocol):
     """What stored data look like at the place where features are read."""
 
     @property
     def open(self) -> bool:
-        """Some numbers are not rounded by `snap`, or more finely than they are read."""
+        """Some numbers are not rounded by `nearest`, or more finely than they are read."""
         ...
 
     def residual(self, features: Float[Tensor, "m f"]) -> Float[Tensor, " m"]:
         """0 for stored data, 0.25 in the mean for mixtures, NaN where it cannot be told."""
         ...
 
-    def snap(self, features: Float[Tensor, "m f"]) -> Float[Tensor, "m f"]:
+    def nearest(self, features: Float[Tensor, "m f"]) -> Float[Tensor, "m f"]:
         """The nearest features of stored data."""
         ...
 
-    def excess(self, features: Float[Tensor, "m f"]) -> Float[Tensor, " m"]:
+    def out_of_range(self, features: Float[Tensor, "m f"]) -> Float[Tensor, " m"]:
         """How far features leave the range of valid ones, as a share of its size."""
         ...
 
@@ -52,7 +52,7 @@ class Book(Protocol):
 
 
 @dataclass(frozen=True)
-class InputBook:
+class InputCodebook:
     """Of the network's own encoded input: pictures and table rows.
 
     Attributes:
@@ -70,11 +70,11 @@ class InputBook:
         """Distance to the lattice of stored values."""
         return lattice_residual(self.spec, self._shaped(features))
 
-    def snap(self, features: Float[Tensor, "m f"]) -> Float[Tensor, "m f"]:
+    def nearest(self, features: Float[Tensor, "m f"]) -> Float[Tensor, "m f"]:
         """The nearest stored values."""
-        return snap(self.spec, self._shaped(features)).flatten(1)
+        return nearest(self.spec, self._shaped(features)).flatten(1)
 
-    def excess(self, features: Float[Tensor, "m f"]) -> Float[Tensor, " m"]:
+    def out_of_range(self, features: Float[Tensor, "m f"]) -> Float[Tensor, " m"]:
         """By the worst number of each example."""
         return by_rows(self._excess, features)
 
@@ -92,7 +92,7 @@ class InputBook:
 
 
 @dataclass(frozen=True)
-class NoBook:
+class NoCodebook:
     """Of features that nothing is known of."""
 
     @property
@@ -104,11 +104,11 @@ class NoBook:
         """It cannot be told."""
         return torch.full_like(features[:, 0], torch.nan)
 
-    def snap(self, features: Float[Tensor, "m f"]) -> Float[Tensor, "m f"]:
+    def nearest(self, features: Float[Tensor, "m f"]) -> Float[Tensor, "m f"]:
         """As they are."""
         return features
 
-    def excess(self, features: Float[Tensor, "m f"]) -> Float[Tensor, " m"]:
+    def out_of_range(self, features: Float[Tensor, "m f"]) -> Float[Tensor, " m"]:
         """Everything is valid."""
         return torch.zeros_like(features[:, 0])
 
@@ -117,13 +117,8 @@ class NoBook:
         return None
 
 
-def book_of(spec: InputSpec) -> Book:
-    """What stored data look like at the network's input."""
-    return InputBook(spec) if isinstance(spec, ImageSpec | TableSpec) else NoBook()
-
-
 @dataclass(frozen=True)
-class Opinion:
+class Recognition:
     """What is held of candidates.
 
     Attributes:
@@ -137,13 +132,13 @@ class Opinion:
     valid: Bool[Tensor, " m"]
 
 
-def opinion(book: Book, features: Float[Tensor, "m f"]) -> Opinion:
+def recognise(codebook: Codebook, features: Float[Tensor, "m f"]) -> Recognition:
     """Judges candidates by their looks.
 
     Pictures that were resized hold no whole multiples of 1/255; so a candidate is a mixture only if enough others
     look like stored data.
     """
-    residual, valid = book.residual(features), book.excess(features) < OUTSIDE
+    residual, valid = codebook.residual(features), codebook.out_of_range(features) < OUTSIDE
     alone = (residual < ALONE) & valid
     stored = int(alone.sum()) * SOME >= len(features) and bool(alone.any())
-    return Opinion(alone, ~valid | ((residual >= ALONE) & stored), valid)
+    return Recognition(alone, ~valid | ((residual >= ALONE) & stored), valid)

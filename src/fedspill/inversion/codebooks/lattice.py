@@ -41,7 +41,7 @@ def lattice_residual(spec: InputSpec, z: Float[Tensor, "n ..."]) -> Float[Tensor
     return z.new_full((len(z),), torch.nan, dtype=torch.float64)
 
 
-def snap(spec: InputSpec, z: Float[Tensor, "n ..."]) -> Float[Tensor, "n ..."]:
+def nearest(spec: InputSpec, z: Float[Tensor, "n ..."]) -> Float[Tensor, "n ..."]:
     """The nearest encoded values that real data can take, in the shape, dtype and on the device of `z`."""
     if isinstance(spec, ImageSpec):
         low, high = spec.bounds

@@ -22,7 +22,7 @@ PROBES = 16
 
 
 @dataclass(frozen=True)
-class TokenBook:
+class TokenCodebook:
     """What sentences look like in front of the layer `at` of `model`; each position must depend on its token alone.
 
     Attributes:
@@ -79,16 +79,16 @@ class TokenBook:
         parts = torch.arange(vocabulary, device=device).split(CHUNK)
         return torch.cat([self._front(ids)[:, 0] for ids in parts]), offset
 
-    def snap(self, features: Float[Tensor, "m f"]) -> Float[Tensor, "m f"]:
+    def nearest(self, features: Float[Tensor, "m f"]) -> Float[Tensor, "m f"]:
         """The features of the nearest sentence."""
         return layer_inputs(self.model, self.at, self.tokens(features)).flatten(1).to(features)
 
     def residual(self, features: Float[Tensor, "m f"]) -> Float[Tensor, " m"]:
         """Relative distance to the nearest sentence, scaled as the residual of a picture is."""
-        nearest = self.snap(features)
+        nearest = self.nearest(features)
         return 0.25 * (features - nearest).norm(dim=1) / nearest.norm(dim=1).clamp_min(1e-12) / MIXED
 
-    def excess(self, features: Float[Tensor, "m f"]) -> Float[Tensor, " m"]:
+    def out_of_range(self, features: Float[Tensor, "m f"]) -> Float[Tensor, " m"]:
         """Embeddings have no range."""
         return torch.zeros_like(features[:, 0])
 

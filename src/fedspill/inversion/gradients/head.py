@@ -10,11 +10,11 @@ from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.types import Params, Update
 from fedspill.inversion.gradients.layer import sent
 from fedspill.inversion.gradients.mean import local_steps, mean_gradient
-from fedspill.inversion.network.head import Head, find_head
+from fedspill.inversion.network.head import Head, last_linear
 
 
 @dataclass(frozen=True)
-class HeadGradient:
+class ClassifierGradient:
     """The mean gradient of the head in float64, with the number of examples behind it.
 
     Attributes:
@@ -51,19 +51,19 @@ class HeadGradient:
         return self.values[self.head.bias]
 
 
-def head_gradient(update: Update, knowledge: ServerKnowledge, num_examples: int) -> HeadGradient:
+def head_gradient(update: Update, knowledge: ServerKnowledge, num_examples: int) -> ClassifierGradient:
     """Reads the head out of an update.
 
     Raises:
         NotApplicable: no head is found, or its weight was not trained.
     """
-    head = find_head(knowledge.model)
+    head = last_linear(knowledge.model)
     sent(update, head.weight, "the head's weight")
     names = [n for n in (head.weight, head.bias) if n is not None]
     mean = mean_gradient(update, knowledge, names, num_examples)
     middle = {n: _middle(update, knowledge, n, num_examples) for n in names}
     offset = None if head.bias is None else middle[head.bias]
-    return HeadGradient(head, mean.values, num_examples, mean.scaled, middle[head.weight], offset)
+    return ClassifierGradient(head, mean.values, num_examples, mean.scaled, middle[head.weight], offset)
 
 
 def _middle(update: Update, knowledge: ServerKnowledge, name: str, num_examples: int) -> Tensor:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from fedspill.core.errors import NotApplicable
-from fedspill.core.model import Model, joined
+from fedspill.core.model import Model, parameter_name
 from fedspill.inversion.network.layers import layer_at
 
 PASSING = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.CELU)
@@ -108,7 +108,7 @@ def _blocks(model: Model) -> list[str]:
 
 
 def _unit(model: Model, block: str, number: int) -> Unit:
-    names = joined(block, f"conv{number}"), joined(block, f"bn{number}")
+    names = parameter_name(block, f"conv{number}"), parameter_name(block, f"bn{number}")
     conv, norm = (dict(model.module.named_modules()).get(name) for name in names)
     return _checked(model, conv, names[0], norm, names[1])
 
@@ -145,7 +145,7 @@ def _block(model: Model, name: str) -> Block:
     units = tuple(_unit(model, name, n + 1) for n in range(max(count, 1)))
     down = getattr(block, "downsample", None)
     if isinstance(down, nn.Sequential) and len(down) == 2:
-        keys = [joined(name, f"downsample.{key}") for key, _ in down.named_children()]
+        keys = [parameter_name(name, f"downsample.{key}") for key, _ in down.named_children()]
         return Block(name, units, _checked(model, down[0], keys[0], down[1], keys[1]), None)
     if not (down is None or isinstance(down, nn.Identity)):
         raise NotApplicable(f"{name}.downsample is {type(down).__name__}, not a convolution and a BatchNorm")

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fedspill.core.errors import NotApplicable
 from fedspill.core.inputs import ImageSpec
-from fedspill.core.model import Model, joined
+from fedspill.core.model import Model, parameter_name
 from fedspill.inversion.identity.offsets import Offsets, balanced, thinned, widened
 from fedspill.inversion.identity.resnet import Block, Residual, Unit
 
@@ -26,7 +26,7 @@ Pair = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class Carried:
+class Lane:
     """A channel that carries one colour of the picture.
 
     Attributes:
@@ -46,9 +46,9 @@ class Carried:
 class Detour:
     """A lane that the main branch of a block carries: the phase at which it is read, and where it arrives."""
 
-    lane: Carried
+    lane: Lane
     phase: Pair
-    arrived: Carried
+    arrived: Lane
 
 
 def residual_params(model: Model, spec: ImageSpec, found: Residual, *, fill: bool) -> dict[str, Tensor]:
@@ -76,7 +76,7 @@ def residual_params(model: Model, spec: ImageSpec, found: Residual, *, fill: boo
     return params
 
 
-def _stem_lanes(spec: ImageSpec, stem: Unit, pool: int | None, fill: bool) -> tuple[Offsets, list[Carried]]:
+def _stem_lanes(spec: ImageSpec, stem: Unit, pool: int | None, fill: bool) -> tuple[Offsets, list[Lane]]:
     colours, width = spec.shape[0], stem.conv.out_channels
     if width < colours:
         raise NotApplicable(f"{stem.conv_name!r} has {width} channels, which cannot carry {colours} colours")
@@ -86,10 +86,10 @@ def _stem_lanes(spec: ImageSpec, stem: Unit, pool: int | None, fill: bool) -> tu
     rows, columns = balanced(len(reached), len(reached), width // (colours * len(mirrors)) if fill else 1)
     grid = Offsets(thinned(reached, cell, rows), thinned(reached, cell, columns), cell)
     kinds = [(c, shift, mirrored) for shift in grid.pairs() for mirrored in mirrors for c in range(colours)]
-    return grid, [Carried(number, *kind) for number, kind in enumerate(kinds)]
+    return grid, [Lane(number, *kind) for number, kind in enumerate(kinds)]
 
 
-def _set_stem(model: Model, params: dict[str, Tensor], spec: ImageSpec, stem: Unit, lanes: list[Carried]) -> None:
+def _set_stem(model: Model, params: dict[str, Tensor], spec: ImageSpec, stem: Unit, lanes: list[Lane]) -> None:
     _clear(params, stem)
     _open(model, params, stem, [lane.channel for lane in lanes])
     ends = spec.encode(torch.tensor(spec.bounds).view(2, 1, 1, 1).expand(2, spec.shape[0], 1, 1)).double()
@@ -97,12 +97,12 @@ def _set_stem(model: Model, params: dict[str, Tensor], spec: ImageSpec, stem: Un
         dark, bright = ends[:, lane.colour, 0, 0].tolist()
         gain = (HIGH - LOW) / (bright - dark) * (-1 if lane.mirrored else 1)
         _connect(params, stem, lane.colour, lane.channel, lane.shift, gain)
-        params[joined(stem.norm_name, "bias")][lane.channel] += LOW - gain * (bright if lane.mirrored else dark)
+        params[parameter_name(stem.norm_name, "bias")][lane.channel] += LOW - gain * (bright if lane.mirrored else dark)
 
 
 def _set_block(
-    model: Model, params: dict[str, Tensor], block: Block, grid: Offsets, lanes: list[Carried], fill: bool
-) -> tuple[Offsets, list[Carried]]:
+    model: Model, params: dict[str, Tensor], block: Block, grid: Offsets, lanes: list[Lane], fill: bool
+) -> tuple[Offsets, list[Lane]]:
     after, strided = _grid_behind(block, grid, lanes, fill)
     beside = _set_shortcut(model, params, block, after, lanes)
     detours = _detours(after, grid, lanes, beside, block.units[-1].conv.out_channels)
@@ -115,7 +115,7 @@ def _set_block(
     return after, beside + [d.arrived for d in detours]
 
 
-def _grid_behind(block: Block, grid: Offsets, lanes: list[Carried], fill: bool) -> tuple[Offsets, Unit]:
+def _grid_behind(block: Block, grid: Offsets, lanes: list[Lane], fill: bool) -> tuple[Offsets, Unit]:
     """The grid behind the block, and the unit of the main branch that strides."""
     kinds = len({(lane.colour, lane.mirrored) for lane in lanes})
     strided = next((u for u in block.units if u.stride > 1), block.units[0])
@@ -127,8 +127,8 @@ def _grid_behind(block: Block, grid: Offsets, lanes: list[Carried], fill: bool) 
 
 
 def _set_shortcut(
-    model: Model, params: dict[str, Tensor], block: Block, after: Offsets, lanes: list[Carried]
-) -> list[Carried]:
+    model: Model, params: dict[str, Tensor], block: Block, after: Offsets, lanes: list[Lane]
+) -> list[Lane]:
     """The lanes that it hands on, in their new channels."""
     if block.padded is not None:
         return [replace(lane, channel=block.padded[lane.channel]) for lane in lanes]
@@ -141,7 +141,7 @@ def _set_shortcut(
     return [replace(lane, channel=channel) for channel, lane in enumerate(kept)]
 
 
-def _detours(after: Offsets, before: Offsets, lanes: list[Carried], beside: list[Carried], width: int) -> list[Detour]:
+def _detours(after: Offsets, before: Offsets, lanes: list[Lane], beside: list[Lane], width: int) -> list[Detour]:
     wanted, taken = set(after.pairs()) - set(before.pairs()), {lane.channel for lane in beside}
     free = iter(c for c in range(width) if c not in taken)
     phases = range(after.cell // before.cell)
@@ -154,19 +154,21 @@ def _connect(params: dict[str, Tensor], unit: Unit, into: int, out: int, offset:
     row, column = unit.tap(offset[0]), unit.tap(offset[1])
     if row is None or column is None:
         raise NotApplicable(f"{unit.conv_name!r} does not read the position {offset} after its own")
-    params[joined(unit.conv_name, "weight")][out, into, row, column] = gain
+    params[parameter_name(unit.conv_name, "weight")][out, into, row, column] = gain
 
 
 def _clear(params: dict[str, Tensor], unit: Unit) -> None:
     """Nothing passes the unit."""
-    for name in (joined(part, which) for part in (unit.conv_name, unit.norm_name) for which in ("weight", "bias")):
+    for name in (
+        parameter_name(part, which) for part in (unit.conv_name, unit.norm_name) for which in ("weight", "bias")
+    ):
         if name in params:
             params[name] = torch.zeros_like(params[name])
 
 
 def _open(model: Model, params: dict[str, Tensor], unit: Unit, channels: Sequence[int]) -> None:
     """The BatchNorm becomes the identity for these channels."""
-    mean, var = (model.buffers[joined(unit.norm_name, k)] for k in ("running_mean", "running_var"))
+    mean, var = (model.buffers[parameter_name(unit.norm_name, k)] for k in ("running_mean", "running_var"))
     index = torch.tensor(list(channels), dtype=torch.long, device=mean.device)
-    params[joined(unit.norm_name, "weight")][index] = (var + unit.norm.eps).sqrt()[index]
-    params[joined(unit.norm_name, "bias")][index] = mean[index]
+    params[parameter_name(unit.norm_name, "weight")][index] = (var + unit.norm.eps).sqrt()[index]
+    params[parameter_name(unit.norm_name, "bias")][index] = mean[index]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from fedspill.core.errors import NotApplicable
-from fedspill.core.model import Model, joined
+from fedspill.core.model import Model, parameter_name
 from fedspill.inversion.network.trace import Step
 
 WORKING_RANGE: dict[type[nn.Module], tuple[float, float]] = {
@@ -132,7 +132,7 @@ def _neutralise(model: Model, params: dict[str, Tensor], norm: Step) -> None:
     """BatchNorm in eval mode becomes the identity: scale sqrt(var + eps), shift mean."""
     module, weight, bias = norm.module, norm.parameter("weight"), norm.parameter("bias")
     assert isinstance(module, nn.BatchNorm2d)
-    mean, var = (model.buffers.get(joined(norm.name, k)) for k in ("running_mean", "running_var"))
+    mean, var = (model.buffers.get(parameter_name(norm.name, k)) for k in ("running_mean", "running_var"))
     if weight is None or bias is None or mean is None or var is None:
         raise NotApplicable(f"{norm.describe()} has no parameters or running statistics to neutralise")
     params[weight], params[bias] = (var + module.eps).sqrt(), mean.clone()

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fedspill.core.types import Mark
-from fedspill.inversion.codebooks.codebook import Book, opinion
+from fedspill.inversion.codebooks.codebook import Codebook, recognise
 from fedspill.inversion.imprint.certificate import Accounts
 from fedspill.inversion.imprint.contents import Contents
 from fedspill.inversion.imprint.rows import Imprint
@@ -62,20 +62,22 @@ def joined(parts: Sequence[Readings]) -> Readings:
     )
 
 
-def read_bins(held: Sequence[Contents], imprint: Imprint, book: Book, accounts: Accounts | None = None) -> Readings:
+def read_bins(
+    held: Sequence[Contents], imprint: Imprint, codebook: Codebook, accounts: Accounts | None = None
+) -> Readings:
     """The weighted mean of every bin whose sum of c is known, with what is believed of it.
 
     Confidence also ranks: among the doubtful, larger bins come first, as the paper picks the candidates with the
     largest mean gradient when there are more than examples.
     """
-    return joined([read_group(held[j], imprint, j, book, None, accounts) for j in range(len(held))])
+    return joined([read_group(held[j], imprint, j, codebook, None, accounts) for j in range(len(held))])
 
 
 def read_group(
     held: Contents,
     imprint: Imprint,
     group: int,
-    book: Book,
+    codebook: Codebook,
     only: Tensor | None = None,
     accounts: Accounts | None = None,
 ) -> Readings:
@@ -85,15 +87,15 @@ def read_group(
         held: contents of the group.
         imprint: all groups.
         group: which one.
-        book: what stored data look like.
+        codebook: what stored data look like.
         only: (k,) the bins to read.
-        accounts: asked where the book recognises nothing, as with data that are not stored in 8 bits.
+        accounts: asked where the codebook recognises nothing, as with data that are not stored in 8 bits.
     """
     filled = (held.known() if only is None else held.known() & only).nonzero()[:, 0]
     features = held.ratio(filled)
     names = imprint.names()[group]
     inside = imprint.groups[group].bins(features) == filled
-    said = opinion(book, features)
+    said = recognise(codebook, features)
     alone, mixed = said.alone & inside, said.mixed | ~inside
     if accounts is not None and not bool(alone.any()):
         alone = torch.zeros_like(alone).masked_scatter(~mixed, accounts(features[~mixed], held.bias[filled][~mixed]))

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from fedspill.inversion.codebooks.codebook import ALONE, Book
+from fedspill.inversion.codebooks.codebook import ALONE, Codebook
 from fedspill.inversion.imprint.bins import DOUBTFUL, Readings, joined, read_group
 from fedspill.inversion.imprint.certificate import Accounts
 from fedspill.inversion.imprint.contents import Contents
@@ -125,7 +125,7 @@ def _left_over(c: float, size: float, held: Contents, place: int) -> tuple[float
     return (rest, features) if rest < LEFT_OVER * abs(c) and features < LEFT_OVER * abs(c) * size else (0.0, 0.0)
 
 
-def peel(held: Sequence[Contents], imprint: Imprint, book: Book, accounts: Accounts | None = None) -> Readings:
+def peel(held: Sequence[Contents], imprint: Imprint, codebook: Codebook, accounts: Accounts | None = None) -> Readings:
     """Examples that are recognised, taken out, until nothing new appears; then what the other bins still hold.
 
     Only single examples that are recognised are taken out: one false example would spoil its bins in every group.
@@ -133,54 +133,54 @@ def peel(held: Sequence[Contents], imprint: Imprint, book: Book, accounts: Accou
     Args:
         held: contents by group.
         imprint: the groups.
-        book: what stored data look like.
-        accounts: asked where the book recognises nothing.
+        codebook: what stored data look like.
+        accounts: asked where the codebook recognises nothing.
     """
     state, found = Peel.of(held, imprint), list[Readings]()
     ask: Accounts | None = None
     while True:
-        fresh = next((new for level in PURE if (new := _round(state, book, ask, level))), [])
+        fresh = next((new for level in PURE if (new := _round(state, codebook, ask, level))), [])
         found += fresh
         if not fresh and (found or ask is accounts):
             break
         if not fresh:  # nothing is stored data: begin again, and ask
             ask, state = accounts, Peel.of(held, imprint)
-    if found and book.open:
-        found = [_refined(joined(found), held, state, book)]
-    rest = [read_group(h, imprint, j, book) for j, h in enumerate(state.held)]
+    if found and codebook.open:
+        found = [_refined(joined(found), held, state, codebook)]
+    rest = [read_group(h, imprint, j, codebook) for j, h in enumerate(state.held)]
     doubtful = [replace(r, confidence=r.confidence.clamp_max(DOUBTFUL)) for r in rest if len(r)]
     return joined([*found, *doubtful]) if found or doubtful else joined(rest)
 
 
-def _round(state: Peel, book: Book, accounts: Accounts | None, level: float) -> list[Readings]:
+def _round(state: Peel, codebook: Codebook, accounts: Accounts | None, level: float) -> list[Readings]:
     """One look at every bin that changed; those that were not pure enough are looked at again at the next level."""
     fresh = list[Readings]()
     for j, dirty in enumerate(state.dirty):
         looked, state.dirty[j] = dirty, torch.zeros_like(dirty)
-        seen = read_group(state.held[j], state.imprint, j, book, looked, accounts)
-        places, off = _places(state, j, looked), book.residual(seen.features)
+        seen = read_group(state.held[j], state.imprint, j, codebook, looked, accounts)
+        places, off = _places(state, j, looked), codebook.residual(seen.features)
         for i, mark in enumerate(seen.marks):
             if mark != "alone" or bool(state.dirty[j][places[i]]):
                 continue
-            if level < float(off[i]) < ALONE:  # beyond it is none of the book's
+            if level < float(off[i]) < ALONE:  # beyond it is none of the codebook's
                 state.dirty[j][places[i]] = True
                 continue
-            exact = _cleaned(book, seen.features[i : i + 1])
+            exact = _cleaned(codebook, seen.features[i : i + 1])
             share = state.take(exact[0], j, int(places[i]))
             if share is not None:
                 fresh.append(replace(seen.pick([i]), features=exact, share=seen.share.new_tensor([share])))
     return fresh
 
 
-def _cleaned(book: Book, features: Float[Tensor, "1 f"]) -> Float[Tensor, "1 f"]:
+def _cleaned(codebook: Codebook, features: Float[Tensor, "1 f"]) -> Float[Tensor, "1 f"]:
     """Stored data without rounding; other data as they are."""
-    return book.snap(features) if float(book.residual(features)[0]) < ALONE else features
+    return codebook.nearest(features) if float(codebook.residual(features)[0]) < ALONE else features
 
 
-def _refined(found: Readings, held: Sequence[Contents], state: Peel, book: Book) -> Readings:
+def _refined(found: Readings, held: Sequence[Contents], state: Peel, codebook: Codebook) -> Readings:
     fitted = jointly_fitted(held, state.held, state.imprint, found.features, found.share)
     near = (fitted - found.features).norm(dim=1) < NEAR * found.features.norm(dim=1)
-    cleaned = torch.cat([_cleaned(book, row[None]) for row in fitted])
+    cleaned = torch.cat([_cleaned(codebook, row[None]) for row in fitted])
     return replace(found, features=torch.where(near[:, None], cleaned, found.features))
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from fedspill.core.errors import NotApplicable
 from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.model import Model
-from fedspill.core.roles import UNWATCHED, Expected, Watch
+from fedspill.core.roles import UNWATCHED, Prediction, Watch
 from fedspill.core.types import Reconstruction, Update
 from fedspill.inversion.gradients.layer import Layer
 from fedspill.inversion.imprint.bins import SURE, Readings, read_bins
@@ -19,9 +19,9 @@ from fedspill.inversion.imprint.contents import contents
 from fedspill.inversion.imprint.peeling import peel
 from fedspill.inversion.imprint.rescaling import mended_all
 from fedspill.inversion.imprint.rows import Imprint
-from fedspill.inversion.imprint.views import Look
+from fedspill.inversion.imprint.views import View
 from fedspill.inversion.network.layers import CHUNK, layer_inputs
-from fedspill.inversion.theory.occupancy import peelable, summary
+from fedspill.inversion.theory.occupancy import recoverable, summary
 
 Decode = Literal["bins", "peel"]
 
@@ -46,7 +46,7 @@ class ImprintReadout:
     at: str
     layer: Layer
     imprint: Imprint
-    look: Look
+    look: View
     decode: Decode
     outlet: Outlet
     active: bool = True
@@ -63,10 +63,10 @@ class ImprintReadout:
         if not self.active:
             raise NotApplicable("the imprint module is dormant: its rows are ordinary before the round `active_from`")
         raw = contents(update, knowledge, self.layer, self.imprint)
-        held = mended_all(raw, self.imprint.groups, self.look.book)
+        held = mended_all(raw, self.imprint.groups, self.look.codebook)
         accounts = share_test(update, knowledge, self.outlet, rng)
         decode = peel if self.decode == "peel" else read_bins
-        return self._reconstruction(decode(held, self.imprint, self.look.book, accounts), knowledge)
+        return self._reconstruction(decode(held, self.imprint, self.look.codebook, accounts), knowledge)
 
     def _reconstruction(self, found: Readings, knowledge: ServerKnowledge) -> Reconstruction:
         like = knowledge.model.like
@@ -97,7 +97,7 @@ class ImprintReadout:
             theory if len(self.imprint.groups) == 1 else f"{theory} Here in {len(self.imprint.groups)} groups.",
         )
 
-    def expects(self, model: Model, z: Tensor) -> Expected:
+    def predict(self, model: Model, z: Tensor) -> Prediction:
         """The bins that examples fall into by the measurement alone, and those that must be read exactly."""
         features: Float[Tensor, "n f"] = layer_inputs(model, self.at, z).flatten(1)
         where = self.imprint.bins(features).cpu()
@@ -105,10 +105,10 @@ class ImprintReadout:
         places = tuple(tuple(names[j][b] for j, b in enumerate(row) if b >= 0) for row in where.tolist())
         # One group: an example that is alone. Several without peeling: one that is alone in any of them.
         if not self.look.whole:  # what is read is not the whole input
-            return Expected(places, torch.zeros(len(where), dtype=torch.bool))
+            return Prediction(places, torch.zeros(len(where), dtype=torch.bool))
         if self.decode == "peel":
-            return Expected(places, peelable(where))
-        return Expected(places, torch.stack([peelable(column[:, None]) for column in where.T], 1).any(1))
+            return Prediction(places, recoverable(where))
+        return Prediction(places, torch.stack([recoverable(column[:, None]) for column in where.T], 1).any(1))
 
 
 def _predicted(model: Model, inputs: Tensor) -> Tensor:

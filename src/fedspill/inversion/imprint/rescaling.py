@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from fedspill.inversion.codebooks.codebook import Book
+from fedspill.inversion.codebooks.codebook import Codebook
 from fedspill.inversion.imprint.contents import Contents
 from fedspill.inversion.imprint.rows import Group
 
@@ -19,20 +19,20 @@ SLACK = 0.02
 """Share of its place, besides a whole width, by which a bin may have moved during local training."""
 
 
-def mended(held: Contents, group: Group, book: Book) -> Contents:
+def mended(held: Contents, group: Group, codebook: Codebook) -> Contents:
     """The same, with better sums of c where the bias is too rough: from the lattice, else from the bin's middle."""
     poor = ((held.weight.norm(dim=1) > held.rough) & (held.noise > GOOD * held.bias.abs())).nonzero()[:, 0].tolist()
     if not poor:
         return held
     bias, noise = held.bias.clone(), held.noise.clone()
     for place in poor:
-        found = _sum_of_c(held, group, place, book)
+        found = _sum_of_c(held, group, place, codebook)
         if found is not None:
             bias[place], noise[place] = found
     return replace(held, bias=bias, noise=noise)
 
 
-def _sum_of_c(held: Contents, group: Group, place: int, book: Book) -> tuple[float, float] | None:
+def _sum_of_c(held: Contents, group: Group, place: int, codebook: Codebook) -> tuple[float, float] | None:
     direction = held.weight[place]
     measured = float(direction @ group.vector.to(direction))
     low, high = (float(e) for e in group.edges[place : place + 2])
@@ -44,7 +44,7 @@ def _sum_of_c(held: Contents, group: Group, place: int, book: Book) -> tuple[flo
         signs = [float(held.bias[place].sign())]
     for sign in signs:
         ends = _wide(direction) if bounds is None else tuple(sorted((abs(bounds[0]), abs(bounds[1]))))
-        factor = book.scale(sign * direction, *_met(ends, held, place, known))
+        factor = codebook.scale(sign * direction, *_met(ends, held, place, known))
         if factor is not None:
             c = sign / factor
             return c, 1e-6 * abs(c)
@@ -80,6 +80,6 @@ def _met(ends: tuple[float, ...], held: Contents, place: int, known: bool) -> tu
     return low, high
 
 
-def mended_all(held: list[Contents], groups: tuple[Group, ...], book: Book) -> list[Contents]:
+def mended_all(held: list[Contents], groups: tuple[Group, ...], codebook: Codebook) -> list[Contents]:
     """`mended` for all groups."""
-    return [mended(h, g, book) for h, g in zip(held, groups, strict=True)]
+    return [mended(h, g, codebook) for h, g in zip(held, groups, strict=True)]

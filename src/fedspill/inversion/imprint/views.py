@@ -11,19 +11,19 @@ from fedspill.core.blocks import by_rows
 from fedspill.core.errors import NotApplicable
 from fedspill.core.inputs import ImageSpec, InputSpec, TableSpec, TokenSpec
 from fedspill.core.model import Model
-from fedspill.inversion.codebooks.codebook import Book, InputBook, NoBook
-from fedspill.inversion.codebooks.tokens import TokenBook
+from fedspill.inversion.codebooks.codebook import Codebook, InputCodebook, NoCodebook
+from fedspill.inversion.codebooks.tokens import TokenCodebook
 from fedspill.inversion.identity.pixel_map import PixelMap, pictures, pixel_map
 from fedspill.inversion.network.layers import layer_inputs
 from fedspill.inversion.network.trace import probe_inputs
 
 
 @runtime_checkable
-class Look(Protocol):
+class View(Protocol):
     """How one place shows the inputs."""
 
     @property
-    def book(self) -> Book:
+    def codebook(self) -> Codebook:
         """What stored data look like."""
         ...
 
@@ -38,16 +38,16 @@ class Look(Protocol):
 
 
 @dataclass(frozen=True)
-class InputLook:
+class InputView:
     """The network's own input."""
 
     spec: InputSpec
     whole: bool = True
 
     @property
-    def book(self) -> Book:
+    def codebook(self) -> Codebook:
         """Lattices of pictures and tables."""
-        return InputBook(self.spec) if isinstance(self.spec, ImageSpec | TableSpec) else NoBook()
+        return InputCodebook(self.spec) if isinstance(self.spec, ImageSpec | TableSpec) else NoCodebook()
 
     def inputs(self, features: Float[Tensor, "m f"]) -> Tensor:
         """Decoded."""
@@ -55,19 +55,19 @@ class InputLook:
 
 
 @dataclass(frozen=True)
-class SentenceLook:
+class SentenceView:
     """Behind an embedding."""
 
-    book: TokenBook
+    codebook: TokenCodebook
     whole: bool = True
 
     def inputs(self, features: Float[Tensor, "m f"]) -> Tensor:
         """The nearest tokens."""
-        return self.book.tokens(features)
+        return self.codebook.tokens(features)
 
 
 @dataclass(frozen=True)
-class PictureLook:
+class PictureView:
     """Deep in a network that hands the picture on (`inversion.linearised`).
 
     Attributes:
@@ -81,16 +81,16 @@ class PictureLook:
     whole: bool = False
 
     @property
-    def book(self) -> Book:
+    def codebook(self) -> Codebook:
         """Windows of pools leave no lattice."""
-        return NoBook()
+        return NoCodebook()
 
     def inputs(self, features: Float[Tensor, "m f"]) -> Tensor:
         """Interpolated between the pixels that are shown."""
         return pictures(self.seen, features, self.spec)
 
 
-def look_at(model: Model, at: str, *, transparent: bool = False) -> Look:
+def view_at(model: Model, at: str, *, transparent: bool = False) -> View:
     """How the input of the layer `at` shows the network's input.
 
     Args:
@@ -103,11 +103,11 @@ def look_at(model: Model, at: str, *, transparent: bool = False) -> Look:
     """
     spec = model.input
     if isinstance(spec, TokenSpec):
-        return SentenceLook(TokenBook(model, at))
+        return SentenceView(TokenCodebook(model, at))
     if at == "" or _shows_input(model, at):
-        return InputLook(spec)
+        return InputView(spec)
     if transparent and isinstance(spec, ImageSpec):
-        return PictureLook(pixel_map(model, at), spec)
+        return PictureView(pixel_map(model, at), spec)
     raise NotApplicable(
         f"what enters {at!r} is not the network's input; for pictures, lanes='three' or 'all' make the layers before"
         " it hand the input on"

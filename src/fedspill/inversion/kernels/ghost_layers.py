@@ -24,7 +24,7 @@ from fedspill.inversion.kernels.winograd import (
     transformed_adjoint,
 )
 
-Reading = Callable[[Tensor], None]
+OnGradient = Callable[[Tensor], None]
 
 
 @dataclass
@@ -43,11 +43,11 @@ class Tape:
     stack: int = 1
     contiguous: bool = False
     tensors: list[Tensor] = field(default_factory=list[Tensor])
-    readings: list[Reading] = field(default_factory=list[Reading])
+    readings: list[OnGradient] = field(default_factory=list[OnGradient])
     formed: list[tuple[Tensor, Tensor]] = field(default_factory=list[tuple[Tensor, Tensor]])
     products: list[Products] = field(default_factory=list[Products])
 
-    def note(self, tensor: Tensor, reading: Reading) -> None:
+    def note(self, tensor: Tensor, reading: OnGradient) -> None:
         """A point."""
         self.tensors.append(tensor)
         self.readings.append(reading)
@@ -61,7 +61,7 @@ class Tape:
         return g.sum((0, 2, 3))[None] if self.stack == 1 else g.unflatten(0, (self.stack, -1)).sum((1, 3, 4))
 
 
-class TappedLinear:
+class GhostLinear:
     """`nn.Linear` on (n, ..., i)."""
 
     def __init__(self, layer: nn.Linear, weight: Tensor | None, bias: Tensor | None, tape: Tape) -> None:
@@ -85,7 +85,7 @@ class TappedLinear:
             self.tape.form(outer.transpose(1, 2) @ rows, self.weight)
 
 
-class TappedBatchNorm2d:
+class GhostBatchNorm2d:
     """`nn.BatchNorm2d` in eval mode: one scale and one shift per channel."""
 
     def __init__(self, layer: nn.BatchNorm2d, weight: Tensor | None, bias: Tensor | None, tape: Tape) -> None:
@@ -110,7 +110,7 @@ class TappedBatchNorm2d:
             self.tape.form((self.tape.sums(g * x) - self.mean * shifted) * self.inverse, self.weight)
 
 
-class TappedConv2d:
+class GhostConv2d:
     """`nn.Conv2d`, by Winograd's method where that is cheaper."""
 
     def __init__(self, layer: nn.Conv2d, weight: Tensor | None, bias: Tensor | None, tape: Tape) -> None:

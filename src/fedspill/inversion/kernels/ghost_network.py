@@ -17,7 +17,7 @@ from fedspill.core.local_update import FedSGD, encoded_update
 from fedspill.core.model import Model
 from fedspill.core.rng import randn, stream
 from fedspill.core.types import Params
-from fedspill.inversion.kernels.ghost_layers import Tape, TappedBatchNorm2d, TappedConv2d, TappedLinear
+from fedspill.inversion.kernels.ghost_layers import GhostBatchNorm2d, GhostConv2d, GhostLinear, Tape
 from fedspill.inversion.kernels.products import Products, cosine_of, formed
 from fedspill.inversion.kernels.winograd_network import LARGE, VIEW
 
@@ -32,13 +32,13 @@ TOLERANCE = 1e-3
 """Share by which the products may differ in the check; float32 is off by less than 1e-4."""
 
 TAPPED: dict[type[nn.Module], Any] = {
-    nn.Conv2d: TappedConv2d,
-    nn.Linear: TappedLinear,
-    nn.BatchNorm2d: TappedBatchNorm2d,
+    nn.Conv2d: GhostConv2d,
+    nn.Linear: GhostLinear,
+    nn.BatchNorm2d: GhostBatchNorm2d,
 }
 
 
-class TappedNetwork:
+class GhostNetwork:
     """A network in eval mode with constant weights, beside observed gradients.
 
     Attributes:
@@ -53,7 +53,7 @@ class TappedNetwork:
         self.module = _constant_copy(model)
         left = set(observed)
         for name, layer in self.module.named_modules():
-            if type(layer) in TAPPED and _can_be_tapped(layer):
+            if type(layer) in TAPPED and _has_ghost(layer):
                 names = [f"{name}.{end}" if name else end for end in ("weight", "bias")]
                 tap = TAPPED[type(layer)](layer, *(observed.get(n) for n in names), self.tape)
                 layer.forward = tap
@@ -164,7 +164,7 @@ def _constant_copy(model: Model) -> nn.Module:
     return module
 
 
-def _can_be_tapped(layer: nn.Module) -> bool:
+def _has_ghost(layer: nn.Module) -> bool:
     if isinstance(layer, nn.Conv2d):
         return not isinstance(layer.padding, str)
     return not isinstance(layer, nn.BatchNorm2d) or (layer.running_mean is not None and layer.affine)

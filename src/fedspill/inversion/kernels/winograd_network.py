@@ -16,7 +16,7 @@ VIEW = "view size is not compatible"
 """What PyTorch says of pictures in another layout in memory than a network counts on."""
 
 
-def lean(model: Model, n: int) -> Model:
+def with_winograd(model: Model, n: int) -> Model:
     """The model in another arithmetic, equal up to rounding: for a search, not for a client.
 
     The model itself on a GPU, whose tensor cores are faster, and where the network cannot take pictures that are

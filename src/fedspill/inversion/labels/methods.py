@@ -17,11 +17,11 @@ from fedspill.core.inputs import TokenSpec
 from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.rng import stream
 from fedspill.core.types import Update
-from fedspill.inversion.gradients.head import HeadGradient, head_gradient
+from fedspill.inversion.gradients.head import ClassifierGradient, head_gradient
 from fedspill.inversion.gradients.mean import one_step
 from fedspill.inversion.labels.probe import Probe, greedy, nearest_counts, probe, probe_path, rescaled
 from fedspill.inversion.labels.self_consistent import self_consistent
-from fedspill.inversion.network.head import find_head
+from fedspill.inversion.network.head import last_linear
 from fedspill.inversion.network.trace import probe_inputs
 
 LabelMethod = Literal[
@@ -77,7 +77,7 @@ def default_method(update: Update, knowledge: ServerKnowledge, num_examples: int
     steps. Without a bias llg, if features are non-negative, else column_minimum.
     """
     _check_classes(knowledge)
-    head = find_head(knowledge.model)
+    head = last_linear(knowledge.model)
     if head.bias is not None and head.bias in update.values:
         return "bias_sign" if num_examples == 1 else _with_bias(update, knowledge, num_examples)
     if num_examples == 1:
@@ -106,7 +106,7 @@ def _with_bias(update: Update, knowledge: ServerKnowledge, num_examples: int) ->
     return "self_consistent" if one_step(update, knowledge) else "bias_corrected"
 
 
-def idlg(gradient: HeadGradient, _: GetProbe) -> Int[Tensor, " n"]:
+def idlg(gradient: ClassifierGradient, _: GetProbe) -> Int[Tensor, " n"]:
     """One example: the row that opposes all others (Zhao et al. 2020, arXiv 2001.02610, eq. 4).
 
     For one example the rows are multiples of its features, and the label's is the only negative multiple, so
@@ -122,7 +122,7 @@ def idlg(gradient: HeadGradient, _: GetProbe) -> Int[Tensor, " n"]:
     return sums.argmin().view(1)
 
 
-def bias_sign(gradient: HeadGradient, _: GetProbe) -> Int[Tensor, " n"]:
+def bias_sign(gradient: ClassifierGradient, _: GetProbe) -> Int[Tensor, " n"]:
     """Classes with b_c < 0 are present; complete for unique labels if all mean p_c < 1/n (Wei et al. 2020).
 
     The sign does not count: if fewer classes are negative than there are examples, they repeat in order.
@@ -132,7 +132,7 @@ def bias_sign(gradient: HeadGradient, _: GetProbe) -> Int[Tensor, " n"]:
     return _repeated(order[: max(1, certain)], gradient.num_examples)
 
 
-def column_minimum(gradient: HeadGradient, _: GetProbe) -> Int[Tensor, " n"]:
+def column_minimum(gradient: ClassifierGradient, _: GetProbe) -> Int[Tensor, " n"]:
     """The n classes with the smallest entry in their row (Yin et al. 2021, GradInversion, arXiv 2104.07586).
 
     Made for unique labels and non-negative features; repeats only if n > K.
@@ -140,7 +140,7 @@ def column_minimum(gradient: HeadGradient, _: GetProbe) -> Int[Tensor, " n"]:
     return _repeated(gradient.rows().min(1).values.argsort(), gradient.num_examples)
 
 
-def llg(gradient: HeadGradient, _: GetProbe) -> Int[Tensor, " n"]:
+def llg(gradient: ClassifierGradient, _: GetProbe) -> Int[Tensor, " n"]:
     """Greedy on the row sums (Wainakh et al. 2021, arXiv 2105.09369, LLG with shared gradients only).
 
     The impact of one example is m = (1 + 1/K) / n * sum of the negative s_c.
@@ -150,7 +150,7 @@ def llg(gradient: HeadGradient, _: GetProbe) -> Int[Tensor, " n"]:
     return _certain_then_greedy(sums, impact, gradient.num_examples)
 
 
-def llg_plus(gradient: HeadGradient, get_probe: GetProbe) -> Int[Tensor, " n"]:
+def llg_plus(gradient: ClassifierGradient, get_probe: GetProbe) -> Int[Tensor, " n"]:
     """LLG with impact and offsets measured on the model (Wainakh et al. 2021, LLG+; LLG* with noise).
 
     Single-class batches of auxiliary inputs give class c the sum mean (p_c - 1) o in its own batch (impact, o
@@ -164,13 +164,13 @@ def llg_plus(gradient: HeadGradient, get_probe: GetProbe) -> Int[Tensor, " n"]:
     return _certain_then_greedy(sums, impact, gradient.num_examples, offset)
 
 
-def bias_corrected(gradient: HeadGradient, _: GetProbe) -> Int[Tensor, " n"]:
+def bias_corrected(gradient: ClassifierGradient, _: GetProbe) -> Int[Tensor, " n"]:
     """LLG on the bias gradient, without the factor 1 + 1/K (the default of the `breaching` framework)."""
     bias = gradient.bias()
     return _certain_then_greedy(bias, bias.clamp_max(0).sum() / gradient.num_examples, gradient.num_examples)
 
 
-def counts(gradient: HeadGradient, get_probe: GetProbe) -> Int[Tensor, " n"]:
+def counts(gradient: ClassifierGradient, get_probe: GetProbe) -> Int[Tensor, " n"]:
     """n_c = n pbar_c - n s_c / O (Geng et al. 2021, arXiv 2110.09074); pbar, O from the server's inputs."""
     seen = get_probe()
     level = seen.feature_sums.mean()
@@ -181,14 +181,14 @@ def counts(gradient: HeadGradient, get_probe: GetProbe) -> Int[Tensor, " n"]:
     return nearest_counts(gradient.num_examples * (probability - shown), gradient.num_examples)
 
 
-def bias_counts(gradient: HeadGradient, get_probe: GetProbe) -> Int[Tensor, " n"]:
+def bias_counts(gradient: ClassifierGradient, get_probe: GetProbe) -> Int[Tensor, " n"]:
     """n_c = n (pbar_c - b_c): the count formula on the bias, where no feature level has to be guessed."""
     probability = get_probe().probabilities.mean(0)
     shown = rescaled(gradient.bias(), probability, gradient.scaled)
     return nearest_counts(gradient.num_examples * (probability - shown), gradient.num_examples)
 
 
-METHODS: Mapping[LabelMethod, Callable[[HeadGradient, GetProbe], Int[Tensor, " n"]]] = {
+METHODS: Mapping[LabelMethod, Callable[[ClassifierGradient, GetProbe], Int[Tensor, " n"]]] = {
     "idlg": idlg,
     "bias_sign": bias_sign,
     "column_minimum": column_minimum,

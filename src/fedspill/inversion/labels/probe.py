@@ -12,7 +12,7 @@ from fedspill.core.rng import randn
 from fedspill.core.types import Params, Update
 from fedspill.inversion.gradients.head import late
 from fedspill.inversion.gradients.mean import local_steps
-from fedspill.inversion.network.head import Head, features_and_logits, find_head
+from fedspill.inversion.network.head import Head, features_and_logits, last_linear
 
 PROBES = 64
 """How many inputs a white-box method passes through the network."""
@@ -50,7 +50,7 @@ def probe(knowledge: ServerKnowledge, head: Head, params: Params, rng: torch.Gen
 
 def probe_path(update: Update, knowledge: ServerKnowledge, rng: torch.Generator) -> Probe:
     """`probe` averaged over the local steps: between the start and the end of a FedAvg client's path."""
-    head, model = find_head(knowledge.model), knowledge.model
+    head, model = last_linear(knowledge.model), knowledge.model
     state = rng.get_state()
     first = probe(knowledge, head, model.params, rng)
     steps = local_steps(knowledge) or 1

@@ -5,14 +5,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from fedspill.core.errors import NotApplicable
-from fedspill.inversion.gradients.head import HeadGradient
+from fedspill.inversion.gradients.head import ClassifierGradient
 from fedspill.inversion.gradients.linear import layer_input
 from fedspill.inversion.labels.probe import nearest_counts, rescaled
 
 ROUNDS, INNER = 30, 3
 
 
-def self_consistent(gradient: HeadGradient, start: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
+def self_consistent(gradient: ClassifierGradient, start: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
     """Counts n_c = n (pbar_c - b_c) with pbar of the private examples instead of the server's own inputs.
 
     Given counts, the rows of absent classes show the mean feature and the rows of present ones the mean feature
@@ -43,7 +43,9 @@ def self_consistent(gradient: HeadGradient, start: Int[Tensor, " n"]) -> Int[Ten
     return labels
 
 
-def _mean_softmax(gradient: HeadGradient, bias: Float[Tensor, " k"], counts: Int[Tensor, " k"]) -> Float[Tensor, " k"]:
+def _mean_softmax(
+    gradient: ClassifierGradient, bias: Float[Tensor, " k"], counts: Int[Tensor, " k"]
+) -> Float[Tensor, " k"]:
     rows, present, absent = gradient.rows(), counts > 0, counts == 0
     share = (counts[present].double() / gradient.num_examples)[:, None]
     mean = layer_input(rows[absent], bias[absent])
@@ -57,6 +59,6 @@ def _mean_softmax(gradient: HeadGradient, bias: Float[Tensor, " k"], counts: Int
     return (outputs * share).sum(0)
 
 
-def _softmax(gradient: HeadGradient, features: Float[Tensor, "m d"]) -> Float[Tensor, "m k"]:
+def _softmax(gradient: ClassifierGradient, features: Float[Tensor, "m d"]) -> Float[Tensor, "m k"]:
     logits = features @ gradient.weight.T
     return (logits if gradient.offset is None else logits + gradient.offset).softmax(1)

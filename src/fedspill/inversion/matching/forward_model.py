@@ -12,7 +12,7 @@ from fedspill.inversion.matching.hypotheses import Hypothesis
 from fedspill.inversion.matching.outcome import distance_to
 from fedspill.inversion.objective.distances import Distance
 from fedspill.inversion.objective.matching import Matching
-from fedspill.inversion.objective.surrogate import CorrectedMatching, Surrogate, surrogate
+from fedspill.inversion.objective.surrogate import CorrectedMatching, Surrogate, find_surrogate
 
 AS_ONE = (
     "Local training of {steps} steps was matched as one gradient, at parameters between those sent and those returned"
@@ -23,7 +23,7 @@ NEGLIGIBLE = 0.02
 
 
 @dataclass(frozen=True)
-class Assumption:
+class ForwardModel:
     """What follows from one hypothesis.
 
     Attributes:
@@ -36,14 +36,14 @@ class Assumption:
     hypothesis: Hypothesis
     labels: Tensor
     matching: Matching
-    stand_in: Surrogate | None
+    surrogate: Surrogate | None
     sure: bool
     _made: list[CorrectedMatching] = field(default_factory=list[CorrectedMatching], init=False)
 
     @classmethod
     def of(
         cls, hypothesis: Hypothesis, knowledge: ServerKnowledge, observed: Update, distance: Distance, *, shorten: bool
-    ) -> "Assumption":
+    ) -> "ForwardModel":
         """Of a hypothesis with labels.
 
         Args:
@@ -52,60 +52,60 @@ class Assumption:
         assert hypothesis.labels is not None, "hypotheses() infers what was not granted"
         model, training, clients = knowledge.model, hypothesis.training, knowledge.num_clients
         labels = hypothesis.labels.to(model.like.device)
-        stand_in = None
+        surrogate = None
         if shorten and isinstance(training, FedAvg):
-            stand_in = surrogate(model, observed, training, labels, clients)
+            surrogate = find_surrogate(model, observed, training, labels, clients)
         sure = isinstance(training, FedSGD) or knowledge.local_training is not None
-        return cls(hypothesis, labels, Matching(model, observed, training, clients, distance), stand_in, sure)
+        return cls(hypothesis, labels, Matching(model, observed, training, clients, distance), surrogate, sure)
 
     @property
     def corrects(self) -> bool:
         """A search corrects the stand-in by training on its candidates; of one local step it is exact."""
-        return self.stand_in is not None and self.stand_in.model is not self.matching.model
+        return self.surrogate is not None and self.surrogate.model is not self.matching.model
 
     @cached_property
     def close(self) -> bool:
         """What one gradient tells is told by the clients' own, or by one that is hardly off: what a blank image is."""
-        if not self.corrects or self.stand_in is None:
+        if not self.corrects or self.surrogate is None:
             return True
         blank = self.matching.model.like.new_zeros(len(self.labels), *self.matching.model.input.encoded_shape)
-        return self.stand_in.off < NEGLIGIBLE * distance_to(self.short, blank, self.labels)
+        return self.surrogate.off < NEGLIGIBLE * distance_to(self.single_gradient, blank, self.labels)
 
     def distance(self) -> Matching | CorrectedMatching:
         """What one search minimises, of one candidate."""
-        if self.stand_in is None or not self.corrects:
-            return self.short
-        self._made.append(made := CorrectedMatching(self.short, self.stand_in))
+        if self.surrogate is None or not self.corrects:
+            return self.single_gradient
+        self._made.append(made := CorrectedMatching(self.single_gradient, self.surrogate))
         return made
 
     def release(self) -> None:
         """Lets go of copies of the network that a search made, before the next one."""
-        for matching in (self.matching, self.short, *(m.matching for m in self._made)):
+        for matching in (self.matching, self.single_gradient, *(m.matching for m in self._made)):
             matching.release()
 
     @cached_property
-    def short(self) -> Matching:
+    def single_gradient(self) -> Matching:
         """With one gradient, where there is one: that of the client, or the one that stands in for its training."""
-        if self.stand_in is None:
+        if self.surrogate is None:
             return self.matching
         return replace(
             self.matching,
-            model=self.stand_in.model,
-            observed=self.stand_in.update,
-            training=self.stand_in.training,
+            model=self.surrogate.model,
+            observed=self.surrogate.update,
+            training=self.surrogate.training,
         )
 
     @property
     def gradient(self) -> Params | None:
-        """Of one example, if that is what was observed, or what stands in for it; at `short.model`."""
-        single = self.hypothesis.num_examples == 1 and isinstance(self.short.training, FedSGD)
-        return self.short.observed.values if single and self.sure else None
+        """Of one example, if that is what was observed, or what stands in for it; at `single_gradient.model`."""
+        single = self.hypothesis.num_examples == 1 and isinstance(self.single_gradient.training, FedSGD)
+        return self.single_gradient.observed.values if single and self.sure else None
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What a reader of the result must know."""
         training = self.hypothesis.training
-        if self.stand_in is None or not isinstance(training, FedAvg):
+        if self.surrogate is None or not isinstance(training, FedAvg):
             return ()
         steps = training.local_steps(len(self.labels) // self.matching.clients)
         return (AS_ONE.format(steps=steps),) if self.corrects else ()

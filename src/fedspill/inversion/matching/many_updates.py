@@ -10,9 +10,9 @@ from torch import Tensor
 
 from fedspill.core.local_update import FedSGD
 from fedspill.core.model import Model
-from fedspill.core.nested_watch import Parts
+from fedspill.core.nested_watch import JobsWatch
 from fedspill.core.roles import Watch
-from fedspill.inversion.matching.forward_model import Assumption
+from fedspill.inversion.matching.forward_model import ForwardModel
 from fedspill.inversion.matching.recursive_reading import Reading
 from fedspill.inversion.objective.distances import cosine_distance
 from fedspill.inversion.objective.stacked import MatchingMany
@@ -34,7 +34,7 @@ class Pending:
         rng: from which the starts are drawn.
     """
 
-    assumed: list[Assumption]
+    assumed: list[ForwardModel]
     problems: list[Problem]
     read: Reading
     rng: torch.Generator
@@ -54,7 +54,7 @@ class Searching:
     together: BatchedSearch | None
     objective: Callable[[Model], Objective]
 
-    def run(self, pending: Mapping[int, Pending], parts: Parts) -> dict[int, Found]:
+    def run(self, pending: Mapping[int, Pending], parts: JobsWatch) -> dict[int, Found]:
         """What was found for each job, by its number; a broken run goes on in the stack that it was in.
 
         Raises:
@@ -115,8 +115,8 @@ class Searching:
 
 def _many(jobs: list[Pending], runs: int) -> MatchingMany:
     first = [job.assumed[0] for job in jobs]
-    observed = tuple(one.short.observed.values for one in first)
-    return MatchingMany(first[0].short.model, observed, torch.stack([one.labels for one in first]), runs)
+    observed = tuple(one.single_gradient.observed.values for one in first)
+    return MatchingMany(first[0].single_gradient.model, observed, torch.stack([one.labels for one in first]), runs)
 
 
 def _alike(pending: Mapping[int, Pending]) -> list[list[int]]:
@@ -129,7 +129,7 @@ def _alike(pending: Mapping[int, Pending]) -> list[list[int]]:
 
 def _kind(job: Pending) -> object:
     """Equal for jobs that are alike; None of one that has to be alone."""
-    matching, tried = job.assumed[0].short, job.assumed[0].hypothesis
+    matching, tried = job.assumed[0].single_gradient, job.assumed[0].hypothesis
     one_gradient = isinstance(matching.training, FedSGD) and not matching.model.training
     if len(job.assumed) > 1 or not one_gradient or matching.distance is not cosine_distance:
         return None

@@ -15,7 +15,7 @@ from fedspill.core.errors import NotApplicable
 from fedspill.core.rng import stream
 from fedspill.core.roles import Unwatched, Watch
 from fedspill.core.types import Params, Reconstruction
-from fedspill.inversion.matching.forward_model import Assumption
+from fedspill.inversion.matching.forward_model import ForwardModel
 from fedspill.inversion.matching.outcome import concluded
 from fedspill.inversion.recursion.known_activations import KnownActivations, known_activations
 
@@ -60,7 +60,7 @@ class Reading:
         return self.confidence > 1 - EXACT
 
 
-def read_exactly(assumed: Sequence[Assumption], level: float, rng: torch.Generator, watch: Watch) -> Reading:
+def read_exactly(assumed: Sequence[ForwardModel], level: float, rng: torch.Generator, watch: Watch) -> Reading:
     """Reads the first assumption of a single example.
 
     Args:
@@ -79,11 +79,11 @@ def read_exactly(assumed: Sequence[Assumption], level: float, rng: torch.Generat
     return found if found.sure else Reading(notes=(UNPROVEN,))
 
 
-def read_again(assumed: Assumption, z: Tensor, level: float, watch: Watch) -> Reading:
+def read_again(assumed: ForwardModel, z: Tensor, level: float, watch: Watch) -> Reading:
     """Reads local training of one example once more, after a search has found the picture nearly."""
-    if assumed.gradient is None or assumed.stand_in is None or not assumed.corrects:
+    if assumed.gradient is None or assumed.surrogate is None or not assumed.corrects:
         return Reading()
-    gradient = assumed.stand_in.corrected(z, assumed.labels)
+    gradient = assumed.surrogate.corrected(z, assumed.labels)
     return _read([assumed], gradient, level, stream(0, "read again"), _Quiet(watch))
 
 
@@ -98,13 +98,15 @@ class _Quiet(Unwatched):
         return self.whole.out_of_time()
 
 
-def _read(single: Sequence[Assumption], gradient: Params, level: float, rng: torch.Generator, watch: Watch) -> Reading:
+def _read(
+    single: Sequence[ForwardModel], gradient: Params, level: float, rng: torch.Generator, watch: Watch
+) -> Reading:
     """The best of the first reading and those of corrected gradients."""
     first, best, tried = single[0], Reading(), [a.hypothesis for a in single]
     source = "local training, taken for one gradient" if first.corrects else "the gradient"
     for _ in range(1 + CORRECTIONS if first.corrects else 1):
         try:
-            known = known_activations(first.short.model, gradient, watch)
+            known = known_activations(first.single_gradient.model, gradient, watch)
         except NotApplicable as error:
             return best if best.known else Reading(notes=(f"{NONE}: {error}.",))
         except Exception as error:  # nothing in this part may end an attack that works without it
@@ -117,7 +119,7 @@ def _read(single: Sequence[Assumption], gradient: Params, level: float, rng: tor
         if found.confidence <= best.confidence:
             return best
         best = found
-        if first.stand_in is None or not first.corrects or watch.out_of_time():
+        if first.surrogate is None or not first.corrects or watch.out_of_time():
             return best
-        gradient = first.stand_in.corrected(z, first.labels)
+        gradient = first.surrogate.corrected(z, first.labels)
     return best

@@ -20,7 +20,7 @@ NAMES = ("head", "fc", "classifier", "heads")
 """What networks call their head, in the zoo and in torchvision, timm and transformers."""
 
 
-def find_head(model: Model) -> str:
+def head_module(model: Model) -> str:
     """Name of the head: a module of a usual name at the top, else the last linear layer.
 
     Raises:

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fedspill.core.errors import NotApplicable
-from fedspill.core.model import Model, joined
+from fedspill.core.model import Model, parameter_name
 from fedspill.core.types import Encoded, Params
 
 
@@ -26,7 +26,7 @@ class Head:
     bias: str | None
 
 
-def find_head(model: Model) -> Head:
+def last_linear(model: Model) -> Head:
     """The `nn.Linear` that the network registered last.
 
     Raises:
@@ -38,7 +38,7 @@ def find_head(model: Model) -> Head:
             f"{type(model.module).__name__} has no nn.Linear layer, so no classification head was found"
         )
     name = linear[-1][0]
-    weight, bias = joined(name, "weight"), joined(name, "bias")
+    weight, bias = parameter_name(name, "weight"), parameter_name(name, "bias")
     if weight not in model.params:
         raise NotApplicable(f"the head {name!r} does not hold its weight under its own name")
     return Head(name, weight, bias if bias in model.params else None)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fedspill.core.errors import NotApplicable
-from fedspill.core.model import Model, joined
+from fedspill.core.model import Model, parameter_name
 from fedspill.core.types import Params
 from fedspill.inversion.network.layers import layer_at, layer_inputs
 from fedspill.inversion.network.trace import probe_inputs
@@ -97,17 +97,17 @@ class Place:
     @property
     def module(self) -> str:
         """Name of the planted layer in the changed network."""
-        return joined(self.at, PLANTED)
+        return parameter_name(self.at, PLANTED)
 
     @property
     def layer(self) -> str:
         """Name of its first linear layer."""
-        return joined(self.module, "first")
+        return parameter_name(self.module, "first")
 
     @property
     def second(self) -> str:
         """Name of its second one."""
-        return joined(self.module, "second")
+        return parameter_name(self.module, "second")
 
 
 def find_place(model: Model, at: str) -> Place:
@@ -147,9 +147,9 @@ def planted(model: Model, place: Place, layer: PlantedLayer, values: Params) -> 
 
     def moved(name: str) -> str:
         inside = at == "" or name.startswith(f"{at}.")
-        return joined(at, joined(BASE, name.removeprefix(f"{at}.") if at else name)) if inside else name
+        return parameter_name(at, parameter_name(BASE, name.removeprefix(f"{at}.") if at else name)) if inside else name
 
-    own = {joined(joined(at, PLANTED), k): v for k, v in values.items()}
+    own = {parameter_name(parameter_name(at, PLANTED), k): v for k, v in values.items()}
     params = {moved(k): v for k, v in model.params.items()}
     buffers = {moved(k): v for k, v in model.buffers.items()}
     # The order of named_parameters(), which an update and its readers go by.

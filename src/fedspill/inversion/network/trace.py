@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from fedspill.core.errors import NotApplicable
 from fedspill.core.inputs import InputSpec, TokenSpec
-from fedspill.core.model import Model, joined
+from fedspill.core.model import Model, parameter_name
 from fedspill.core.rng import rand, stream
 
 SEEN_THROUGH = (nn.Flatten, nn.Unflatten, nn.Identity)
@@ -31,7 +31,7 @@ class Step:
     def parameter(self, which: str) -> str | None:
         """Name of the step's parameter among the network's, None if it has none."""
         held = getattr(self.module, which, None)
-        return joined(self.name, which) if isinstance(held, nn.Parameter) else None
+        return parameter_name(self.name, which) if isinstance(held, nn.Parameter) else None
 
     def passes(self) -> bool:
         """The step hands its input on, at most reshaped."""

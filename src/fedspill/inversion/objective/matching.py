@@ -17,11 +17,11 @@ from fedspill.core.errors import BadInput
 from fedspill.core.local_update import FedAvg, FedSGD, LocalTraining, aggregate_update, encoded_update
 from fedspill.core.model import Model
 from fedspill.core.types import Params, Update
-from fedspill.inversion.kernels.ghost_network import TappedNetwork
-from fedspill.inversion.kernels.winograd_network import LARGE, lean
+from fedspill.inversion.kernels.ghost_network import GhostNetwork
+from fedspill.inversion.kernels.winograd_network import LARGE, with_winograd
 from fedspill.inversion.objective.autograd import ValueAndGradients, evaluated, product
 from fedspill.inversion.objective.distances import Distance, cosine_distance, cotangent, squared_distance
-from fedspill.inversion.objective.memory import Room, Way
+from fedspill.inversion.objective.memory import Evaluation, MemoryPlan
 from fedspill.inversion.objective.unrolled import Pullback, pays, unrolled
 
 Valued = tuple[Tensor, list[Tensor | None]]
@@ -58,7 +58,7 @@ class Matching:
         Args:
             labels: the same for all.
         """
-        if self._stacks(labels) and self._room.side_by_side(z, labels):
+        if self._stacks(labels) and self._memory_plan.side_by_side(z, labels):
             return evaluated(self._stacked, z, labels)
         return torch.stack([self(one, labels) for one in z])
 
@@ -72,13 +72,13 @@ class Matching:
         Raises:
             BadInput: there is too little memory.
         """
-        size = self.chunk or self._room.part(z, labels)
+        size = self.chunk or self._memory_plan.part(z, labels)
         return self._whole(z, labels) if size is None or size >= len(z) else self._in_parts(z, labels, size)
 
     def guess(self, z: Float[Tensor, "n ..."], labels: Tensor) -> Params:
         """The update of a candidate as a client computes it, without a graph; in parts where the memory asks for it."""
         z, labels = z.detach(), labels.detach()
-        size = self.chunk or self._room.part(z, labels)
+        size = self.chunk or self._memory_plan.part(z, labels)
         if size is None or size >= len(z):
             return aggregate_update(self.model, z, labels, self.training, self.clients).values
         return in_parts(
@@ -92,8 +92,8 @@ class Matching:
             candidates: asked for at once by `each`.
         """
         stacked = z.detach().expand(candidates, *z.shape)
-        fit = candidates > 1 and self._stacks(labels) and self._room.side_by_side(stacked, labels)
-        return self._room.need(z, labels, candidates if fit else 1)
+        fit = candidates > 1 and self._stacks(labels) and self._memory_plan.side_by_side(stacked, labels)
+        return self._memory_plan.need(z, labels, candidates if fit else 1)
 
     def release(self) -> None:
         """Lets go of copies of the network and of the update; the next evaluation makes them anew."""
@@ -102,14 +102,14 @@ class Matching:
             network.close()
 
     @cached_property
-    def _room(self) -> Room:
+    def _memory_plan(self) -> MemoryPlan:
         size = sum(v.numel() for v in self.observed.values.values())
-        return Room(self.training, self.clients, self.model.training, size, self._prepared)
+        return MemoryPlan(self.training, self.clients, self.model.training, size, self._prepared)
 
-    def _prepared(self, way: Way, training: LocalTraining) -> ValueAndGradients:
+    def _prepared(self, way: Evaluation, training: LocalTraining) -> ValueAndGradients:
         """The objective of one client by itself."""
         alone = replace(self, training=training, clients=1, chunk=None)
-        ways: dict[Way, ValueAndGradients] = {
+        ways: dict[Evaluation, ValueAndGradients] = {
             "whole": alone._whole,
             "stack": alone._stacked,
             "parts": lambda z, labels: alone._in_parts(z, labels, len(z)),
@@ -148,9 +148,9 @@ class Matching:
         return value * scale, _placed(found, [z, labels], factor * scale)
 
     @cached_property
-    def _network(self) -> TappedNetwork | None:
+    def _network(self) -> GhostNetwork | None:
         possible = self._is_mean_of_examples and self.distance is cosine_distance
-        return TappedNetwork(self.model, {k: v[None] for k, v in self.observed.values.items()}) if possible else None
+        return GhostNetwork(self.model, {k: v[None] for k, v in self.observed.values.items()}) if possible else None
 
     def _update(self, z: Tensor, labels: Tensor, wanted: list[Tensor]) -> tuple[Params, Pullback]:
         """The update of a candidate, and its vector-Jacobian product, of many local steps without their graph."""
@@ -168,7 +168,7 @@ class Matching:
     def _arithmetic(self, n: int) -> Model:
         if n not in self._models:
             large = sum(v.numel() for v in self.observed.values.values()) >= LARGE
-            self._models[n] = lean(self.model, n) if large else self.model
+            self._models[n] = with_winograd(self.model, n) if large else self.model
         return self._models[n]
 
     @cached_property

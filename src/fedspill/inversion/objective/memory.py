@@ -99,7 +99,7 @@ def local_steps(training: LocalTraining, n: int, clients: int) -> tuple[int, int
     return clients * training.local_steps(share), min(training.minibatch_size or share, share)
 
 
-Way = Literal["whole", "stack", "parts"]
+Evaluation = Literal["whole", "stack", "parts"]
 """All examples of a candidate at once; those of several candidates at once; some of a candidate's at a time."""
 
 USABLE = 0.7
@@ -128,7 +128,7 @@ def usable_bytes(device: torch.device, update: int) -> float:
 
 
 @dataclass
-class Room:
+class MemoryPlan:
     """Decides by demands that are measured once.
 
     Attributes:
@@ -144,8 +144,8 @@ class Room:
     clients: int
     batch_statistics: bool
     parameters: int
-    prepare: Callable[[Way, LocalTraining], ValueAndGradients]
-    _demands: dict[tuple[int, Way], Demand] = field(default_factory=dict[tuple[int, Way], Demand])
+    prepare: Callable[[Evaluation, LocalTraining], ValueAndGradients]
+    _demands: dict[tuple[int, Evaluation], Demand] = field(default_factory=dict[tuple[int, Evaluation], Demand])
     _parts: dict[int, int | None] = field(default_factory=dict[int, int | None])
     _side_by_side: dict[tuple[int, int], bool] = field(default_factory=dict[tuple[int, int], bool])
 
@@ -209,12 +209,12 @@ class Room:
             f" free{why}{OR_ELSE}"
         )
 
-    def _demand(self, z: Tensor, labels: Tensor, way: Way) -> Demand:
+    def _demand(self, z: Tensor, labels: Tensor, way: Evaluation) -> Demand:
         if (len(z), way) not in self._demands:
             self._demands[len(z), way] = self._measured(z, labels, way)
         return self._demands[len(z), way]
 
-    def _measured(self, z: Tensor, labels: Tensor, way: Way) -> Demand:
+    def _measured(self, z: Tensor, labels: Tensor, way: Evaluation) -> Demand:
         if way == "stack":
             return of_candidates(self.prepare(way, self.training), z, labels)
         steps, size = self._steps(len(z))

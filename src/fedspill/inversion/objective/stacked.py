@@ -12,7 +12,7 @@ from torch import Tensor
 from fedspill.core.model import Model
 from fedspill.core.rng import randn, stream
 from fedspill.core.types import Params
-from fedspill.inversion.kernels.ghost_network import TOLERANCE, TappedNetwork
+from fedspill.inversion.kernels.ghost_network import TOLERANCE, GhostNetwork
 from fedspill.inversion.objective.autograd import evaluated
 from fedspill.inversion.objective.matching import Valued, differentiated
 from fedspill.inversion.objective.memory import NEGLIGIBLE, Demand, of_candidates, usable_bytes
@@ -53,7 +53,7 @@ class MatchingMany:
         """Whether candidates for these updates may share a batch; two updates of different labels are tried."""
         other = next((i for i, own in enumerate(self.labels) if not own.equal(self.labels[0])), len(self.labels) - 1)
         pair = sorted({0, other})
-        network = TappedNetwork(self.model, _joined([self.observed[i] for i in pair]))
+        network = GhostNetwork(self.model, _joined([self.observed[i] for i in pair]))
         agrees = network.stackable(self.labels[pair].repeat_interleave(2, 0))
         network.close()
         return agrees and self._loss_is_mean
@@ -91,7 +91,7 @@ class MatchingMany:
 
     @cached_property
     def _demand(self) -> Demand:
-        networks = [TappedNetwork(self.model, _joined(self.observed[:count])) for count in (1, 2)]
+        networks = [GhostNetwork(self.model, _joined(self.observed[:count])) for count in (1, 2)]
 
         def few(z: Tensor, labels: Tensor) -> Valued:
             return _valued(networks[len(z) - 1], z, labels.expand(len(z), *labels.shape))
@@ -102,8 +102,8 @@ class MatchingMany:
         return found
 
     @cached_property
-    def _network(self) -> TappedNetwork:
-        return TappedNetwork(self.model, _joined(self.observed))
+    def _network(self) -> GhostNetwork:
+        return GhostNetwork(self.model, _joined(self.observed))
 
     @cached_property
     def _labels(self) -> Tensor:
@@ -125,7 +125,7 @@ class MatchingMany:
         return all(math.isclose(found, mean, rel_tol=TOLERANCE) for found, mean in zip(pairs, means, strict=True))
 
 
-def _valued(network: TappedNetwork, z: Tensor, labels: Tensor) -> Valued:
+def _valued(network: GhostNetwork, z: Tensor, labels: Tensor) -> Valued:
     return differentiated(network.distances, z, labels)
 
 

@@ -73,7 +73,7 @@ class Surrogate:
         return {k: v + scale * (there[k] - own.values[k]) for k, v in self.update.values.items()}
 
 
-def surrogate(model: Model, delta: Update, training: FedAvg, labels: Tensor, clients: int) -> Surrogate | None:
+def find_surrogate(model: Model, delta: Update, training: FedAvg, labels: Tensor, clients: int) -> Surrogate | None:
     """The gradient that stands in for a delta, or None where none does.
 
     It needs local steps on equally many examples, no batch statistics of parts of the examples, and a way that is not
@@ -156,7 +156,7 @@ class CorrectedMatching:
     """
 
     matching: Matching
-    stand_in: Surrogate
+    surrogate: Surrogate
     _calls: int = field(default=0, init=False)
     _last: float = field(default=0.0, init=False)
 
@@ -171,9 +171,9 @@ class CorrectedMatching:
         return value
 
     def _correct(self, z: Tensor, labels: Tensor) -> None:
-        values, held = self.stand_in.corrected(z, labels, alike=True), self.matching.observed.values
+        values, held = self.surrogate.corrected(z, labels, alike=True), self.matching.observed.values
         moved = torch.stack([(values[k] - v).pow(2).sum() for k, v in held.items()]).sum()
         size = torch.stack([v.pow(2).sum() for v in held.values()]).sum()
         if float(moved / size) / 2 > SETTLED * self._last:
             self.matching.release()
-            self.matching = replace(self.matching, observed=replace(self.stand_in.update, values=values))
+            self.matching = replace(self.matching, observed=replace(self.surrogate.update, values=values))

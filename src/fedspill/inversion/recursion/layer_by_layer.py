@@ -14,7 +14,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from fedspill.core.model import joined
+from fedspill.core.model import parameter_name
 from fedspill.core.roles import UNWATCHED, Watch
 from fedspill.core.types import Params
 from fedspill.inversion.recursion.facts import TINY, Fact, KnownValues
@@ -41,7 +41,7 @@ def corrected(known: "Recursion", stray: list[tuple[Node, int]]) -> None:
         layer, relu = known.flow.module(node), activation_above(known.flow, node)
         if relu is None or not isinstance(layer, nn.Conv2d):
             continue
-        weight = known.gradient[joined(str(node.target), "weight")]
+        weight = known.gradient[parameter_name(str(node.target), "weight")]
         truth = cotangent_of(weight, known.facts[known.flow.inputs(node)[0]].value, layer)
         if truth is None:
             continue
@@ -113,7 +113,7 @@ class Recursion(KnownValues):
         return found
 
     def _sent(self, node: Node, which: str) -> Tensor | None:
-        return self.gradient.get(joined(str(node.target), which))
+        return self.gradient.get(parameter_name(str(node.target), which))
 
     def _once(self, node: Node, what: str) -> bool:
         fresh = (node, what) not in self._tried

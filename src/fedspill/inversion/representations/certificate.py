@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from fedspill.inversion.representations.two_layer import HeadGradient, Share, TwoLayer
+from fedspill.inversion.representations.two_layer import Share, TwoLayer, TwoLayerGradient
 
 EXPLAINED = 1e-2
 """Relative error above which nothing is believed, however rough the update is."""
@@ -69,7 +69,7 @@ class Replay:
     def _size(self, x: Float[Tensor, "m d"]) -> Float[Tensor, "m h"]:
         return x.norm(dim=1)[:, None] * self.head.weight.norm(dim=1) + self.head.bias.abs()
 
-    def judge(self, gradient: HeadGradient, rows: Int[Tensor, " m"]) -> Judged:
+    def judge(self, gradient: TwoLayerGradient, rows: Int[Tensor, " m"]) -> Judged:
         """The input that each of these rows shows, and whether one example with it accounts for the row."""
         head, bias = self.head, gradient.bias[rows]
         x = gradient.weight[rows] / bias[:, None]

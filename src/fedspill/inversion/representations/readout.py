@@ -22,7 +22,7 @@ from fedspill.inversion.gradients.mean import one_step
 from fedspill.inversion.network.layers import layer_inputs
 from fedspill.inversion.network.trace import probe_inputs
 from fedspill.inversion.representations.certificate import Judged, Replay
-from fedspill.inversion.representations.two_layer import HeadGradient, TwoLayer, head_gradient, two_layer
+from fedspill.inversion.representations.two_layer import TwoLayer, TwoLayerGradient, head_gradient, two_layer
 
 SAME = 2e-2
 """Distance, in units of the norm, below which two certified representations are one example's."""
@@ -119,7 +119,7 @@ def _together(found: list[_Found], like: Tensor) -> Representations:
     )
 
 
-def _replay(update: Update, knowledge: ServerKnowledge, head: TwoLayer, gradient: HeadGradient) -> Replay | None:
+def _replay(update: Update, knowledge: ServerKnowledge, head: TwoLayer, gradient: TwoLayerGradient) -> Replay | None:
     """None if neither the number of examples nor the second layer's gradient is there to say how large a share is."""
     granted = knowledge.labels is not None and knowledge.labels.ndim == 1
     labels = knowledge.labels.unique() if granted and knowledge.labels is not None else torch.arange(head.classes)
@@ -144,8 +144,8 @@ def _floor(model: Model, head: TwoLayer) -> float | None:
 
 
 def _certified(
-    replay: Replay, gradient: HeadGradient, floor: float | None, peel: bool
-) -> tuple[list[_Found], HeadGradient]:
+    replay: Replay, gradient: TwoLayerGradient, floor: float | None, peel: bool
+) -> tuple[list[_Found], TwoLayerGradient]:
     """Examples that the update confirms, and what is left of the gradient without them."""
     silent, sure, left = gradient.bias == 0, list[_Found](), gradient
     while True:
@@ -172,7 +172,7 @@ def _impossible(replay: Replay, judged: Judged, silent: Tensor, floor: float | N
 
 
 def _examples(
-    replay: Replay, left: HeadGradient, rows: Tensor, judged: Judged, good: Tensor, sure: list[_Found]
+    replay: Replay, left: TwoLayerGradient, rows: Tensor, judged: Judged, good: Tensor, sure: list[_Found]
 ) -> list[_Found]:
     """Good rows that agree, put together: one example each, none that is known; the surest row decides."""
     order = good.nonzero()[:, 0]
@@ -196,7 +196,7 @@ def _examples(
     return out
 
 
-def _error(replay: Replay, left: HeadGradient, fresh: list[_Found]) -> Float[Tensor, " m"]:
+def _error(replay: Replay, left: TwoLayerGradient, fresh: list[_Found]) -> Float[Tensor, " m"]:
     """Relative error of the replayed bias gradients on the rows that each example owns."""
     x = torch.stack([f.x for f in fresh])
     labels = torch.tensor([f.label for f in fresh], device=x.device)

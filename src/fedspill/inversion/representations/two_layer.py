@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from fedspill.core.errors import NotApplicable
 from fedspill.core.knowledge import ServerKnowledge
-from fedspill.core.model import Model, joined
+from fedspill.core.model import Model, parameter_name
 from fedspill.core.types import LossFn, Update, UpdateKind
 from fedspill.inversion.gradients.layer import Layer
 from fedspill.inversion.gradients.mean import mean_gradient
@@ -70,7 +70,7 @@ def two_layer(model: Model, layer: Layer) -> TwoLayer | None:
     last = _behind(model, at) if at else None
     if last is None:
         return None
-    names = Layer(joined(last, "weight"), joined(last, "bias"))
+    names = Layer(parameter_name(last, "weight"), parameter_name(last, "bias"))
     wanted = (layer.weight, layer.bias, names.weight, names.bias)
     if any(name not in model.params for name in wanted):
         return None
@@ -91,7 +91,7 @@ def _behind(model: Model, at: str) -> str | None:
     kept = [(n, m) for n, m in kinds if not isinstance(m, SKIPPED)]
     if len(kept) != 2 or not isinstance(kept[0][1], nn.ReLU) or not isinstance(kept[1][1], nn.Linear):
         return None
-    return joined(parent, kept[1][0])
+    return parameter_name(parent, kept[1][0])
 
 
 def _is_all(model: Model, head: TwoLayer) -> bool:
@@ -112,7 +112,7 @@ def _is_all(model: Model, head: TwoLayer) -> bool:
 
 
 @dataclass(frozen=True)
-class HeadGradient:
+class TwoLayerGradient:
     """The mean gradient of a two-layer head in float64, and how exact it is.
 
     Attributes:
@@ -133,7 +133,7 @@ class HeadGradient:
         order = size.argsort(descending=True, stable=True)
         return order[(size > self.floor)[order] & (size > 10 * self.noise)[order]]
 
-    def without(self, shares: Sequence["Share"]) -> "HeadGradient":
+    def without(self, shares: Sequence["Share"]) -> "TwoLayerGradient":
         """What is left when examples' shares are taken away."""
         x, delta = torch.stack([s.x for s in shares]), torch.stack([s.bias_grad for s in shares])
         last, noise = self.last_weight, self.noise
@@ -164,14 +164,14 @@ class Share:
     noise: Float[Tensor, " h"]
 
 
-def head_gradient(update: Update, knowledge: ServerKnowledge, head: TwoLayer, floor: float) -> HeadGradient:
+def head_gradient(update: Update, knowledge: ServerKnowledge, head: TwoLayer, floor: float) -> TwoLayerGradient:
     """The head's mean gradient.
 
     Args:
         update: holds at least the first layer.
         knowledge: of the server.
         head: of the model as sent.
-        floor: see `HeadGradient`.
+        floor: see `TwoLayerGradient`.
     """
     mean = mean_gradient(update, knowledge, (head.first.weight, head.first.bias, head.last.weight))
     bias = mean.values[head.first.bias]
@@ -179,4 +179,4 @@ def head_gradient(update: Update, knowledge: ServerKnowledge, head: TwoLayer, fl
     if update.kind is UpdateKind.DELTA:
         eps = torch.finfo(update.values[head.first.bias].dtype).eps
         noise += eps * mean.scale * float(torch.maximum(head.bias.abs().max(), head.weight.abs().max()))
-    return HeadGradient(mean.values[head.first.weight], bias, mean.values.get(head.last.weight), floor, noise)
+    return TwoLayerGradient(mean.values[head.first.weight], bias, mean.values.get(head.last.weight), floor, noise)

@@ -61,7 +61,7 @@ class BatchedSearch:
             first = stack.load(dict(saved["stack"])) if saved else 0
             if not told:
                 left = ((len(problems) - index) * self.steps - first) * self.restarts
-                watch.foresee(partial(forecast_side_by_side, problem, stack.variables, left))
+                watch.forecast(partial(forecast_side_by_side, problem, stack.variables, left))
                 told = True
             step, ended = self._all_steps(stack, problem, first, progress, watch)
             progress.take(stack, step)
@@ -85,7 +85,7 @@ class BatchedSearch:
         stack = joint._stack(problem, [torch.stack(v) for v in zip(*starts, strict=True)])
         state = watch.load()
         first = 0 if state is None else stack.load(dict(state["stack"]))
-        watch.foresee(partial(forecast_side_by_side, problem, stack.variables, (self.steps - first) * joint.restarts))
+        watch.forecast(partial(forecast_side_by_side, problem, stack.variables, (self.steps - first) * joint.restarts))
         step, ended = joint._all_steps(stack, problem, first, _Progress([math.inf]), watch)
         jobs = torch.arange(joint.restarts).split(self.restarts)
         return [_found_of(stack, runs, step, complete=not ended) for runs in jobs]

@@ -54,7 +54,7 @@ class Search:
                 continue
             if not told:
                 left = total - progress.run * self.steps - progress.step
-                watch.foresee(partial(forecast, problems[index], start, left, self.rule.evaluations))
+                watch.forecast(partial(forecast, problems[index], start, left, self.rule.evaluations))
                 told = True
             if not self._one_run(problems[index], index, start, progress, watch, total):
                 return progress.found(complete=False)

@@ -63,7 +63,7 @@ def one_shot_chance(n: int, mass: float) -> float:
     return n * mass * (1 - mass) ** (n - 1)
 
 
-def peelable(bins: Int[Tensor, "n d"]) -> Bool[Tensor, " n"]:
+def recoverable(bins: Int[Tensor, "n d"]) -> Bool[Tensor, " n"]:
     """Which examples an ideal decoder recovers: a bin with one example gives it, and it is taken out of its others.
 
     Args:

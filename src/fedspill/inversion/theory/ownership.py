@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from fedspill.core.roles import Expected
+from fedspill.core.roles import Prediction
 
 
 def owned(fired: Bool[Tensor, "n units"]) -> Int[Tensor, " n"]:
@@ -40,7 +40,7 @@ def owners(fires: Bool[Tensor, "n h"]) -> Bool[Tensor, " n"]:
     return (fires & (fires.sum(0) == 1)).any(1)
 
 
-def peelable(fires: Bool[Tensor, "n h"]) -> Bool[Tensor, " n"]:
+def recoverable(fires: Bool[Tensor, "n h"]) -> Bool[Tensor, " n"]:
     """Examples that fire some row alone once those that were found before are taken away."""
     found = torch.zeros(len(fires), dtype=torch.bool, device=fires.device)
     while bool((fresh := owners(fires & ~found[:, None])).any()):
@@ -48,7 +48,7 @@ def peelable(fires: Bool[Tensor, "n h"]) -> Bool[Tensor, " n"]:
     return found
 
 
-def expected_rows(fires: Bool[Tensor, "n h"], *, peel: bool) -> Expected:
+def expected_rows(fires: Bool[Tensor, "n h"], *, peel: bool) -> Prediction:
     """What a readout must find: the rows that each example fires, and which examples own one.
 
     Args:
@@ -56,7 +56,7 @@ def expected_rows(fires: Bool[Tensor, "n h"], *, peel: bool) -> Expected:
         peel: the readout takes away examples that it has found.
     """
     places = tuple(tuple(f"row {j}" for j in f.nonzero()[:, 0].tolist()) for f in fires)
-    return Expected(places, peelable(fires) if peel else owners(fires))
+    return Prediction(places, recoverable(fires) if peel else owners(fires))
 
 
 def leakage_rates(outputs: Float[Tensor, "n h"], size: int) -> Float[Tensor, " batches"]:

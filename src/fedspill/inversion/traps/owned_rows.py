@@ -22,7 +22,7 @@ from fedspill.inversion.gradients.firing import contradicted
 from fedspill.inversion.gradients.layer import LayerGradient, row_gradient
 from fedspill.inversion.gradients.linear import RowGroup
 from fedspill.inversion.gradients.mean import one_step
-from fedspill.inversion.traps.passthrough import Carried
+from fedspill.inversion.traps.passthrough import PassThrough
 from fedspill.inversion.traps.row_scale import ON_LATTICE, rescaled
 
 OFF_LATTICE = 0.15
@@ -51,7 +51,9 @@ class OwnedRows:
     confidence: float
 
 
-def owned_rows(update: Update, knowledge: ServerKnowledge, carried: Carried, labels: Tensor | None) -> list[OwnedRows]:
+def owned_rows(
+    update: Update, knowledge: ServerKnowledge, carried: PassThrough, labels: Tensor | None
+) -> list[OwnedRows]:
     """Candidates for the layer's inputs, each once, the certified ones first, then those that several rows show.
 
     Args:
@@ -84,7 +86,9 @@ def owned_rows(update: Update, knowledge: ServerKnowledge, carried: Carried, lab
     return _distinct(sorted(found, key=lambda c: -c.confidence), carried)
 
 
-def _blur(model: Model, carried: Carried, gradient: LayerGradient, groups: Sequence[RowGroup]) -> Float[Tensor, " m"]:
+def _blur(
+    model: Model, carried: PassThrough, gradient: LayerGradient, groups: Sequence[RowGroup]
+) -> Float[Tensor, " m"]:
     """What rounding of a delta leaves in pixels, in steps; the lattice cannot be seen through much of it."""
     strength = torch.stack([gradient.bias[g.rows].norm() for g in groups])
     levels = LEVELS if isinstance(model.input, ImageSpec) else 1
@@ -99,7 +103,7 @@ def _judged(group: RowGroup, sure: bool, mixed: bool) -> OwnedRows:
     return OwnedRows(group.x, group.rows, "unsure", 0.5 if len(group.rows) > 1 else 0.2)
 
 
-def _distinct(found: Sequence[OwnedRows], carried: Carried) -> list[OwnedRows]:
+def _distinct(found: Sequence[OwnedRows], carried: PassThrough) -> list[OwnedRows]:
     """The first of those that show the same example up to rounding, with the rows of all."""
     units = carried.units(torch.stack([c.x for c in found]))
     near = torch.cdist(units, units) < SAME * units.shape[1] ** 0.5
@@ -117,7 +121,7 @@ def _distinct(found: Sequence[OwnedRows], carried: Carried) -> list[OwnedRows]:
 def _replayed(
     update: Update,
     knowledge: ServerKnowledge,
-    carried: Carried,
+    carried: PassThrough,
     gradient: LayerGradient,
     groups: Sequence[RowGroup],
     asked: Bool[Tensor, " m"],

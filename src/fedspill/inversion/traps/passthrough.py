@@ -24,7 +24,7 @@ BEYOND = 1e30
 
 
 @dataclass(frozen=True)
-class Carried:
+class PassThrough:
     """A linear layer and what its input says of the network's input.
 
     Attributes:
@@ -71,7 +71,7 @@ class Carried:
         return lattice_residual(ImageSpec((1, 1, len(self.used)), spec.bounds), shown)
 
 
-def carried(model: Model, *, phases: bool) -> tuple[Model, Carried]:
+def carried(model: Model, *, phases: bool) -> tuple[Model, PassThrough]:
     """The model with its convolutions, if there are any, made identities, and how the input arrives.
 
     Args:
@@ -84,11 +84,11 @@ def carried(model: Model, *, phases: bool) -> tuple[Model, Carried]:
     traced = trace(model)
     if not _convolves([s.module for s in traced.steps]):
         step = first_linear(traced, model.input)
-        return model, Carried(step.name, _layer(step), *_unit_range(model.input, model.like))
+        return model, PassThrough(step.name, _layer(step), *_unit_range(model.input, model.like))
     params, step = identity_params(model, traced, phases=phases)
     changed = model.with_params(params)
     seen = pixel_map(changed, step.name)
-    return changed, Carried(step.name, _layer(step), *_affine(seen), seen)
+    return changed, PassThrough(step.name, _layer(step), *_affine(seen), seen)
 
 
 def _convolves(modules: list[nn.Module]) -> bool:

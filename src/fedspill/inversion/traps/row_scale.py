@@ -17,7 +17,7 @@ from fedspill.core.types import Update, UpdateKind
 from fedspill.inversion.codebooks.scale import lattice_scale
 from fedspill.inversion.gradients.layer import LayerGradient
 from fedspill.inversion.gradients.linear import RowGroup
-from fedspill.inversion.traps.passthrough import Carried
+from fedspill.inversion.traps.passthrough import PassThrough
 
 GOOD = 1e-5
 """Relative rounding of a bias gradient below which it is left alone."""
@@ -30,7 +30,7 @@ ON_LATTICE = 0.1
 def rescaled(
     update: Update,
     knowledge: ServerKnowledge,
-    carried: Carried,
+    carried: PassThrough,
     gradient: LayerGradient,
     groups: Sequence[RowGroup],
 ) -> Float[Tensor, "m d"]:
@@ -49,7 +49,7 @@ def rescaled(
 
 
 def _rounding(
-    update: Update, knowledge: ServerKnowledge, carried: Carried, gradient: LayerGradient
+    update: Update, knowledge: ServerKnowledge, carried: PassThrough, gradient: LayerGradient
 ) -> Float[Tensor, " rows"]:
     """Of each bias gradient, relative: a unit in the last place of the parameter, over what it moved by."""
     sent = knowledge.model.params[carried.layer.bias]
@@ -58,7 +58,7 @@ def _rounding(
     return torch.finfo(sent.dtype).eps * sent.double().abs() * kept / gradient.bias.abs().clamp_min(1e-300)
 
 
-def _factor(carried: Carried, spec: InputSpec, x: Float[Tensor, " d"], rough: float) -> float | None:
+def _factor(carried: PassThrough, spec: InputSpec, x: Float[Tensor, " d"], rough: float) -> float | None:
     low, high = 1 / (1 + rough), 1 / (1 - rough)
     if isinstance(spec, TableSpec):
         found = lattice_scale(spec, x, low, high)
