@@ -20,12 +20,14 @@ check: $(STAMP)
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 	$(BIN)/python -m benchmarks.documents.attacks_table --check
+	$(BIN)/python -m benchmarks.documents.listings --check
 
 audit: $(STAMP)
 	$(BIN)/fedspill audit $(CONFIG)
 
 docs: $(STAMP)
 	$(BIN)/python -m benchmarks.documents.attacks_table
+	$(BIN)/python -m benchmarks.documents.listings
 
 # The constraints keep PyTorch at one version, so that no later install replaces it by another build.
 $(STAMP): pyproject.toml constraints.txt

@@ -1,42 +1,69 @@
-"""Every component that the package ships, found by listing its folder."""
+"""Every component by name: the files of fedspill's own folders, and entry points of packages that are installed.
+
+A package adds a component by an entry point in the group `fedspill.attacks`, `fedspill.tamperings`, `fedspill.defences`
+or `fedspill.checks` that leads to a module with a `CARD`, or to the card itself ("my_package.my_attack:CARD"). One that
+is broken is named in a warning of one line and left out.
+"""
 
 import importlib
 import pkgutil
+import warnings
+from dataclasses import replace
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
 from typing import Any
 
-from fedspill import attacks as _attacks
-from fedspill import defences as _defences
-from fedspill import guard as _guard
-from fedspill import tamperings as _tamperings
 from fedspill.core.errors import BadInput
 from fedspill.core.roles import Attack, Card, Check, Defence, Tampering
 
 
-def _cards(folder: ModuleType) -> dict[str, Card[Any]]:
-    """File name to the file's CARD; a file without one is an error, not a skip."""
-    names = sorted(m.name for m in pkgutil.iter_modules(folder.__path__))
-    return {n: importlib.import_module(f"{folder.__name__}.{n}").CARD for n in names}
+class BrokenPlugin(UserWarning):
+    """A component of an installed package cannot be used."""
 
 
 def attacks() -> dict[str, Card[Attack]]:
-    """Attacks on an honest or a tampered model."""
-    return _cards(_attacks)
+    """Attacks on an honest or a tampered model.
+
+    Example:
+        >>> import fedspill
+        >>> "inverting_gradients" in fedspill.attacks()
+        True
+    """
+    return _cards("attacks", "attacks", Attack)
 
 
 def tamperings() -> dict[str, Card[Tampering]]:
-    """Malicious servers."""
-    return _cards(_tamperings)
+    """Malicious servers.
+
+    Example:
+        >>> import fedspill
+        >>> fedspill.tamperings()["robbing_the_fed"].title
+        'Robbing the Fed'
+    """
+    return _cards("tamperings", "tamperings", Tampering)
 
 
 def defences() -> dict[str, Card[Defence]]:
-    """Defences of a client."""
-    return _cards(_defences)
+    """Defences of a client.
+
+    Example:
+        >>> import fedspill
+        >>> sorted(fedspill.defences())[:2]
+        ['clipping', 'gradient_noise']
+    """
+    return _cards("defences", "defences", Defence)
 
 
 def checks() -> dict[str, Card[Check]]:
-    """Checks of an incoming model."""
-    return _cards(_guard)
+    """Checks of an incoming model.
+
+    Example:
+        >>> import fedspill
+        >>> "weight_entropy" in fedspill.checks()
+        True
+    """
+    return _cards("checks", "guard", Check)
 
 
 def pick(cards: dict[str, Card[Any]], entry: str, what: str) -> tuple[str, str, Card[Any]]:
@@ -53,3 +80,61 @@ def pick(cards: dict[str, Card[Any]], entry: str, what: str) -> tuple[str, str, 
     if preset not in card.presets:
         raise BadInput(f"{what} {name!r} has no preset {preset!r}; it has {', '.join(card.presets)}")
     return name, preset, card
+
+
+@cache
+def _own(folder: str) -> dict[str, Card[Any]]:
+    """File name to the file's CARD; a file without one is an error, not a skip."""
+    package = importlib.import_module(f"fedspill.{folder}")
+    names = sorted(m.name for m in pkgutil.iter_modules(package.__path__))
+    return {n: importlib.import_module(f"{package.__name__}.{n}").CARD for n in names}
+
+
+def _cards(kind: str, folder: str, role: type) -> dict[str, Card[Any]]:
+    return _own(folder) | _outside(kind, folder, role)
+
+
+@cache
+def _outside(kind: str, folder: str, role: type) -> dict[str, Card[Any]]:
+    cards = dict[str, Card[Any]]()
+    for point in sorted(entry_points(group=f"fedspill.{kind}"), key=lambda p: p.name):
+        if point.name in _own(folder) or point.name in cards:
+            _left_out(point, "its name is taken")
+            continue
+        try:
+            cards[point.name] = card_of(point.load(), role, _origin(point))
+        except Exception as error:  # whatever code of anyone's raises must not break a command
+            _left_out(point, f"{type(error).__name__}: {error}".splitlines()[0][:200])
+        except SystemExit:
+            _left_out(point, "it ends the program when it is imported")
+    return cards
+
+
+def card_of(loaded: ModuleType | Card[Any], role: type, origin: str = "") -> Card[Any]:
+    """The card that a module holds, or that was given itself; checked as far as a look at it can tell.
+
+    Args:
+        role: the protocol that its presets must keep: Attack, Tampering, Defence or Check.
+        origin: where it comes from.
+
+    Raises:
+        BadInput: it is no card, has no preset "paper", or one that does not keep the protocol.
+    """
+    card = getattr(loaded, "CARD", None) if isinstance(loaded, ModuleType) else loaded
+    if not isinstance(card, Card):
+        raise BadInput(f"a fedspill.core.roles.Card named CARD is needed, got {type(card).__name__}")
+    if "paper" not in card.presets:
+        raise BadInput(f"a preset 'paper' is needed, got {list(card.presets)}")
+    wrong = [name for name, preset in card.presets.items() if not isinstance(preset, role)]
+    if wrong:
+        raise BadInput(f"preset {wrong[0]!r} is no {role.__name__}: it is a {type(card.presets[wrong[0]]).__name__}")
+    return replace(card, origin=origin)
+
+
+def _origin(point: EntryPoint) -> str:
+    return f"{point.dist.name} {point.dist.version}" if point.dist is not None else point.value
+
+
+def _left_out(point: EntryPoint, why: str) -> None:
+    text = f"{point.group.removeprefix('fedspill.')} {point.name!r} of {_origin(point)} is left out: {why}"
+    warnings.warn(text, BrokenPlugin, stacklevel=2)

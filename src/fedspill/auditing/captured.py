@@ -1,5 +1,6 @@
 """Attacks on an update that was captured: no truth, no scores, only what the attack itself believes."""
 
+import hashlib
 import json
 import math
 import time
@@ -84,7 +85,7 @@ def attack_captured(
     update: Update,
     knowledge: ServerKnowledge,
     *,
-    out: Path,
+    out: Path | None,
     seed: int,
     budget: float | None,
     quality: float | None = None,
@@ -93,6 +94,9 @@ def attack_captured(
 ) -> Captured:
     """Runs one attack and writes attack.json and the reconstructions; a killed run goes on where it was.
 
+    Args:
+        out: an opened folder; None writes nothing, and keeps nothing of a killed run.
+
     Raises:
         BadInput: unknown attack, preset or field, or needs that are not met.
         NotApplicable: the attack does not fit the model or the update.
@@ -100,15 +104,31 @@ def attack_captured(
     attack = check_entry(entry, knowledge)
     listener.trial(1, 1, entry.label)
     deadline = None if budget is None else time.monotonic() + budget
-    watch = TrialWatch(listener, out / "checkpoint.pt", deadline, quality)
+    checkpoint = None if out is None else out / "checkpoint.pt"
+    watch = TrialWatch(listener, checkpoint, deadline, quality)
     began = time.monotonic()
     rebuilt = attack.reconstruct(update, knowledge, stream(seed, "attack", entry.label, 0), watch)
     summary = _summary(entry, update, knowledge, rebuilt, time.monotonic() - began, command)
-    write_tensors(out / TENSOR_FILE, {"rebuilt": rebuilt.inputs.float()})
-    write_whole(out / "attack.json", json.dumps(summary, indent=1))
-    if not watch.ended:
-        (out / "checkpoint.pt").unlink(missing_ok=True)
+    if out is not None:
+        write_tensors(out / TENSOR_FILE, {"rebuilt": rebuilt.inputs.float()})
+        write_whole(out / "attack.json", json.dumps(summary, indent=1))
+    if checkpoint is not None and not watch.ended:
+        checkpoint.unlink(missing_ok=True)
     return Captured(rebuilt, summary)
+
+
+def run_key(model: Model, update: Update, conditions: object) -> str:
+    """The digest by which an output folder knows its run again.
+
+    Args:
+        conditions: what else decides the result; told apart by its `repr`.
+    """
+    digest = hashlib.sha256(weights_sha256(model).encode())
+    for name, value in update.values.items():
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().numpy().tobytes())
+    digest.update(repr((conditions, fedspill.__version__, torch.__version__, model.like.device.type)).encode())
+    return digest.hexdigest()
 
 
 def _summary(

@@ -1,30 +1,22 @@
-"""Commands of `fedspill`; everything that they list comes from the catalogue and the zoo."""
+"""Commands of `fedspill`. What a command needs is imported when it runs, so that `--help` and `list` answer at once."""
 
 import sys
 import traceback
+import warnings
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
+from rich.box import HORIZONTALS
 from rich.console import Console
 from rich.table import Table
 
 import fedspill
-from fedspill import catalogue
-from fedspill.auditing import read_plan, run_audit
+from fedspill.cli import listing
 from fedspill.cli.attack import capture_command
-from fedspill.cli.demo import run_demo
-from fedspill.cli.doctor import examine
-from fedspill.cli.progress import TerminalListener
 from fedspill.cli.train import app as train_app
 from fedspill.cli.vet import vet_command
 from fedspill.core.errors import FedspillError
-from fedspill.plan.sections import AuditPlan
-from fedspill.rendering.folder import HTML_FILE, write_views
-from fedspill.rendering.terminal import summary
-from fedspill.report.schema import redact as redacted
-from fedspill.report.store import read_report, read_texts
-from fedspill.zoo import data, models
 
 BAD_INPUT = 2
 DEFECT = 70
@@ -69,6 +61,9 @@ def demo(
     fresh: Fresh = False,
 ) -> None:
     """Attack three settings on embedded photographs and show what leaked (about a minute)."""
+    from fedspill.cli.demo import run_demo
+    from fedspill.cli.progress import TerminalListener
+
     folder = out or Path("fedspill-demo")
     with TerminalListener(_console()) as listener:
         results = run_demo(folder, listener, device, fresh)
@@ -109,30 +104,14 @@ def audit(
 
     Exit code: 0 passed or not shown, 1 leaks, 2 bad input, 3 nothing was shown and nothing can be concluded.
     """
+    from fedspill.cli.audit import audit_plan
+    from fedspill.plan.file import read_plan
+
     extra = [f'audit.{key}="{given}"' for key, given in (("budget", budget), ("quality", quality)) if given]
     extra += [] if at_once is None else [f"audit.at_once={at_once}"]
     read = read_plan(plan, [*(settings or []), *extra])
     folder = out or Path(f"fedspill-{plan.stem}")
-    raise typer.Exit(_audit(read, folder, device, as_json, redact, fresh))
-
-
-def _audit(plan: AuditPlan, folder: Path, device: str, as_json: bool, redact: bool, fresh: bool) -> int:
-    with TerminalListener(_console()) as listener:
-        result = run_audit(
-            plan, out=folder, device=device, listener=listener, fresh=fresh, redact=redact, command=_command()
-        )
-    report = write_views(folder, result.report, result.tensors, result.texts)
-    if as_json:
-        typer.echo(report.model_dump_json(indent=1))
-    else:
-        console = Console()
-        summary(report, console, result.texts)
-        console.print(f"Report: {folder / HTML_FILE}", markup=False, style="bold")
-    return report.verdict.exit_code
-
-
-def _command() -> str:
-    return " ".join(["fedspill", *sys.argv[1:]])
+    raise typer.Exit(audit_plan(read, folder, device, as_json=as_json, redact=redact, fresh=fresh))
 
 
 app.add_typer(train_app)
@@ -155,48 +134,20 @@ def list_(
     ],
 ) -> None:
     """What there is to choose from."""
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    rows = _cards(table, what) if what not in ("models", "data") else _sources(table, what)
+    headings, rows = listing.rows(what)
+    table = Table(box=HORIZONTALS, header_style="bold", pad_edge=False)
+    for heading in headings:
+        table.add_column(heading, overflow="fold", no_wrap=heading == "name")
     for row in rows:
-        table.add_row(*row)
-    Console().print(table if rows else f"There are no {what} yet.")
-
-
-def _cards(table: Table, what: str) -> list[tuple[str, ...]]:
-    attacking = what in ("attacks", "tamperings")
-    for heading in ("name", "presets", *(("server", "needs") if attacking else ()), "what it does", "paper"):
-        table.add_column(heading, overflow="fold")
-    cards = {
-        "attacks": catalogue.attacks,
-        "tamperings": catalogue.tamperings,
-        "defences": catalogue.defences,
-        "checks": catalogue.checks,
-    }[what]()
-    return [
-        (
-            n,
-            ", ".join(c.presets),
-            *((c.role.value, ", ".join(sorted(k.value for k in c.needs)) or "-") if attacking else ()),
-            c.summary,
-            c.paper,
-        )
-        for n, c in cards.items()
-    ]
-
-
-def _sources(table: Table, what: str) -> list[tuple[str, ...]]:
-    table.add_column("name", no_wrap=True)
-    table.add_column("what it is")
-    table.add_column("options" if what == "models" else "splits", overflow="fold")
-    if what == "models":
-        return [(e.name, e.summary, e.options) for e in models.listing()]
-    table.add_column("keys")
-    return [(e.name, e.summary, ", ".join(e.splits), ", ".join(e.keys) or "-") for e in data.listing()]
+        table.add_row(*row, end_section=True)
+    Console().print(table)
 
 
 @app.command()
 def doctor() -> None:
     """Is this machine fit to run an audit, and what is missing for more?"""
+    from fedspill.cli.doctor import examine
+
     marks = {
         "ok": "[green]ok[/green]",
         "optional": "[yellow]optional[/yellow]",
@@ -218,23 +169,20 @@ def report(
     ] = False,
 ) -> None:
     """Write the views of a finished audit again, and show its summary."""
-    found, tensors = read_report(folder)
-    texts = read_texts(folder)
-    console = Console()
-    if redact:
-        views = folder / "redacted"
-        views.mkdir(exist_ok=True)
-        found, texts = write_views(views, redacted(found), {}), {}
-    else:
-        views = folder
-        found = write_views(folder, found, tensors, texts)
-    summary(found, console, texts)
-    console.print(f"Report: {views / HTML_FILE}", markup=False, style="bold")
+    from fedspill.cli.audit import show_again
+
+    show_again(folder, redact)
+
+
+def _warn(message: Warning | str, category: type[Warning], *where: object) -> None:
+    """In one line, where Python shows the line of code that warned."""
+    _console().print(f"fedspill: {message}", style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
 def main() -> None:
     """The command's entry: errors that a user can mend are one line on stderr and exit code 2."""
     sys.path.insert(0, "")  # the user's own package.module:factory lies in the current folder
+    warnings.showwarning = _warn
     try:
         app()
     except FedspillError as error:

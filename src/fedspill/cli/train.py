@@ -7,14 +7,6 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from fedspill.cli.progress import TerminalListener
-from fedspill.plan.build import pick_device
-from fedspill.plan.file import read_as
-from fedspill.training.decoder import train_decoder_file
-from fedspill.training.plan import DecoderPlan, RobustPlan, SpabPlan
-from fedspill.training.robust import train_robust
-from fedspill.training.spab import train_spab
-
 app = typer.Typer(
     name="train",
     help="Train what attacks need: robust feature extractors, heads that leak, decoders.",
@@ -39,6 +31,12 @@ def command_line(out: Path) -> str:
 @app.command(epilog="Example:  fedspill train robust plans/train/cnn_robust.toml --out cnn_robust.safetensors")
 def robust(plan: Plan, out: Out, settings: Settings = None, device: Device = "auto") -> None:
     """Adversarial training of a feature extractor; run it again to go on after a kill."""
+    from fedspill.cli.progress import TerminalListener
+    from fedspill.plan.build import pick_device
+    from fedspill.plan.file import read_as
+    from fedspill.training.plan import RobustPlan
+    from fedspill.training.robust import train_robust
+
     read = read_as(RobustPlan, plan, settings)
     with TerminalListener(Console(stderr=True)) as listener:
         report = train_robust(read, out, device=pick_device(device), listener=listener, command=command_line(out))
@@ -52,6 +50,12 @@ def robust(plan: Plan, out: Out, settings: Settings = None, device: Device = "au
 @app.command(epilog="Example:  fedspill train decoder plans/train/cnn_decoder.toml --out decoder.safetensors")
 def decoder(plan: Plan, out: Out, settings: Settings = None, device: Device = "auto") -> None:
     """A network from representations back to images; run it again to go on after a kill."""
+    from fedspill.cli.progress import TerminalListener
+    from fedspill.plan.build import pick_device
+    from fedspill.plan.file import read_as
+    from fedspill.training.decoder import train_decoder_file
+    from fedspill.training.plan import DecoderPlan
+
     read = read_as(DecoderPlan, plan, settings)
     with TerminalListener(Console(stderr=True)) as listener:
         report = train_decoder_file(read, out, device=pick_device(device), listener=listener, command=command_line(out))
@@ -71,6 +75,12 @@ Trials = Annotated[
 @app.command(epilog="Example:  fedspill train spab plans/train/cnn_spab.toml --out cnn_spab.safetensors")
 def spab(plan: Plan, out: Out, settings: Settings = None, device: Device = "auto", trials: Trials = 0) -> None:
     """A classification head whose gradient leaks what enters it; run it again to go on after a kill."""
+    from fedspill.cli.progress import TerminalListener
+    from fedspill.plan.build import pick_device
+    from fedspill.plan.file import read_as
+    from fedspill.training.plan import SpabPlan
+    from fedspill.training.spab import train_spab
+
     read = read_as(SpabPlan, plan, settings)
     with TerminalListener(Console(stderr=True)) as listener:
         report = train_spab(

@@ -8,11 +8,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fedspill import catalogue
-from fedspill.cli.attack import image_shape
-from fedspill.core.roles import Finding, Incoming
-from fedspill.zoo.models import build
-
 ALARM = 0.5
 """Severity from which the exit code is 1."""
 
@@ -27,26 +22,23 @@ def vet_command(
 
     Exit code: 0 nothing found, which is not evidence of safety; 1 a finding of severity 0.5 or more; 2 bad input.
     """
+    import fedspill
+    from fedspill.cli.captured import image_shape
+    from fedspill.zoo.models import build
+
     sent = build(model, input_shape=image_shape(shape), num_classes=num_classes, weights=weights)
-    cards = catalogue.checks()
-    checks = [card.presets["paper"] for card in cards.values() if isinstance(sent.input, tuple(card.accepts))]
-    findings = [f for check in checks for f in check.inspect(Incoming(sent))]
+    findings = fedspill.vet(sent)
     console = Console()
     if findings:
-        console.print(_table(findings))
+        table = Table(box=None, header_style="bold", pad_edge=False)
+        table.add_column("severity", justify="right")
+        for heading in ("where", "why"):
+            table.add_column(heading, overflow="fold")
+        for f in findings:
+            style = "red" if f.severity >= ALARM else ""
+            table.add_row(f"{f.severity:.2f}", Text(f.where), Text(f.explanation), style=style)
+        console.print(table)
     words = f"{len(findings)} findings" if len(findings) != 1 else "1 finding"
-    console.print(f"{words} in {Path(weights).name} by {', '.join(cards)}.", markup=False, style="bold")
+    console.print(f"{words} in {Path(weights).name} by {', '.join(fedspill.checks())}.", markup=False, style="bold")
     console.print("What these checks do not see is not safe for that.", style="yellow")
     raise typer.Exit(1 if any(f.severity >= ALARM for f in findings) else 0)
-
-
-def _table(findings: list[Finding]) -> Table:
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("severity", justify="right")
-    for heading in ("where", "why"):
-        table.add_column(heading, overflow="fold")
-    for f in sorted(findings, key=lambda f: -f.severity):
-        table.add_row(
-            f"{f.severity:.2f}", Text(f.where), Text(f.explanation), style="red" if f.severity >= ALARM else ""
-        )
-    return table

@@ -249,6 +249,8 @@ class Card(Generic[R]):
         accepts: the kinds of inputs that it works on.
         iterative: it searches, so it can use up any budget; under a budget the others go first.
         reads: of a tampering: it brings the attack that reads the answers, so it is an entry of `attacks`.
+        standard: of a component from outside: it is part of `standard`, as fedspill's own always are.
+        origin: the package that a component from outside comes from, such as "my-attacks 1.0"; the catalogue sets it.
     """
 
     title: str
@@ -260,3 +262,5 @@ class Card(Generic[R]):
     accepts: frozenset[Kind] = frozenset({ImageSpec})
     iterative: bool = False
     reads: bool = False
+    standard: bool = False
+    origin: str = ""

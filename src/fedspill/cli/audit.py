@@ -1,0 +1,53 @@
+"""`fedspill audit` and `fedspill report`: a run, its views, and a summary in the terminal."""
+
+import sys
+from pathlib import Path
+
+import typer
+from rich.console import Console
+
+from fedspill.auditing import run_audit
+from fedspill.cli.progress import TerminalListener
+from fedspill.plan.sections import AuditPlan
+from fedspill.rendering.folder import HTML_FILE, write_views
+from fedspill.rendering.terminal import summary
+from fedspill.report.schema import redact as redacted
+from fedspill.report.store import read_report, read_texts
+
+
+def audit_plan(plan: AuditPlan, folder: Path, device: str, *, as_json: bool, redact: bool, fresh: bool) -> int:
+    """Runs a plan and shows what came out; the exit code of its verdict."""
+    with TerminalListener(Console(stderr=True)) as listener:
+        result = run_audit(
+            plan,
+            out=folder,
+            device=device,
+            listener=listener,
+            fresh=fresh,
+            redact=redact,
+            command=" ".join(["fedspill", *sys.argv[1:]]),
+        )
+    report = write_views(folder, result.report, result.tensors, result.texts)
+    if as_json:
+        typer.echo(report.model_dump_json(indent=1))
+    else:
+        console = Console()
+        summary(report, console, result.texts)
+        console.print(f"Report: {folder / HTML_FILE}", markup=False, style="bold")
+    return report.verdict.exit_code
+
+
+def show_again(folder: Path, redact: bool) -> None:
+    """Writes the views of a finished audit again, without private examples if wanted, and shows its summary."""
+    report, tensors = read_report(folder)
+    texts = read_texts(folder)
+    console = Console()
+    if redact:
+        views = folder / "redacted"
+        views.mkdir(exist_ok=True)
+        report, texts = write_views(views, redacted(report), {}), {}
+    else:
+        views = folder
+        report = write_views(folder, report, tensors, texts)
+    summary(report, console, texts)
+    console.print(f"Report: {views / HTML_FILE}", markup=False, style="bold")

@@ -1,0 +1,100 @@
+"""What `fedspill attack` makes of its options, and shows of its results."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from fedspill.auditing.captured import Captured
+from fedspill.core.errors import BadInput
+from fedspill.core.local_update import FedAvg, FedSGD, LocalTraining
+from fedspill.core.model import Model
+from fedspill.core.tensor_files import write_whole
+from fedspill.rendering.drawing.pictures import enlarge, image, png
+
+
+def show(captured: Captured, out: Path) -> None:
+    """Writes the reconstructions as pictures, and says what the attack believes of them."""
+    console, found = Console(), captured.reconstruction
+    for k, picture in enumerate(found.inputs):
+        write_whole(out / f"rebuilt-{k}.png", png(enlarge(image(picture.float().cpu()))))
+    state = "converged by its own measure" if found.converged else "did NOT converge by its own measure"
+    best = "" if found.confidence is None else f", confidence up to {float(found.confidence.max()):.3f}"
+    console.print(f"{len(found.inputs)} inputs were rebuilt; the attack {state}{best}.", markup=False)
+    for note in found.notes:
+        console.print(note, markup=False, style="yellow")
+    console.print("No truth was at hand: a poor picture is not evidence of safety.", style="yellow")
+    console.print(f"Results: {out}", markup=False, style="bold")
+
+
+def image_shape(text: str) -> tuple[int, int, int]:
+    """Such as "3x32x32".
+
+    Raises:
+        BadInput: it is not of this form.
+    """
+    match = re.fullmatch(r"(\d+)x(\d+)x(\d+)", text)
+    if match is None or "0" in match.groups():
+        raise BadInput(f"--shape {text!r}: channels x height x width are needed, such as 3x32x32")
+    return int(match[1]), int(match[2]), int(match[3])
+
+
+def numbers(text: str | None, option: str) -> tuple[float, ...] | None:
+    """Numbers with commas between them.
+
+    Raises:
+        BadInput: something else.
+    """
+    if text is None:
+        return None
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise BadInput(f"{option} {text!r}: numbers with commas between them are needed") from None
+
+
+def known_labels(text: str | None, num_examples: int | None, num_classes: int) -> torch.Tensor | None:
+    """Class numbers (n,) with commas between them.
+
+    Raises:
+        BadInput: something else, other classes than the model has, or another number of them than of examples.
+    """
+    if text is None:
+        return None
+    try:
+        found = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise BadInput(f"--labels {text!r}: class numbers with commas between them are needed") from None
+    if min(found) < 0 or max(found) >= num_classes:
+        raise BadInput(f"--labels {text!r}: the model's classes are 0 to {num_classes - 1}")
+    if num_examples not in (None, len(found)):
+        raise BadInput(f"--labels {text!r} are {len(found)} labels, --num-examples says {num_examples}")
+    return torch.tensor(found, dtype=torch.long)
+
+
+def local_training(
+    kind: str, epochs: int | None, size: int | None, lr: float | None, momentum: float, weight_decay: float
+) -> LocalTraining | None:
+    """The protocol that options tell; None if it is not known.
+
+    Raises:
+        BadInput: options that do not go together.
+    """
+    if kind == "gradient" and any(given is not None for given in (epochs, size, lr)):
+        raise BadInput("--epochs, --minibatch-size and --lr are of local training; with --kind gradient there is none")
+    if kind == "gradient":
+        return FedSGD()
+    if epochs is None and lr is None and size is None:
+        return None
+    if epochs is None or lr is None:
+        raise BadInput("a known local training needs both --epochs and --lr; leave both out to search")
+    return FedAvg(epochs, size, lr, momentum, weight_decay)
+
+
+def num_classes_of(model: Model) -> int:
+    """How many logits the model has."""
+    z = model.like.new_zeros(1, *model.input.encoded_shape)
+    with torch.no_grad():
+        return replace(model, training=False).logits(model.params, z).shape[-1]
