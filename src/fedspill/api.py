@@ -29,7 +29,6 @@ from fedspill.core.types import Batch, Reconstruction, Update
 from fedspill.plan.build import pick_device
 from fedspill.plan.file import parse_plan, read_plan
 from fedspill.plan.sections import AttackEntry, AuditPlan, parse_seconds
-from fedspill.rendering.folder import write_views
 from fedspill.report.store import Store
 from fedspill.zoo.data import DataPool, from_dataset, from_tensors
 from fedspill.zoo.models import of_module
@@ -116,6 +115,8 @@ def audit(
     )
     if folder is None:
         return result
+    from fedspill.rendering.folder import write_views
+
     return replace(result, report=write_views(folder, result.report, result.tensors, result.texts))
 
 

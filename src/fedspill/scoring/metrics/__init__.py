@@ -1,5 +1,7 @@
 """Closeness of matched pairs, one number per pair; nothing is pooled over a batch.
 
+The libraries behind a metric are imported when it is computed first: torchmetrics alone takes as long as PyTorch.
+
 - `registry`: all metrics, by name.
 - `images`: MSE, PSNR, SSIM, MS-SSIM.
 - `lpips`: LPIPS.

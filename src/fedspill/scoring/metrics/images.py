@@ -7,9 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
-from skimage.metrics import structural_similarity
 from torch import Tensor
-from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
 
 from fedspill.core.inputs import Kind
 from fedspill.scoring.pairs import IMAGES, NotComputed, in_pieces
@@ -128,6 +126,8 @@ def _mean_squared_errors(rebuilt: Tensor, private: Tensor) -> Tensor:
 
 
 def _ssim(rebuilt: Tensor, private: Tensor) -> Tensor:
+    from skimage.metrics import structural_similarity
+
     # SciPy's separable float64 filters cost a thirtieth of torchmetrics' two-dimensional float64 convolution;
     # in float32 that one is as quick, but an exact copy then misses 1 by up to 1e-5.
     pairs = zip(rebuilt.cpu().numpy(), private.cpu().numpy(), strict=True)
@@ -147,6 +147,8 @@ def _ssim(rebuilt: Tensor, private: Tensor) -> Tensor:
 
 
 def _ms_ssim(rebuilt: Tensor, private: Tensor) -> Tensor:
+    from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
+
     values = multiscale_structural_similarity_index_measure(
         rebuilt, private, sigma=1.5, kernel_size=11, data_range=1.0, reduction="none", normalize="relu"
     )

@@ -11,11 +11,9 @@ from functools import lru_cache
 from pathlib import Path
 
 import torch
-import torchmetrics
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
-from torchmetrics.functional.image.lpips import ScalingLayer
 
 from fedspill.core.inputs import Kind
 from fedspill.scoring.pairs import IMAGES, NotComputed, in_pieces
@@ -64,6 +62,8 @@ class PerceptualFeatures(nn.Module):
     """
 
     def __init__(self, convolutions: Mapping[str, Tensor], heads: Mapping[str, Tensor]) -> None:
+        from torchmetrics.functional.image.lpips import ScalingLayer
+
         super().__init__()
         self.scaling = ScalingLayer()
         self.features = _alexnet_features()
@@ -106,6 +106,8 @@ def alexnet(weights: Path | None, device: torch.device) -> PerceptualFeatures:
 
 @lru_cache(maxsize=2)
 def _read(weights: Path, device: torch.device) -> PerceptualFeatures:
+    import torchmetrics
+
     heads = Path(torchmetrics.__file__).parent / "functional" / "image" / "lpips_models" / "alex.pth"
     try:
         states = [torch.load(path, map_location="cpu", weights_only=True) for path in (weights, heads)]

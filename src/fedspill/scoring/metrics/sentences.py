@@ -10,7 +10,6 @@ from functools import partial
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torchmetrics.functional.text import bleu_score, rouge_score
 
 from fedspill.core.errors import BadInput
 from fedspill.core.inputs import Kind, TokenSpec
@@ -67,11 +66,15 @@ def _words(sentences: Tensor) -> list[str]:
 
 
 def _bleu(rebuilt: str, private: str) -> Tensor:
+    from torchmetrics.functional.text import bleu_score
+
     return bleu_score([rebuilt], [[private]], n_gram=min(LONGEST_RUN, len(private.split())))
 
 
 def _rouge_l(rebuilt: str, private: str) -> Tensor:
     # torchmetrics' own normaliser would drop signs; token numbers need none of it.
+    from torchmetrics.functional.text import rouge_score
+
     found = rouge_score([rebuilt], [private], rouge_keys="rougeL", normalizer=str, tokenizer=str.split)
     return found["rougeL_fmeasure"]
 
