@@ -57,6 +57,13 @@ class AuditResult:
             audit.
         folder: where it was written, if it was.
         texts: the same as text, of sentences and tables.
+
+    Example:
+        >>> import fedspill
+        >>> plan = {"audit": {"attacks": ["linear_layer"]}, "model": {"name": "mlp"},
+        ...         "data": {"name": "photos", "indices": "0", "size": 8}}
+        >>> fedspill.audit(plan).report.verdict.exit_code
+        1
     """
 
     report: AuditReport

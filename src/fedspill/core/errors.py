@@ -6,8 +6,28 @@ class FedspillError(Exception):
 
 
 class BadInput(FedspillError, ValueError):
-    """The user's plan, file, model or data cannot be used as given (exit code 2)."""
+    """The user's plan, file, model or data cannot be used as given (exit code 2).
+
+    Example:
+        >>> import fedspill
+        >>> try:
+        ...     fedspill.audit({"audit": {"attacks": ["dgl"]}})
+        ... except fedspill.BadInput as error:
+        ...     print(error)
+        unknown attack 'dgl'; there are ...
+    """
 
 
 class NotApplicable(FedspillError):
-    """An attack or a tampering does not fit this model, update or knowledge; says why."""
+    """An attack or a tampering does not fit this model, update or knowledge; says why.
+
+    Example:
+        >>> import fedspill, torch
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(144, 10))
+        >>> update = {name: torch.ones_like(p) for name, p in net.named_parameters()}
+        >>> try:
+        ...     fedspill.attack(update, net, attack="linear_layer", num_examples=1, shape=(3, 8, 8), normalise=None)
+        ... except fedspill.NotApplicable as error:
+        ...     print("does not fit")
+        does not fit
+    """

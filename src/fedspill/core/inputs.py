@@ -35,6 +35,12 @@ class ImageSpec:
     """Images of `shape` (c, h, w) with values inside `bounds`, normalised per channel by `mean` and `std`.
 
     A `mean` or `std` of one value holds for every channel.
+
+    Example:
+        >>> import fedspill, torch
+        >>> spec = fedspill.ImageSpec((3, 32, 32), mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+        >>> spec.encode(torch.ones(1, 3, 32, 32)).unique()
+        tensor([2.])
     """
 
     shape: tuple[int, int, int]
@@ -73,6 +79,11 @@ class TokenSpec:
 
     The network takes the numbers themselves, because its embedding is a parameter that the client trains; what an
     attack reads behind the embedding is turned into tokens by passing tokens through the network's front.
+
+    Example:
+        >>> import fedspill
+        >>> fedspill.TokenSpec(length=32, vocabulary=50257).length
+        32
     """
 
     length: int
@@ -133,6 +144,13 @@ class TableSpec:
     """Rows of mixed columns, (n, columns) floats; a categorical column holds the position of its category.
 
     Encoded rows hold, column by column, one scaled number or the one-hot form of a category.
+
+    Example:
+        >>> import fedspill
+        >>> from fedspill.core.inputs import CategoricalColumn, NumericColumn
+        >>> spec = fedspill.TableSpec((NumericColumn("age", mean=40.0, std=20.0, low=0.0, high=100.0), CategoricalColumn("sex", ("f", "m"))))
+        >>> spec.encoded_shape
+        (3,)
     """
 
     columns: tuple[Column, ...]

@@ -13,7 +13,13 @@ from fedspill.core.types import Batch, Params
 
 
 class Knows(Enum):
-    """What a server may be granted; the values are the fields of `ServerKnowledge` and the words in a plan."""
+    """What a server may be granted; the values are the fields of `ServerKnowledge` and the words in a plan.
+
+    Example:
+        >>> import fedspill
+        >>> [grant.value for grant in fedspill.Knows][:2]
+        ['num_examples', 'labels']
+    """
 
     NUM_EXAMPLES = "num_examples"
     LABELS = "labels"
@@ -34,6 +40,14 @@ class ServerKnowledge:
         local_training: the protocol with its settings.
         public_data: examples from the clients' distribution, disjoint from the private ones.
         bn_statistics: mean and variance of the private batch at every BatchNorm layer: "NAME.mean", "NAME.var".
+
+    Example:
+        >>> import fedspill, torch
+        >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 10))
+        >>> model = fedspill.Model.of(net, fedspill.ImageSpec((3, 8, 8)))
+        >>> knowledge = fedspill.ServerKnowledge(model, num_examples=4)
+        >>> [grant.value for grant in knowledge.holds()]
+        ['num_examples']
     """
 
     model: Model

@@ -20,6 +20,11 @@ class FedSGD:
 
     Attributes:
         trainable: patterns of parameter names (`fnmatch`); ("head.*",) is head-only training.
+
+    Example:
+        >>> import fedspill
+        >>> fedspill.FedSGD(trainable=("head.*",)).trainable
+        ('head.*',)
     """
 
     trainable: tuple[str, ...] = ("*",)
@@ -38,6 +43,11 @@ class FedAvg:
         momentum: as in `torch.optim.SGD`, no dampening, no Nesterov.
         weight_decay: added to the gradient, as in `torch.optim.SGD`.
         trainable: patterns of parameter names (`fnmatch`).
+
+    Example:
+        >>> import fedspill
+        >>> fedspill.FedAvg(epochs=5, minibatch_size=8, lr=0.01, momentum=0.9).lr
+        0.01
     """
 
     epochs: int = 1

@@ -25,6 +25,13 @@ class Model:
 
     Attributes:
         training: BatchNorm uses batch statistics and dropout is on; False is eval mode.
+
+    Example:
+        >>> import fedspill, torch
+        >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 10))
+        >>> model = fedspill.Model.of(net, fedspill.ImageSpec((3, 8, 8), mean=(0.5,), std=(0.25,)))
+        >>> model.logits(model.params, model.input.encode(torch.rand(2, 3, 8, 8))).shape
+        torch.Size([2, 10])
     """
 
     module: nn.Module

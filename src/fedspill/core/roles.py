@@ -185,7 +185,13 @@ class Incoming:
 
 @dataclass(frozen=True)
 class Finding:
-    """One reason not to train on an incoming model; severity runs from 0 (a note) to 1 (refuse)."""
+    """One reason not to train on an incoming model; severity runs from 0 (a note) to 1 (refuse).
+
+    Example:
+        >>> import fedspill
+        >>> fedspill.Finding("weight_entropy", "conv1.weight", 0.9, {"entropy": 0.1}, "Kernels repeat.").severity
+        0.9
+    """
 
     check: str
     where: str

@@ -27,6 +27,11 @@ class Batch:
 
     Raises:
         BadInput: no example, or not one label per example.
+
+    Example:
+        >>> import fedspill, torch
+        >>> len(fedspill.Batch(torch.rand(4, 3, 32, 32), torch.tensor([3, 8, 8, 0])))
+        4
     """
 
     inputs: Float[Tensor, "n ..."] | Int[Tensor, "n ..."]
@@ -53,7 +58,13 @@ class Batch:
 
 
 class UpdateKind(Enum):
-    """What the numbers in an update are."""
+    """What the numbers in an update are.
+
+    Example:
+        >>> import fedspill
+        >>> fedspill.UpdateKind("delta")
+        <UpdateKind.DELTA: 'delta'>
+    """
 
     GRADIENT = "gradient"
     """FedSGD: the mean gradient over the batch."""
@@ -63,7 +74,14 @@ class UpdateKind(Enum):
 
 @dataclass(frozen=True)
 class Update:
-    """What leaves a client. Both kinds point uphill; a parameter that was not trained has no key."""
+    """What leaves a client. Both kinds point uphill; a parameter that was not trained has no key.
+
+    Example:
+        >>> import fedspill, torch
+        >>> update = fedspill.Update(fedspill.UpdateKind.GRADIENT, {"weight": torch.tensor([3.0, 4.0])})
+        >>> update.norm()
+        5.0
+    """
 
     kind: UpdateKind
     values: Params
@@ -109,6 +127,12 @@ class Reconstruction:
         marks: what the attack believes of each candidate; () or one per candidate.
         representations: what the network made of the examples inside, if the attack read that and `inputs` are
             what it was inverted to.
+
+    Example:
+        >>> import fedspill, torch
+        >>> rebuilt = fedspill.Reconstruction(torch.rand(2, 3, 32, 32), objective=(0.9, 0.1), converged=True)
+        >>> len(rebuilt.inputs)
+        2
     """
 
     inputs: Float[Tensor, "m ..."] | Int[Tensor, "m ..."]

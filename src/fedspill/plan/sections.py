@@ -254,6 +254,12 @@ class AuditPlan(Section):
 
     Attributes:
         defences: what every client applies, in this order.
+
+    Example:
+        >>> from fedspill.plan import parse_plan
+        >>> plan = parse_plan({"model": {"name": "lenet"}, "client": {"num_examples": 1}})
+        >>> plan.model.name
+        'lenet'
     """
 
     audit: AuditSection = AuditSection()

@@ -131,6 +131,14 @@ class AuditReport(Record):
             the closest first.
         leakage_rate: over the private examples, counting one as leaked if any trial leaked it.
         not_tested: what a reader might believe to be covered and is not.
+
+    Example:
+        >>> import fedspill
+        >>> plan = {"audit": {"attacks": ["linear_layer"]}, "model": {"name": "mlp"},
+        ...         "data": {"name": "photos", "indices": "0", "size": 8}}
+        >>> report = fedspill.audit(plan).report
+        >>> report.leakage_rate.hits, report.leakage_rate.n
+        (1, 1)
     """
 
     schema_version: Literal[1] = SCHEMA_VERSION
