@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 BENCH ?= .venv-bench
 CONFIG ?= plans/quick.toml
 
-.PHONY: demo test check audit docs bench-env clean
+.PHONY: demo test check audit docs bench-env constraints clean
 
 demo: $(STAMP)
 	$(BIN)/fedspill demo --out fedspill-demo
@@ -44,6 +44,17 @@ $(BENCH)/.installed: pyproject.toml constraints.txt
 	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
 	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	touch $@
+
+# uv reads metadata only, so nothing big is fetched, and it keeps each pin that nothing forbids. UPGRADE lifts pins.
+# The libraries of PyTorch's CUDA build are left out: torch pins them itself, and the CPU build has none.
+constraints:
+	set -e; tmp=$$(mktemp -d); trap 'rm -rf "$$tmp"' EXIT; cp constraints.txt "$$tmp"; \
+	$(PYTHON) -m venv "$$tmp/venv"; \
+	"$$tmp/venv/bin/python" -m pip install --quiet --disable-pip-version-check -c constraints.txt uv; \
+	"$$tmp/venv/bin/uv" pip compile --quiet --python-version 3.11 --python-platform linux --no-annotate \
+	  --custom-compile-command 'make constraints' --extra dev --extra text --extra search $(UPGRADE) \
+	  --output-file "$$tmp/constraints.txt" pyproject.toml constraints.in; \
+	grep -vE '^(cuda-|nvidia-|triton=)' "$$tmp/constraints.txt" > constraints.txt
 
 clean:
 	rm -rf $(VENV) $(BENCH) fedspill-demo
