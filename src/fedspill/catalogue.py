@@ -8,21 +8,49 @@ is broken is named in a warning of one line and left out.
 import importlib
 import pkgutil
 import warnings
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 from fedspill.core.errors import BadInput
 from fedspill.core.roles import Attack, Card, Check, Defence, Tampering
+
+R = TypeVar("R", Attack, Tampering, Defence, Check)
 
 
 class BrokenPlugin(UserWarning):
     """A component of an installed package cannot be used."""
 
 
-def attacks() -> dict[str, Card[Attack]]:
+class Cards(Mapping[str, Card[R]]):
+    """Name to card; the file of one of fedspill's own is imported when its card is looked at."""
+
+    def __init__(self, package: str, outside: Mapping[str, Card[R]]) -> None:
+        self._package, self._outside = package, outside
+
+    def __getitem__(self, name: str) -> Card[R]:
+        if name in self._outside:
+            return self._outside[name]
+        if name not in _own(self._package):
+            raise KeyError(name)
+        card: Card[R] = importlib.import_module(f"{self._package}.{name}").CARD
+        return card
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._outside or name in _own(self._package)
+
+    def __iter__(self) -> Iterator[str]:
+        yield from _own(self._package)
+        yield from self._outside
+
+    def __len__(self) -> int:
+        return len(_own(self._package)) + len(self._outside)
+
+
+def attacks() -> Cards[Attack]:
     """Attacks on an honest or a tampered model.
 
     Example:
@@ -30,10 +58,10 @@ def attacks() -> dict[str, Card[Attack]]:
         >>> "inverting_gradients" in fedspill.attacks()
         True
     """
-    return _cards("attacks", "attacks", Attack)
+    return Cards("fedspill.attacks", _outside("attacks", "fedspill.attacks", Attack))
 
 
-def tamperings() -> dict[str, Card[Tampering]]:
+def tamperings() -> Cards[Tampering]:
     """Malicious servers.
 
     Example:
@@ -41,10 +69,10 @@ def tamperings() -> dict[str, Card[Tampering]]:
         >>> fedspill.tamperings()["robbing_the_fed"].title
         'Robbing the Fed'
     """
-    return _cards("tamperings", "tamperings", Tampering)
+    return Cards("fedspill.tamperings", _outside("tamperings", "fedspill.tamperings", Tampering))
 
 
-def defences() -> dict[str, Card[Defence]]:
+def defences() -> Cards[Defence]:
     """Defences of a client.
 
     Example:
@@ -52,10 +80,10 @@ def defences() -> dict[str, Card[Defence]]:
         >>> sorted(fedspill.defences())[:2]
         ['clipping', 'gradient_noise']
     """
-    return _cards("defences", "defences", Defence)
+    return Cards("fedspill.defences", _outside("defences", "fedspill.defences", Defence))
 
 
-def checks() -> dict[str, Card[Check]]:
+def checks() -> Cards[Check]:
     """Checks of an incoming model.
 
     Example:
@@ -63,10 +91,10 @@ def checks() -> dict[str, Card[Check]]:
         >>> "weight_entropy" in fedspill.checks()
         True
     """
-    return _cards("checks", "guard", Check)
+    return Cards("fedspill.guard", _outside("checks", "fedspill.guard", Check))
 
 
-def pick(cards: dict[str, Card[Any]], entry: str, what: str) -> tuple[str, str, Card[Any]]:
+def pick(cards: Mapping[str, Card[Any]], entry: str, what: str) -> tuple[str, str, Card[Any]]:
     """Name, preset and card of an entry "name" or "name:preset".
 
     Raises:
@@ -83,22 +111,17 @@ def pick(cards: dict[str, Card[Any]], entry: str, what: str) -> tuple[str, str, 
 
 
 @cache
-def _own(folder: str) -> dict[str, Card[Any]]:
-    """File name to the file's CARD; a file without one is an error, not a skip."""
-    package = importlib.import_module(f"fedspill.{folder}")
-    names = sorted(m.name for m in pkgutil.iter_modules(package.__path__))
-    return {n: importlib.import_module(f"{package.__name__}.{n}").CARD for n in names}
-
-
-def _cards(kind: str, folder: str, role: type) -> dict[str, Card[Any]]:
-    return _own(folder) | _outside(kind, folder, role)
+def _own(package: str) -> tuple[str, ...]:
+    """The names of the files of a folder; each must hold a CARD."""
+    folder = importlib.import_module(package)
+    return tuple(sorted(m.name for m in pkgutil.iter_modules(folder.__path__)))
 
 
 @cache
-def _outside(kind: str, folder: str, role: type) -> dict[str, Card[Any]]:
+def _outside(kind: str, package: str, role: type) -> dict[str, Card[Any]]:
     cards = dict[str, Card[Any]]()
     for point in sorted(entry_points(group=f"fedspill.{kind}"), key=lambda p: p.name):
-        if point.name in _own(folder) or point.name in cards:
+        if point.name in _own(package) or point.name in cards:
             _left_out(point, "its name is taken")
             continue
         try:

@@ -1,5 +1,6 @@
 """Packages of components that are called to list them, so that `fedspill.attacks` is both: `fedspill.attacks()`."""
 
+from collections.abc import Mapping
 from importlib import import_module
 from types import ModuleType
 from typing import Any
@@ -12,7 +13,7 @@ class CallablePackage(ModuleType):
     lets a module take a class of its own for this ("Customizing module attribute access" in its reference).
     """
 
-    def __call__(self) -> dict[str, Any]:
+    def __call__(self) -> Mapping[str, Any]:
         """Name to card, from the catalogue: fedspill's own and those of installed packages."""
-        listed: dict[str, Any] = getattr(import_module("fedspill.catalogue"), self.__name__.rpartition(".")[2])()
+        listed: Mapping[str, Any] = getattr(import_module("fedspill.catalogue"), self.__name__.rpartition(".")[2])()
         return listed

@@ -148,7 +148,8 @@ class TableSpec:
     Example:
         >>> import fedspill
         >>> from fedspill.core.inputs import CategoricalColumn, NumericColumn
-        >>> spec = fedspill.TableSpec((NumericColumn("age", mean=40.0, std=20.0, low=0.0, high=100.0), CategoricalColumn("sex", ("f", "m"))))
+        >>> age = NumericColumn("age", mean=40.0, std=20.0, low=0.0, high=100.0)
+        >>> spec = fedspill.TableSpec((age, CategoricalColumn("sex", ("f", "m"))))
         >>> spec.encoded_shape
         (3,)
     """

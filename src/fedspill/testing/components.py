@@ -1,5 +1,6 @@
 """The components that contracts are about: one of a module, or all of the catalogue."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Literal
@@ -57,7 +58,7 @@ def component_of(name: str) -> Component:
 
 def every_component() -> list[Component]:
     """Fedspill's own, and those of installed packages."""
-    listed: dict[Role, dict[str, Card[Any]]] = {
+    listed: dict[Role, Mapping[str, Card[Any]]] = {
         "attack": catalogue.attacks(),
         "tampering": catalogue.tamperings(),
         "defence": catalogue.defences(),
