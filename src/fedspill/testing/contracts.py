@@ -84,6 +84,7 @@ def first_result(component: Component, n: int, protocol: LocalTraining) -> Recon
 
 @pytest.mark.fedspill_contract("attack", "tampering", "defence", "check")
 def test_a_card_is_complete(fedspill_component: Component) -> None:
+    """A card has a title, a paper, a summary and frozen presets whose every field is documented."""
     card = fedspill_component.card
     assert "paper" in card.presets
     assert card.title
@@ -104,6 +105,7 @@ def test_a_card_is_complete(fedspill_component: Component) -> None:
 def test_a_reconstruction_is_valid_repeatable_and_leaves_the_global_state(
     fedspill_component: Component, protocol: LocalTraining, n: int
 ) -> None:
+    """Two runs from one stream agree, are pictures inside their range, and touch no global generator."""
     before = torch.get_rng_state()
     first, second = (first_result(fedspill_component, n, protocol) for _ in range(2))
     assert torch.equal(torch.get_rng_state(), before), "randomness is an argument"
@@ -126,6 +128,7 @@ def check_reconstruction(rebuilt: Reconstruction) -> None:
 
 @pytest.mark.fedspill_contract("reads")
 def test_it_works_on_one_of_the_small_worlds(fedspill_component: Component) -> None:
+    """One example, its gradient and every grant are enough for a result in one of the worlds."""
     refusals = list[str]()
     for attack, update, knowledge in worlds(fedspill_component):
         try:
@@ -138,6 +141,7 @@ def test_it_works_on_one_of_the_small_worlds(fedspill_component: Component) -> N
 
 @pytest.mark.fedspill_contract("reads")
 def test_an_attack_changes_nothing_that_it_was_given(fedspill_component: Component) -> None:
+    """Neither the update nor the model's parameters are written to."""
     for attack, update, knowledge in worlds(fedspill_component):
         params, sent = _copied(knowledge.model.params), _copied(update.values)
         try:
@@ -154,6 +158,7 @@ def _copied(tensors: Any) -> dict[str, Tensor]:
 
 @pytest.mark.fedspill_contract("reads")
 def test_an_attack_is_content_with_less_or_says_what_it_lacks(fedspill_component: Component) -> None:
+    """Without grants there is a valid result, or a refusal that says why."""
     for attack, update, knowledge in worlds(fedspill_component):
         bare = ServerKnowledge(knowledge.model, local_training=knowledge.local_training)
         try:
@@ -164,6 +169,7 @@ def test_an_attack_is_content_with_less_or_says_what_it_lacks(fedspill_component
 
 @pytest.mark.fedspill_contract("tampering")
 def test_a_tampering_says_whether_it_reads_and_sends_a_model_that_runs(fedspill_component: Component) -> None:
+    """The model that is sent gives finite logits, and `reads` tells whether a readout comes with it."""
     if ImageSpec not in fedspill_component.card.accepts:
         pytest.skip("not for images")
     tampered = tampered_by(quick(fedspill_component), (conv_bn, mlp, relu_mlp))
@@ -175,6 +181,7 @@ def test_a_tampering_says_whether_it_reads_and_sends_a_model_that_runs(fedspill_
 
 @pytest.mark.fedspill_contract("defence")
 def test_a_defence_is_repeatable_and_keeps_what_it_was_given(fedspill_component: Component) -> None:
+    """One stream gives one update, with the parameters of a plain one, and the data stay as they were."""
     before, model, private = torch.get_rng_state(), conv_bn(training=True), batch(3)
     for preset in fedspill_component.card.presets.values():
         cost = preset.cost()
@@ -195,6 +202,7 @@ def test_a_defence_is_repeatable_and_keeps_what_it_was_given(fedspill_component:
 
 @pytest.mark.fedspill_contract("check")
 def test_a_check_finds_nothing_in_honest_models_and_its_findings_are_complete(fedspill_component: Component) -> None:
+    """No honest model raises a finding, and findings name check, place, severity, evidence and reason."""
     planting = catalogue.tamperings()["robbing_the_fed"].presets["quick"]
     for preset in fedspill_component.card.presets.values():
         for model in (mlp(), relu_mlp(), conv_bn()):
