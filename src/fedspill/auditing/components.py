@@ -1,5 +1,6 @@
 """From an entry of a plan to a configured component of the catalogue."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -88,9 +89,12 @@ def choose(plan: AuditPlan) -> list[Chosen]:
 
 
 def _one(plan: AuditPlan, entry: AttackEntry) -> Chosen:
-    cards: dict[str, Card[Any]] = {**catalogue.attacks(), **_readable()}
-    if entry.name in catalogue.tamperings() and entry.name not in cards:
-        raise BadInput(f"{entry.name!r} brings no readout of its own; name it in server.tampering instead")
+    cards: Mapping[str, Card[Any]] = catalogue.attacks()
+    if entry.name not in cards:
+        tamperings = catalogue.tamperings()
+        if entry.name in tamperings and not tamperings[entry.name].reads:
+            raise BadInput(f"{entry.name!r} brings no readout of its own; name it in server.tampering instead")
+        cards = {**cards, **_readable()}
     catalogue.pick(cards, f"{entry.name}:{entry.preset}", "attack")
     card = cards[entry.name]
     missing = card.needs - _grants(plan)
@@ -106,12 +110,15 @@ def _one(plan: AuditPlan, entry: AttackEntry) -> Chosen:
 def _standard(plan: AuditPlan, entry: AttackEntry) -> list[Chosen]:
     """Every attack whose needs are met, and every readable tampering that the server is willing to do.
 
+    Those of other packages are among them if their cards say `standard`.
+
     "standard:quick" takes the presets of that name, where a component has one.
     """
     if entry.overrides:
         raise BadInput(f"'standard' has no fields of its own, got {', '.join(entry.overrides)}")
     cards: dict[str, Card[Any]] = {**catalogue.attacks(), **_readable()}
     limit = _ROLES.index(plan.server.role)
+    cards = {n: c for n, c in cards.items() if c.standard or not c.origin}
     fitting = {n: c for n, c in cards.items() if c.needs <= _grants(plan) and _ROLES.index(c.role) <= limit}
     presets = {n: entry.preset if entry.preset in c.presets else "paper" for n, c in fitting.items()}
     if fitting and entry.preset not in presets.values():

@@ -172,6 +172,7 @@ def _applied(defence: ChosenDefence) -> AppliedDefence:
         name=defence.name,
         preset=defence.preset,
         title=defence.card.title,
+        origin=defence.card.origin or None,
         fields=asdict(component),  # pyright: ignore[reportArgumentType]
         cost=None if cost is None else Cost(**asdict(cost)),
     )

@@ -237,6 +237,7 @@ def _blank(scenario: Scenario, task: Task, *, skipped: str | None = None) -> Tri
         update=task.update,
         examples=[scenario.pool.indices[i] for i in scenario.groups[task.update]],
         skipped=skipped,
+        origin=card.origin or None,
     )
 
 

@@ -48,6 +48,11 @@ class AttackGroup:
     skipped: tuple[Trial, ...]
 
     @property
+    def origin(self) -> str | None:
+        """The package that the attack comes from, if it is not fedspill's own."""
+        return next((t.origin for t in (*self.ran, *self.skipped) if t.origin), None)
+
+    @property
     def label(self) -> str:
         """As the plan writes it."""
         return f"{self.attack}:{self.preset}" if self.preset else self.attack

@@ -82,6 +82,7 @@ class AppliedDefence(Record):
     name: str
     preset: str
     title: str
+    origin: str | None = None
     fields: dict[str, Any]
     cost: Cost | None = None
 

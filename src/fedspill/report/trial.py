@@ -162,6 +162,7 @@ class Trial(Record):
         predicted: of a readout whose success can be predicted.
         foreseen: of a search.
         skipped: why the trial was not run, if it was not.
+        origin: the package that the attack comes from, if it is not fedspill's own.
     """
 
     name: str
@@ -192,3 +193,4 @@ class Trial(Record):
     predicted: Predicted | None = None
     foreseen: SearchForecast | None = None
     skipped: str | None = None
+    origin: str | None = None
