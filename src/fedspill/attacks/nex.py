@@ -18,14 +18,15 @@ from fedspill.core.inputs import ImageSpec, TableSpec
 from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.model import Model
 from fedspill.core.roles import UNWATCHED, Attack, Card, Prediction, Watch
-from fedspill.core.types import Reconstruction, Update, UpdateKind
+from fedspill.core.types import Reconstruction, Update
 from fedspill.inversion.analytic.candidates import in_range
 from fedspill.inversion.exclusivity.candidates import Scale
-from fedspill.inversion.exclusivity.dense_end import DenseEnd, dense_end, extractor, largest, parameter_names, passed
+from fedspill.inversion.exclusivity.dense_end import DenseEnd, dense_end, extractor, parameter_names, passed
 from fedspill.inversion.exclusivity.earlier_layers import Rebuilt
 from fedspill.inversion.exclusivity.readout import Readout, Rules, read_neurons
 from fedspill.inversion.exclusivity.single_layer import read_features
 from fedspill.inversion.gradients.mean import mean_gradient, one_step
+from fedspill.inversion.gradients.rounding import largest_rounding
 from fedspill.inversion.network.extractor import Extractor
 from fedspill.inversion.network.layers import layer_inputs
 from fedspill.inversion.representations.images.search import Matched, match_representations
@@ -107,7 +108,7 @@ class NEX:
         mean = mean_gradient(update, knowledge, names)
         params = {n: knowledge.model.params[n].double() for n in parameter_names(end.layers)}
         eps = torch.finfo(update.values[end.layers[-1].weight].dtype).eps
-        noise = 0.0 if update.kind is UpdateKind.GRADIENT else eps * largest(params, names) * mean.scale
+        noise = largest_rounding(update, params, names, mean.scale)
         rules = Rules(self.tolerance, self.least, self.peel, self.scale)
         read = read_features if len(end.layers) == 1 else read_neurons
         return read(end, params, mean.values, knowledge.num_examples, rules, eps=eps, noise=noise)

@@ -11,9 +11,10 @@ from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.model import Model
 from fedspill.core.types import Update
 from fedspill.inversion.analytic.certificate import Explanation, explanation, range_violation, replay_residual
-from fedspill.inversion.gradients.layer import Layer, LayerGradient, rounding
+from fedspill.inversion.gradients.layer import Layer, LayerGradient
 from fedspill.inversion.gradients.linear import RowGroup
 from fedspill.inversion.gradients.mean import one_step
+from fedspill.inversion.gradients.rounding import relative_rounding
 
 ONE_EXAMPLE = 1e-3
 """Residual of the rank-one test, and of a replay, below which one example explains the layer."""
@@ -111,7 +112,7 @@ def _replayed(
 def certain_below(update: Update, knowledge: ServerKnowledge, names: tuple[str, ...]) -> float:
     """The residual of a replay, or of the rank-one test, below which examples explain the named tensors."""
     # A rough update cannot confirm more precisely than it is rounded; beyond a tenth it confirms nothing.
-    return min(0.1, ONE_EXAMPLE + 4 * rounding(update, knowledge, names))
+    return min(0.1, ONE_EXAMPLE + 4 * relative_rounding(update, knowledge, names))
 
 
 def _confirmed(

@@ -6,7 +6,6 @@ For a fully connected network it is the whole network, for a feature extractor w
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
@@ -164,8 +163,3 @@ def gradients(layers: Sequence[Dense], way: Passed, by_output: Sequence[Tensor])
 def parameter_names(layers: Sequence[Dense]) -> list[str]:
     """Weights and biases."""
     return [n for layer in layers for n in (layer.weight, layer.bias) if n is not None]
-
-
-def largest(params: Params, names: Sequence[str]) -> float:
-    """The largest value among the named parameters."""
-    return float(torch.stack([params[n].abs().max().double() for n in names]).max())

@@ -1,6 +1,5 @@
 """One layer's mean gradient out of an update, its rows, and what rounding leaves of them."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,6 +11,7 @@ from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.types import Update, UpdateKind
 from fedspill.inversion.gradients.linear import RowGroup, row_floor, row_groups
 from fedspill.inversion.gradients.mean import mean_gradient
+from fedspill.inversion.gradients.rounding import largest_rounding
 
 
 def sent(update: Update, name: str | None, what: str) -> Tensor:
@@ -80,16 +80,8 @@ def layer_gradient(update: Update, knowledge: ServerKnowledge, layer: Layer) -> 
     top = float(bias.abs().max())
     if top == 0:
         raise NotApplicable(f"the gradient of {layer.bias!r} is zero, so nothing can be divided by it")
-    noise = _rounding(update, knowledge, layer) * mean.scale / layer.gain
+    noise = largest_rounding(update, knowledge.model.params, [layer.weight], mean.scale) / layer.gain
     return LayerGradient(weight, bias, row_floor(dtype) * top, noise, mean.scale)
-
-
-def _rounding(update: Update, knowledge: ServerKnowledge, layer: Layer) -> float:
-    # A delta is the difference of two rounded parameters: its error is that of the parameters, not its own.
-    if update.kind is UpdateKind.GRADIENT:
-        return 0.0
-    eps = torch.finfo(update.values[layer.weight].dtype).eps
-    return eps * float(knowledge.model.params[layer.weight].abs().max())
 
 
 EXACT_FLOOR = 1e-7
@@ -108,15 +100,3 @@ def row_gradient(update: Update, knowledge: ServerKnowledge, layer: Layer) -> La
     if update.kind is not UpdateKind.GRADIENT:
         return found
     return replace(found, floor=EXACT_FLOOR * float(found.bias.abs().max()))
-
-
-def rounding(update: Update, knowledge: ServerKnowledge, names: Iterable[str]) -> float:
-    """The relative error that rounding leaves in the worst of the named tensors.
-
-    A gradient is rounded by itself; a delta is the difference of two parameters, each rounded by its own size.
-    """
-    if update.kind is UpdateKind.GRADIENT:
-        return 0.0
-    params = knowledge.model.params
-    sizes = ((torch.finfo(update.values[k].dtype).eps * params[k].norm(), update.values[k].norm()) for k in names)
-    return max(float(noise / size.clamp_min(1e-300)) for noise, size in sizes)

@@ -8,8 +8,9 @@ from torch import Tensor
 
 from fedspill.core.blocks import rows_at_once
 from fedspill.core.knowledge import ServerKnowledge
-from fedspill.core.types import Update, UpdateKind
+from fedspill.core.types import Update
 from fedspill.inversion.gradients.layer import Layer, LayerGradient, layer_gradient, sent
+from fedspill.inversion.gradients.rounding import entry_rounding
 from fedspill.inversion.imprint.rows import Group, Imprint
 
 ROUNDINGS = 8.0
@@ -98,9 +99,6 @@ class Rounding:
 
 
 def _rounding(update: Update, knowledge: ServerKnowledge, layer: Layer, gradient: LayerGradient) -> Rounding:
-    # A delta is the difference of two rounded parameters: its error is that of the parameter, not its own.
-    raw = update.values[layer.bias]
-    eps = torch.finfo(raw.dtype).eps
-    if update.kind is UpdateKind.GRADIENT:
-        return Rounding(eps, torch.zeros_like(gradient.bias))
-    return Rounding(eps, eps * gradient.scale * knowledge.model.params[layer.bias].abs().to(gradient.bias))
+    # The client's own arithmetic rounds by the size of the gradient, whatever is sent.
+    relative = torch.finfo(update.values[layer.bias].dtype).eps
+    return Rounding(relative, entry_rounding(update, knowledge, layer.bias, gradient.scale))

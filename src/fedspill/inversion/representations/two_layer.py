@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from fedspill.core.errors import NotApplicable
 from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.model import Model, parameter_name
-from fedspill.core.types import LossFn, Update, UpdateKind
+from fedspill.core.types import LossFn, Update
 from fedspill.inversion.gradients.layer import Layer
 from fedspill.inversion.gradients.mean import mean_gradient
+from fedspill.inversion.gradients.rounding import largest_rounding
 from fedspill.inversion.network.layers import layer_inputs
 from fedspill.inversion.network.trace import probe_inputs
 
@@ -175,8 +176,7 @@ def head_gradient(update: Update, knowledge: ServerKnowledge, head: TwoLayer, fl
     """
     mean = mean_gradient(update, knowledge, (head.first.weight, head.first.bias, head.last.weight))
     bias = mean.values[head.first.bias]
-    noise = torch.zeros_like(bias)
-    if update.kind is UpdateKind.DELTA:
-        eps = torch.finfo(update.values[head.first.bias].dtype).eps
-        noise += eps * mean.scale * float(torch.maximum(head.bias.abs().max(), head.weight.abs().max()))
+    # The worst entry of the whole layer stands for each row: it is compared with 10 times as much.
+    error = largest_rounding(update, knowledge.model.params, (head.first.weight, head.first.bias), mean.scale)
+    noise = torch.full_like(bias, error)
     return TwoLayerGradient(mean.values[head.first.weight], bias, mean.values.get(head.last.weight), floor, noise)

@@ -17,6 +17,7 @@ from fedspill.core.types import Update, UpdateKind
 from fedspill.inversion.codebooks.scale import lattice_scale
 from fedspill.inversion.gradients.layer import LayerGradient
 from fedspill.inversion.gradients.linear import RowGroup
+from fedspill.inversion.gradients.rounding import entry_rounding
 from fedspill.inversion.traps.passthrough import PassThrough
 
 GOOD = 1e-5
@@ -51,11 +52,11 @@ def rescaled(
 def _rounding(
     update: Update, knowledge: ServerKnowledge, carried: PassThrough, gradient: LayerGradient
 ) -> Float[Tensor, " rows"]:
-    """Of each bias gradient, relative: a unit in the last place of the parameter, over what it moved by."""
-    sent = knowledge.model.params[carried.layer.bias]
-    moved = update.values[carried.layer.bias].double()
-    kept = gradient.bias.norm() / moved.norm().clamp_min(1e-300)
-    return torch.finfo(sent.dtype).eps * sent.double().abs() * kept / gradient.bias.abs().clamp_min(1e-300)
+    """The relative error of each bias gradient: that of the parameters, over what the bias moved by."""
+    name = carried.layer.bias
+    # Of the norms, not `gradient.scale`: the same without weight decay.
+    scale = float(gradient.bias.norm() / update.values[name].double().norm().clamp_min(1e-300))
+    return entry_rounding(update, knowledge, name, scale) / gradient.bias.abs().clamp_min(1e-300)
 
 
 def _factor(carried: PassThrough, spec: InputSpec, x: Float[Tensor, " d"], rough: float) -> float | None:
