@@ -12,7 +12,7 @@ from fedspill import __version__
 from fedspill.core.errors import BadInput
 from fedspill.core.inputs import ImageSpec
 from fedspill.core.model import Model
-from fedspill.core.tensor_files import write_tensors
+from fedspill.core.tensor_files import write_tensors, write_whole
 from fedspill.core.types import Batch
 from fedspill.plan.build import network
 from fedspill.training.adversary import Adversary
@@ -79,7 +79,7 @@ def train_robust(
     report = _report(run, test, plan.test, model, command)
     plain = {k: v.clone(memory_format=torch.contiguous_format) for k, v in trainer.module.state_dict().items()}
     write_tensors(out, plain, _metadata(plan, trainer.spec, report))
-    out.with_suffix(".json").write_text(report.model_dump_json(indent=1), encoding="utf-8")
+    write_whole(out.with_suffix(".json"), report.model_dump_json(indent=1))
     file.remove()
     return report
 
