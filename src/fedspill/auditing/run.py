@@ -23,7 +23,7 @@ from fedspill.auditing.trial import Finished, Task
 from fedspill.auditing.watch import Listener, Silent
 from fedspill.core.inputs import ImageSpec
 from fedspill.core.knowledge import Knows
-from fedspill.core.model import Model
+from fedspill.core.model import BATCH_NORMS, Model
 from fedspill.core.tensor_files import sha256, write_tensors, write_whole
 from fedspill.plan.build import pick_device
 from fedspill.plan.sections import AuditPlan
@@ -43,8 +43,6 @@ EXPLAINED = {
     Knows.PUBLIC_DATA: "examples from the clients' distribution",
     Knows.BN_STATISTICS: "mean and variance of the private batch at every BatchNorm layer",
 }
-
-BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 @dataclass(frozen=True)

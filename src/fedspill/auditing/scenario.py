@@ -82,7 +82,7 @@ class Scenario:
 
 def _behaviour(model: Model) -> list[str]:
     """What the network says of one input, to the digits that no number of threads changes: its code may have."""
-    calm = replace(model, training=False)
+    calm = model.in_eval_mode()
     z = randn((1, *model.input.encoded_shape), stream(0, "key"), model.like)
     if isinstance(model.input, TokenSpec):
         z = probe_inputs(model.input, 1, model.like)
@@ -158,7 +158,7 @@ def _check_fit(scenario: Scenario) -> None:
     first = scenario.private(0)[: settings.num_examples // settings.clients][: settings.micro_batch]
     z = model.input.encode(first[:1].to(model.like).inputs)
     try:
-        logits = replace(model, training=False).logits(model.params, z)
+        logits = model.in_eval_mode().logits(model.params, z)
         classes = logits.shape[-1]
         if logits.ndim != labels.ndim + 1:
             raise BadInput(

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fedspill import __version__
 from fedspill.core.errors import BadInput
-from fedspill.core.inputs import ImageSpec
+from fedspill.core.inputs import image_spec
 from fedspill.core.rng import stream
 from fedspill.core.tensor_files import write_tensors, write_whole
 from fedspill.inversion.network.extractor import Extractor, head_module
@@ -81,8 +81,7 @@ def _world(plan: DecoderPlan, device: torch.device) -> tuple[Extractor, Tensor, 
             f"data has {len(pool)} examples; held_out={plan.decoder.held_out} and one mini-batch of {size} are needed"
         )
     model = network(section, pool, plan.data.root, device, "cnn")
-    if not isinstance(model.input, ImageSpec):
-        raise BadInput(f"model {section.name!r} takes no images; a decoder answers with images")
+    image_spec(model.input, f"model {section.name!r}", BadInput)
     cut = len(pool) - plan.decoder.held_out
     inputs = pool.batch.inputs
     return Extractor(model, plan.decoder.at or head_module(model)), inputs[:cut], inputs[cut:]
