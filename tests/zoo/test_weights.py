@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -8,7 +9,15 @@ import torch
 from safetensors.torch import save_file
 
 from fedspill.core.errors import BadInput
-from fedspill.core.tensor_files import read_metadata, read_tensors, sha256, write_tensors
+from fedspill.core.tensor_files import (
+    read_metadata,
+    read_tensors,
+    sha256,
+    whole_file,
+    write_state,
+    write_tensors,
+    write_whole,
+)
 from fedspill.training.shipped import main
 from fedspill.zoo.data import load
 from fedspill.zoo.models import build
@@ -113,13 +122,44 @@ def test_failed_write_leaves_the_old_file(tmp_path, state):
     assert len(list(tmp_path.iterdir())) == 1
 
 
+def test_failed_block_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "folder" / "note.txt"
+    write_whole(path, "gr\u00fcn")
+
+    def broken_off():
+        with whole_file(path) as partial:
+            partial.write_bytes(b"half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        broken_off()
+    assert path.read_bytes() == "gr\u00fcn".encode()
+    assert [p.name for p in path.parent.iterdir()] == ["note.txt"]
+
+
+def test_states_are_read_back(tmp_path):
+    state = {"step": 3, "tensors": [torch.arange(3)], "words": {"a": "b"}}
+    write_state(tmp_path / "state", state)
+    read = torch.load(tmp_path / "state", weights_only=True)
+    assert torch.equal(read["tensors"][0], state["tensors"][0])
+    assert (read["step"], read["words"]) == (3, {"a": "b"})
+
+
 def test_sha256(tmp_path, state):
     (tmp_path / "file").write_bytes(b"abc")
-    assert sha256(tmp_path / "file").startswith("ba7816bf8f01cfea")
+    assert sha256(tmp_path / "file") == sha256("abc") == sha256(b"a", "bc") == hashlib.sha256(b"abc").hexdigest()
     turned = dict(reversed(state.items()))
     assert sha256(state) == sha256(turned)
     assert sha256(state) != sha256({**state, "2.bias": state["2.bias"] + 1})
-    assert sha256({"a": torch.zeros(2)}) != sha256({"a": torch.zeros(1, 2)})
+    assert sha256(torch.ones(2, dtype=torch.bfloat16)) == sha256(bytes([0x80, 0x3F] * 2))
+
+
+def test_sha256_of_weights_keeps_the_value_that_reports_hold():
+    values = {"b": np.arange(6, dtype=np.float32).reshape(2, 3), "a": np.array(7)}
+    reference = hashlib.sha256(b"a" + values["a"].tobytes() + b"b" + values["b"].tobytes()).hexdigest()
+    turned = {"b": torch.arange(6.0).reshape(3, 2).T.contiguous().T, "a": torch.tensor(7)}
+    assert sha256({k: torch.from_numpy(v) for k, v in values.items()}) == reference
+    assert sha256(turned) == reference
 
 
 def test_weights_bring_their_normalisation(tmp_path, state):

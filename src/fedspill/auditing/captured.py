@@ -1,6 +1,5 @@
 """Attacks on an update that was captured: no truth, no scores, only what the attack itself believes."""
 
-import hashlib
 import json
 import math
 import time
@@ -22,10 +21,10 @@ from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.model import Model, conform
 from fedspill.core.rng import stream
 from fedspill.core.roles import Attack
-from fedspill.core.tensor_files import write_whole
+from fedspill.core.tensor_files import sha256, write_tensors, write_whole
 from fedspill.core.types import Reconstruction, Update, UpdateKind
 from fedspill.plan.sections import AttackEntry
-from fedspill.report.store import TENSOR_FILE, write_tensors
+from fedspill.report.store import TENSOR_FILE
 
 Kind = Literal["gradient", "delta", "weights"]
 
@@ -123,12 +122,9 @@ def run_key(model: Model, update: Update, conditions: object) -> str:
     Args:
         conditions: what else decides the result; told apart by its `repr`.
     """
-    digest = hashlib.sha256(weights_sha256(model).encode())
-    for name, value in update.values.items():
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().numpy().tobytes())
-    digest.update(repr((conditions, fedspill.__version__, torch.__version__, model.like.device.type)).encode())
-    return digest.hexdigest()
+    values = (content for named in update.values.items() for content in named)
+    circumstances = repr((conditions, fedspill.__version__, torch.__version__, model.like.device.type))
+    return sha256(weights_sha256(model), *values, circumstances)
 
 
 def _summary(

@@ -1,6 +1,5 @@
 """Opens the truth: scores of a reconstruction, and of guesses made without any update."""
 
-import hashlib
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from fedspill.auditing.scenario import Scenario
 from fedspill.core.inputs import ImageSpec, TableSpec, TokenSpec
 from fedspill.core.rng import stream
 from fedspill.core.roles import Metric
+from fedspill.core.tensor_files import sha256
 from fedspill.core.types import Batch, Reconstruction
 from fedspill.report.trial import Baseline, BaselineName, Identification, Labels, Rate, Score
 from fedspill.scoring import baselines, identification
@@ -155,15 +155,15 @@ def _compared(private: Batch, where: list[int]) -> tuple[Batch, list[int]]:
 
 def _others(scenario: Scenario, private: Batch) -> Batch | None:
     """The rest of the pool, at most `MOST_REFERENCES` images that are not private in this update."""
-    known, rest = {_bytes(x) for x in private.inputs}, list[int]()
+    known, rest = {_digest(x) for x in private.inputs}, list[int]()
     for place, x in enumerate(scenario.pool.batch.inputs):
-        if len(rest) < MOST_REFERENCES and _bytes(x.to(private.inputs)) not in known:
+        if len(rest) < MOST_REFERENCES and _digest(x.to(private.inputs)) not in known:
             rest.append(place)
     return scenario.pool.batch[rest].to(private.inputs) if rest else None
 
 
-def _bytes(example: Tensor) -> bytes:
-    return hashlib.sha256((example + 0).cpu().numpy().tobytes()).digest()  # -0.0 + 0 is 0.0
+def _digest(example: Tensor) -> str:
+    return sha256(example + 0)  # -0.0 + 0 is 0.0
 
 
 def prior_only(scenario: Scenario, private: Batch, seed: int) -> list[Baseline]:

@@ -1,6 +1,5 @@
 """A whole audit: every update, every attack, every seed, one report."""
 
-import hashlib
 import json
 import platform
 import sys
@@ -24,12 +23,12 @@ from fedspill.auditing.trial import Finished, Task
 from fedspill.auditing.watch import Listener, Silent
 from fedspill.core.inputs import ImageSpec
 from fedspill.core.knowledge import Knows
-from fedspill.core.model import Model
-from fedspill.core.tensor_files import write_whole
+from fedspill.core.model import BATCH_NORMS, Model
+from fedspill.core.tensor_files import sha256, write_tensors, write_whole
 from fedspill.plan.build import pick_device
 from fedspill.plan.sections import AuditPlan
 from fedspill.report.schema import AppliedDefence, AuditReport, Cost, Environment, Grant
-from fedspill.report.store import REPORT_FILE, TENSOR_FILE, TEXT_FILE, Store, Texts, write_tensors, write_texts
+from fedspill.report.store import REPORT_FILE, TENSOR_FILE, TEXT_FILE, Store, Texts, write_texts
 from fedspill.report.trial import Trial
 from fedspill.scoring.metrics import by_names
 from fedspill.zoo.data import DataPool, from_tensors
@@ -44,8 +43,6 @@ EXPLAINED = {
     Knows.PUBLIC_DATA: "examples from the clients' distribution",
     Knows.BN_STATISTICS: "mean and variance of the private batch at every BatchNorm layer",
 }
-
-BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 @dataclass(frozen=True)
@@ -192,7 +189,7 @@ def _environment(scenario: Scenario, started: str, seconds: float, command: str)
         started=started,
         seconds=seconds,
         command=command or f"run_audit() of {Path(sys.argv[0] or 'python').name}",
-        plan_sha256=hashlib.sha256(plan.encode()).hexdigest(),
+        plan_sha256=sha256(plan),
         weights_sha256=weights_sha256(scenario.model),
         data=scenario.pool.source,
         model=_describe(scenario),

@@ -1,11 +1,10 @@
 """From a plan to the things that it speaks of: model, private updates, public data, device."""
 
-import hashlib
 import json
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import fedspill
 from fedspill.auditing.components import stages_of
@@ -14,6 +13,7 @@ from fedspill.core.inputs import ImageSpec, TableSpec, TokenSpec, kind
 from fedspill.core.knowledge import Knows
 from fedspill.core.model import Model
 from fedspill.core.rng import randn, stream
+from fedspill.core.tensor_files import sha256
 from fedspill.core.types import Batch
 from fedspill.federation.client import Client
 from fedspill.inversion.network.trace import probe_inputs
@@ -72,21 +72,17 @@ class Scenario:
         """A digest of everything that decides what a folder holds; budget, `at_once` and policy do not."""
         plan = self.plan.model_dump(mode="json", exclude={"audit": {"budget", "at_once"}, "policy": True})
         said = [plan, redact, fedspill.__version__, torch.__version__, self.model.like.device.type, self.model.training]
-        digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode())
-        digest.update(repr((self.model.input, self.model.module, self.pool.indices, _behaviour(self.model))).encode())
-        digest.update(weights_sha256(self.model).encode())
-        for pool in (self.pool, self.public):
-            if pool is not None:
-                digest.update(repr(tuple(pool.batch.inputs.shape)).encode())
-                for example in pool.batch.inputs:  # one by one: the pool may be large
-                    digest.update(example.numpy().tobytes())
-                digest.update(pool.batch.labels.numpy().tobytes())
-        return digest.hexdigest()
+        network = repr((self.model.input, self.model.module, self.pool.indices, _behaviour(self.model)))
+        pools = [pool.batch for pool in (self.pool, self.public) if pool is not None]
+        examples = (  # one by one: a pool may be large
+            content for pool in pools for content in (repr(tuple(pool.inputs.shape)), *pool.inputs, pool.labels)
+        )
+        return sha256(json.dumps(said, sort_keys=True), network, weights_sha256(self.model), *examples)
 
 
 def _behaviour(model: Model) -> list[str]:
     """What the network says of one input, to the digits that no number of threads changes: its code may have."""
-    calm = replace(model, training=False)
+    calm = model.in_eval_mode()
     z = randn((1, *model.input.encoded_shape), stream(0, "key"), model.like)
     if isinstance(model.input, TokenSpec):
         z = probe_inputs(model.input, 1, model.like)
@@ -96,11 +92,7 @@ def _behaviour(model: Model) -> list[str]:
 
 def weights_sha256(model: Model) -> str:
     """A digest of names and values of all parameters and buffers."""
-    digest = hashlib.sha256()
-    for name, value in sorted([*model.params.items(), *model.buffers.items()]):
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
+    return sha256({**model.params, **model.buffers})
 
 
 def prepare(
@@ -166,7 +158,7 @@ def _check_fit(scenario: Scenario) -> None:
     first = scenario.private(0)[: settings.num_examples // settings.clients][: settings.micro_batch]
     z = model.input.encode(first[:1].to(model.like).inputs)
     try:
-        logits = replace(model, training=False).logits(model.params, z)
+        logits = model.in_eval_mode().logits(model.params, z)
         classes = logits.shape[-1]
         if logits.ndim != labels.ndim + 1:
             raise BadInput(
@@ -241,7 +233,7 @@ def _same_source(pool: DataPool, public: DataPool) -> bool:
 def _shared(pool: DataPool, public: DataPool) -> list[int]:
     """Positions in `public` of examples that are private too."""
     known = _digests(pool.batch)
-    return [k for k, x in enumerate(_digest(x) for x in public.batch.inputs) if x in known]
+    return [k for k, x in enumerate(public.batch.inputs) if sha256(x) in known]
 
 
 def _without(public: DataPool, shared: list[int]) -> DataPool:
@@ -261,9 +253,5 @@ def _without(public: DataPool, shared: list[int]) -> DataPool:
     )
 
 
-def _digest(x: Tensor) -> bytes:
-    return hashlib.sha256(x.numpy().tobytes()).digest()
-
-
-def _digests(batch: Batch) -> set[bytes]:
-    return {_digest(x) for x in batch.inputs}
+def _digests(batch: Batch) -> set[str]:
+    return {sha256(x) for x in batch.inputs}

@@ -1,7 +1,6 @@
 """All trials of an audit in turn: closed forms first, those that share a search together, and none twice."""
 
 import functools
-import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from fedspill.auditing.servers import Servers
 from fedspill.auditing.trial import Finished, Task, run_trial
 from fedspill.auditing.watch import Listener, TrialWatch
 from fedspill.core.roles import ReconstructsMany
+from fedspill.core.tensor_files import sha256
 from fedspill.report.store import Store
 from fedspill.report.trial import Baseline
 
@@ -138,5 +138,5 @@ def _checkpoint(tasks: list[Task]) -> str:
     """A name for the state of a group, whichever of its tasks are left; other groups have another one."""
     if len(tasks) == 1:
         return tasks[0].name
-    digest = hashlib.sha256("\n".join(task.name for task in tasks).encode()).hexdigest()
+    digest = sha256("\n".join(task.name for task in tasks))
     return f"{tasks[0].name}.{len(tasks)}-at-once.{digest[:12]}"

@@ -1,6 +1,5 @@
 """One trial: the server sends, the clients answer, the server attacks, the truth is opened."""
 
-import hashlib
 import math
 import re
 import time
@@ -22,6 +21,7 @@ from fedspill.core.local_update import LocalTraining, aggregate_update
 from fedspill.core.model import Model
 from fedspill.core.rng import stream
 from fedspill.core.roles import Attack, Card, Job, Prediction, Predicts, Stages
+from fedspill.core.tensor_files import sha256
 from fedspill.core.types import Batch, Reconstruction, ServerRole, Update
 from fedspill.federation.aggregation import collect
 from fedspill.federation.client import Client, shared_out
@@ -50,7 +50,7 @@ class Task:
         """Unique within an audit, and fit for a file name."""
         plain = re.sub(r"[^A-Za-z0-9_.=-]+", "-", self.world.label).strip("-")
         if len(plain) > MOST_LETTERS:
-            plain = f"{plain[:MOST_LETTERS]}-{hashlib.sha256(self.world.label.encode()).hexdigest()[:8]}"
+            plain = f"{plain[:MOST_LETTERS]}-{sha256(self.world.label)[:8]}"
         return f"{plain}.u{self.update}.s{self.seed}"
 
 

@@ -10,6 +10,7 @@ import torch
 
 from fedspill.core.memory import words
 from fedspill.core.roles import Forecast, State
+from fedspill.core.tensor_files import write_state
 
 CHECKPOINT_SECONDS = 5.0
 
@@ -88,10 +89,7 @@ class TrialWatch:
 
     def _write(self, state: State) -> None:
         assert self.checkpoint is not None
-        self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.checkpoint.with_suffix(".partial")
-        torch.save(dict(state), partial)
-        partial.replace(self.checkpoint)
+        write_state(self.checkpoint, state)
         self._written = time.monotonic()
 
     def load(self) -> State | None:

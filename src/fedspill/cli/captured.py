@@ -1,7 +1,6 @@
 """What `fedspill attack` makes of its options, and shows of its results."""
 
 import re
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -97,4 +96,4 @@ def num_classes_of(model: Model) -> int:
     """How many logits the model has."""
     z = model.like.new_zeros(1, *model.input.encoded_shape)
     with torch.no_grad():
-        return replace(model, training=False).logits(model.params, z).shape[-1]
+        return model.in_eval_mode().logits(model.params, z).shape[-1]

@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from fedspill.core.errors import BadInput, NotApplicable
+
 
 @runtime_checkable
 class InputSpec(Protocol):
@@ -214,3 +216,21 @@ KINDS: dict[type[Any], str] = {ImageSpec: "images", TokenSpec: "sentences", Tabl
 def kind(spec: type[Any]) -> str:
     """What inputs of a spec are, in words."""
     return KINDS.get(spec, f"inputs of {spec.__name__}")
+
+
+def image_spec(
+    spec: InputSpec, taker: str = "the model", error: type[BadInput | NotApplicable] = NotApplicable
+) -> ImageSpec:
+    """`spec` itself, for what works on images only.
+
+    Args:
+        spec: of a model's input.
+        taker: who takes such inputs, in words.
+        error: NotApplicable where another method might fit, BadInput where the user asked for this one.
+
+    Raises:
+        NotApplicable: the inputs are no images (or BadInput, see `error`).
+    """
+    if not isinstance(spec, ImageSpec):
+        raise error(f"pictures are needed, {taker} takes {type(spec).__name__}")
+    return spec

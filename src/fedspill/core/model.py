@@ -13,6 +13,9 @@ from fedspill.core.errors import BadInput
 from fedspill.core.inputs import InputSpec
 from fedspill.core.types import Encoded, LossFn, Params
 
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+"""Layers that hold running statistics and, in train mode, mix the examples of a batch."""
+
 
 def next_token_loss(logits: Float[Tensor, "n t v"], labels: Tensor) -> Float[Tensor, ""]:
     """Mean cross-entropy over all positions of all sentences; labels are tokens (n, t) or probabilities (n, t, v)."""
@@ -97,6 +100,10 @@ class Model:
             params={k: move(v) for k, v in self.params.items()},
             buffers={k: move(v) for k, v in self.buffers.items()},
         )
+
+    def in_eval_mode(self) -> "Model":
+        """This model with running statistics and without dropout: no example's output depends on others."""
+        return replace(self, training=False)
 
     @property
     def like(self) -> Tensor:

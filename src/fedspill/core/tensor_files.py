@@ -1,9 +1,8 @@
-"""Tensors in files: weights and updates. Nothing is ever unpickled; a file is written whole or not at all."""
+"""Tensors in files, and digests. Nothing is ever unpickled; every file is written whole or not at all."""
 
 import hashlib
-import os
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +30,13 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     path = Path(path)
     if not path.is_file():
         raise BadInput(f"weights file {str(path)!r} does not exist")
-    found = _safetensors(path) if path.suffix == ".safetensors" else _checkpoint(path)
-    if found and all(name.startswith("module.") for name in found):
-        found = {name.removeprefix("module."): value for name, value in found.items()}
-    for name, value in found.items():
+    tensors = _safetensors(path) if path.suffix == ".safetensors" else _checkpoint(path)
+    if tensors and all(name.startswith("module.") for name in tensors):
+        tensors = {name.removeprefix("module."): value for name, value in tensors.items()}
+    for name, value in tensors.items():
         if value.is_floating_point() and not value.isfinite().all():
             raise BadInput(f"{str(path)!r}: {name!r} holds NaN or infinite values; finite numbers are needed")
-    return found
+    return tensors
 
 
 def _safetensors(path: Path) -> dict[str, Tensor]:
@@ -91,31 +90,65 @@ def read_metadata(path: str | Path) -> dict[str, str]:
         raise BadInput(f"{str(path)!r} is no whole safetensors file: {_line(error)}") from error
 
 
-def write_tensors(path: str | Path, tensors: Params, metadata: Mapping[str, str] | None = None) -> None:
-    """Writes a safetensors file whole or not at all (a reader never sees half of it)."""
-    path = Path(path)
-    data = save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, dict(metadata or {}))
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+@contextmanager
+def whole_file(path: Path) -> Generator[Path]:
+    """A path to write to, which takes the place of `path` when the block ends: no reader or kill meets half a file.
+
+    Missing folders are made; a block that fails leaves the old file, and nothing beside it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
+        yield partial
+        partial.replace(path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
         raise
 
 
-def sha256(content: str | Path | Params) -> str:
-    """Hex digest of a file's bytes, or of tensors: names, dtypes, shapes and values in the order of names."""
-    if isinstance(content, (str, Path)):
-        return hashlib.sha256(Path(content).read_bytes()).hexdigest()
+def write_whole(path: Path, content: bytes | str) -> None:
+    """Writes bytes, or text as UTF-8, whole or not at all."""
+    with whole_file(path) as partial:
+        partial.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def write_tensors(path: Path, tensors: Params, metadata: Mapping[str, str] | None = None) -> None:
+    """Writes a safetensors file of tensors on any device, with what it says of itself, whole or not at all."""
+    plain = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+    write_whole(path, save(plain, None if metadata is None else dict(metadata)))
+
+
+def write_state(path: Path, state: Mapping[str, Any]) -> None:
+    """Writes what `torch.load(weights_only=True)` reads back, whole or not at all."""
+    with whole_file(path) as partial:
+        torch.save(dict(state), partial)
+
+
+def sha256(*contents: str | bytes | Path | Tensor | Params) -> str:
+    """Hex digest of contents one after the other.
+
+    Text counts as UTF-8, a path as the bytes of its file, a tensor as its values, and named tensors as names and
+    values in the order of names. Shapes and dtypes do not count.
+    """
     digest = hashlib.sha256()
-    for name in sorted(content):
-        value = content[name].detach().cpu().contiguous()
-        digest.update(repr((name, str(value.dtype), tuple(value.shape))).encode())
-        digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
+    for content in contents:
+        for piece in _bytes_of(content):
+            digest.update(piece)
     return digest.hexdigest()
+
+
+def _bytes_of(content: str | bytes | Path | Tensor | Params) -> Iterator[bytes]:
+    if isinstance(content, Mapping):
+        for name in sorted(content):
+            yield name.encode()
+            yield from _bytes_of(content[name])
+    elif isinstance(content, Tensor):
+        # As bytes before NumPy, which has no bfloat16.
+        yield content.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+    elif isinstance(content, Path):
+        yield content.read_bytes()
+    else:
+        yield content.encode() if isinstance(content, str) else content
 
 
 def with_weights(model: Model, tensors: Params, source: str) -> Model:
@@ -134,11 +167,3 @@ def with_weights(model: Model, tensors: Params, source: str) -> Model:
         return model.with_params(params, buffers)
     except BadInput as error:
         raise BadInput(f"{source}: {error}") from error
-
-
-def write_whole(path: Path, content: bytes | str) -> None:
-    """Writes a file so that a reader, or a kill, never meets half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(content.encode() if isinstance(content, str) else content)
-    partial.replace(path)

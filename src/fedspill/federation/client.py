@@ -17,12 +17,10 @@ from fedspill.core.local_update import (
     unheard,
     weighted_mean,
 )
-from fedspill.core.model import Model
+from fedspill.core.model import BATCH_NORMS, Model
 from fedspill.core.rng import split
 from fedspill.core.roles import ClientContext, Stages
 from fedspill.core.types import Batch, Params, Update, UpdateKind
-
-BN_LAYERS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 @dataclass(frozen=True)
@@ -126,7 +124,7 @@ def _part_statistics(model: Model, batch: Batch) -> dict[str, tuple[Tensor, Tens
 
         return hook
 
-    layers = [(n, m) for n, m in model.module.named_modules() if isinstance(m, BN_LAYERS)]
+    layers = [(n, m) for n, m in model.module.named_modules() if isinstance(m, BATCH_NORMS)]
     handles = [m.register_forward_hook(keep(n)) for n, m in layers]
     try:
         with torch.no_grad():

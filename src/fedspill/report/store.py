@@ -8,11 +8,11 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 from torch import Tensor
 
 from fedspill.core.errors import BadInput
-from fedspill.core.tensor_files import write_whole
+from fedspill.core.tensor_files import write_tensors, write_whole
 from fedspill.report.schema import AuditReport
 from fedspill.report.trial import Trial
 
@@ -23,11 +23,6 @@ TEXT_FILE = "reconstructions.json"
 
 Texts = Mapping[str, list[str]]
 """Examples as text for people, one line each, by the names of the tensors that hold them."""
-
-
-def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Tensors as safetensors, on the CPU, whole or not at all."""
-    write_whole(path, save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}))
 
 
 def write_texts(path: Path, texts: Texts) -> None:

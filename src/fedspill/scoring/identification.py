@@ -4,7 +4,7 @@ A reconstruction hits if, in a reference set that holds its target, no other ima
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -89,7 +89,7 @@ def penultimate_features(model: Model) -> Callable[[Tensor], Tensor]:
     Raises:
         NotComputed: the model has no linear layer.
     """
-    calm = replace(model, training=False)
+    calm = model.in_eval_mode()
     linear = [m for m in calm.module.modules() if isinstance(m, nn.Linear)]
     if not linear:
         raise NotComputed("the model has no linear layer whose inputs could serve as features")

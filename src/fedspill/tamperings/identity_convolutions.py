@@ -10,8 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fedspill.core.errors import NotApplicable
-from fedspill.core.inputs import ImageSpec
+from fedspill.core.inputs import image_spec
 from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.model import Model
 from fedspill.core.roles import UNWATCHED, Card, Tampered, Tampering, Watch
@@ -99,10 +98,7 @@ class PictureReadout:
         return self._one(features, residual, update, knowledge, rng)
 
     def _pictures(self, features: Float[Tensor, "m f"], knowledge: ServerKnowledge) -> Tensor:
-        spec, like = knowledge.model.input, knowledge.model.like
-        if not isinstance(spec, ImageSpec):
-            raise NotApplicable(f"pictures are needed, the model takes {type(spec).__name__}")
-        return pictures(self.seen, features, spec).to(like)
+        return pictures(self.seen, features, image_spec(knowledge.model.input)).to(knowledge.model.like)
 
     def _one(
         self,

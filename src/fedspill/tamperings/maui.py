@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fedspill.core.errors import BadInput, NotApplicable
-from fedspill.core.inputs import ImageSpec
+from fedspill.core.inputs import image_spec
 from fedspill.core.knowledge import Knows, ServerKnowledge
 from fedspill.core.model import Model
 from fedspill.core.nested_watch import PhaseWatch
@@ -97,8 +97,7 @@ class Maui:
             NotApplicable: the model takes no images, has no head behind an extractor, or there are no public images.
             BadInput: a file cannot be used.
         """
-        if not isinstance(model.input, ImageSpec):
-            raise NotApplicable(f"pictures are needed, the model takes {type(model.input).__name__}")
+        image_spec(model.input)
         if public_data is None:
             raise NotApplicable("public images are needed, to train the head and the decoder")
         extractor = Extractor(model, self.at or head_module(model))
@@ -208,8 +207,7 @@ class MauiReadout:
     def _inverted(
         self, values: Float[Tensor, "m d"], model: Model, rng: torch.Generator, watch: Watch
     ) -> tuple[Tensor, tuple[float, ...], tuple[str, ...]]:
-        spec, targets = model.input, values.to(model.like)
-        assert isinstance(spec, ImageSpec), "Maui.tamper takes no others"
+        spec, targets = image_spec(model.input), values.to(model.like)
         if len(targets) == 0:
             return model.like.new_zeros(0, *spec.shape), (), ()
         searched = 0 if self.matching is None else min(self.most or len(targets), len(targets))

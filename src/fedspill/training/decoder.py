@@ -8,9 +8,9 @@ from torch import Tensor
 
 from fedspill import __version__
 from fedspill.core.errors import BadInput
-from fedspill.core.inputs import ImageSpec
+from fedspill.core.inputs import image_spec
 from fedspill.core.rng import stream
-from fedspill.core.tensor_files import write_tensors
+from fedspill.core.tensor_files import write_tensors, write_whole
 from fedspill.inversion.network.extractor import Extractor, head_module
 from fedspill.inversion.representations.images.decoder import IRDecoder, decoder_metadata
 from fedspill.inversion.representations.images.decoder_training import train_decoder
@@ -67,7 +67,7 @@ def train_decoder_file(
     told = {**decoder_metadata(decoder), "network": plan.model.name or "cnn", "at": extractor.at}
     words = {"psnr": f"{report.psnr:.2f} dB, held-out examples", "command": command, "versions": report.versions}
     write_tensors(out, decoder.state_dict(), {**told, **words})
-    out.with_suffix(".json").write_text(report.model_dump_json(indent=1), encoding="utf-8")
+    write_whole(out.with_suffix(".json"), report.model_dump_json(indent=1))
     file.remove()
     return report
 
@@ -81,8 +81,7 @@ def _world(plan: DecoderPlan, device: torch.device) -> tuple[Extractor, Tensor, 
             f"data has {len(pool)} examples; held_out={plan.decoder.held_out} and one mini-batch of {size} are needed"
         )
     model = network(section, pool, plan.data.root, device, "cnn")
-    if not isinstance(model.input, ImageSpec):
-        raise BadInput(f"model {section.name!r} takes no images; a decoder answers with images")
+    image_spec(model.input, f"model {section.name!r}", BadInput)
     cut = len(pool) - plan.decoder.held_out
     inputs = pool.batch.inputs
     return Extractor(model, plan.decoder.at or head_module(model)), inputs[:cut], inputs[cut:]

@@ -10,9 +10,9 @@ from pydantic import BaseModel
 
 from fedspill import __version__
 from fedspill.core.errors import BadInput
-from fedspill.core.inputs import ImageSpec
+from fedspill.core.inputs import ImageSpec, image_spec
 from fedspill.core.model import Model
-from fedspill.core.tensor_files import write_tensors
+from fedspill.core.tensor_files import write_tensors, write_whole
 from fedspill.core.types import Batch
 from fedspill.plan.build import network
 from fedspill.training.adversary import Adversary
@@ -79,7 +79,7 @@ def train_robust(
     report = _report(run, test, plan.test, model, command)
     plain = {k: v.clone(memory_format=torch.contiguous_format) for k, v in trainer.module.state_dict().items()}
     write_tensors(out, plain, _metadata(plan, trainer.spec, report))
-    out.with_suffix(".json").write_text(report.model_dump_json(indent=1), encoding="utf-8")
+    write_whole(out.with_suffix(".json"), report.model_dump_json(indent=1))
     file.remove()
     return report
 
@@ -139,14 +139,12 @@ def _data(plan: RobustPlan) -> tuple[DataPool, Batch, DataPool]:
 
 def _model(plan: RobustPlan, pool: DataPool, device: torch.device) -> Model:
     model = network(plan.model, pool, plan.data.root, device, "cnn")
-    if not isinstance(model.input, ImageSpec):
-        raise BadInput(f"model {plan.model.name!r} takes no images; adversarial training is for images")
+    image_spec(model.input, f"model {plan.model.name!r}", BadInput)
     return model
 
 
 def _trainer(plan: RobustPlan, model: Model, pool: DataPool) -> Trainer:
     settings = plan.robust
-    assert isinstance(model.input, ImageSpec)
     module = model.module.to(model.like.device)
     module.load_state_dict({**model.params, **model.buffers})
     for value in module.parameters():
@@ -154,7 +152,13 @@ def _trainer(plan: RobustPlan, model: Model, pool: DataPool) -> Trainer:
             value.data = value.data.contiguous(memory_format=torch.channels_last)
     train = pool.batch[: len(pool) - settings.held_out]
     return Trainer(
-        module, settings.recipe(), settings.epochs, train, model.input, settings.mixed_precision, settings.seed
+        module,
+        settings.recipe(),
+        settings.epochs,
+        train,
+        image_spec(model.input),
+        settings.mixed_precision,
+        settings.seed,
     )
 
 

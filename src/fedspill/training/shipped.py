@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from fedspill import __version__
 from fedspill.core.errors import BadInput
 from fedspill.core.inputs import ImageSpec
-from fedspill.core.tensor_files import write_tensors
+from fedspill.core.tensor_files import write_state, write_tensors
 from fedspill.core.types import Batch
 from fedspill.training.trainer import Recipe, Trainer
 from fedspill.zoo.data import load
@@ -67,8 +67,7 @@ def _run(trainer: Trainer, partial: Path, test: Batch, console: Console) -> None
             for loss in trainer.epoch():
                 losses.append(loss)
                 progress.update(task, advance=1, epoch=trainer.done)
-            torch.save(trainer.state(), partial.with_suffix(".new"))
-            partial.with_suffix(".new").replace(partial)
+            write_state(partial, trainer.state())
             mean = sum(losses) / len(losses)
             console.print(f"epoch {trainer.done}: loss {mean:.4f}, test accuracy {trainer.accuracy(test):.2%}")
 

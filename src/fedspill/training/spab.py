@@ -11,7 +11,7 @@ from torch import Tensor
 from fedspill import __version__
 from fedspill.core.errors import BadInput
 from fedspill.core.rng import stream
-from fedspill.core.tensor_files import write_tensors
+from fedspill.core.tensor_files import write_tensors, write_whole
 from fedspill.inversion.network.extractor import Extractor, head_module
 from fedspill.inversion.representations.heads.making import make_head
 from fedspill.inversion.representations.heads.spab import SpAB
@@ -99,7 +99,7 @@ def train_spab(
     head = make_head(plan.head.kind, features.public, features.labels, features.classes, width, settings, rng, watch)
     report = _report(plan, settings, head, features, command, device)
     write_tensors(out, head_tensors(head), _metadata(plan, report))
-    out.with_suffix(".json").write_text(report.model_dump_json(indent=1), encoding="utf-8")
+    write_whole(out.with_suffix(".json"), report.model_dump_json(indent=1))
     file.remove()
     return report
 

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from fedspill import __version__
 from fedspill.core.errors import BadInput
+from fedspill.core.tensor_files import write_state
 from fedspill.core.watch import Forecast
 
 
@@ -80,10 +81,8 @@ class StateFile:
         return state
 
     def save(self, state: Mapping[str, Any]) -> None:
-        """Whole or not at all."""
-        new = self.path.with_suffix(".new")
-        torch.save({**state, "key": self.key}, new)
-        new.replace(self.path)
+        """Keeps a state, whole or not at all."""
+        write_state(self.path, {**state, "key": self.key})
 
     def remove(self) -> None:
         """The training is done."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fedspill.core.errors import NotApplicable
-from fedspill.core.inputs import ImageSpec
+from fedspill.core.inputs import ImageSpec, image_spec
 from fedspill.core.model import Model
 from fedspill.inversion.identity.units import WORKING_RANGE, Lane, set_single, set_unit, unit_at
 from fedspill.inversion.network.trace import Step, Trace
@@ -34,9 +34,7 @@ def identity_params(
     Raises:
         NotApplicable: the network is no such stack; names the layer.
     """
-    spec = model.input
-    if not isinstance(spec, ImageSpec):
-        raise NotApplicable(f"pictures are needed, the model takes {type(spec).__name__}")
+    spec = image_spec(model.input)
     stack, end = _stack(traced, at)
     lanes = _lanes(spec, stack, phases)
     params, stride, here = dict(model.params), (1, 1), 0

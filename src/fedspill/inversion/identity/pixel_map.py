@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from fedspill.core.errors import NotApplicable
-from fedspill.core.inputs import ImageSpec
+from fedspill.core.inputs import ImageSpec, image_spec
 from fedspill.core.model import Model
 from fedspill.inversion.identity.pixels import between, interpolation
 from fedspill.inversion.network.layers import layer_inputs
@@ -84,9 +84,7 @@ def pixel_map(model: Model, at: str, levels: int = 65) -> PixelMap:
     Raises:
         NotApplicable: the input is no image, there is no such layer, or no feature shows a pixel of every channel.
     """
-    spec = model.input
-    if not isinstance(spec, ImageSpec):
-        raise NotApplicable(f"pictures are needed, the model takes {type(spec).__name__}")
+    spec = image_spec(model.input)
     exact = model.to(model.like.device, torch.float64)
     low, high = spec.bounds
 

@@ -11,7 +11,7 @@ from typing import Literal
 from torch import nn
 
 from fedspill.core.errors import NotApplicable
-from fedspill.core.inputs import ImageSpec
+from fedspill.core.inputs import image_spec
 from fedspill.core.model import Model
 from fedspill.inversion.identity.lanes import identity_params
 from fedspill.inversion.identity.resnet import PASSING, Residual, is_residual, residual_before
@@ -38,13 +38,12 @@ def linearised(model: Model, at: str, *, lanes: Lanes, relu: Relu) -> Model:
     Raises:
         NotApplicable: the model is of another kind, or in train mode (batch statistics); names the layer.
     """
-    if not isinstance(model.input, ImageSpec):
-        raise NotApplicable(f"pictures are needed, the model takes {type(model.input).__name__}")
+    spec = image_spec(model.input)
     if model.training:
         raise NotApplicable("the model is in train mode: with batch statistics no BatchNorm is an identity")
     if is_residual(model):
         found = residual_before(model, at)
-        changed = model.with_params(residual_params(model, model.input, found, fill=lanes == "all"))
+        changed = model.with_params(residual_params(model, spec, found, fill=lanes == "all"))
         names = _activations(model, found)
     else:
         traced = trace(model)

@@ -5,7 +5,7 @@ network, so it can compute c for a candidate and each label; the mean of several
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -89,7 +89,7 @@ def predicted_shares(model: Model, outlet: Outlet, features: Float[Tensor, "m f"
 
     Cross-entropy with label y has the derivative sum_k p_k J_k - J_y, J that of the logits.
     """
-    exact = replace(model.to(model.like.device, torch.float64), training=False)
+    exact = model.to(model.like.device, torch.float64).in_eval_mode()
     z = probe_inputs(exact.input, len(features), exact.like)
     direction, given = outlet.direction.to(exact.like), features.to(exact.like)
 

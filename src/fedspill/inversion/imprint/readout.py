@@ -1,6 +1,6 @@
 """The server's side of an imprint module: the secret that it keeps, and how it reads the answer."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -113,7 +113,7 @@ class ImprintReadout:
 
 def _predicted(model: Model, inputs: Tensor) -> Tensor:
     """Classes (m,), or next tokens (m, t), that the model takes for the likeliest."""
-    calm = replace(model, training=False)
+    calm = model.in_eval_mode()
     with torch.no_grad():
         parts = [calm.logits(calm.params, model.input.encode(part)).argmax(-1) for part in inputs.split(CHUNK)]
     return torch.cat(parts) if parts else inputs.new_zeros(0, dtype=torch.long)

@@ -52,7 +52,7 @@ class Extractor:
 
     def function(self) -> Callable[[Tensor], Tensor]:
         """The same, with the head cut off once and for all: for loops."""
-        calm = replace(self.model, training=False)
+        calm = self.model.in_eval_mode()
         module = with_module(calm, self.at, nn.Flatten()).module
         own = {k: v for k, v in {**calm.params, **calm.buffers}.items() if not k.startswith(f"{self.at}.")}
 
@@ -112,4 +112,4 @@ def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
 def representation_shape(model: Model, at: str) -> tuple[int, ...]:
     """Of one representation, as the head is given it."""
     z = model.like.new_zeros(1, *model.input.encoded_shape)
-    return tuple(layer_inputs(replace(model, training=False), at, z).shape[1:])
+    return tuple(layer_inputs(model.in_eval_mode(), at, z).shape[1:])

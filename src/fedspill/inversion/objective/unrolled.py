@@ -18,18 +18,17 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fedspill.core.local_steps import FedAvg, LocalState, first_state, local_step, loss_gradients, minibatches
 from fedspill.core.local_update import equal_shares
-from fedspill.core.model import Model
+from fedspill.core.model import BATCH_NORMS, Model
 from fedspill.core.types import Params
 from fedspill.inversion.objective.autograd import product
 
 Pullback = Callable[[Params], list[Tensor]]
 """A cotangent of an update, by name and 0 where lacking, to the gradients of those of (z, labels) that require one."""
 
-BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 GRAPHS = 3 << 27
 """Bytes of the graphs of all local steps past which they are not kept: less memory, 1.3 to 1.6 times the time."""
 STATES = 1 << 29

@@ -139,7 +139,7 @@ def _replay(update: Update, knowledge: ServerKnowledge, head: TwoLayer, gradient
 
 def _floor(model: Model, head: TwoLayer) -> float | None:
     """The least value of representations, relative to the largest: 0 behind a ReLU, else None; the server tries."""
-    shown = layer_inputs(replace(model, training=False), head.at, probe_inputs(model.input, PROBES, model.like))
+    shown = layer_inputs(model.in_eval_mode(), head.at, probe_inputs(model.input, PROBES, model.like))
     return 0.0 if float(shown.min()) >= 0 else None
 
 

@@ -97,7 +97,7 @@ def _behind(model: Model, at: str) -> str | None:
 
 def _is_all(model: Model, head: TwoLayer) -> bool:
     """The head alone gives the network's logits."""
-    calm = replace(model, training=False)
+    calm = model.in_eval_mode()
     z = probe_inputs(model.input, PROBES, model.like)
     try:
         x = layer_inputs(calm, head.at, z)

@@ -160,7 +160,7 @@ def _image_spec(shape: tuple[int, ...], statistics: Statistics) -> ImageSpec:
 
 def _answers(model: Model) -> Any:
     """What the network returns for one blank input in eval mode."""
-    calm, spec = replace(model, training=False), model.input
+    calm, spec = model.in_eval_mode(), model.input
     kept = torch.long if isinstance(spec, TokenSpec) else None
     with torch.no_grad(), borrowed_globals(stream(0, "probe")):
         zeros = torch.zeros(1, *spec.encoded_shape, dtype=kept).to(calm.like.device, kept or calm.like.dtype)

@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from fedspill.core.errors import BadInput
-from fedspill.core.inputs import ImageSpec
+from fedspill.core.inputs import image_spec
 from fedspill.core.rng import rand, stream
 from fedspill.inversion.network.extractor import Extractor
 
@@ -174,8 +174,7 @@ def decoder_metadata(decoder: IRDecoder) -> dict[str, str]:
 
 def decoder_of(state: Mapping[str, Any], layout: DecoderShape, extractor: Extractor) -> IRDecoder:
     """The decoder of this layout and state, in eval mode on the extractor's device."""
-    spec, like = extractor.model.input, extractor.model.like
-    assert isinstance(spec, ImageSpec), "decoders are trained for images only"
+    spec, like = image_spec(extractor.model.input), extractor.model.like
     with torch.device("meta"):
         decoder = IRDecoder(layout, len(state["centre"]), spec.shape, spec.bounds)
     decoder.load_state_dict(state, assign=True)

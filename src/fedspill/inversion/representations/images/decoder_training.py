@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fedspill.core.errors import BadInput, NotApplicable
-from fedspill.core.inputs import ImageSpec
+from fedspill.core.errors import BadInput
+from fedspill.core.inputs import ImageSpec, image_spec
 from fedspill.core.rng import stream
 from fedspill.core.roles import UNWATCHED, State, Watch
 from fedspill.inversion.network.extractor import Extractor
@@ -82,9 +82,7 @@ def train_decoder(
         BadInput: there are fewer images than one mini-batch.
         NotApplicable: the model takes no images.
     """
-    spec = extractor.model.input
-    if not isinstance(spec, ImageSpec):
-        raise NotApplicable(f"pictures are needed, the model takes {type(spec).__name__}")
+    spec = image_spec(extractor.model.input)
     if len(public_inputs) < settings.minibatch:
         raise BadInput(f"{len(public_inputs)} images were got; one mini-batch of {settings.minibatch} is needed")
     run = _Run(extractor, spec, public_inputs, settings, rng)
