@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from fedspill.auditing import parse_plan, run_audit
+from fedspill.auditing.evaluation import evaluation_of
 from fedspill.auditing.readings import most_confident
 from fedspill.auditing.resolve import resolved
 from fedspill.auditing.scenario import prepare
@@ -95,11 +96,11 @@ def test_a_threshold_that_could_not_be_judged_is_no_pass() -> None:
 
 
 def test_the_rate_counts_examples_that_nothing_was_matched_to() -> None:
-    plan = resolved(parse_plan({"audit": EXACT}), SPEC)
+    evaluation = evaluation_of(resolved(parse_plan({"audit": EXACT}), SPEC).audit, SPEC)
     whole = audit({"audit": EXACT, "client": {"num_examples": 3}}).report.trials[0]
     alone = [s.model_copy(update={"values": [100.0 if s.metric == "psnr" else 0.0, None, None]}) for s in whole.scores]
     trial = whole.model_copy(update={"scores": alone, "matched": [0, None, None]})
-    share = overall_rate(plan, [trial], worst_examples(plan, [trial]))
+    share = overall_rate([trial], worst_examples(evaluation, [trial]))
     assert share is not None
     assert (share.hits, share.n) == (1, 3)
 
