@@ -1,12 +1,10 @@
 """Opens the truth: scores of a reconstruction, and of guesses made without any update."""
 
 import hashlib
-import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from fedspill.auditing.evaluation import Evaluation
 from fedspill.auditing.prior_only import tv_only
@@ -14,10 +12,10 @@ from fedspill.auditing.scenario import Scenario
 from fedspill.core.inputs import ImageSpec, TableSpec, TokenSpec
 from fedspill.core.rng import stream
 from fedspill.core.types import Batch, Reconstruction
+from fedspill.report.leakage import leak_flags, rate
 from fedspill.report.trial import Baseline, BaselineName, Identification, Labels, Rate, Score
 from fedspill.scoring import baselines, identification
 from fedspill.scoring.labels import overlap
-from fedspill.scoring.leakage import leaked, wilson
 from fedspill.scoring.pairs import NotComputed
 from fedspill.scoring.score import MetricValues, Scored, score_all, score_pairs
 
@@ -45,21 +43,18 @@ def as_score(values: MetricValues) -> Score:
     )
 
 
-def rate(label: str, hits: int, n: int) -> Rate:
-    """A share with its interval."""
-    share = wilson(hits, n)
-    return Rate(criterion=label, hits=hits, n=n, rate=share.rate, low=share.low, high=share.high)
-
-
 @dataclass(frozen=True)
 class Judged:
     """What the truth says of one reconstruction.
 
     Attributes:
+        scores: per metric, as report.json holds them.
+        matched: for each private example the index of its reconstruction, None if it got none.
         leaked: per private example; None where a threshold could not be judged.
     """
 
-    scored: Scored
+    scores: list[Score]
+    matched: list[int | None]
     leaked: list[bool] | None
     leakage_rate: Rate | None
     labels: Labels
@@ -72,17 +67,20 @@ def judge(scenario: Scenario, rebuilt: Reconstruction, private: Batch) -> Judged
     scored = score_all(
         rebuilt.inputs, private.inputs, evaluation.metrics, rebuilt.labels, private.labels, evaluation.table
     )
-    flags = leaks(evaluation, scored)
-    share = None if flags is None else rate(evaluation.criterion, sum(flags), len(flags))
-    return Judged(scored, flags, share, _labels(rebuilt, private), _identify(scenario, rebuilt, private, scored))
+    scores = [as_score(values) for values in scored.metrics]
+    flags = leak_flags(scores, evaluation.thresholds)
+    return Judged(
+        scores=scores,
+        matched=list(scored.matched),
+        leaked=flags,
+        leakage_rate=_leakage_rate(evaluation, flags),
+        labels=_labels(rebuilt, private),
+        identification=_identify(scenario, rebuilt, private, scored),
+    )
 
 
-def leaks(evaluation: Evaluation, scored: Scored) -> list[bool] | None:
-    """Which examples meet all thresholds; None if there are none, or one of their metrics was not computed."""
-    limits = evaluation.thresholds
-    if not limits or any(name not in scored.values() for name in limits):
-        return None
-    return leaked(scored.values(), limits, scored.directions()).tolist()
+def _leakage_rate(evaluation: Evaluation, flags: list[bool] | None) -> Rate | None:
+    return None if flags is None else rate(evaluation.criterion, sum(flags), len(flags))
 
 
 def _labels(rebuilt: Reconstruction, private: Batch) -> Labels:
@@ -197,9 +195,14 @@ def _some(n: int, most: int) -> str:
 
 def _baseline(scenario: Scenario, name: BaselineName, words: str, scored: Scored, n: int) -> Baseline:
     """Scores of a guess for the first examples of n; the others get none."""
-    flags = leaks(scenario.evaluation, scored)
-    share = None if flags is None else rate(scenario.evaluation.criterion, sum(flags), len(flags))
-    scores = [
-        as_score(replace(m, values=pad(m.values, (0, n - len(m.values)), value=math.nan))) for m in scored.metrics
-    ]
-    return Baseline(name=name, explanation=words, scores=scores, leakage_rate=share)
+    scores = [as_score(values) for values in scored.metrics]
+    flags = leak_flags(scores, scenario.evaluation.thresholds)
+    padded = [_padded(score, n) for score in scores]
+    share = _leakage_rate(scenario.evaluation, flags)
+    return Baseline(name=name, explanation=words, scores=padded, leakage_rate=share)
+
+
+def _padded(score: Score, n: int) -> Score:
+    if score.not_computed is not None:
+        return score
+    return score.model_copy(update={"values": score.values + [None] * (n - len(score.values))})

@@ -27,6 +27,7 @@ from fedspill.core.model import Model
 from fedspill.core.tensor_files import write_whole
 from fedspill.plan.build import pick_device
 from fedspill.plan.sections import AuditPlan
+from fedspill.report.leakage import leaked_share
 from fedspill.report.schema import AppliedDefence, AuditReport, Cost, Environment, Grant
 from fedspill.report.store import REPORT_FILE, TENSOR_FILE, TEXT_FILE, Store, Texts, write_tensors, write_texts
 from fedspill.report.trial import Trial
@@ -132,8 +133,8 @@ def _no_pool() -> DataPool:
 
 def _report(scenario: Scenario, trials: list[Trial], environment: Environment, redacted: bool) -> AuditReport:
     evaluation, conditions = scenario.evaluation, _conditions(scenario)
-    worst = verdicts.worst_examples(evaluation, trials)
-    share = verdicts.overall_rate(trials, worst)
+    worst = verdicts.worst_examples(evaluation.main_metric, trials)
+    share = leaked_share(trials)
     return AuditReport(
         plan=scenario.plan.model_dump(mode="json", exclude_none=True),
         environment=environment,

@@ -14,6 +14,7 @@ from fedspill.auditing.servers import Servers
 from fedspill.auditing.trial import Finished, Task, run_trial
 from fedspill.auditing.watch import Listener, TrialWatch
 from fedspill.core.roles import ReconstructsMany
+from fedspill.report.leakage import with_leak_flags
 from fedspill.report.store import Store
 from fedspill.report.trial import Baseline
 
@@ -51,7 +52,10 @@ class Schedule:
 
     def _held(self, task: Task) -> Finished | None:
         held = None if self.store is None else self.store.finished(task.name)
-        return None if held is None or held[0].ended_by_budget else Finished(*held)
+        if held is None or held[0].ended_by_budget:
+            return None
+        record, tensors = held
+        return Finished(with_leak_flags(record, self.scenario.evaluation.thresholds), tensors)
 
     def _run(self, servers: Servers, group: list[Task], left: list[Task], later: list[Task]) -> list[Finished]:
         """Runs what is left of a group: at once, or one by one where the attack does not take them so."""

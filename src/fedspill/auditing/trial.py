@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fedspill.auditing.components import Chosen, misfit
-from fedspill.auditing.judge import as_score, judge
+from fedspill.auditing.judge import judge
 from fedspill.auditing.readings import Ranked, most_confident, ranked, readings
 from fedspill.auditing.scenario import Scenario
 from fedspill.auditing.servers import Sent, Servers
@@ -260,12 +260,13 @@ def _record(scenario: Scenario, task: Task, rebuilt: Reconstruction, private: Ba
             "objective": thinned(rebuilt.objective),
             "converged": rebuilt.converged,
             "labels": judged.labels,
-            "scores": [as_score(m) for m in judged.scored.metrics],
+            "scores": judged.scores,
+            "leaked": judged.leaked,
             "leakage_rate": judged.leakage_rate,
             "identification": judged.identification,
             "baselines": priors(task.update, task.seed),
             "confidence": confidence,
-            "matched": list(judged.scored.matched),
+            "matched": judged.matched,
             "notes": list(rebuilt.notes),
         }
     )

@@ -3,61 +3,44 @@
 from collections.abc import Sequence
 
 from fedspill.auditing.evaluation import Evaluation
-from fedspill.auditing.judge import rate
 from fedspill.plan.sections import PolicySection
 from fedspill.report.schema import Verdict, VerdictName, WorstExample
-from fedspill.report.trial import Rate, Trial
+from fedspill.report.trial import Rate, Score, Trial
 
 
-def worst_examples(evaluation: Evaluation, trials: Sequence[Trial]) -> list[WorstExample]:
-    """The closest that any attack came to each private example, the closest example first."""
-    best = dict[tuple[int, int], WorstExample]()
-    ascending = True
+def worst_examples(metric: str, trials: Sequence[Trial]) -> list[WorstExample]:
+    """The closest that any attack came to each private example by one metric, the closest example first.
+
+    An example is marked as leaked if any trial leaked it, though another one came closer by this metric.
+    """
+    best, ascending = dict[tuple[int, int], WorstExample](), True
     for trial in trials:
-        for score in (s for s in trial.scores if s.metric == evaluation.main_metric):
+        for score in (s for s in trial.scores if s.metric == metric):
             ascending = not score.higher_is_closer
             for place, value in enumerate(score.values):
-                if value is None:
-                    continue
-                key = (trial.update, place)
-                held = best.get(key)
-                leaked = leaks_at(evaluation, trial, place) or (held is not None and held.leaked)
-                if held is None or ((value < held.value) == ascending and value != held.value):
-                    held = WorstExample(
-                        example=trial.examples[place],
-                        update=trial.update,
-                        trial=trial.name,
-                        metric=score.metric,
-                        unit=score.unit,
-                        value=value,
-                        leaked=leaked,
-                    )
-                best[key] = held.model_copy(update={"leaked": leaked})
+                if value is not None:
+                    example = _example(trial, score, place, value)
+                    held = best.setdefault((trial.update, place), example)
+                    best[trial.update, place] = _closer(held, example, ascending)
     return sorted(best.values(), key=lambda w: w.value, reverse=not ascending)
 
 
-def leaks_at(evaluation: Evaluation, trial: Trial, place: int) -> bool:
-    """Whether the trial's reconstruction of one example meets every threshold."""
-    limits = evaluation.thresholds
-    scores = {s.metric: s for s in trial.scores if s.not_computed is None}
-    if not limits or any(name not in scores for name in limits):
-        return False
-    return all(
-        _meets(scores[name].values[place], limit, scores[name].higher_is_closer) for name, limit in limits.items()
+def _example(trial: Trial, score: Score, place: int, value: float) -> WorstExample:
+    return WorstExample(
+        example=trial.examples[place],
+        update=trial.update,
+        trial=trial.name,
+        metric=score.metric,
+        unit=score.unit,
+        value=value,
+        leaked=trial.leaked is not None and trial.leaked[place],
     )
 
 
-def _meets(value: float | None, limit: float, higher_is_closer: bool) -> bool:
-    return value is not None and (value >= limit if higher_is_closer else value <= limit)
-
-
-def overall_rate(trials: Sequence[Trial], worst: Sequence[WorstExample]) -> Rate | None:
-    """The share of private examples that any trial leaked."""
-    named = next((t.leakage_rate.criterion for t in trials if t.leakage_rate is not None), None)
-    examples = {(t.update, place) for t in trials if t.skipped is None for place in range(len(t.examples))}
-    if named is None or not examples:
-        return None
-    return rate(named, sum(w.leaked for w in worst), len(examples))
+def _closer(held: WorstExample, example: WorstExample, ascending: bool) -> WorstExample:
+    """The closer of two reconstructions of one example, the earlier one if they are equal."""
+    closer = example.value < held.value if ascending else example.value > held.value
+    return (example if closer else held).model_copy(update={"leaked": held.leaked or example.leaked})
 
 
 def verdict(policy: PolicySection, evaluation: Evaluation, trials: Sequence[Trial], share: Rate | None) -> Verdict:
