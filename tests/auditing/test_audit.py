@@ -7,7 +7,7 @@ import jsonschema
 import pytest
 
 from fedspill.auditing import parse_plan
-from fedspill.auditing.verdict import check_policy
+from fedspill.auditing.resolve import check_policy
 from fedspill.core.errors import BadInput, NotApplicable
 from fedspill.report.schema import AuditReport, json_schema
 from tests.support.audits import BRIEF, EXACT, audit
@@ -27,6 +27,7 @@ def test_an_exact_recovery_leaks_and_says_so_everywhere(tmp_path: Path) -> None:
         assert psnr.capped == 1
         assert trial.converged
         assert trial.matched == [0]
+        assert trial.leaked == [True]
         assert all(b.scores[0].values[0] < 20 for b in trial.baselines)
         assert [i.rate.hits for i in trial.identification] == [1, 1]
     assert [w.value for w in report.worst] == [100.0] * 3

@@ -9,16 +9,18 @@ import torch
 from safetensors.torch import load_file
 
 from fedspill.auditing import parse_plan, run_audit
+from fedspill.auditing.evaluation import evaluation_of
 from fedspill.auditing.readings import most_confident
 from fedspill.auditing.resolve import resolved
 from fedspill.auditing.scenario import prepare
-from fedspill.auditing.verdict import overall_rate, worst_examples
+from fedspill.auditing.verdict import worst_examples
 from fedspill.auditing.watch import Silent
 from fedspill.core.errors import BadInput
 from fedspill.core.model import Model
 from fedspill.core.rng import rand, stream
 from fedspill.core.types import Batch, Reconstruction
 from fedspill.rendering.folder import write_views
+from fedspill.report.leakage import leaked_share, with_leak_flags
 from fedspill.report.schema import AuditReport
 from fedspill.zoo.data import from_tensors
 from tests.support.audits import BRIEF, EXACT, audit
@@ -95,11 +97,14 @@ def test_a_threshold_that_could_not_be_judged_is_no_pass() -> None:
 
 
 def test_the_rate_counts_examples_that_nothing_was_matched_to() -> None:
-    plan = resolved(parse_plan({"audit": EXACT}), SPEC)
+    evaluation = evaluation_of(resolved(parse_plan({"audit": EXACT}), SPEC).audit, SPEC)
     whole = audit({"audit": EXACT, "client": {"num_examples": 3}}).report.trials[0]
     alone = [s.model_copy(update={"values": [100.0 if s.metric == "psnr" else 0.0, None, None]}) for s in whole.scores]
-    trial = whole.model_copy(update={"scores": alone, "matched": [0, None, None]})
-    share = overall_rate(plan, [trial], worst_examples(plan, [trial]))
+    trial = whole.model_copy(update={"scores": alone, "matched": [0, None, None], "leaked": None})
+    trial = with_leak_flags(trial, evaluation.thresholds)
+    assert trial.leaked == [True, False, False]
+    assert [(w.example, w.leaked) for w in worst_examples(evaluation.main_metric, [trial])] == [(0, True)]
+    share = leaked_share([trial])
     assert share is not None
     assert (share.hits, share.n) == (1, 3)
 

@@ -3,7 +3,8 @@
 import pytest
 
 from fedspill.auditing import parse_plan
-from fedspill.auditing.resolve import metric_names, resolved, thresholds
+from fedspill.auditing.evaluation import evaluation_of
+from fedspill.auditing.resolve import resolved
 from fedspill.core.errors import BadInput
 from fedspill.core.inputs import CategoricalColumn, ImageSpec, TableSpec, TokenSpec
 from fedspill.plan.defaults import IMAGES, SENTENCES, TABLES
@@ -19,17 +20,28 @@ SPECS = {
 @pytest.mark.parametrize(("kind", "usual"), [("images", IMAGES), ("sentences", SENTENCES), ("tables", TABLES)])
 def test_defaults_follow_the_data(kind: str, usual) -> None:
     plan = resolved(parse_plan({}), SPECS[kind])
-    assert (metric_names(plan), dict(thresholds(plan))) == (usual.metrics, dict(usual.leak_threshold))
-    assert all(type(SPECS[kind]) in METRICS[name].accepts for name in metric_names(plan))
+    evaluation = evaluation_of(plan.audit, SPECS[kind])
+    assert tuple(m.name for m in evaluation.metrics) == usual.metrics
+    assert dict(evaluation.thresholds) == dict(usual.leak_threshold)
+    assert evaluation.main_metric == usual.metrics[0]
+    assert all(type(SPECS[kind]) in metric.accepts for metric in evaluation.metrics)
     assert resolved(plan, SPECS[kind]) == plan
 
 
 def test_what_the_plan_says_stays() -> None:
     plan = parse_plan({"audit": {"metrics": ["exact_row", "tableak_accuracy"], "leak_threshold": {"exact_row": 1.0}}})
     done = resolved(plan, SPECS["tables"])
-    assert metric_names(done) == ("exact_row", "tableak_accuracy")
-    assert dict(thresholds(done)) == {"exact_row": 1.0}
-    assert thresholds(resolved(parse_plan({"audit": {"leak_threshold": {}}}), SPECS["sentences"])) == {}
+    assert done.audit.metrics == ("exact_row", "tableak_accuracy")
+    assert done.audit.leak_threshold == {"exact_row": 1.0}
+    unjudged = resolved(parse_plan({"audit": {"leak_threshold": {}}}), SPECS["sentences"])
+    assert unjudged.audit.leak_threshold == {}
+
+
+def test_examples_are_ranked_by_the_first_metric_with_a_threshold() -> None:
+    audit = {"metrics": ["ssim", "psnr", "mse"], "leak_threshold": {"mse": 0.01, "psnr": 20.0}}
+    evaluation = evaluation_of(resolved(parse_plan({"audit": audit}), SPECS["images"]).audit, SPECS["images"])
+    assert evaluation.main_metric == "mse"
+    assert evaluation.criterion == "mse <= 0.01 and psnr >= 20 dB"
 
 
 @pytest.mark.parametrize(

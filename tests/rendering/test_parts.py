@@ -69,36 +69,6 @@ def test_there_is_no_figure_of_nothing() -> None:
     assert figures.curves(skipped) is None
 
 
-def test_an_example_leaked_by_two_seeds_counts_once() -> None:
-    audit = report(State(seeds=(0, 1, 2)))
-    group = facts.attack_groups(audit)[0]
-    share = facts.leaked_share(group.ran)
-    assert share is not None
-    assert (share.hits, share.n) == (8, 8)
-    assert (share.low, share.high) == pytest.approx((0.6756, 1.0), abs=1e-4)
-
-
-def test_every_threshold_must_be_met() -> None:
-    trial = next(t for t in report().trials if t.leakage_rate and t.leakage_rate.hits)
-    assert trial.leakage_rate is not None
-    both = trial.leakage_rate.model_copy(update={"criterion": "psnr >= 20 dB and ssim >= 2"})
-    assert facts.leak_flags(trial.model_copy(update={"leakage_rate": both})) == [False] * len(trial.examples)
-    flags = facts.leak_flags(trial)
-    assert flags is not None
-    assert sum(flags) == trial.leakage_rate.hits
-
-
-def test_a_share_without_a_readable_criterion_adds_up() -> None:
-    trials = [
-        t.model_copy(update={"leakage_rate": t.leakage_rate.model_copy(update={"criterion": "a and b"})})
-        for t in report().trials
-        if t.leakage_rate
-    ]
-    share = facts.leaked_share(trials)
-    assert share is not None
-    assert share.n == sum(t.leakage_rate.n for t in trials if t.leakage_rate)
-
-
 def test_guesses_are_counted_once_per_update() -> None:
     audit = report(State(seeds=(0, 1)))
     scores = facts.baseline_scores(audit.trials, "psnr")
@@ -107,22 +77,6 @@ def test_guesses_are_counted_once_per_update() -> None:
         "best public image": 8,
         "TV only": 8,
     }
-
-
-@pytest.mark.parametrize(
-    ("criterion", "expected"),
-    [
-        ("psnr >= 20 dB", (facts.Threshold("psnr", True, 20.0),)),
-        ("lpips <= 0.3", (facts.Threshold("lpips", False, 0.3),)),
-        (
-            "psnr >= 20 dB and ssim >= 0.5",
-            (facts.Threshold("psnr", True, 20.0), facts.Threshold("ssim", True, 0.5)),
-        ),
-        ("psnr >= 20 dB and a face", ()),
-    ],
-)
-def test_criteria_are_read_back(criterion: str, expected: tuple[facts.Threshold, ...]) -> None:
-    assert facts.thresholds(criterion) == expected
 
 
 @pytest.mark.parametrize(

@@ -253,6 +253,7 @@ def plan(state: State) -> dict[str, object]:
         "audit": {
             "attacks": ["robbing_the_fed:paper", "inverting_gradients:paper"],
             "seeds": list(state.seeds),
+            "leak_threshold": {} if state.limit is None else {"psnr": state.limit},
         },
         "model": {"name": "resnet20", "weights": None, "mode": "eval"},
         "data": {"name": state.data, "size": 32},

@@ -4,22 +4,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fedspill.core.types import ServerRole
-from fedspill.plan.sections import AuditPlan
 from fedspill.report.schema import Caveat
 from fedspill.report.trial import Trial
 
 EXPECTED_SHARE = 0.98
+"""Of the predicted examples; below it the report says that the readout falls short of its own measurement."""
 
 
 @dataclass(frozen=True)
 class Conditions:
-    """Of the model and the data that ran.
+    """What of model, data, clients and seeds a caveat may hang on.
 
     Attributes:
         training: BatchNorm used batch statistics.
         untrained: the model's weights were random.
         labelled: the data came with labels.
         batch_norm: the network holds BatchNorm layers.
+        one_seed: every attack was run from one random start only.
+        defended: the clients apply defences.
         private: a defence states what an update costs in privacy.
     """
 
@@ -27,10 +29,12 @@ class Conditions:
     untrained: bool
     labelled: bool
     batch_norm: bool
-    private: bool = False
+    one_seed: bool
+    defended: bool
+    private: bool
 
 
-def caveats(plan: AuditPlan, trials: Sequence[Trial], conditions: Conditions) -> list[Caveat]:
+def caveats(trials: Sequence[Trial], conditions: Conditions) -> list[Caveat]:
     """What limits the numbers, each with the trials that it concerns."""
     ran = [t for t in trials if t.skipped is None]
     found = [
@@ -78,7 +82,7 @@ def caveats(plan: AuditPlan, trials: Sequence[Trial], conditions: Conditions) ->
         ),
         _about(ran, "failed to fall", "The objective did not fall during the search.", _did_not_fall),
     ]
-    return [*(c for c in found if c is not None), *_general(plan, conditions)]
+    return [*(c for c in found if c is not None), *_general(conditions)]
 
 
 def _about(trials: Sequence[Trial], topic: str, text: str, concerns) -> Caveat | None:  # pyright: ignore[reportMissingParameterType]
@@ -96,7 +100,7 @@ def _did_not_fall(trial: Trial) -> bool:
     return len(values) > 1 and min(values) > 0.99 * values[0]
 
 
-def _general(plan: AuditPlan, conditions: Conditions) -> list[Caveat]:
+def _general(conditions: Conditions) -> list[Caveat]:
     mode, other = ("train", "running statistics (eval mode)") if conditions.training else ("eval", "batch statistics")
     said = {
         "batch normalisation": f"BatchNorm ran in {mode} mode; with {other} the result can differ.",
@@ -106,7 +110,7 @@ def _general(plan: AuditPlan, conditions: Conditions) -> list[Caveat]:
         " the server is granted besides is not covered by it.",
         "no labels": "The data has no labels, so every example was given class 0; real labels can change the result.",
     }
-    if len(plan.audit.seeds) > 1:
+    if not conditions.one_seed:
         del said["one seed"]
     if not conditions.untrained:
         del said["untrained weights"]
@@ -119,13 +123,13 @@ def _general(plan: AuditPlan, conditions: Conditions) -> list[Caveat]:
     return [Caveat(topic=topic, text=text) for topic, text in said.items()]
 
 
-def not_tested(plan: AuditPlan, trials: Sequence[Trial]) -> list[str]:
+def not_tested(trials: Sequence[Trial], conditions: Conditions) -> list[str]:
     """What a reader might believe to be covered and is not."""
     roles = [role.value for role in ServerRole]
     boldest = max((roles.index(t.role) for t in trials if t.skipped is None), default=0)
     return [
         "Attacks that are not named in this report, and settings of the named ones that were not run.",
-        *(["Attacks made for the clients' defences: those that ran know of none."] if plan.defences else []),
+        *(["Attacks made for the clients' defences: those that ran know of none."] if conditions.defended else []),
         "Updates of later rounds, and what several rounds tell together.",
         "Inference of membership or of properties: only reconstruction of inputs was tried.",
         "A bound on what any attack could reach: none was computed.",

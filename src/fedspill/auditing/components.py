@@ -10,7 +10,7 @@ from fedspill import catalogue
 from fedspill.core.errors import BadInput, NotApplicable
 from fedspill.core.inputs import InputSpec, kind
 from fedspill.core.knowledge import Knows
-from fedspill.core.roles import Attack, Card, Defence, Stages, Tampering
+from fedspill.core.roles import Attack, Card, Defence, Tampering
 from fedspill.core.types import ServerRole
 from fedspill.plan.sections import AttackEntry, AuditPlan
 
@@ -42,6 +42,30 @@ class ChosenDefence:
     label: str
     card: Card[Defence]
     component: Defence
+
+
+@dataclass(frozen=True)
+class ChosenTampering:
+    """The tampering of a plan, with its fields set."""
+
+    label: str
+    card: Card[Tampering]
+    component: Tampering
+
+
+@dataclass(frozen=True)
+class Components:
+    """Every component of a plan.
+
+    Attributes:
+        worlds: in the order of the plan.
+        defences: what every client applies, in this order.
+        tampering: on whose model the attacks are run, if any.
+    """
+
+    worlds: tuple[Chosen, ...]
+    defences: tuple[ChosenDefence, ...]
+    tampering: ChosenTampering | None
 
 
 def configure(card: Card[Any], entry: AttackEntry, what: str) -> Any:
@@ -135,20 +159,25 @@ def misfit(card: Card[Any], spec: InputSpec) -> str | None:
     return f"it works on {' and '.join(sorted(map(kind, card.accepts)))}; the data are {kind(type(spec))}"
 
 
-def check_kinds(plan: AuditPlan, worlds: list[Chosen], spec: InputSpec) -> None:
+def components_of(plan: AuditPlan) -> Components:
+    """Every component of a plan, with its fields set.
+
+    Raises:
+        BadInput: unknown names, presets or fields, or an attack that needs more than the plan grants.
+    """
+    return Components(tuple(choose(plan)), tuple(defences_of(plan)), tampering_of(plan))
+
+
+def check_kinds(components: Components, spec: InputSpec) -> None:
     """Tells at once what would only come out when its turn has come.
 
     Raises:
         NotApplicable: an attack, a defence or a tampering that the plan names does not work on inputs of this kind.
     """
-    named = [(w.label, w.card) for w in worlds if w.explicit]
-    named += [(d.label, d.card) for d in defences_of(plan)]
-    planned = tampering_of(plan)
-    if planned is not None and plan.server.tampering is not None:
-        named.append((plan.server.tampering.label, planned[1]))
-    for label, card in named:
-        if (reason := misfit(card, spec)) is not None:
-            raise NotApplicable(f"{label!r} does not apply: {reason}")
+    tampering = () if components.tampering is None else (components.tampering,)
+    for named in (*(w for w in components.worlds if w.explicit), *components.defences, *tampering):
+        if (reason := misfit(named.card, spec)) is not None:
+            raise NotApplicable(f"{named.label!r} does not apply: {reason}")
 
 
 def _grants(plan: AuditPlan) -> frozenset[Knows]:
@@ -173,16 +202,15 @@ def defences_of(plan: AuditPlan) -> list[ChosenDefence]:
     return chosen
 
 
-def stages_of(plan: AuditPlan) -> tuple[Stages, ...]:
-    """The same as the clients run it."""
-    return tuple(d.component.stages() for d in defences_of(plan))
+def tampering_of(plan: AuditPlan) -> ChosenTampering | None:
+    """The tampering on whose model the plan's attacks are run, if any; a readout that it brings is not used.
 
-
-def tampering_of(plan: AuditPlan) -> tuple[Tampering, Card[Tampering]] | None:
-    """The tampering on whose model the plan's attacks are run, if any; a readout that it brings is not used."""
+    Raises:
+        BadInput: unknown name, preset or field.
+    """
     entry = plan.server.tampering
     if entry is None:
         return None
     cards = catalogue.tamperings()
     _, _, card = catalogue.pick(cards, f"{entry.name}:{entry.preset}", "tampering")
-    return configure(card, entry, "tampering"), card
+    return ChosenTampering(entry.label, card, configure(card, entry, "tampering"))

@@ -1,27 +1,21 @@
 """Opens the truth: scores of a reconstruction, and of guesses made without any update."""
 
-import math
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
+from fedspill.auditing.evaluation import Evaluation
 from fedspill.auditing.prior_only import tv_only
-from fedspill.auditing.resolve import metric_names, thresholds
 from fedspill.auditing.scenario import Scenario
 from fedspill.core.inputs import ImageSpec, TableSpec, TokenSpec
 from fedspill.core.rng import stream
-from fedspill.core.roles import Metric
 from fedspill.core.tensor_files import sha256
 from fedspill.core.types import Batch, Reconstruction
+from fedspill.report.leakage import leak_flags, rate
 from fedspill.report.trial import Baseline, BaselineName, Identification, Labels, Rate, Score
 from fedspill.scoring import baselines, identification
 from fedspill.scoring.labels import overlap
-from fedspill.scoring.leakage import criterion, leaked, wilson
-from fedspill.scoring.metrics import by_names
-from fedspill.scoring.metrics.lpips import default_weights
 from fedspill.scoring.pairs import NotComputed
 from fedspill.scoring.score import MetricValues, Scored, score_all, score_pairs
 
@@ -30,22 +24,6 @@ MOST_GUESSED = 1024
 """Private examples for which a guess without the update is scored, the first ones."""
 MOST_SEARCHED = 64
 """Likewise where the guess is itself a search."""
-
-
-def metrics_of(scenario: Scenario) -> tuple[Metric, ...]:
-    """The plan's metrics."""
-    return by_names(metric_names(scenario.plan), lpips_weights=_lpips_weights(scenario), table=_table(scenario))
-
-
-def _table(scenario: Scenario) -> TableSpec | None:
-    spec = scenario.model.input
-    return spec if isinstance(spec, TableSpec) else None
-
-
-def _lpips_weights(scenario: Scenario) -> Path | None:
-    """The plan's file, else where such a file is looked for."""
-    weights = scenario.plan.audit.lpips_weights
-    return default_weights() if weights is None else Path(weights)
 
 
 def as_score(values: MetricValues) -> Score:
@@ -65,21 +43,18 @@ def as_score(values: MetricValues) -> Score:
     )
 
 
-def rate(label: str, hits: int, n: int) -> Rate:
-    """A share with its interval."""
-    share = wilson(hits, n)
-    return Rate(criterion=label, hits=hits, n=n, rate=share.rate, low=share.low, high=share.high)
-
-
 @dataclass(frozen=True)
 class Judged:
     """What the truth says of one reconstruction.
 
     Attributes:
+        scores: per metric, as report.json holds them.
+        matched: for each private example the index of its reconstruction, None if it got none.
         leaked: per private example; None where a threshold could not be judged.
     """
 
-    scored: Scored
+    scores: list[Score]
+    matched: list[int | None]
     leaked: list[bool] | None
     leakage_rate: Rate | None
     labels: Labels
@@ -88,21 +63,24 @@ class Judged:
 
 def judge(scenario: Scenario, rebuilt: Reconstruction, private: Batch) -> Judged:
     """Matches, scores, and compares with the plan's thresholds."""
-    metrics = metrics_of(scenario)
-    scored = score_all(rebuilt.inputs, private.inputs, metrics, rebuilt.labels, private.labels, _table(scenario))
-    flags = leaks(scenario, scored)
-    share = None
-    if flags is not None:
-        share = rate(criterion(thresholds(scenario.plan), metrics), sum(flags), len(flags))
-    return Judged(scored, flags, share, _labels(rebuilt, private), _identify(scenario, rebuilt, private, scored))
+    evaluation = scenario.evaluation
+    scored = score_all(
+        rebuilt.inputs, private.inputs, evaluation.metrics, rebuilt.labels, private.labels, evaluation.table
+    )
+    scores = [as_score(values) for values in scored.metrics]
+    flags = leak_flags(scores, evaluation.thresholds)
+    return Judged(
+        scores=scores,
+        matched=list(scored.matched),
+        leaked=flags,
+        leakage_rate=_leakage_rate(evaluation, flags),
+        labels=_labels(rebuilt, private),
+        identification=_identify(scenario, rebuilt, private, scored),
+    )
 
 
-def leaks(scenario: Scenario, scored: Scored) -> list[bool] | None:
-    """Which examples meet all thresholds; None if there are none, or one of their metrics was not computed."""
-    limits = thresholds(scenario.plan)
-    if not limits or any(name not in scored.values() for name in limits):
-        return None
-    return leaked(scored.values(), limits, scored.directions()).tolist()
+def _leakage_rate(evaluation: Evaluation, flags: list[bool] | None) -> Rate | None:
+    return None if flags is None else rate(evaluation.criterion, sum(flags), len(flags))
 
 
 def _labels(rebuilt: Reconstruction, private: Batch) -> Labels:
@@ -123,7 +101,7 @@ def _identify(scenario: Scenario, rebuilt: Reconstruction, private: Batch, score
     private, where = _compared(private, where)
     others = _others(scenario, private)
     found = list[Identification]()
-    for name in scenario.plan.audit.identification:
+    for name in scenario.evaluation.identification:
         try:
             if others is None and len(private) < 2:
                 raise NotComputed("the reference set would hold the target alone")
@@ -141,7 +119,7 @@ def _distance(scenario: Scenario, name: str) -> identification.Distance:
     if name == "pixel":
         return identification.pixel_distance()
     if name == "lpips":
-        return identification.lpips_distance(_lpips_weights(scenario))
+        return identification.lpips_distance(scenario.evaluation.lpips_weights)
     return identification.feature_distance(identification.penultimate_features(scenario.model), scenario.model.input)
 
 
@@ -183,7 +161,7 @@ def prior_only(scenario: Scenario, private: Batch, seed: int) -> list[Baseline]:
         found.append(_paired(scenario, "commonest token", words + some, guess, first, n))
     if public is not None:
         words = "the closest public example, chosen with the truth: an upper bound on guessing"
-        guess = baselines.best_public(public, first.inputs, _table(scenario))
+        guess = baselines.best_public(public, first.inputs, scenario.evaluation.table)
         found.append(_paired(scenario, "best public example", words + some, guess, first, n))
     return found
 
@@ -192,12 +170,12 @@ COLUMNS_ALONE = "each column's mean or first category: without public rows the c
 
 
 def _paired(scenario: Scenario, name: BaselineName, words: str, guess: Tensor, private: Batch, n: int) -> Baseline:
-    scored = score_pairs(guess.to(private.inputs), private.inputs, metrics_of(scenario))
+    scored = score_pairs(guess.to(private.inputs), private.inputs, scenario.evaluation.metrics)
     return _baseline(scenario, name, words, scored, n)
 
 
 def _of_images(scenario: Scenario, spec: ImageSpec, private: Batch, n: int, seed: int) -> list[Baseline]:
-    metrics, public, some = metrics_of(scenario), scenario.public_batch, _some(n, MOST_GUESSED)
+    metrics, public, some = scenario.evaluation.metrics, scenario.public_batch, _some(n, MOST_GUESSED)
     mean = baselines.mean_image(spec, len(private), public)
     words = "the mean of the public images" if public else "one flat colour: the normalisation's mean, or grey"
     found = [_paired(scenario, "mean image", words + some, mean, private, n)]
@@ -217,12 +195,14 @@ def _some(n: int, most: int) -> str:
 
 def _baseline(scenario: Scenario, name: BaselineName, words: str, scored: Scored, n: int) -> Baseline:
     """Scores of a guess for the first examples of n; the others get none."""
-    flags = leaks(scenario, scored)
-    share = None
-    if flags is not None:
-        label = criterion(thresholds(scenario.plan), metrics_of(scenario))
-        share = rate(label, sum(flags), len(flags))
-    scores = [
-        as_score(replace(m, values=pad(m.values, (0, n - len(m.values)), value=math.nan))) for m in scored.metrics
-    ]
-    return Baseline(name=name, explanation=words, scores=scores, leakage_rate=share)
+    scores = [as_score(values) for values in scored.metrics]
+    flags = leak_flags(scores, scenario.evaluation.thresholds)
+    padded = [_padded(score, n) for score in scores]
+    share = _leakage_rate(scenario.evaluation, flags)
+    return Baseline(name=name, explanation=words, scores=padded, leakage_rate=share)
+
+
+def _padded(score: Score, n: int) -> Score:
+    if score.not_computed is not None:
+        return score
+    return score.model_copy(update={"values": score.values + [None] * (n - len(score.values))})

@@ -1,7 +1,5 @@
 """What a plan leaves open until the data is known."""
 
-from collections.abc import Mapping
-
 from fedspill.core.errors import BadInput
 from fedspill.core.inputs import ImageSpec, InputSpec
 from fedspill.plan.defaults import defaults
@@ -13,7 +11,8 @@ def resolved(plan: AuditPlan, spec: InputSpec) -> AuditPlan:
     """The plan with its metrics and leak thresholds filled in.
 
     Raises:
-        BadInput: a metric or a quality is not one of such data, or a threshold's metric is not asked for.
+        BadInput: a metric or a quality is not one of such data, or the metric of a threshold or of the policy is not
+            asked for.
     """
     usual = defaults(spec)
     metrics = usual.metrics if plan.audit.metrics is None else plan.audit.metrics
@@ -32,16 +31,17 @@ def resolved(plan: AuditPlan, spec: InputSpec) -> AuditPlan:
     if plan.audit.quality is not None and not isinstance(spec, ImageSpec):
         raise BadInput(f"audit.quality={plan.audit.quality:g} dB is a PSNR of images; the data are {usual.what}")
     audit = plan.audit.model_copy(update={"metrics": metrics, "leak_threshold": limits})
-    return plan.model_copy(update={"audit": audit})
+    complete = plan.model_copy(update={"audit": audit})
+    check_policy(complete)
+    return complete
 
 
-def metric_names(plan: AuditPlan) -> tuple[str, ...]:
-    """The metrics of a resolved plan."""
-    assert plan.audit.metrics is not None, "resolved() comes before everything that scores"
-    return plan.audit.metrics
+def check_policy(plan: AuditPlan) -> None:
+    """Refuses a policy that the plan could never be judged by, as far as its metrics are known yet.
 
-
-def thresholds(plan: AuditPlan) -> Mapping[str, float]:
-    """The leak thresholds of a resolved plan."""
-    assert plan.audit.leak_threshold is not None, "resolved() comes before everything that judges"
-    return plan.audit.leak_threshold
+    Raises:
+        BadInput: the policy limits a metric that is not computed.
+    """
+    metrics = plan.audit.metrics
+    if plan.policy.max_psnr is not None and metrics is not None and "psnr" not in metrics:
+        raise BadInput("policy.max_psnr is set, but audit.metrics does not hold 'psnr'")

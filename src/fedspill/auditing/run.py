@@ -5,7 +5,7 @@ import platform
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,8 +15,7 @@ from torch import Tensor, nn
 import fedspill
 from fedspill.auditing import caveats
 from fedspill.auditing import verdict as verdicts
-from fedspill.auditing.components import ChosenDefence, check_kinds, choose, defences_of, tampering_of
-from fedspill.auditing.resolve import resolved
+from fedspill.auditing.components import ChosenDefence
 from fedspill.auditing.scenario import Scenario, prepare, weights_sha256
 from fedspill.auditing.schedule import Schedule
 from fedspill.auditing.trial import Finished, Task
@@ -27,10 +26,10 @@ from fedspill.core.model import BATCH_NORMS, Model
 from fedspill.core.tensor_files import sha256, write_tensors, write_whole
 from fedspill.plan.build import pick_device
 from fedspill.plan.sections import AuditPlan
+from fedspill.report.leakage import leaked_share
 from fedspill.report.schema import AppliedDefence, AuditReport, Cost, Environment, Grant
 from fedspill.report.store import REPORT_FILE, TENSOR_FILE, TEXT_FILE, Store, Texts, write_texts
 from fedspill.report.trial import Trial
-from fedspill.scoring.metrics import by_names
 from fedspill.zoo.data import DataPool, from_tensors
 from fedspill.zoo.models import of_module
 
@@ -99,21 +98,13 @@ def run_audit(
     """
     began, listener = time.monotonic(), listener or Silent()
     started = datetime.now(UTC).isoformat(timespec="seconds")
-    verdicts.check_policy(plan)
-    worlds = choose(plan)
-    tampering_of(plan)
-    defences_of(plan)
-    by_names(plan.audit.metrics or ())
     pool = from_tensors(*data) if isinstance(data, tuple) else data
     scenario = prepare(plan, pick_device(device), model=_as_model(model, pool, plan), pool=pool)
-    check_kinds(plan, worlds, scenario.model.input)
-    scenario = replace(scenario, plan=resolved(plan, scenario.model.input))
-    verdicts.check_policy(scenario.plan)
     tasks = [
         Task(world, update, seed)
-        for world in worlds
+        for world in scenario.worlds
         for update in range(len(scenario.groups))
-        for seed in plan.audit.seeds
+        for seed in scenario.seeds
     ]
     store = None if out is None else Store(out, scenario.key(redact=redact))
     if store is not None:
@@ -145,20 +136,20 @@ def _no_pool() -> DataPool:
 
 
 def _report(scenario: Scenario, trials: list[Trial], environment: Environment, redacted: bool) -> AuditReport:
-    plan = scenario.plan
-    worst = verdicts.worst_examples(plan, trials)
-    share = verdicts.overall_rate(plan, trials, worst)
+    evaluation, conditions = scenario.evaluation, _conditions(scenario)
+    worst = verdicts.worst_examples(evaluation.main_metric, trials)
+    share = leaked_share(trials)
     return AuditReport(
-        plan=plan.model_dump(mode="json", exclude_none=True),
+        plan=scenario.plan.model_dump(mode="json", exclude_none=True),
         environment=environment,
-        grants=[Grant(name=k.value, granted=k in plan.server.knows, explanation=EXPLAINED[k]) for k in Knows],
-        defences=[_applied(d) for d in defences_of(plan)],
+        grants=[Grant(name=k.value, granted=k in scenario.knows, explanation=EXPLAINED[k]) for k in Knows],
+        defences=[_applied(d) for d in scenario.defences],
         trials=trials,
         worst=worst,
         leakage_rate=share,
-        caveats=caveats.caveats(plan, trials, _conditions(scenario)),
-        not_tested=caveats.not_tested(plan, trials),
-        verdict=verdicts.verdict(plan, trials, worst, share),
+        caveats=caveats.caveats(trials, conditions),
+        not_tested=caveats.not_tested(trials, conditions),
+        verdict=verdicts.verdict(scenario.policy, evaluation, trials, share),
         redacted=redacted,
     )
 
@@ -198,11 +189,11 @@ def _environment(scenario: Scenario, started: str, seconds: float, command: str)
 
 
 def _describe(scenario: Scenario) -> str:
-    model, plan = scenario.model, scenario.plan.model
+    model = scenario.model
     name = (
         f"the caller's {type(model.module).__name__}"
-        if scenario.given
-        else f"{scenario.network}, {plan.weights} weights"
+        if scenario.network is None
+        else f"{scenario.network}, {scenario.weights} weights"
     )
     return f"{name}, {_size(scenario):,} parameters, {'train' if model.training else 'eval'} mode"
 
@@ -214,10 +205,12 @@ def _size(scenario: Scenario) -> int:
 def _conditions(scenario: Scenario) -> caveats.Conditions:
     return caveats.Conditions(
         training=scenario.model.training,
-        untrained=not scenario.given and scenario.plan.model.weights == "untrained",
+        untrained=scenario.weights == "untrained",
         labelled=scenario.pool.has_labels,
         batch_norm=any(isinstance(m, BATCH_NORMS) for m in scenario.model.module.modules()),
-        private=any(d.component.cost() is not None for d in defences_of(scenario.plan)),
+        one_seed=len(scenario.seeds) == 1,
+        defended=bool(scenario.defences),
+        private=any(d.component.cost() is not None for d in scenario.defences),
     )
 
 

@@ -1,4 +1,7 @@
-"""From a plan to the things that it speaks of: model, private updates, public data, device."""
+"""From a plan to the things that it speaks of: model, data, clients, attacks, and how these are judged.
+
+A plan is resolved here, once: nothing that runs or judges a trial reads it again.
+"""
 
 import json
 from dataclasses import dataclass, replace
@@ -7,18 +10,30 @@ import torch
 from torch import nn
 
 import fedspill
-from fedspill.auditing.components import stages_of
+from fedspill.auditing.components import (
+    Chosen,
+    ChosenDefence,
+    ChosenTampering,
+    Components,
+    check_kinds,
+    components_of,
+)
+from fedspill.auditing.evaluation import Evaluation, evaluation_of
+from fedspill.auditing.resolve import check_policy, resolved
 from fedspill.core.errors import BadInput
 from fedspill.core.inputs import ImageSpec, TableSpec, TokenSpec, kind
 from fedspill.core.knowledge import Knows
+from fedspill.core.local_update import LocalTraining
 from fedspill.core.model import Model
 from fedspill.core.rng import randn, stream
+from fedspill.core.roles import Stages
 from fedspill.core.tensor_files import sha256
 from fedspill.core.types import Batch
 from fedspill.federation.client import Client
 from fedspill.inversion.network.trace import probe_inputs
 from fedspill.plan.build import network
-from fedspill.plan.sections import AuditPlan, PoolSection
+from fedspill.plan.sections import AuditPlan, ClientSection, PolicySection, PoolSection
+from fedspill.scoring.metrics import by_names
 from fedspill.zoo.data import DataPool, load, takes
 from fedspill.zoo.data.cut import cut
 from fedspill.zoo.models import default_network
@@ -30,33 +45,74 @@ DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropou
 
 
 @dataclass(frozen=True)
+class Clients:
+    """How the clients of one update compute what they send.
+
+    Attributes:
+        count: clients whose updates are averaged before the server sees anything.
+        micro_batch: examples that a client holds in memory at a time; None is all.
+        defences: what every client applies, in this order.
+    """
+
+    count: int
+    training: LocalTraining
+    micro_batch: int | None
+    defences: tuple[Stages, ...]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When searches end, and how many updates share one.
+
+    Attributes:
+        budget: seconds for all trials together; None is no limit.
+        quality: PSNR in dB at which a search may stop by its own estimate; None never stops it.
+        at_once: updates that an attack takes together, if it can.
+    """
+
+    budget: float | None
+    quality: float | None
+    at_once: int
+
+
+@dataclass(frozen=True)
 class Scenario:
     """All that the trials of an audit share.
 
     Attributes:
+        plan: with every default filled in, for the report; nothing else reads it.
+        network: name of the plan's model, or of the one that stands in for it; None if the model is the caller's.
+        weights: where the plan's model has its parameters from, in the plan's words; None likewise.
         model: as the defences' `prepare` left it.
         groups: for each update the positions of its examples in the pool.
-        given: the model is the caller's, not the plan's.
+        worlds: attacks, and tamperings that bring their own readout.
+        tampering: on whose model the attacks are run, if any.
+        knows: what the server is granted.
     """
 
     plan: AuditPlan
+    network: str | None
+    weights: str | None
     model: Model
     pool: DataPool
     groups: list[list[int]]
     public: DataPool | None
-    given: bool
+    worlds: tuple[Chosen, ...]
+    seeds: tuple[int, ...]
+    clients: Clients
+    defences: tuple[ChosenDefence, ...]
+    tampering: ChosenTampering | None
+    knows: frozenset[Knows]
+    evaluation: Evaluation
+    limits: Limits
+    policy: PolicySection
 
     def private(self, update: int) -> Batch:
         """The examples behind one update, on the model's device; where they are if clients take micro-batches."""
         places = self.groups[update]
         consecutive = places == list(range(places[0], places[0] + len(places)))
         batch = self.pool.batch[slice(places[0], places[-1] + 1) if consecutive else places]
-        return batch if self.plan.client.micro_batch else batch.to(self.model.like)
-
-    @property
-    def network(self) -> str:
-        """Name of the plan's model, or of the one that stands in for it."""
-        return self.plan.model.name or default_network(self.pool.spec)
+        return batch if self.clients.micro_batch else batch.to(self.model.like)
 
     @property
     def public_batch(self) -> Batch | None:
@@ -66,7 +122,7 @@ class Scenario:
     @property
     def granted_public(self) -> Batch | None:
         """The public examples, if the server was granted them."""
-        return self.public_batch if Knows.PUBLIC_DATA in self.plan.server.knows else None
+        return self.public_batch if Knows.PUBLIC_DATA in self.knows else None
 
     def key(self, *, redact: bool) -> str:
         """A digest of everything that decides what a folder holds; budget, `at_once` and policy do not."""
@@ -98,32 +154,75 @@ def weights_sha256(model: Model) -> str:
 def prepare(
     plan: AuditPlan, device: torch.device, *, model: Model | None = None, pool: DataPool | None = None
 ) -> Scenario:
-    """Loads data and model.
+    """Resolves a plan: chooses its components, loads its data and model, and checks that they fit together.
 
     Args:
-        model: used instead of the plan's; likewise `pool`.
+        plan: what the caller asked for.
+        device: where the model goes.
+        model: used instead of the plan's.
+        pool: private examples, used instead of the plan's.
 
     Raises:
         BadInput: something cannot be had, or does not fit together.
+        NotApplicable: a component that the plan names does not work on inputs of this kind.
     """
+    components = _checked(plan)
     pool = pool or _pool(plan.data)
     public = _public(plan, pool)
+    clients = _clients(plan.client, components)
     given = model is not None
-    model = (
-        network(plan.model, pool, plan.data.root, device)
-        if model is None
-        else _callers_model(plan, pool, model, device)
-    )
-    for defence in stages_of(plan):
+    model = _model(plan, pool, model, device)
+    for defence in clients.defences:
         model = defence.prepare(model)
-    size = plan.client.minibatch_size
-    share = plan.client.num_examples // plan.client.clients
-    if plan.client.clients > 1:  # mini-batches begin anew with every client
-        size = size if size and share % size == 0 else None
-    groups = cut(pool, plan.client.num_examples, plan.client.distinct_labels, size)
-    scenario = Scenario(plan, model, pool, groups, public, given)
+    check_kinds(components, model.input)
+    plan = resolved(plan, model.input)
+    scenario = Scenario(
+        plan=plan,
+        network=None if given else plan.model.name or default_network(pool.spec),
+        weights=None if given else plan.model.weights,
+        model=model,
+        pool=pool,
+        groups=_groups(plan.client, pool),
+        public=public,
+        worlds=components.worlds,
+        seeds=plan.audit.seeds,
+        clients=clients,
+        defences=components.defences,
+        tampering=components.tampering,
+        knows=frozenset(plan.server.knows),
+        evaluation=evaluation_of(plan.audit, model.input),
+        limits=Limits(plan.audit.budget, plan.audit.quality, plan.audit.at_once),
+        policy=plan.policy,
+    )
     _check_fit(scenario)
     return scenario
+
+
+def _checked(plan: AuditPlan) -> Components:
+    """The components of a plan; what is wrong with its names and its policy is told before anything is loaded."""
+    check_policy(plan)
+    components = components_of(plan)
+    by_names(plan.audit.metrics or ())
+    return components
+
+
+def _clients(section: ClientSection, components: Components) -> Clients:
+    stages = tuple(defence.component.stages() for defence in components.defences)
+    return Clients(section.clients, section.training(), section.micro_batch, stages)
+
+
+def _model(plan: AuditPlan, pool: DataPool, given: Model | None, device: torch.device) -> Model:
+    if given is None:
+        return network(plan.model, pool, plan.data.root, device)
+    return _callers_model(plan, pool, given, device)
+
+
+def _groups(section: ClientSection, pool: DataPool) -> list[list[int]]:
+    """The positions of each update's examples in the pool."""
+    size, share = section.minibatch_size, section.num_examples // section.clients
+    if section.clients > 1:  # mini-batches begin anew with every client
+        size = size if size and share % size == 0 else None
+    return cut(pool, section.num_examples, section.distinct_labels, size)
 
 
 def _callers_model(plan: AuditPlan, pool: DataPool, model: Model, device: torch.device) -> Model:
@@ -146,7 +245,7 @@ def _check_fit(scenario: Scenario) -> None:
     Raises:
         BadInput: dropout in train mode, labels that the model does not know, or an update that cannot be computed.
     """
-    model, settings = scenario.model, scenario.plan.client
+    model, clients = scenario.model, scenario.clients
     active = [n for n, m in model.module.named_modules() if isinstance(m, DROPOUTS) and m.p > 0]
     if model.training and active:
         raise BadInput(
@@ -155,7 +254,7 @@ def _check_fit(scenario: Scenario) -> None:
         )
     labels = scenario.pool.batch.labels
     highest = int(labels.max())
-    first = scenario.private(0)[: settings.num_examples // settings.clients][: settings.micro_batch]
+    first = scenario.private(0)[: len(scenario.groups[0]) // clients.count][: clients.micro_batch]
     z = model.input.encode(first[:1].to(model.like).inputs)
     try:
         logits = model.in_eval_mode().logits(model.params, z)
@@ -169,7 +268,7 @@ def _check_fit(scenario: Scenario) -> None:
             raise BadInput(
                 f"the data has labels up to {highest}, the model knows {classes} classes (0 to {classes - 1})"
             )
-        client = Client(first, settings.training(), stages_of(scenario.plan), settings.micro_batch)
+        client = Client(first, clients.training, clients.defences, clients.micro_batch)
         client.respond(model, stream(0, "check"))
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         if isinstance(error, BadInput):

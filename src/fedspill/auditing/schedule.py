@@ -14,6 +14,7 @@ from fedspill.auditing.trial import Finished, Task, run_trial
 from fedspill.auditing.watch import Listener, TrialWatch
 from fedspill.core.roles import ReconstructsMany
 from fedspill.core.tensor_files import sha256
+from fedspill.report.leakage import with_leak_flags
 from fedspill.report.store import Store
 from fedspill.report.trial import Baseline
 
@@ -39,9 +40,7 @@ class Schedule:
         """What every task gave, in the order of the tasks."""
         finished, servers = dict[str, Finished](), Servers(self.scenario)
         # Closed forms first: what they leave of the budget goes to the searches.
-        in_turn = groups(
-            sorted(self.tasks, key=lambda task: task.world.card.iterative), self.scenario.plan.audit.at_once
-        )
+        in_turn = groups(sorted(self.tasks, key=lambda task: task.world.card.iterative), self.scenario.limits.at_once)
         for number, group in enumerate(in_turn):
             finished |= {task.name: held for task in group if (held := self._held(task)) is not None}
             left = [task for task in group if task.name not in finished]
@@ -53,7 +52,10 @@ class Schedule:
 
     def _held(self, task: Task) -> Finished | None:
         held = None if self.store is None else self.store.finished(task.name)
-        return None if held is None or held[0].ended_by_budget else Finished(*held)
+        if held is None or held[0].ended_by_budget:
+            return None
+        record, tensors = held
+        return Finished(with_leak_flags(record, self.scenario.evaluation.thresholds), tensors)
 
     def _run(self, servers: Servers, group: list[Task], left: list[Task], later: list[Task]) -> list[Finished]:
         """Runs what is left of a group: at once, or one by one where the attack does not take them so."""
@@ -91,7 +93,7 @@ class Schedule:
         more = f" and {len(tasks) - 1} more" if len(tasks) > 1 else ""
         self.listener.trial(total - len(coming) + 1, total, f"{name}{more}")
         deadline = self._deadline(len(tasks), len(coming))
-        return TrialWatch(self.listener, state, deadline, self.scenario.plan.audit.quality, self._alike(coming))
+        return TrialWatch(self.listener, state, deadline, self.scenario.limits.quality, self._alike(coming))
 
     def _keep(self, tasks: list[Task], done: list[Finished], watch: TrialWatch) -> None:
         """Keeps what tasks gave, if anything, and their state only if the budget ended them."""
@@ -105,7 +107,7 @@ class Schedule:
 
     def _deadline(self, count: int, coming: int) -> float | None:
         """Of so many of the trials that are coming, to which what is left of the budget is shared out equally."""
-        budget = self.scenario.plan.audit.budget
+        budget = self.scenario.limits.budget
         if budget is None:
             return None
         now = time.monotonic()

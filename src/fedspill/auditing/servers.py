@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 
-from fedspill.auditing.components import Chosen, tampering_of
+from fedspill.auditing.components import Chosen
 from fedspill.auditing.scenario import Scenario
 from fedspill.auditing.watch import TrialWatch
 from fedspill.core.model import Model
@@ -53,9 +53,10 @@ class Servers:
             if own.checkpoint is not None:
                 own.checkpoint.unlink(missing_ok=True)
             return Sent(tampered.model, tampered.readout, _size(tampered.model) - _size(model))
-        planned = tampering_of(scenario.plan)
-        if planned is not None:
-            model = planned[0].tamper(model, public, 0, stream(seed, "server"), _server_watch(watch)).model
+        if scenario.tampering is not None:
+            model = scenario.tampering.component.tamper(
+                model, public, 0, stream(seed, "server"), _server_watch(watch)
+            ).model
         return Sent(model, component, _size(model) - _size(scenario.model))
 
 

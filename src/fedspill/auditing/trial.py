@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fedspill.auditing.components import Chosen, misfit, stages_of, tampering_of
-from fedspill.auditing.judge import as_score, judge
+from fedspill.auditing.components import Chosen, misfit
+from fedspill.auditing.judge import judge
 from fedspill.auditing.readings import Ranked, most_confident, ranked, readings
 from fedspill.auditing.scenario import Scenario
 from fedspill.auditing.servers import Sent, Servers
@@ -169,27 +169,25 @@ def _tensors(returned: Reconstruction, rebuilt: Reconstruction, order: Ranked) -
 
 
 def _answer(scenario: Scenario, sent: Model, private: Batch, task: Task, watch: TrialWatch) -> Update | None:
-    clients = _clients(scenario, private, stages_of(scenario.plan))
+    clients = _clients(scenario, private, scenario.clients.defences)
     return collect(sent, clients, stream(task.seed, "clients", task.update), watch.listener.clients)
 
 
 def _clients(scenario: Scenario, private: Batch, defences: tuple[Stages, ...]) -> list[Client]:
-    settings = scenario.plan.client
-    return shared_out(
-        private, settings.clients, settings.training(), defences=defences, micro_batch=settings.micro_batch
-    )
+    clients = scenario.clients
+    return shared_out(private, clients.count, clients.training, defences=defences, micro_batch=clients.micro_batch)
 
 
 def _job(scenario: Scenario, sent: Model, update: Update, private: Batch, task: Task) -> Job:
-    plan = scenario.plan
+    clients = scenario.clients
     knowledge = observe(
         sent,
         private,
-        plan.client.clients,
-        plan.client.training(),
+        clients.count,
+        clients.training,
         scenario.public_batch,
-        frozenset(plan.server.knows),
-        micro_batch=plan.client.micro_batch,
+        scenario.knows,
+        micro_batch=clients.micro_batch,
     )
     return Job(update, knowledge, stream(task.seed, "attack", task.world.label, task.update))
 
@@ -200,19 +198,19 @@ def _self_check(scenario: Scenario, sent: Model, update: Update, private: Batch)
     With micro-batches on one of them alone, which the client then takes in two parts. With defences on an update
     that was computed without them: what they change is meant to differ.
     """
-    client = scenario.plan.client
-    if client.micro_batch is not None and len(private) > client.micro_batch:
-        private = private[: client.micro_batch]
-        update = _in_halves(sent, private, client.training())
-    elif scenario.plan.defences:
+    clients = scenario.clients
+    if clients.micro_batch is not None and len(private) > clients.micro_batch:
+        private = private[: clients.micro_batch]
+        update = _in_halves(sent, private, clients.training)
+    elif clients.defences:
         bare = collect(sent, _clients(scenario, private, ()), stream(0, "self-check"))
         assert bare is not None, "a client without defences withholds nothing"
         update = bare
     if update.norm() == 0:
         return None
     private = private.to(sent.like)
-    clients = 1 if client.micro_batch else client.clients
-    again = aggregate_update(sent, sent.input.encode(private.inputs), private.labels, client.training(), clients)
+    count = 1 if clients.micro_batch else clients.count
+    again = aggregate_update(sent, sent.input.encode(private.inputs), private.labels, clients.training, count)
     with torch.no_grad():
         doubled = {k: v.double() for k, v in again.values.items()}
         return abs(float(cosine_distance(doubled, {k: v.double() for k, v in update.values.items()})))
@@ -243,9 +241,8 @@ def _blank(scenario: Scenario, task: Task, *, skipped: str | None = None) -> Tri
 
 def _role(scenario: Scenario, card: Card[Any]) -> ServerRole:
     """What the server must be willing to do: for the attack, or for the tampering before it."""
-    planned = tampering_of(scenario.plan)
-    roles = list(ServerRole)
-    return max(card.role, planned[1].role if planned else card.role, key=roles.index)
+    tampering = scenario.tampering
+    return max(card.role, tampering.card.role if tampering else card.role, key=list(ServerRole).index)
 
 
 def _nothing_in(update: Update) -> str | None:
@@ -264,12 +261,13 @@ def _record(scenario: Scenario, task: Task, rebuilt: Reconstruction, private: Ba
             "objective": thinned(rebuilt.objective),
             "converged": rebuilt.converged,
             "labels": judged.labels,
-            "scores": [as_score(m) for m in judged.scored.metrics],
+            "scores": judged.scores,
+            "leaked": judged.leaked,
             "leakage_rate": judged.leakage_rate,
             "identification": judged.identification,
             "baselines": priors(task.update, task.seed),
             "confidence": confidence,
-            "matched": list(judged.scored.matched),
+            "matched": judged.matched,
             "notes": list(rebuilt.notes),
         }
     )

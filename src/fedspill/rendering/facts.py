@@ -1,14 +1,12 @@
 """What every view of a report says: the trials gathered by attack, and what their scores come to."""
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import binomtest
 
 from fedspill.report.schema import AuditReport
-from fedspill.report.trial import Rate, Score, Trial
+from fedspill.report.trial import Score, Trial
 
 
 @dataclass(frozen=True)
@@ -91,6 +89,7 @@ def main_metric(report: AuditReport) -> MetricInfo | None:
 
 
 def _main_name(report: AuditReport) -> str:
+    """The metric that the audit ranked by; where nothing could be ranked, the first one that was computed."""
     if report.worst:
         return report.worst[0].metric
     computed = (s.metric for t in report.trials for s in t.scores if not s.not_computed)
@@ -131,64 +130,6 @@ def baseline_scores(trials: Iterable[Trial], metric: str) -> dict[str, list[Scor
     for (name, _), score in found.items():
         named.setdefault(name, []).append(score)
     return named
-
-
-@dataclass(frozen=True)
-class Threshold:
-    """What counts as leaked, on one metric."""
-
-    metric: str
-    at_least: bool
-    value: float
-
-    def passed(self, value: float) -> bool:
-        """Whether a value counts as leaked."""
-        return value >= self.value if self.at_least else value <= self.value
-
-
-def thresholds(criterion: str) -> tuple[Threshold, ...]:
-    """Reads `psnr >= 20 dB and ssim >= 0.6`, all of which must hold; nothing from what is not of this form."""
-    pattern = r"\s*(\w+)\s*(>=|<=|≥|≤)\s*(-?[\d.]+(?:e[-+]?\d+)?)\s*\w*\s*"
-    found = [re.fullmatch(pattern, part) for part in criterion.split(" and ")]
-    read = tuple(Threshold(m[1], m[2] in (">=", "≥"), float(m[3])) for m in found if m)
-    return read if len(read) == len(found) else ()
-
-
-def leak_flags(trial: Trial) -> list[bool] | None:
-    """Which of a trial's examples meet every threshold; None if the trial has none, or none that can be read."""
-    limits = thresholds(trial.leakage_rate.criterion) if trial.leakage_rate else ()
-    scores = [score_of(trial.scores, limit.metric) for limit in limits]
-    if not limits or any(s is None or len(s.values) != len(trial.examples) for s in scores):
-        return None
-    columns = zip(*(s.values for s in scores if s is not None), strict=True)
-    return [all(v is not None and limit.passed(v) for limit, v in zip(limits, row, strict=True)) for row in columns]
-
-
-def leaked_share(trials: Sequence[Trial]) -> Rate | None:
-    """The share of private examples that any of these trials leaked; None without a leak threshold.
-
-    An example attacked with several seeds counts once. Only where the criterion cannot be read back are
-    the trials' own counts added up.
-    """
-    rates = [t.leakage_rate for t in trials if t.leakage_rate is not None]
-    if not rates:
-        return None
-    flags = [leak_flags(t) for t in trials]
-    if any(f is None for f in flags):
-        return wilson(rates[0].criterion, sum(r.hits for r in rates), sum(r.n for r in rates))
-    leaked: dict[tuple[int, int], bool] = {}
-    for trial, hits in zip(trials, flags, strict=True):
-        for example, hit in zip(trial.examples, hits or [], strict=True):
-            leaked[trial.update, example] = leaked.get((trial.update, example), False) or hit
-    return wilson(rates[0].criterion, sum(leaked.values()), len(leaked))
-
-
-def wilson(criterion: str, hits: int, n: int) -> Rate | None:
-    """A share with its Wilson score interval (95 %)."""
-    if n == 0:
-        return None
-    ends = binomtest(hits, n).proportion_ci(0.95, method="wilson")
-    return Rate(criterion=criterion, hits=hits, n=n, rate=hits / n, low=float(ends.low), high=float(ends.high))
 
 
 def private_examples(report: AuditReport) -> int:

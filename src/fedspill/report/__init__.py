@@ -2,6 +2,7 @@
 
 - `schema`: report.json, and what of it may be shared.
 - `trial`: one trial of it.
+- `leakage`: which private examples leaked, and what share of them.
 - `store`: the output folder: written whole, resumable, read again.
 """
 

@@ -6,8 +6,9 @@
 from enum import Enum
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
+from fedspill.report.leakage import thresholds_of, with_leak_flags
 from fedspill.report.trial import Rate, Record, Trial
 
 SCHEMA_VERSION = 1
@@ -155,6 +156,13 @@ class AuditReport(Record):
     verdict: Verdict
     pictures: Pictures = Pictures()
     redacted: bool = False
+
+    @field_validator("trials")
+    @classmethod
+    def _with_leak_flags(cls, trials: list[Trial], info: Any) -> list[Trial]:
+        # `info` is a protocol that is not checked at run time
+        thresholds = thresholds_of(info.data.get("plan", {}))
+        return [with_leak_flags(trial, thresholds) for trial in trials]
 
 
 def json_schema() -> dict[str, Any]:

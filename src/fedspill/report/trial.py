@@ -156,6 +156,7 @@ class Trial(Record):
             compute the same), before any defence.
         iterations: of the best run; 0 for closed forms.
         objective: the curve of the best run, thinned to at most 200 points as [iteration, value].
+        leaked: whether each private example meets the plan's leak thresholds; None where it could not be judged.
         confidence: the attack's own, one per reconstruction, in the order of the tensors stored.
         matched: for each private example the index of its reconstruction, None if it got none.
         readings: every candidate that the attack returned, in its order, if it says where it read them.
@@ -184,6 +185,7 @@ class Trial(Record):
     labels: Labels = Labels(source="none")
     scores: list[Score] = Field(default_factory=list)
     leakage_rate: Rate | None = None
+    leaked: list[bool] | None = None
     identification: list[Identification] = Field(default_factory=list)
     baselines: list[Baseline] = Field(default_factory=list)
     confidence: list[float] = Field(default_factory=list)

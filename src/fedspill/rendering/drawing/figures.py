@@ -10,8 +10,9 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from fedspill.rendering import facts
 from fedspill.rendering.drawing import canvas
 from fedspill.rendering.drawing.canvas import BLUE, FAINT, INK, VERMILION
-from fedspill.rendering.facts import AttackGroup, MetricInfo, Spread, Threshold
+from fedspill.rendering.facts import AttackGroup, MetricInfo, Spread
 from fedspill.rendering.numbers import count, metric_name
+from fedspill.report.leakage import thresholds_of
 from fedspill.report.schema import AuditReport
 from fedspill.report.trial import Score, Trial
 
@@ -70,7 +71,7 @@ def _rows(report: AuditReport, metric: MetricInfo) -> list[_Row]:
 def _attack_row(group: AttackGroup, metric: MetricInfo) -> _Row | None:
     dots: list[tuple[float, bool]] = []
     for trial in group.ran:
-        score, flags = facts.score_of(trial.scores, metric.name), facts.leak_flags(trial)
+        score, flags = facts.score_of(trial.scores, metric.name), trial.leaked
         for place, value in enumerate(score.values if score else []):
             dots += [] if value is None else [(value, bool(flags and flags[place]))]
     spread = facts.spread(facts.trial_scores(group.ran, metric.name), metric.higher_is_closer)
@@ -85,12 +86,12 @@ def _guess_row(name: str, scores: Sequence[Score], metric: MetricInfo) -> _Row |
     return _Row(name, values, (False,) * len(values), spread, is_guess=True) if spread else None
 
 
-def _limit(report: AuditReport, metric: MetricInfo) -> Threshold | None:
-    limits = facts.thresholds(report.leakage_rate.criterion) if report.leakage_rate else ()
-    return next((limit for limit in limits if limit.metric == metric.name), None)
+def _limit(report: AuditReport, metric: MetricInfo) -> float | None:
+    """The leak threshold of the metric, in its unit; None if nothing was judged by it."""
+    return thresholds_of(report.plan).get(metric.name) if report.leakage_rate else None
 
 
-def _draw_axes(axes: Axes, rows: Sequence[_Row], metric: MetricInfo, limit: Threshold | None) -> None:
+def _draw_axes(axes: Axes, rows: Sequence[_Row], metric: MetricInfo, limit: float | None) -> None:
     axes.set_ylim(-0.6, len(rows) - 0.4)
     axes.set_yticks([])
     axes.margins(x=0.03)
@@ -98,9 +99,9 @@ def _draw_axes(axes: Axes, rows: Sequence[_Row], metric: MetricInfo, limit: Thre
     if 0 < attacks < len(rows):
         axes.axhline(len(rows) - attacks - 0.5, color=FAINT, linewidth=1)
     if limit is not None:
-        axes.axvline(limit.value, color=VERMILION, linewidth=1.3, dashes=(4, 3))
+        axes.axvline(limit, color=VERMILION, linewidth=1.3, dashes=(4, 3))
         where = axes.get_xaxis_transform()
-        canvas.write(axes, limit.value, 1.02, "threshold", transform=where, ha="center")
+        canvas.write(axes, limit, 1.02, "threshold", transform=where, ha="center")
     if not metric.higher_is_closer:
         axes.invert_xaxis()
     unit = f", {metric.unit}" if metric.unit else ""

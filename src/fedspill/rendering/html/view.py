@@ -8,6 +8,7 @@ from fedspill.rendering import facts, numbers
 from fedspill.rendering.drawing import pictures
 from fedspill.rendering.drawing.pictures import Pair
 from fedspill.rendering.facts import AttackGroup, MetricInfo, Spread
+from fedspill.report.leakage import leaked_share, rate
 from fedspill.report.schema import AuditReport, VerdictName, WorstExample
 from fedspill.report.trial import Rate, Score, Trial
 
@@ -149,7 +150,7 @@ def _attack_row(group: AttackGroup, metric: MetricInfo | None) -> AttackRow:
     return AttackRow(
         group=group,
         spread=spread,
-        share=facts.leaked_share(group.ran),
+        share=leaked_share(group.ran),
         guess=_best_guess(group, metric) if metric else None,
         beaten=facts.beats_guesses(group.ran, metric) if metric else (0, 0),
         iterations=_range([t.iterations for t in group.ran]) if group.ran else "–",
@@ -274,7 +275,8 @@ def _identification_row(group: AttackGroup, distance: str, reference: str) -> Id
         if (entry.distance, entry.reference) == (distance, reference)
     ]
     rates = [entry.rate for _, entry in entries if entry.rate]
-    total = facts.wilson("IIP", sum(r.hits for r in rates), sum(r.n for r in rates))
+    n = sum(r.n for r in rates)
+    total = rate("IIP", sum(r.hits for r in rates), n) if n else None
     reasons = tuple(dict.fromkeys(e.not_computed for _, e in entries if e.not_computed))
     seeds = len({seed for seed, entry in entries if entry.rate})
     return IdentificationRow(group.label, distance, reference, total, seeds, reasons)
