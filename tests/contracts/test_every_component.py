@@ -6,13 +6,16 @@ import pytest
 import torch
 
 from fedspill import catalogue
+from fedspill.auditing.components import configure
 from fedspill.core.errors import BadInput, NotApplicable
 from fedspill.core.knowledge import Knows, ServerKnowledge
 from fedspill.core.local_update import FedAvg, FedSGD, local_update
 from fedspill.core.rng import stream
-from fedspill.core.roles import UNWATCHED, Attack, Check, Defence, Incoming, Tampering
+from fedspill.core.roles import UNWATCHED, Attack, Card, Check, Defence, Incoming, Tampering
+from fedspill.core.settings import Group, field_names, flat_fields, plain_fields, with_fields
 from fedspill.federation.client import Client
 from fedspill.federation.threat import observe
+from fedspill.plan.sections import AttackEntry
 from tests.support.worlds import SPEC, batch, conv_bn, linear, mlp, relu_mlp
 
 ATTACKS, TAMPERINGS = catalogue.attacks(), catalogue.tamperings()
@@ -28,11 +31,8 @@ RELU_ONLY = {"nex"}
 
 def shortened(component):
     """The same component with few iterations, so that a contract takes no time."""
-    wanted = {"steps": 12, "restarts": 1}
-    have = {f.name for f in fields(component)} & set(wanted)
-    return type(component)(
-        **{**{f.name: getattr(component, f.name) for f in fields(component)}, **{k: wanted[k] for k in have}}
-    )
+    few = {"steps": 12, "restarts": 1}
+    return with_fields(component, **{k: few[k] for k in few if k in flat_fields(component)})
 
 
 def tampered_by(card, public, models):
@@ -67,8 +67,23 @@ def test_a_card_is_complete(card) -> None:
     for preset in card.presets.values():
         assert is_dataclass(preset)
         assert type(preset).__dataclass_params__.frozen
-        documented = type(preset).__doc__ or ""
-        assert all(f"{f.name}:" in documented for f in fields(preset)), "every hyperparameter is documented"
+        for part in (preset, *(group for group in vars(preset).values() if isinstance(group, Group))):
+            documented = type(part).__doc__ or ""
+            assert all(f"{f.name}:" in documented for f in fields(part)), "every hyperparameter is documented"
+
+
+@pytest.mark.parametrize("card", [card for _, card in EVERY], ids=[name for name, _ in EVERY])
+def test_a_plan_names_every_field_by_one_name_whatever_group_it_is_in(card) -> None:
+    for preset in card.presets.values():
+        names = [f.name for f in fields(preset)]
+        for group in vars(preset).values():
+            if isinstance(group, Group):
+                names += [f.name for f in fields(group)]
+                assert not any(isinstance(value, Group) for value in vars(group).values()), "groups hold no groups"
+        assert len(names) == len(set(names))
+        assert set(field_names(type(preset))) == set(flat_fields(preset)) <= set(names)
+        entry = AttackEntry.model_validate({"name": "x", **plain_fields(preset)})
+        assert configure(Card("", "", "", {"paper": preset}), entry, "component") == preset
 
 
 @pytest.mark.parametrize("name", ATTACKS)

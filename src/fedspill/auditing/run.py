@@ -25,6 +25,7 @@ from fedspill.auditing.watch import Listener, Silent
 from fedspill.core.inputs import ImageSpec
 from fedspill.core.knowledge import Knows
 from fedspill.core.model import Model
+from fedspill.core.settings import plain_fields
 from fedspill.core.tensor_files import write_whole
 from fedspill.plan.build import pick_device
 from fedspill.plan.sections import AuditPlan
@@ -165,7 +166,7 @@ def _applied(defence: ChosenDefence) -> AppliedDefence:
         name=defence.name,
         preset=defence.preset,
         title=defence.card.title,
-        fields=asdict(component),  # pyright: ignore[reportArgumentType]
+        fields=plain_fields(component),
         cost=None if cost is None else Cost(**asdict(cost)),
     )
 
