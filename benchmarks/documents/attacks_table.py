@@ -5,12 +5,12 @@
 
 import argparse
 import sys
-from dataclasses import fields
 from typing import Any
 
 from benchmarks.common.places import DOCS
 from fedspill import catalogue
 from fedspill.core.roles import Card
+from fedspill.core.settings import described, flat_fields
 
 TARGET = DOCS / "attacks.md"
 HEAD = """# Attacks, malicious servers, defences and checks
@@ -41,10 +41,11 @@ def presets(name: str, card: Card[Any]) -> str:
     first = next(iter(card.presets.values()))
     lines = [f"\n### `{name}`\n"]
     for preset, component in card.presets.items():
+        usual = {} if component is first else flat_fields(first)
         shown = [
-            f"{f.name}={getattr(component, f.name)!r}"
-            for f in fields(component)
-            if component is first or getattr(component, f.name) != getattr(first, f.name)
+            f"{name}={described(value)}"
+            for name, value in flat_fields(component).items()
+            if name not in usual or value != usual[name]
         ]
         lines.append(
             f"- `{preset}`: {', '.join(shown) or 'no fields' if component is first else ', '.join(shown) or 'the same'}"

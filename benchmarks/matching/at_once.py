@@ -11,7 +11,6 @@ are made. Preset `quick` first reads exactly what a gradient tells, image by ima
 
 import argparse
 import time
-from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any, cast
@@ -28,6 +27,7 @@ from fedspill.auditing.watch import TrialWatch
 from fedspill.cli.progress import TerminalListener
 from fedspill.core.rng import stream
 from fedspill.core.roles import Job
+from fedspill.core.settings import described, with_fields
 from fedspill.core.types import Reconstruction
 from fedspill.scoring.metrics import PSNR
 
@@ -45,8 +45,8 @@ CASES = {
 def attack_of(args: argparse.Namespace) -> InvertingGradients:
     """The preset with the changes that were asked for."""
     attack = cast("InvertingGradients", CARD.presets[args.preset])
-    attack = replace(attack, graph=args.graph, analytic=attack.analytic and not args.search_only)
-    return attack if args.steps is None else replace(attack, steps=args.steps)
+    attack = with_fields(attack, graph=args.graph, analytic=attack.analytic and not args.search_only)
+    return attack if args.steps is None else with_fields(attack, steps=args.steps)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -78,7 +78,12 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     def one_by_one() -> list[Reconstruction]:
         return [attack.reconstruct(job.update, job.knowledge, job.rng) for job in jobs()]
 
-    record: dict[str, Any] = {"settings": repr(attack), "network": args.network, "n": args.images, "seed": args.seed}
+    record: dict[str, Any] = {
+        "settings": described(attack),
+        "network": args.network,
+        "n": args.images,
+        "seed": args.seed,
+    }
     for name, work in (("at_once", at_once), ("one_by_one", one_by_one))[: 2 if args.compare else 1]:
         synchronise(given.device)
         began, cpu = time.perf_counter(), time.process_time()

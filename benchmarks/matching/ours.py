@@ -1,7 +1,7 @@
 """fedspill's side of `matching`: an attack of the catalogue as users run it, watched."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.common.clock import Probe, Snapshot
@@ -10,6 +10,7 @@ from fedspill.attacks.inverting_gradients import CARD, InvertingGradients
 from fedspill.core.errors import BadInput
 from fedspill.core.rng import stream
 from fedspill.core.roles import State, Unwatched
+from fedspill.core.settings import field_names, flat_fields, plain_fields, with_fields
 from fedspill.core.values import set_fields
 
 
@@ -22,12 +23,12 @@ class Preset:
 
     def settings(self) -> dict[str, Any]:
         """All fields of the attack."""
-        return asdict(self.attack)
+        return plain_fields(self.attack)
 
     def of(self, **changes: Any) -> "Preset":
         """Under the same name, with the fields changed that the attack has."""
-        known = {f.name for f in fields(self.attack)}
-        return Preset(self.name, replace(self.attack, **{k: v for k, v in changes.items() if k in known}))
+        known = flat_fields(self.attack)
+        return Preset(self.name, with_fields(self.attack, **{k: v for k, v in changes.items() if k in known}))
 
 
 def presets(names: str, changes: list[str]) -> list[Preset]:
@@ -40,7 +41,7 @@ def presets(names: str, changes: list[str]) -> list[Preset]:
         if name not in CARD.presets:
             raise BadInput(f"no preset {name!r}; there are {', '.join(CARD.presets)}")
     given = set_fields(changes)
-    known = {f.name for f in fields(InvertingGradients)}
+    known = set(field_names(InvertingGradients))
     if unknown := sorted(given.keys() - known):
         raise BadInput(f"the attack has no field {', '.join(unknown)}; it has {', '.join(sorted(known))}")
     return [_preset(name, given) for name in names.split(",")]
@@ -50,9 +51,10 @@ def _preset(name: str, given: dict[str, Any]) -> Preset:
     attack = CARD.presets[name]
     assert isinstance(attack, InvertingGradients)
     # TOML tells 1 from 1.0, the fields do not.
-    whole = {k: float(v) if isinstance(getattr(attack, k), float) else v for k, v in given.items()}
+    usual = flat_fields(attack)
+    whole = {k: float(v) if isinstance(usual[k], float) else v for k, v in given.items()}
     label = "+".join([name, *(f"{k}={v}" for k, v in given.items())])
-    return Preset(label, replace(attack, **whole))
+    return Preset(label, with_fields(attack, **whole))
 
 
 @dataclass

@@ -11,7 +11,6 @@ the start.
 
 import argparse
 from collections.abc import Iterator
-from dataclasses import replace
 from statistics import fmean
 from typing import Any, cast
 
@@ -23,6 +22,7 @@ from benchmarks.common.cpu_torchvision import DECLARED  # noqa: F401
 from benchmarks.matching.world import Case, world
 from fedspill.attacks.inverting_gradients import CARD, InvertingGradients
 from fedspill.core.rng import stream
+from fedspill.core.settings import described, with_fields
 from fedspill.scoring.metrics import PSNR
 from fedspill.zoo import data, models
 
@@ -50,7 +50,7 @@ PAPER: dict[str, str] = {
 def attack_of(case: str, preset: str, steps: int) -> InvertingGradients:
     """The preset with another number of iterations; of `paper` the variant for the case."""
     name = PAPER.get(case, preset) if preset == "paper" else preset
-    return replace(cast("InvertingGradients", CARD.presets[name]), steps=steps)
+    return with_fields(cast("InvertingGradients", CARD.presets[name]), steps=steps)
 
 
 def images_of(case: str, count: int) -> list[int]:
@@ -101,9 +101,9 @@ def run(args: argparse.Namespace) -> None:
 def _record(args: argparse.Namespace, case: str, preset: str, steps: int, image: int, seed: int) -> None:
     path = RESULTS / f"{case}-{preset}{steps}.json"
     attack = attack_of(case, preset, steps)
-    empty: dict[str, Any] = {"settings": repr(attack), "runs": []}
+    empty: dict[str, Any] = {"settings": described(attack), "runs": []}
     kept = records.read(path) if path.is_file() else empty
-    if kept["settings"] != repr(attack):
+    if kept["settings"] != described(attack):
         kept = empty
     if any((r["image"], r["seed"]) == (image, seed) for r in kept["runs"]):
         return

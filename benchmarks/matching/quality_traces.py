@@ -7,7 +7,6 @@ test images below number 3,000, one image an update, labels granted, eval mode.
 import argparse
 import json
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +15,18 @@ from torch import Tensor
 
 from benchmarks.common.records import conditions, write
 from benchmarks.matching.world import Case, World, world
-from fedspill.attacks.inverting_gradients import InvertingGradients
+from fedspill.attacks.inverting_gradients import InvertingGradients, TotalVariation
 from fedspill.core.rng import stream
+from fedspill.core.settings import with_fields
 from fedspill.inversion.matching.hypotheses import check_observed, hypotheses
+from fedspill.inversion.search.settings import SearchSettings
 from fedspill.inversion.search.stack import Stack
 from fedspill.inversion.search.step_rules import SignedAdam
 
 STEPS, EVERY, RUNS = 240, 6, 2
-PAPER = InvertingGradients(steps=STEPS, tv=1e-2)
-FAINT = replace(PAPER, tv=1e-3)
-COSINE = replace(PAPER, lr=0.3, schedule="cosine", tv=0.7, variation="vectorial", relative=True)
+PAPER = InvertingGradients(search=SearchSettings(steps=STEPS), prior=TotalVariation(tv=1e-2))
+FAINT = with_fields(PAPER, tv=1e-3)
+COSINE = with_fields(PAPER, lr=0.3, schedule="cosine", tv=0.7, variation="vectorial", relative=True)
 NARROW: dict[str, Any] = {"width": 16}
 CASES: dict[str, tuple[Case, InvertingGradients]] = {
     "lenet, paper": (Case("lenet"), PAPER),
@@ -50,7 +51,11 @@ def traced(given: World, attack: InvertingGradients, seed: int) -> list[dict[str
     matching = attack._matching(observed, knowledge, kept)
     problem = attack._problem(matching, kept)
     assert problem.values is not None
-    rng, rule, labels = stream(seed, "traces"), SignedAdam(attack.lr, schedule=attack.schedule), given.private.labels
+    rng, rule, labels = (
+        stream(seed, "traces"),
+        SignedAdam(attack.search.lr, schedule=attack.search.schedule),
+        given.private.labels,
+    )
     starts = torch.stack([problem.draw(rng)[0] for _ in range(RUNS)]).requires_grad_()
     stack = Stack(
         [starts], problem.values, rule.optimiser([starts]), rule.sign, problem.project, starts.new_zeros(1, RUNS)

@@ -11,7 +11,6 @@ takes the first n images of different labels from 9,000 + 40 k on. PSNR is the m
 
 import argparse
 from collections.abc import Iterator
-from dataclasses import replace
 from statistics import fmean, stdev
 from typing import Any, cast
 
@@ -24,6 +23,7 @@ from benchmarks.matching.world import FIRST, Case, world
 from fedspill.attacks.inverting_gradients import CARD, InvertingGradients
 from fedspill.core.local_update import FedAvg
 from fedspill.core.rng import stream
+from fedspill.core.settings import described, with_fields
 from fedspill.scoring.metrics import PSNR
 from fedspill.zoo import data
 
@@ -71,13 +71,19 @@ def one(cell: tuple[int, int, int], width: int, attack: InvertingGradients, numb
 def run(args: argparse.Namespace) -> None:
     """Everything that is not recorded yet, update by update."""
     torch.set_num_threads(args.threads)
-    attack = replace(cast("InvertingGradients", CARD.presets["strong"]), steps=args.steps)
+    attack = with_fields(cast("InvertingGradients", CARD.presets["strong"]), steps=args.steps)
     for number in range(args.groups):
         for cell in args.cells:
             path = RESULTS / f"{'-'.join(map(str, cell))}-width{args.width}-strong{args.steps}.json"
             kept: dict[str, Any] = records.read(path) if path.is_file() else {"runs": []}
-            if kept.get("settings") != repr(attack):
-                kept = {"settings": repr(attack), "cell": cell, "width": args.width, "steps": args.steps, "runs": []}
+            if kept.get("settings") != described(attack):
+                kept = {
+                    "settings": described(attack),
+                    "cell": cell,
+                    "width": args.width,
+                    "steps": args.steps,
+                    "runs": [],
+                }
             if any(r["update"] == number for r in kept["runs"]):
                 continue
             kept["runs"].append(found := one(cell, args.width, attack, number))

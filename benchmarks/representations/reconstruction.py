@@ -25,6 +25,7 @@ from fedspill.attacks.inverting_gradients import InvertingGradients
 from fedspill.attacks.nex import CARD as NEX
 from fedspill.core.rng import stream
 from fedspill.core.roles import Attack
+from fedspill.core.settings import with_fields
 from fedspill.scoring.match import match
 from fedspill.tamperings.maui import Maui
 
@@ -53,8 +54,8 @@ def sent(method: str, given: argparse.Namespace, worlds: dict[str, World]) -> tu
     tampered = maui.tamper(here.model, here.public, 0, stream(given.seed, "server"))
     if method in ("ig", "dlg"):
         card, steps = (IG, given.iterations) if method == "ig" else (DLG, given.iterations // EVALUATIONS)
-        attack = replace(card.presets["paper"], steps=max(1, steps), restarts=1)
-        return replace(attack, tv=given.ig_tv) if isinstance(attack, InvertingGradients) else attack, tampered.model
+        attack = with_fields(card.presets["paper"], steps=max(1, steps), restarts=1)
+        return with_fields(attack, tv=given.ig_tv) if isinstance(attack, InvertingGradients) else attack, tampered.model
     if plain:
         attack = NEX.presets["strong"]
         return replace(attack, matching=replace(attack.matching, iterations=given.iterations)), tampered.model

@@ -23,6 +23,7 @@ from benchmarks.matching.world import World, of
 from fedspill.core.errors import BadInput
 from fedspill.core.local_update import FedSGD
 from fedspill.core.rng import stream
+from fedspill.core.settings import with_fields
 from fedspill.core.types import Reconstruction
 from fedspill.scoring.metrics import PSNR
 from tests.support.worlds import batch, conv_bn
@@ -177,7 +178,7 @@ def test_a_killed_run_is_made_again_and_a_finished_one_is_kept(
 
 def test_a_run_of_other_settings_is_not_overwritten_unasked(given: World, paper: Preset, tmp_path: Path) -> None:
     task = Task("case", 9000, 0, paper, 0)
-    other = replace(task, preset=Preset(paper.name, replace(paper.attack, lr=0.3)))
+    other = replace(task, preset=Preset(paper.name, with_fields(paper.attack, lr=0.3)))
     assert record(task, given, tmp_path, arguments(tmp_path))
     with pytest.raises(BadInput, match=r"other settings \(lr\); --redo"):
         record(other, given, tmp_path, arguments(tmp_path))
@@ -196,4 +197,4 @@ def test_a_wrong_preset_or_field_is_named(names: str, changes: list[str], messag
 def test_changes_are_told_in_the_name_and_take_the_fields_type() -> None:
     found = presets("paper,quick", ["tv=1", "steps=7"])
     assert [p.name for p in found] == ["paper+tv=1+steps=7", "quick+tv=1+steps=7"]
-    assert all(isinstance(p.attack.tv, float) and p.attack.steps == 7 for p in found)
+    assert all(isinstance(p.attack.prior.tv, float) and p.attack.search.steps == 7 for p in found)

@@ -5,10 +5,14 @@ from dataclasses import fields
 import pytest
 
 from fedspill import catalogue
+from fedspill.auditing.components import configure
 from fedspill.core.errors import BadInput
 from fedspill.core.knowledge import Knows, ServerKnowledge
 from fedspill.core.local_update import FedSGD
+from fedspill.core.roles import Card
+from fedspill.core.settings import Group, field_names, flat_fields, plain_fields
 from fedspill.federation.threat import observe
+from fedspill.plan.sections import AttackEntry
 from fedspill.testing.components import Component
 from fedspill.testing.contracts import *  # noqa: F403 - the tests that outside authors run
 from fedspill.testing.contracts import EVERYTHING
@@ -20,6 +24,20 @@ ATTACKS = catalogue.attacks()
 @pytest.mark.fedspill_contract("attack", "tampering", "defence", "check")
 def test_our_own_have_a_quick_preset(fedspill_component: Component) -> None:
     assert {"paper", "quick"} <= set(fedspill_component.card.presets)
+
+
+@pytest.mark.fedspill_contract("attack", "tampering", "defence", "check")
+def test_a_plan_names_every_field_by_one_name_whatever_group_it_is_in(fedspill_component: Component) -> None:
+    for preset in fedspill_component.card.presets.values():
+        names = [f.name for f in fields(preset)]
+        for group in vars(preset).values():
+            if isinstance(group, Group):
+                names += [f.name for f in fields(group)]
+                assert not any(isinstance(value, Group) for value in vars(group).values()), "groups hold no groups"
+        assert len(names) == len(set(names))
+        assert set(field_names(type(preset))) == set(flat_fields(preset)) <= set(names)
+        entry = AttackEntry.model_validate({"name": "x", **plain_fields(preset)})
+        assert configure(Card("", "", "", {"paper": preset}), entry, "component") == preset
 
 
 def test_every_grant_is_a_field_of_the_knowledge() -> None:

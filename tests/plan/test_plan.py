@@ -8,6 +8,7 @@ from fedspill.auditing.components import choose, configure
 from fedspill.catalogue import attacks
 from fedspill.core.errors import BadInput
 from fedspill.core.local_update import FedAvg, FedSGD
+from fedspill.core.settings import with_fields
 from fedspill.plan.file import parse_plan, read_as, read_plan
 from fedspill.plan.sections import AttackEntry, parse_seconds
 from fedspill.training.plan import DecoderPlan, RobustPlan, SpabPlan
@@ -74,6 +75,15 @@ def test_bad_plans(table: dict, said: str) -> None:
         ("dlg:strongest", "attack 'dlg' has no preset 'strongest'; it has paper"),
         ({"name": "dlg", "step": 3}, "attack 'dlg' has no field 'step'; it has .*steps"),
         ({"name": "dlg", "steps": "many"}, r"attack 'dlg', field 'steps': .*\(got 'many'\)"),
+        (
+            {"name": "inverting_gradients", "search": {}},
+            "has no field 'search'; it has steps, lr,",
+        ),
+        ({"name": "inverting_gradients", "lr": "high"}, r"'inverting_gradients', field 'lr': .*\(got 'high'\)"),
+        (
+            {"name": "inverting_gradients", "batched": True, "optimiser": "lbfgs"},
+            "attack 'inverting_gradients': batched=true was got with optimiser='lbfgs'",
+        ),
         ("label_flip", "brings no readout of its own; name it in server.tampering"),
     ],
 )
@@ -87,6 +97,16 @@ def test_fields_of_an_attack_can_be_changed_also_nested_ones() -> None:
     made = configure(attacks()["dlg"], entry, "attack")
     assert (made.steps, made.unknowns.examples, made.unknowns.assumed_lr) == (7, (2, 3), 1e-2)
     assert attacks()["dlg"].presets["paper"].steps == 300
+
+
+def test_fields_of_groups_are_named_as_the_attacks_own() -> None:
+    table = {"name": "inverting_gradients", "preset": "strong", "tv": 0.1, "lr": 0.1, "unknowns": {"examples": [2]}}
+    made, strong = (
+        configure(attacks()["inverting_gradients"], AttackEntry.model_validate(entry), "attack")
+        for entry in (table, {"name": "inverting_gradients", "preset": "strong"})
+    )
+    assert (made.prior.tv, made.search.lr, made.unknowns.examples) == (0.1, 0.1, (2,))
+    assert with_fields(made, tv=0.7, lr=0.3, unknowns=strong.unknowns) == strong
 
 
 def test_standard_is_what_the_server_can_and_would_run() -> None:

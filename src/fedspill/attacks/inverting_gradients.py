@@ -7,18 +7,17 @@ learning?", NeurIPS 2020, arXiv:2003.14053. Equation 4; equation 6 for FedAvg; h
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fedspill.core.errors import BadInput
 from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.model import Model
 from fedspill.core.nested_watch import JobsWatch
 from fedspill.core.rng import randn
 from fedspill.core.roles import UNWATCHED, Attack, Card, Job, Watch
+from fedspill.core.settings import Group, with_fields
 from fedspill.core.types import Reconstruction, Update
 from fedspill.inversion.matching.forward_model import ForwardModel
 from fedspill.inversion.matching.hypotheses import Unknowns, check_observed, hypotheses
@@ -29,36 +28,52 @@ from fedspill.inversion.matching.recursive_reading import AFTER, Reading, read_a
 from fedspill.inversion.objective.distances import DISTANCES, DistanceName
 from fedspill.inversion.priors.total_variation import EACH_VARIATION, Variation
 from fedspill.inversion.recursion.known_activations import KnownActivations
-from fedspill.inversion.search.batched import BatchedSearch
 from fedspill.inversion.search.problem import Found, Problem
-from fedspill.inversion.search.sequential import Search
-from fedspill.inversion.search.step_rules import LBFGS, Schedule, SignedAdam, StepRule
+from fedspill.inversion.search.settings import SearchSettings
 
 POOLS = (nn.MaxPool2d, nn.AdaptiveMaxPool2d, nn.FractionalMaxPool2d)
 
 
 @dataclass(frozen=True)
-class InvertingGradients:
-    """The paper's method with its ablations as fields.
+class TotalVariation(Group):
+    """The image prior: total variation of the normalised candidate.
 
     Attributes:
-        steps: iterations of one run (the paper: 4,800 for its tables, up to 24,000).
-        lr: Adam's step in normalised space, in [0.01, 1].
-        schedule: of the step size: the paper's "drops" to a tenth after 3/8, 5/8 and 7/8 of the run, or "cosine".
-        tv: weight of the total variation of the normalised candidate.
+        tv: weight of the total variation; 0 leaves it out.
         tv_pooled: the weight for networks with max-pooling modules, whose updates need less of it; None takes `tv`.
         variation: the paper's "anisotropic" one, or "vectorial": the same in every direction, channels joined.
         relative: minimise distance * exp(tv * variation) instead of their sum, so that the prior's weight follows the
             distance: one value of `tv` then suits networks whose distances differ by a factor of 30, and the prior
             fades where the update is matched. Not in the paper.
+    """
+
+    tv: float = 1e-2
+    tv_pooled: float | None = None
+    variation: Variation = "anisotropic"
+    relative: bool = False
+
+    def objective(self, model: Model) -> Objective:
+        """The distances of stacked candidates with the prior, weighted for this network."""
+        pooled = any(isinstance(m, POOLS) for m in model.module.modules())
+        tv = self.tv_pooled if pooled and self.tv_pooled is not None else self.tv
+
+        def objective(distance: Float[Tensor, " r"], z: Float[Tensor, "r n c h w"]) -> Float[Tensor, " r"]:
+            if not tv:
+                return distance
+            variation = tv * EACH_VARIATION[self.variation](z)
+            return distance * variation.exp() if self.relative else distance + variation
+
+        return objective
+
+
+@dataclass(frozen=True)
+class InvertingGradients:
+    """The paper's method with its ablations as fields; a plan names those of `search` and `prior` as its own.
+
+    Attributes:
+        search: the optimisation, by Adam or L-BFGS in normalised space.
+        prior: what the candidate must look like besides.
         distance: "cosine" (eq. 4), or "squared" (eq. 3) as an ablation.
-        signed: give Adam the sign of the gradient.
-        boxed: keep the candidate inside the range of valid images.
-        optimiser: "adam", or "lbfgs" as an ablation.
-        restarts: runs from different starts; the lowest objective is kept.
-        batched: all restarts at once (Adam only), which needs the memory of all of them; the result is the same up to
-            rounding. On a GPU it saves most of the time; on a CPU little.
-        graph: batched runs on a CUDA device are captured as a CUDA graph.
         unknowns: how to guess what the server was not granted.
         converged_below: share of a blank image's cosine distance of updates below which the search calls itself
             converged.
@@ -70,20 +85,9 @@ class InvertingGradients:
             local training itself. Not in the paper.
     """
 
-    steps: int = 4800
-    lr: float = 0.1
-    schedule: Schedule = "drops"
-    tv: float = 1e-2
-    tv_pooled: float | None = None
-    variation: Variation = "anisotropic"
-    relative: bool = False
+    search: SearchSettings = SearchSettings()
+    prior: TotalVariation = TotalVariation()
     distance: DistanceName = "cosine"
-    signed: bool = True
-    boxed: bool = True
-    optimiser: Literal["adam", "lbfgs"] = "adam"
-    restarts: int = 1
-    batched: bool = False
-    graph: bool = False
     unknowns: Unknowns = Unknowns()
     converged_below: float = 0.1
     analytic: bool = False
@@ -96,7 +100,7 @@ class InvertingGradients:
         begun = self._begin(Job(update, knowledge, rng), watch)
         if isinstance(begun, Reconstruction):
             return begun
-        return self._end(begun, self._search(watch).run(begun.problems, rng, watch), watch)
+        return self._end(begun, self.search.loop(watch).run(begun.problems, rng, watch), watch)
 
     def reconstruct_many(self, jobs: Sequence[Job], watch: Watch = UNWATCHED) -> list[Reconstruction]:
         """As `reconstruct` of each; searches for one gradient of the same model in eval mode share a stack (Adam only).
@@ -106,7 +110,7 @@ class InvertingGradients:
         parts = JobsWatch(watch)
         begun = {i: self._begin_part(i, jobs, parts) for i in range(len(jobs))}
         pending = {i: job for i, job in begun.items() if isinstance(job, Pending)}
-        found = Searching(self._search, self._together(watch), self._objective).run(pending, parts)
+        found = Searching(self.search.loop, self.search.stacked(watch), self.prior.objective).run(pending, parts)
         return [job if isinstance(job, Reconstruction) else self._end(job, found[i], watch) for i, job in begun.items()]
 
     def _begin_part(self, i: int, jobs: Sequence[Job], parts: JobsWatch) -> Reconstruction | Pending:
@@ -141,30 +145,10 @@ class InvertingGradients:
                 read = replace(read, notes=(*again.notes, AFTER))
         return replace(result, notes=(*result.notes, *kept.notes, *read.notes))
 
-    def _search(self, watch: Watch) -> Search | BatchedSearch:
-        rule = self._rule()
-        if watch.quality() is not None and isinstance(rule, SignedAdam):
-            # Its own estimate compares runs while they go on, so there must be two of them.
-            return BatchedSearch(rule, self.steps, max(2, self.restarts), graph=self.graph)
-        if not self.batched:
-            return Search(rule, self.steps, self.restarts)
-        if not isinstance(rule, SignedAdam):
-            raise BadInput(
-                "batched=true was got with optimiser='lbfgs', whose step depends on all variables; use 'adam'"
-            )
-        return BatchedSearch(rule, self.steps, self.restarts, graph=self.graph)
-
-    def _together(self, watch: Watch) -> BatchedSearch | None:
-        """Of jobs in a stack; a quality is estimated for one job at a time."""
-        rule = self._rule()
-        if watch.quality() is not None or not isinstance(rule, SignedAdam):
-            return None
-        return BatchedSearch(rule, self.steps, self.restarts, graph=self.graph)
-
     def _problem(self, assumed: ForwardModel, known: KnownActivations | None) -> Problem:
         matching, labels, count = assumed.single_gradient, assumed.labels, assumed.hypothesis.num_examples
         model, spec = matching.model, matching.model.input
-        objective, alone = self._objective(model), [assumed.distance()]
+        objective, alone = self.prior.objective(model), [assumed.distance()]
 
         def draw(rng: torch.Generator) -> list[Tensor]:
             return [randn((count, *spec.encoded_shape), rng, model.like)]
@@ -188,7 +172,7 @@ class InvertingGradients:
         low, high = (spec.project(torch.full_like(like, end)) for end in (-math.inf, math.inf))
 
         def project(variables: list[Tensor]) -> None:
-            if self.boxed:
+            if self.search.boxed:
                 variables[0].clamp_(low, high)
 
         def memory(variables: list[Tensor], runs: int) -> int:
@@ -198,34 +182,13 @@ class InvertingGradients:
             draw, value, project, values, memory, estimator(assumed.matching if assumed.corrects else matching, labels)
         )
 
-    def _objective(self, model: Model) -> Objective:
-        """Of every candidate in a stack: its distance with the prior."""
-        pooled = any(isinstance(m, POOLS) for m in model.module.modules())
-        tv = self.tv_pooled if pooled and self.tv_pooled is not None else self.tv
-
-        def objective(distance: Float[Tensor, " r"], z: Float[Tensor, "r n c h w"]) -> Float[Tensor, " r"]:
-            if not tv:
-                return distance
-            variation = tv * EACH_VARIATION[self.variation](z)
-            return distance * variation.exp() if self.relative else distance + variation
-
-        return objective
-
-    def _rule(self) -> StepRule:
-        return SignedAdam(self.lr, self.signed, self.schedule) if self.optimiser == "adam" else LBFGS(self.lr)
-
 
 _PAPER = InvertingGradients()
-_FEDAVG = replace(_PAPER, lr=1.0)
+_FEDAVG = with_fields(_PAPER, lr=1.0)
 # Chosen by measurement (docs/performance.md): exact where a gradient is, else better in a tenth of the iterations.
 _STRONG = InvertingGradients(
-    steps=480,
-    lr=0.3,
-    schedule="cosine",
-    tv=0.7,
-    tv_pooled=0.2,
-    variation="vectorial",
-    relative=True,
+    search=SearchSettings(steps=480, lr=0.3, schedule="cosine"),
+    prior=TotalVariation(tv=0.7, tv_pooled=0.2, variation="vectorial", relative=True),
     analytic=True,
     surrogate=True,
 )
@@ -238,23 +201,23 @@ CARD: Card[Attack] = Card(
     iterative=True,
     presets={
         "paper": _PAPER,
-        "quick": replace(_STRONG, steps=240),
+        "quick": with_fields(_STRONG, steps=240),
         "strong": _STRONG,
         # Table 1 (appendix C, table 4)
-        "paper_lenet_untrained": replace(_PAPER, tv=1e-2),
-        "paper_lenet_trained": replace(_PAPER, tv=1e-3),
-        "paper_resnet20_untrained": replace(_PAPER, tv=0.0),
-        "paper_resnet20_trained": replace(_PAPER, tv=1e-2),
+        "paper_lenet_untrained": with_fields(_PAPER, tv=1e-2),
+        "paper_lenet_trained": with_fields(_PAPER, tv=1e-3),
+        "paper_resnet20_untrained": with_fields(_PAPER, tv=0.0),
+        "paper_resnet20_trained": with_fields(_PAPER, tv=1e-2),
         # Table 2 (appendix C, table 5): epochs, images, images per mini-batch
-        "paper_fedavg_1_4_2": replace(_FEDAVG, tv=1e-6),
-        "paper_fedavg_1_8_2": replace(_FEDAVG, tv=1e-6),
-        "paper_fedavg_1_8_8": replace(_FEDAVG, tv=1e-4),
-        "paper_fedavg_5_1_1": replace(_FEDAVG, tv=1e-4),
-        "paper_fedavg_5_8_8": replace(_FEDAVG, tv=1e-4),
+        "paper_fedavg_1_4_2": with_fields(_FEDAVG, tv=1e-6),
+        "paper_fedavg_1_8_2": with_fields(_FEDAVG, tv=1e-6),
+        "paper_fedavg_1_8_8": with_fields(_FEDAVG, tv=1e-4),
+        "paper_fedavg_5_1_1": with_fields(_FEDAVG, tv=1e-4),
+        "paper_fedavg_5_8_8": with_fields(_FEDAVG, tv=1e-4),
         # Table 3, ablations of the setup for a trained ResNet-18
-        "ablation_squared": replace(_PAPER, distance="squared"),
-        "ablation_no_tv": replace(_PAPER, tv=0.0),
-        "ablation_unsigned": replace(_PAPER, signed=False),
-        "ablation_lbfgs": replace(_PAPER, optimiser="lbfgs", lr=1e-4, steps=300),
+        "ablation_squared": with_fields(_PAPER, distance="squared"),
+        "ablation_no_tv": with_fields(_PAPER, tv=0.0),
+        "ablation_unsigned": with_fields(_PAPER, signed=False),
+        "ablation_lbfgs": with_fields(_PAPER, optimiser="lbfgs", lr=1e-4, steps=300),
     },
 )

@@ -1,7 +1,7 @@
 """From an entry of a plan to a configured component of the catalogue."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -11,6 +11,7 @@ from fedspill.core.errors import BadInput, NotApplicable
 from fedspill.core.inputs import InputSpec, kind
 from fedspill.core.knowledge import Knows
 from fedspill.core.roles import Attack, Card, Defence, Tampering
+from fedspill.core.settings import field_names, flat_path, grouped, plain_fields
 from fedspill.core.types import ServerRole
 from fedspill.plan.sections import AttackEntry, AuditPlan
 
@@ -69,29 +70,30 @@ class Components:
 
 
 def configure(card: Card[Any], entry: AttackEntry, what: str) -> Any:
-    """The preset with the entry's fields changed.
+    """The preset with the entry's fields changed, those of groups by their own names.
 
     Raises:
-        BadInput: a field does not exist or has a value of the wrong type.
+        BadInput: a field does not exist or has a value of the wrong type, or fields do not go together.
     """
     component = card.presets[entry.preset]
-    known = [f.name for f in fields(component)]
+    kind, known = type(component), field_names(type(component))
     unknown = [k for k in entry.overrides if k not in known]
     if unknown:
         raise BadInput(f"{what} {entry.name!r} has no field {', '.join(map(repr, unknown))}; it has {', '.join(known)}")
     if not entry.overrides:
         return component
-    merged = asdict(component)
+    merged = plain_fields(component)
     for key, value in entry.overrides.items():
         nested = isinstance(value, dict) and isinstance(merged[key], dict)
         merged[key] = {**merged[key], **value} if nested else value
     try:
-        return TypeAdapter(type(component)).validate_python(merged)
+        return TypeAdapter(kind).validate_python(grouped(kind, merged))
     except ValidationError as error:
         first = error.errors()[0]
-        if not first["loc"]:  # of fields that do not go together
+        path = flat_path(kind, first["loc"])
+        if not path:  # of fields that do not go together
             raise BadInput(f"{what} {entry.name!r}: {first['msg'].removeprefix('Value error, ')}") from None
-        where = ".".join(map(str, first["loc"]))
+        where = ".".join(map(str, path))
         raise BadInput(f"{what} {entry.name!r}, field {where!r}: {first['msg']} (got {first['input']!r})") from None
 
 

@@ -23,6 +23,7 @@ from fedspill.auditing.watch import Listener, Silent
 from fedspill.core.inputs import ImageSpec
 from fedspill.core.knowledge import Knows
 from fedspill.core.model import BATCH_NORMS, Model
+from fedspill.core.settings import plain_fields
 from fedspill.core.tensor_files import sha256, write_tensors, write_whole
 from fedspill.plan.build import pick_device
 from fedspill.plan.sections import AuditPlan
@@ -161,7 +162,7 @@ def _applied(defence: ChosenDefence) -> AppliedDefence:
         preset=defence.preset,
         title=defence.card.title,
         origin=defence.card.origin or None,
-        fields=asdict(component),  # pyright: ignore[reportArgumentType]
+        fields=plain_fields(component),
         cost=None if cost is None else Cost(**asdict(cost)),
     )
 

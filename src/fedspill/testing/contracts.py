@@ -4,7 +4,7 @@ The worlds are small and of images: a component for other data is told to be ski
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import FrozenInstanceError, fields, is_dataclass, replace
+from dataclasses import FrozenInstanceError, fields, is_dataclass
 from typing import Any
 
 import pytest
@@ -19,6 +19,7 @@ from fedspill.core.local_update import FedAvg, FedSGD, LocalTraining, local_upda
 from fedspill.core.model import Model
 from fedspill.core.rng import stream
 from fedspill.core.roles import UNWATCHED, Attack, Incoming, Tampered, Tampering
+from fedspill.core.settings import Group, flat_fields, with_fields
 from fedspill.core.types import Reconstruction, Update
 from fedspill.federation.client import Client
 from fedspill.federation.threat import observe
@@ -36,8 +37,7 @@ World = tuple[Attack, Update, ServerKnowledge]
 def quick(component: Component) -> Any:
     """The preset "quick", else "paper", with few iterations."""
     preset = component.card.presets.get("quick", component.card.presets["paper"])
-    few = {name: value for name, value in FEW.items() if name in {f.name for f in fields(preset)}}
-    return replace(preset, **few)
+    return with_fields(preset, **{name: value for name, value in FEW.items() if name in flat_fields(preset)})
 
 
 def tampered_by(tampering: Tampering, models: tuple[Callable[[], Model], ...] = MODELS) -> Tampered:
@@ -95,8 +95,9 @@ def test_a_card_is_complete(fedspill_component: Component) -> None:
         assert is_dataclass(preset)
         with pytest.raises(FrozenInstanceError):
             setattr(preset, next((f.name for f in fields(preset)), "anything"), None)
-        documented = type(preset).__doc__ or ""
-        assert all(f"{f.name}:" in documented for f in fields(preset)), "every hyperparameter is documented"
+        for part in (preset, *(group for group in vars(preset).values() if isinstance(group, Group))):
+            documented, names = type(part).__doc__ or "", list(vars(part))
+            assert all(f"{name}:" in documented for name in names), "every hyperparameter is documented"
 
 
 @pytest.mark.fedspill_contract("reads")

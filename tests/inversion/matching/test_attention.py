@@ -9,6 +9,7 @@ from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.local_update import FedSGD, local_update
 from fedspill.core.model import Model
 from fedspill.core.rng import stream
+from fedspill.inversion.search.settings import SearchSettings
 from tests.support.worlds import SPEC, batch, draw_weights
 
 
@@ -29,5 +30,5 @@ def test_gradient_matching_runs_on_attention() -> None:
     model, private = Model.of(draw_weights(Attention()), SPEC), batch(1)
     update = local_update(model, private, FedSGD())
     knowledge = ServerKnowledge(model, labels=private.labels)
-    rebuilt = InvertingGradients(steps=30).reconstruct(update, knowledge, stream(0, "a"))
+    rebuilt = InvertingGradients(search=SearchSettings(steps=30)).reconstruct(update, knowledge, stream(0, "a"))
     assert min(rebuilt.objective) < rebuilt.objective[0]

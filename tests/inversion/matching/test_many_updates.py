@@ -5,18 +5,20 @@ from dataclasses import replace
 import pytest
 import torch
 
-from fedspill.attacks.inverting_gradients import InvertingGradients
+from fedspill.attacks.inverting_gradients import InvertingGradients, TotalVariation
 from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.local_update import FedAvg, FedSGD, local_update
 from fedspill.core.model import Model
 from fedspill.core.rng import stream
 from fedspill.core.roles import UNWATCHED, Attack, Job, ReconstructsMany, Unwatched, Watch
+from fedspill.core.settings import with_fields
 from fedspill.core.types import Reconstruction
 from fedspill.inversion.matching import many_updates
 from fedspill.inversion.objective import memory, stacked
 from fedspill.inversion.objective.stacked import MatchingMany
 from fedspill.inversion.search.batched import BatchedSearch
 from fedspill.inversion.search.sequential import Search
+from fedspill.inversion.search.settings import SearchSettings
 from tests.support.networks import network, of_zoo, private_of
 from tests.support.searches import RULE, rough, same
 from tests.support.watches import BreakingWatch, Broken, Impatient
@@ -73,12 +75,15 @@ def stacks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return sizes
 
 
-BRIEF = InvertingGradients(steps=8, restarts=2, lr=0.3, schedule="cosine", tv=0.7, variation="vectorial", relative=True)
+BRIEF = InvertingGradients(
+    search=SearchSettings(steps=8, lr=0.3, schedule="cosine", restarts=2),
+    prior=TotalVariation(tv=0.7, variation="vectorial", relative=True),
+)
 
 
 @pytest.mark.parametrize("analytic", [False, True])
 def test_many_reconstructions_are_those_of_each(analytic: bool, stacks: list[int]) -> None:
-    model, attack = conv_bn(dtype=DOUBLE), replace(BRIEF, analytic=analytic)
+    model, attack = conv_bn(dtype=DOUBLE), with_fields(BRIEF, analytic=analytic)
     assert isinstance(attack, ReconstructsMany)
     assert isinstance(attack, Attack)
     jobs = [*jobs_of(model, 3), *jobs_of(model, 2, n=1), *jobs_of(conv_bn(dtype=DOUBLE), 1)]
@@ -96,7 +101,7 @@ def test_labels_that_are_not_known_are_inferred_from_each_own_stream(stacks: lis
 
 
 def test_what_is_read_exactly_leaves_the_stack(stacks: list[int]) -> None:
-    model, attack = relu_mlp(dtype=DOUBLE), replace(BRIEF, analytic=True)
+    model, attack = relu_mlp(dtype=DOUBLE), with_fields(BRIEF, analytic=True)
     jobs, again = ([*jobs_of(model, 2, n=1), *jobs_of(model, 2)] for _ in "ab")
     found = attack.reconstruct_many(jobs)
     alike(found, one_by_one(attack, again))
@@ -105,8 +110,8 @@ def test_what_is_read_exactly_leaves_the_stack(stacks: list[int]) -> None:
 
 
 OTHERS = [
-    (replace(BRIEF, optimiser="lbfgs", lr=0.1, steps=2), conv_bn, FedSGD()),
-    (replace(BRIEF, distance="squared"), conv_bn, FedSGD()),
+    (with_fields(BRIEF, optimiser="lbfgs", lr=0.1, steps=2), conv_bn, FedSGD()),
+    (with_fields(BRIEF, distance="squared"), conv_bn, FedSGD()),
     (BRIEF, conv_bn, FedAvg(epochs=2, lr=0.1)),
     (BRIEF, lambda dtype: conv_bn(training=True, dtype=dtype), FedSGD()),
     (BRIEF, lambda dtype: network("scaled"), FedSGD()),
@@ -139,7 +144,7 @@ def test_as_many_at_a_time_as_fit(monkeypatch: pytest.MonkeyPatch, stacks: list[
 
 @pytest.mark.parametrize("break_after", [1, 2, 3, 9, 11, 15])
 def test_a_killed_run_of_many_goes_on_to_the_same_result(break_after: int) -> None:
-    model, attack = relu_mlp(dtype=DOUBLE), replace(BRIEF, analytic=True, restarts=1)
+    model, attack = relu_mlp(dtype=DOUBLE), with_fields(BRIEF, analytic=True, restarts=1)
 
     def jobs() -> list[Job]:
         return [*jobs_of(model, 2), *jobs_of(model, 2, n=1), *jobs_of(model, 1, n=3)]
@@ -151,7 +156,7 @@ def test_a_killed_run_of_many_goes_on_to_the_same_result(break_after: int) -> No
 
 
 def test_a_killed_run_goes_on_in_the_stack_that_it_was_in(monkeypatch: pytest.MonkeyPatch, stacks: list[int]) -> None:
-    model, attack = conv_bn(dtype=DOUBLE), replace(BRIEF, restarts=1)
+    model, attack = conv_bn(dtype=DOUBLE), with_fields(BRIEF, restarts=1)
     monkeypatch.setattr(MatchingMany, "fit", 2)
     whole = attack.reconstruct_many(jobs_of(model, 5))
     assert stacks == [2, 2]
@@ -193,7 +198,7 @@ class Ending(BreakingWatch):
 
 @pytest.mark.parametrize("after", [2, 12])
 def test_the_budget_ends_all_and_a_larger_one_goes_on(after: int) -> None:
-    model, attack = conv_bn(dtype=DOUBLE), replace(BRIEF, restarts=1)
+    model, attack = conv_bn(dtype=DOUBLE), with_fields(BRIEF, restarts=1)
 
     def jobs() -> list[Job]:
         return [*jobs_of(model, 2), *jobs_of(model, 2, n=1), *jobs_of(model, 1, n=3)]
@@ -236,7 +241,7 @@ def test_work_that_is_complete_when_the_budget_ends_was_not_ended_by_it() -> Non
 @pytest.mark.parametrize("graph", [False, True])
 def test_many_on_a_cuda_device(graph: bool, stacks: list[int]) -> None:
     model = of_zoo("resnet18", width=4).to("cuda", torch.float32)
-    attack = replace(BRIEF, steps=40, graph=graph)
+    attack = with_fields(BRIEF, steps=40, graph=graph)
     found, wanted = attack.reconstruct_many(jobs_of(model, 4)), one_by_one(attack, jobs_of(model, 4))
     assert stacks == [4]
     for one, two in zip(found, wanted, strict=True):

@@ -6,7 +6,7 @@ import time
 import pytest
 import torch
 
-from fedspill.attacks.inverting_gradients import InvertingGradients
+from fedspill.attacks.inverting_gradients import InvertingGradients, TotalVariation
 from fedspill.auditing import parse_plan, run_audit
 from fedspill.auditing.watch import Silent, TrialWatch, duration, forecast_sentence
 from fedspill.core.errors import BadInput
@@ -18,6 +18,7 @@ from fedspill.inversion.matching.quality import agreement, combined, explained
 from fedspill.inversion.search.batched import BatchedSearch
 from fedspill.inversion.search.problem import Problem
 from fedspill.inversion.search.sequential import Search
+from fedspill.inversion.search.settings import SearchSettings
 from fedspill.inversion.search.step_rules import LBFGS, SignedAdam
 from fedspill.plan.sections import parse_decibels
 from tests.support.watches import BreakingWatch, Broken
@@ -136,7 +137,9 @@ def attacked(model, steps: int, level: float | None):
     update = local_update(model, private, FedSGD())
     knowledge = ServerKnowledge(model, labels=private.labels, local_training=FedSGD())
     watch = TrialWatch(Silent(), wanted=level)
-    return InvertingGradients(steps=steps, tv=0.0).reconstruct(update, knowledge, stream(0, "a"), watch)
+    return InvertingGradients(search=SearchSettings(steps=steps), prior=TotalVariation(tv=0.0)).reconstruct(
+        update, knowledge, stream(0, "a"), watch
+    )
 
 
 def test_inverting_gradients_stops_early_where_it_succeeds_and_says_so() -> None:

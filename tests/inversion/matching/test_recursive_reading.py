@@ -9,13 +9,14 @@ from fedspill.attacks.inverting_gradients import CARD, InvertingGradients
 from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.local_update import FedSGD, local_update
 from fedspill.core.rng import randn, stream
+from fedspill.core.settings import with_fields
 from fedspill.core.types import Batch, Reconstruction
 from fedspill.inversion.matching import recursive_reading
 from fedspill.zoo import models
 
 STRONG = CARD.presets["strong"]
 assert isinstance(STRONG, InvertingGradients)
-SHORT = replace(STRONG, steps=3)
+SHORT = with_fields(STRONG, steps=3)
 
 
 def attacked(
@@ -47,14 +48,14 @@ def test_a_residual_network_needs_no_search() -> None:
 @pytest.mark.parametrize(("count", "noise", "note"), [(2, 0.0, "single example"), (1, 0.1, "no layer's input")])
 def test_what_cannot_be_read_is_searched(count: int, noise: float, note: str) -> None:
     _, found = attacked("lenet", count, noise=noise)
-    assert len(found.objective) == SHORT.steps + 1
+    assert len(found.objective) == SHORT.search.steps + 1
     assert any(note in n for n in found.notes)
 
 
 def test_known_activations_are_a_part_of_the_objective() -> None:
     _, without = attacked("resnet20", 1, attack=replace(SHORT, analytic=False))
     _, found = attacked("resnet20", 1)
-    assert len(found.objective) == SHORT.steps + 1
+    assert len(found.objective) == SHORT.search.steps + 1
     assert found.objective[0] > without.objective[0]
 
 
@@ -78,5 +79,5 @@ def test_nothing_in_the_analytic_part_ends_an_attack(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(recursive_reading, "known_activations", broken)
     _, found = attacked("lenet", 1)
-    assert len(found.objective) == SHORT.steps + 1
+    assert len(found.objective) == SHORT.search.steps + 1
     assert any("RuntimeError: singular" in note for note in found.notes)

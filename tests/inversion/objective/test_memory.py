@@ -18,6 +18,7 @@ from fedspill.core.rng import randn, stream
 from fedspill.inversion.objective import memory
 from fedspill.inversion.objective.distances import DISTANCES
 from fedspill.inversion.objective.matching import Matching
+from fedspill.inversion.search.settings import SearchSettings
 from tests.support.worlds import SPEC, batch, conv_bn, mlp, relu_mlp
 
 DOUBLE = torch.float64
@@ -140,7 +141,7 @@ def test_what_does_not_fit_at_all_is_refused_and_says_what_to_change(monkeypatch
         with pytest.raises(
             BadInput, match=rf"4 examples takes about \d.* of memory at a time, 5 KB are free; {words_of_it}"
         ):
-            InvertingGradients(steps=2).reconstruct(update, knowledge, stream(0, "a"))
+            InvertingGradients(search=SearchSettings(steps=2)).reconstruct(update, knowledge, stream(0, "a"))
 
 
 def test_candidates_that_do_not_fit_side_by_side_come_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:

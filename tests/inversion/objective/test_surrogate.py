@@ -6,16 +6,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fedspill.attacks.inverting_gradients import CARD, InvertingGradients
+from fedspill.attacks.inverting_gradients import CARD, InvertingGradients, TotalVariation
 from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.local_update import FedAvg, FedSGD, encoded_update, local_update
 from fedspill.core.model import Model
 from fedspill.core.rng import stream
+from fedspill.core.settings import with_fields
 from fedspill.core.types import Batch, Update
 from fedspill.inversion.matching import recursive_reading
 from fedspill.inversion.objective.distances import cosine_distance
 from fedspill.inversion.objective.matching import Matching
 from fedspill.inversion.objective.surrogate import CorrectedMatching, find_surrogate, straight_way
+from fedspill.inversion.search.settings import SearchSettings
 from fedspill.zoo import models
 
 SHAPE = (3, 9, 9)
@@ -132,7 +134,7 @@ def attacked(training: FedAvg, *, granted: bool = True, **fields: object) -> tup
     model, private = network(), batch(1)
     preset = CARD.presets["quick"]
     assert isinstance(preset, InvertingGradients)
-    attack: InvertingGradients = replace(preset, steps=3, **fields)  # pyright: ignore[reportArgumentType]
+    attack = with_fields(preset, steps=3, **fields)
     knowledge = ServerKnowledge(
         model, num_examples=1, labels=private.labels, local_training=training if granted else None
     )
@@ -202,7 +204,11 @@ def test_a_search_with_corrections_finds_what_training_gives() -> None:
     knowledge = ServerKnowledge(model, num_examples=1, labels=private.labels, local_training=training)
     confidence = list[float]()
     for short in (True, False):
-        attack = InvertingGradients(steps=60, lr=0.3, schedule="cosine", tv=0.05, relative=True, surrogate=short)
+        attack = InvertingGradients(
+            search=SearchSettings(steps=60, lr=0.3, schedule="cosine"),
+            prior=TotalVariation(tv=0.05, relative=True),
+            surrogate=short,
+        )
         found = attack.reconstruct(local_update(model, private, training), knowledge, stream(0, "test"))
         assert found.confidence is not None
         confidence.append(float(found.confidence.min()))

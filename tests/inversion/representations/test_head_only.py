@@ -13,6 +13,7 @@ from fedspill.core.local_update import FedAvg, FedSGD, local_update
 from fedspill.core.model import Model
 from fedspill.core.rng import rand, stream
 from fedspill.core.roles import UNWATCHED
+from fedspill.core.settings import with_fields
 from fedspill.core.types import Batch
 from fedspill.inversion.network.extractor import two_layer_head, with_module
 from fedspill.inversion.objective.distances import DISTANCES, DistanceName
@@ -45,7 +46,7 @@ def pictures(n: int) -> Batch:
 def test_gradient_matching_needs_no_more_than_the_head(name: str, deep_head: bool) -> None:
     model, batch = cnn(deep_head=deep_head), pictures(1 if name == "idlg" else 2)
     few = {"steps": 6} if name == "inverting_gradients" else {"steps": 2, "restarts": 1}
-    attack = replace(catalogue.attacks()[name].presets["quick"], **few)
+    attack = with_fields(catalogue.attacks()[name].presets["quick"], **few)
     bare = ServerKnowledge(model, num_examples=len(batch))
     granted = replace(bare, labels=batch.labels, local_training=FedAvg(2, lr=0.05, trainable=("head.*",)))
     for training, knowledge in ((FedSGD(trainable=("head.*",)), bare), (granted.local_training, granted)):

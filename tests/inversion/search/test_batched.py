@@ -11,9 +11,11 @@ from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.local_update import FedAvg, FedSGD, local_update
 from fedspill.core.rng import stream
 from fedspill.core.roles import UNWATCHED
+from fedspill.core.settings import with_fields
 from fedspill.inversion.search.batched import BatchedSearch
 from fedspill.inversion.search.problem import Problem
 from fedspill.inversion.search.sequential import Search
+from fedspill.inversion.search.settings import SearchSettings
 from tests.support.searches import DOUBLE, RULE, rough, same
 from tests.support.watches import BreakingWatch, Broken, Impatient
 from tests.support.worlds import SPEC, batch, conv_bn
@@ -74,21 +76,24 @@ def test_a_problem_without_stacks_and_an_optimiser_without_are_refused() -> None
         BatchedSearch(RULE, 5).run([problem], stream(0, "s"), UNWATCHED)
     with pytest.raises(BadInput, match="both must be at least 1"):
         BatchedSearch(RULE, 0)
-    model = conv_bn()
-    update = local_update(model, batch(1), FedSGD())
-    attack = InvertingGradients(steps=2, optimiser="lbfgs", batched=True)
-    with pytest.raises(BadInput, match="lbfgs"):
-        attack.reconstruct(update, ServerKnowledge(model, labels=batch(1).labels), stream(0, "a"))
+    with pytest.raises(BadInput, match="batched=true was got with optimiser='lbfgs'"):
+        SearchSettings(optimiser="lbfgs", batched=True)
+    with pytest.raises(BadInput, match="batched=true was got with optimiser='lbfgs'"):
+        with_fields(InvertingGradients(search=SearchSettings(batched=True)), optimiser="lbfgs")
+    with pytest.raises(BadInput, match="steps=0, restarts=1: both must be at least 1"):
+        SearchSettings(steps=0)
+    with pytest.raises(BadInput, match=r"lr=0.0 must be above 0"):
+        SearchSettings(lr=0.0)
 
 
 @pytest.mark.parametrize("protocol", [FedSGD(), FedAvg(epochs=2, lr=0.1)])
 def test_inverting_gradients_batched_is_inverting_gradients(protocol: FedSGD | FedAvg) -> None:
     model, private = conv_bn(dtype=DOUBLE), batch(2, dtype=DOUBLE)
     knowledge = ServerKnowledge(model, labels=private.labels, local_training=protocol)
-    attack = InvertingGradients(steps=12, restarts=3)
+    attack = InvertingGradients(search=SearchSettings(steps=12, restarts=3))
     update = local_update(model, private, protocol)
     one = attack.reconstruct(update, knowledge, stream(0, "a"))
-    two = replace(attack, batched=True).reconstruct(update, knowledge, stream(0, "a"))
+    two = with_fields(attack, batched=True).reconstruct(update, knowledge, stream(0, "a"))
     torch.testing.assert_close(two.inputs, one.inputs, rtol=1e-7, atol=1e-7)
     assert two.objective == pytest.approx(one.objective, rel=1e-7)
     assert SPEC.shape == two.inputs.shape[1:]
@@ -98,10 +103,10 @@ def test_inverting_gradients_batched_is_inverting_gradients(protocol: FedSGD | F
 def test_on_a_cuda_device_a_captured_search_is_the_search() -> None:
     model, private = conv_bn().to("cuda"), batch(2)
     knowledge = ServerKnowledge(model, labels=private.labels, local_training=FedSGD())
-    attack = InvertingGradients(steps=40, restarts=3, batched=True)
+    attack = InvertingGradients(search=SearchSettings(steps=40, restarts=3, batched=True))
     update = local_update(model, private, FedSGD())
     one = attack.reconstruct(update, knowledge, stream(0, "a"))
-    two = replace(attack, graph=True).reconstruct(update, knowledge, stream(0, "a"))
+    two = with_fields(attack, graph=True).reconstruct(update, knowledge, stream(0, "a"))
     # The signs of gradients near 0 are those of rounding, so only the first iterations can be compared closely.
     assert two.objective[:8] == pytest.approx(one.objective[:8], rel=1e-3)
     assert min(two.objective) == pytest.approx(min(one.objective), rel=0.2)

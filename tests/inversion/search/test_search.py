@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fedspill.attacks.inverting_gradients import InvertingGradients
+from fedspill.attacks.inverting_gradients import TotalVariation
 from fedspill.core.errors import BadInput, NotApplicable
 from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.local_update import FedAvg, FedSGD, local_update
@@ -68,11 +68,11 @@ def test_vectorial_variation_is_a_length_over_channels_and_directions() -> None:
 
 
 def test_a_relative_prior_weighs_as_much_as_the_distance_that_is_left() -> None:
-    attack = InvertingGradients(tv=0.7, variation="vectorial", relative=True)
+    prior = TotalVariation(tv=0.7, variation="vectorial", relative=True)
     z = randn((2, 1, 3, 6, 6), stream(0, "z"), torch.zeros((), dtype=torch.float64))
     small, large = torch.tensor([1e-3, 0.5], dtype=z.dtype), torch.tensor([2e-3, 1.0], dtype=z.dtype)
     variation = EACH_VARIATION["vectorial"](z)
-    objective = attack._objective(conv_bn())
+    objective = prior.objective(conv_bn())
     torch.testing.assert_close(objective(small, z), small * (0.7 * variation).exp())
     torch.testing.assert_close(objective(large, z), 2 * objective(small, z))
     assert objective(torch.zeros_like(small), z).tolist() == [0.0, 0.0]
@@ -84,8 +84,7 @@ def test_networks_with_max_pooling_have_a_weight_of_their_own() -> None:
 
     def value(network: str, pooled: float | None, tv: float) -> float:
         model = build(network, input_shape=(3, 16, 16), num_classes=10)
-        attack = InvertingGradients(tv=tv, tv_pooled=pooled, relative=True)
-        return float(attack._objective(model)(distance, z))
+        return float(TotalVariation(tv=tv, tv_pooled=pooled, relative=True).objective(model)(distance, z))
 
     assert value("convnet", 0.2, 0.7) == value("convnet", None, 0.2) != value("convnet", None, 0.7)
     assert value("lenet", 0.2, 0.7) == value("lenet", None, 0.7)
