@@ -30,7 +30,7 @@ from fedspill.core.types import Batch
 from fedspill.inversion.gradients.layer import Layer
 from fedspill.inversion.network.extractor import Extractor, head_module
 from fedspill.inversion.representations.heads.making import make_head
-from fedspill.inversion.representations.heads.spab import PAPER, SpAB
+from fedspill.inversion.representations.heads.settings import PAPER, SpAB
 from fedspill.inversion.representations.heads.weights import HeadWeights, Kind
 from fedspill.inversion.representations.readout import read_representations
 from fedspill.inversion.theory.ownership import leakage_rates

@@ -78,8 +78,8 @@ def spab(plan: Plan, out: Out, settings: Settings = None, device: Device = "auto
     from fedspill.cli.progress import TerminalListener
     from fedspill.plan.build import pick_device
     from fedspill.plan.file import read_as
+    from fedspill.training.leaking_head import train_spab
     from fedspill.training.plan import SpabPlan
-    from fedspill.training.spab import train_spab
 
     read = read_as(SpabPlan, plan, settings)
     with TerminalListener(Console(stderr=True)) as listener:

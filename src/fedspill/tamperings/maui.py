@@ -23,7 +23,7 @@ from fedspill.inversion.gradients.layer import Layer
 from fedspill.inversion.network.extractor import Extractor, head_module, representation_shape, with_module
 from fedspill.inversion.network.layers import layer_inputs
 from fedspill.inversion.representations.heads.making import make_head
-from fedspill.inversion.representations.heads.spab import PAPER, SpAB
+from fedspill.inversion.representations.heads.settings import PAPER, SpAB
 from fedspill.inversion.representations.heads.weights import HeadWeights, Kind, read_head
 from fedspill.inversion.representations.images.decoder import IRDecoder, decoder_of, read_decoder
 from fedspill.inversion.representations.images.decoder_training import DecoderTraining, train_decoder

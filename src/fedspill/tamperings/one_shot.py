@@ -15,7 +15,7 @@ from fedspill.core.model import Model
 from fedspill.core.roles import UNWATCHED, Card, Prediction, Tampered, Tampering, Watch
 from fedspill.core.types import Batch, Reconstruction, ServerRole, Update
 from fedspill.inversion.gradients.layer import Layer
-from fedspill.inversion.imprint.bins import SURE, read_group
+from fedspill.inversion.imprint.bin_readout import SURE, read_group
 from fedspill.inversion.imprint.contents import contents
 from fedspill.inversion.imprint.making import public_features
 from fedspill.inversion.imprint.measurement import LEAST_PUBLIC, edges, vector
@@ -140,7 +140,7 @@ class OneShotReadout:
 
     def predict(self, model: Model, z: Tensor) -> Prediction:
         """Who falls into the bin, and whether one does so alone."""
-        inside = self.imprint.bins(layer_inputs(model, "", z).flatten(1))[:, 0].cpu() == 0
+        inside = self.imprint.bin_readout(layer_inputs(model, "", z).flatten(1))[:, 0].cpu() == 0
         places = tuple(("the bin",) if i else () for i in inside.tolist())
         return Prediction(places, inside if int(inside.sum()) == 1 else torch.zeros_like(inside))
 

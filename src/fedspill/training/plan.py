@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from fedspill.inversion.representations.heads.spab import SpAB
+from fedspill.inversion.representations.heads.settings import SpAB
 from fedspill.inversion.representations.heads.weights import Kind
 from fedspill.inversion.representations.images.decoder import DecoderShape
 from fedspill.inversion.representations.images.decoder_training import DecoderTraining

@@ -12,7 +12,7 @@ from torch import Tensor
 from fedspill.core.errors import BadInput
 from fedspill.core.rng import stream
 from fedspill.inversion.representations.heads.making import make_head
-from fedspill.inversion.representations.heads.spab import SpAB
+from fedspill.inversion.representations.heads.settings import SpAB
 from fedspill.training.plan import SpabPlan
 from fedspill.training.state import Listener
 

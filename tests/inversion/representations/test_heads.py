@@ -14,13 +14,13 @@ from fedspill.core.rng import rand, randn, stream
 from fedspill.core.roles import State, Unwatched
 from fedspill.core.tensor_files import read_metadata, read_tensors
 from fedspill.inversion.representations.heads.making import make_head
-from fedspill.inversion.representations.heads.spab import PAPER, SpAB
-from fedspill.inversion.representations.heads.training import column_sparsity, expected_loss
+from fedspill.inversion.representations.heads.settings import PAPER, SpAB
+from fedspill.inversion.representations.heads.spab_training import column_sparsity, expected_loss
 from fedspill.inversion.representations.heads.weights import HeadWeights, Kind, check_kind
 from fedspill.inversion.theory.ownership import expected_leakage, leakage_rates
 from fedspill.plan.file import parse_as
+from fedspill.training.leaking_head import train_spab
 from fedspill.training.plan import SpabPlan
-from fedspill.training.spab import train_spab
 from fedspill.training.spab_search import suggested
 from fedspill.training.state import Silent
 

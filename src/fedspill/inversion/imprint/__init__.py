@@ -5,9 +5,9 @@ Fowl et al., ICLR 2022, arXiv 2110.13057.
 - `measurement`: the linear function of the input, and the cutoffs of its bins.
 - `rows`: bins as rows of a linear layer.
 - `making`: an imprint module for a model.
-- `readout`: from the gradient of the module to examples.
-- `bins`: differences of neighbouring rows: what each bin holds.
-- `contents`: how many examples a bin holds, and which holds one.
+- `readout`: the attack of the server that planted the module: its gradient to examples.
+- `contents`: what each bin holds: differences of neighbouring rows.
+- `bin_readout`: what is read out of each bin, and whether it is one example alone.
 - `certificate`: the share that one example sends, as a blind test.
 - `peeling`: known examples taken out of the bins that they share.
 - `rescaling`: the scale of bins that drifted in local training.

@@ -13,7 +13,7 @@ from fedspill.core.model import Model
 from fedspill.core.roles import UNWATCHED, Prediction, Watch
 from fedspill.core.types import Reconstruction, Update
 from fedspill.inversion.gradients.layer import Layer
-from fedspill.inversion.imprint.bins import SURE, Readings, read_bins
+from fedspill.inversion.imprint.bin_readout import SURE, Readings, read_bins
 from fedspill.inversion.imprint.certificate import Outlet, share_test
 from fedspill.inversion.imprint.contents import contents
 from fedspill.inversion.imprint.peeling import peel
@@ -100,7 +100,7 @@ class ImprintReadout:
     def predict(self, model: Model, z: Tensor) -> Prediction:
         """The bins that examples fall into by the measurement alone, and those that must be read exactly."""
         features: Float[Tensor, "n f"] = layer_inputs(model, self.at, z).flatten(1)
-        where = self.imprint.bins(features).cpu()
+        where = self.imprint.bin_readout(features).cpu()
         names = self.imprint.names()
         places = tuple(tuple(names[j][b] for j, b in enumerate(row) if b >= 0) for row in where.tolist())
         # One group: an example that is alone. Several without peeling: one that is alone in any of them.

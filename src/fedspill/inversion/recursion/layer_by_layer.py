@@ -6,7 +6,6 @@ squares, since the gradient of its weight is linear in it (`least_squares`); one
 by the rank of its gradient (`rank`). What follows from it is in `facts`. Units of which rounding hid whether they fire
 are told by a gradient afterwards.
 """
-# FOLDED: """Units of which rounding hid whether they fire: a gradient tells it afterwards."""
 
 import math
 from collections.abc import Callable

@@ -3,7 +3,6 @@
 R-GAP (Zhu and Blaschko, ICLR 2021, arXiv 2010.07733) calls them gradient constraints and weight constraints.
 The second say what the output tells of the directions of the input that the gradient leaves open.
 """
-# FOLDED: """What a layer's output says of the directions of its input that the gradient leaves open."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field

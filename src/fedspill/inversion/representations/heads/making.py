@@ -14,8 +14,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from fedspill.core.roles import UNWATCHED, Watch
-from fedspill.inversion.representations.heads.spab import PLAIN, SpAB
-from fedspill.inversion.representations.heads.training import HeadTraining
+from fedspill.inversion.representations.heads.settings import PLAIN, SpAB
+from fedspill.inversion.representations.heads.spab_training import HeadTraining
 from fedspill.inversion.representations.heads.weights import (
     HeadWeights,
     Kind,

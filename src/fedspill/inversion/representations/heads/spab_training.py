@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from fedspill.core.rng import randn
 from fedspill.core.roles import State, Watch
-from fedspill.inversion.representations.heads.spab import SpAB
+from fedspill.inversion.representations.heads.settings import SpAB
 from fedspill.inversion.representations.heads.weights import HeadWeights, default_layers, quantile_bias
 from fedspill.inversion.theory.ownership import expected_leakage
 

@@ -14,7 +14,7 @@ from fedspill.core.rng import stream
 from fedspill.core.tensor_files import write_tensors, write_whole
 from fedspill.inversion.network.extractor import Extractor, head_module
 from fedspill.inversion.representations.heads.making import make_head
-from fedspill.inversion.representations.heads.spab import SpAB
+from fedspill.inversion.representations.heads.settings import SpAB
 from fedspill.inversion.representations.heads.weights import HeadWeights
 from fedspill.inversion.theory.ownership import leakage_rates
 from fedspill.plan.build import network
