@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fedspill.attacks.inverting_gradients import CARD, InvertingGradients, TotalVariation
 from fedspill.core.knowledge import ServerKnowledge
@@ -16,7 +16,7 @@ from fedspill.core.types import Batch, Update
 from fedspill.inversion.matching import recursive_reading
 from fedspill.inversion.objective.distances import cosine_distance
 from fedspill.inversion.objective.matching import Matching
-from fedspill.inversion.objective.surrogate import CorrectedMatching, find_surrogate, straight_way
+from fedspill.inversion.objective.surrogate import CorrectedMatching, find_surrogate
 from fedspill.inversion.search.settings import SearchSettings
 from fedspill.zoo import models
 
@@ -36,33 +36,6 @@ def batch(n: int) -> Batch:
 def relative(found: Update, wanted: Update) -> float:
     squares = sum((found.values[k] - v).pow(2).sum() for k, v in wanted.values.items())
     return float(squares**0.5) / wanted.norm()
-
-
-@pytest.mark.parametrize("momentum", [0.0, 0.9])
-@pytest.mark.parametrize(("n", "size", "epochs"), [(1, 1, 1), (1, 1, 5), (4, 2, 3)])
-def test_constant_gradients_against_torch_sgd(momentum: float, n: int, size: int, epochs: int) -> None:
-    training = FedAvg(epochs, size, 0.1, momentum)
-    weight, place = straight_way(training, n)
-    parameter = nn.Parameter(torch.zeros((), dtype=torch.float64))
-    optimiser, seen = torch.optim.SGD([parameter], lr=0.1, momentum=momentum), list[float]()
-    steps = training.local_steps(n)
-    for _ in range(steps):
-        seen.append(-float(parameter.detach()))
-        parameter.grad = torch.ones_like(parameter)
-        optimiser.step()
-    delta = -float(parameter.detach())
-    # How much of the gradient of every step is in the delta, from runs with that gradient alone.
-    parts = list[float]()
-    for step in range(steps):
-        alone = nn.Parameter(torch.zeros((), dtype=torch.float64))
-        optimiser = torch.optim.SGD([alone], lr=0.1, momentum=momentum)
-        for t in range(steps):
-            alone.grad = torch.ones_like(alone) * (t == step)
-            optimiser.step()
-        parts.append(-float(alone.detach()))
-    assert delta == pytest.approx(weight)
-    expected = sum(p * s for p, s in zip(parts, seen, strict=True)) / sum(parts) / delta
-    assert place == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(

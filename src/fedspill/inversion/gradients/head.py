@@ -9,7 +9,7 @@ from fedspill.core.errors import NotApplicable
 from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.types import Params, Update
 from fedspill.inversion.gradients.layer import sent
-from fedspill.inversion.gradients.mean import local_steps, mean_gradient
+from fedspill.inversion.gradients.mean import client_path, mean_gradient
 from fedspill.inversion.network.head import Head, last_linear
 
 
@@ -68,10 +68,7 @@ def head_gradient(update: Update, knowledge: ServerKnowledge, num_examples: int)
 
 def _middle(update: Update, knowledge: ServerKnowledge, name: str, num_examples: int) -> Tensor:
     value = knowledge.model.params[name].double()
-    steps = local_steps(knowledge, num_examples) or 1
-    return value - update.values[name].double() * late(steps) if name in update.values and steps > 1 else value
-
-
-def late(steps: int) -> float:
-    """Where on a straight path from start to end the mean of the T gradients at steps 0 .. T-1 is taken."""
-    return (steps - 1) / (2 * steps)
+    path = client_path(knowledge, num_examples)
+    if path is None or name not in update.values:
+        return value
+    return value - update.values[name].double() * path.middle

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from fedspill.core.knowledge import ServerKnowledge
+from fedspill.core.local_path import LocalPath, local_path
 from fedspill.core.local_update import FedAvg
 from fedspill.core.types import Params, Update, UpdateKind
 
@@ -23,32 +24,6 @@ class MeanGradient:
     scale: float = 1.0
 
 
-@dataclass(frozen=True)
-class StepSums:
-    """What T steps of local SGD do: start - end = decay * start + gradient * (weighted mean gradient).
-
-    SGD with momentum and weight decay is linear in the start value and in the gradients, so both numbers are
-    exact at every step size, and the weights of the steps are the same for every parameter. Hence a ratio
-    dW / db of one example's constant input is exact too.
-    """
-
-    decay: float
-    gradient: float
-
-
-def step_sums(training: FedAvg, steps: int) -> StepSums:
-    """The coefficients of `StepSums` for `steps` local steps."""
-
-    def end(start: float, gradient: float) -> float:
-        value, velocity = start, 0.0
-        for _ in range(steps):
-            velocity = training.momentum * velocity + gradient + training.weight_decay * value
-            value -= training.lr * velocity
-        return value
-
-    return StepSums(decay=1.0 - end(1.0, 0.0), gradient=-end(0.0, 1.0))
-
-
 def local_steps(knowledge: ServerKnowledge, num_examples: int | None = None) -> int | None:
     """How many SGD steps each client took, None if the server cannot tell."""
     training = knowledge.local_training
@@ -58,6 +33,17 @@ def local_steps(knowledge: ServerKnowledge, num_examples: int | None = None) -> 
     if training.minibatch_size is None:
         return training.epochs
     return None if count is None else training.local_steps(max(1, count // knowledge.num_clients))
+
+
+def client_path(knowledge: ServerKnowledge, num_examples: int | None = None) -> LocalPath | None:
+    """The path of each client's local training, None if the server cannot tell its protocol or its steps.
+
+    Args:
+        knowledge: the protocol, the number of clients.
+        num_examples: n over all clients, if the server has it from elsewhere than `knowledge`.
+    """
+    training, steps = knowledge.local_training, local_steps(knowledge, num_examples)
+    return local_path(training, steps) if isinstance(training, FedAvg) and steps is not None else None
 
 
 def one_step(update: Update, knowledge: ServerKnowledge) -> bool:
@@ -79,10 +65,8 @@ def mean_gradient(
     values = {k: update.values[k].double() for k in names if k in update.values}
     if update.kind is UpdateKind.GRADIENT:
         return MeanGradient(values, True)
-    training, steps = knowledge.local_training, local_steps(knowledge, num_examples)
-    if not isinstance(training, FedAvg) or steps is None:
+    path, start = client_path(knowledge, num_examples), knowledge.model.params
+    if path is None:
         return MeanGradient(values, False)
-    sums = step_sums(training, steps)
-    start = knowledge.model.params
-    mean = {k: (v - sums.decay * start[k].to(v)) / sums.gradient for k, v in values.items()}
-    return MeanGradient(mean, True, 1 / sums.gradient)
+    mean = {k: (v - path.decay * start[k].to(v)) / path.gradient for k, v in values.items()}
+    return MeanGradient(mean, True, 1 / path.gradient)

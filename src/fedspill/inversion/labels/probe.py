@@ -10,8 +10,7 @@ from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.model import Model
 from fedspill.core.rng import randn
 from fedspill.core.types import Params, Update
-from fedspill.inversion.gradients.head import late
-from fedspill.inversion.gradients.mean import local_steps
+from fedspill.inversion.gradients.mean import client_path
 from fedspill.inversion.network.head import Head, features_and_logits, last_linear
 
 PROBES = 64
@@ -53,15 +52,14 @@ def probe_path(update: Update, knowledge: ServerKnowledge, rng: torch.Generator)
     head, model = last_linear(knowledge.model), knowledge.model
     state = rng.get_state()
     first = probe(knowledge, head, model.params, rng)
-    steps = local_steps(knowledge) or 1
-    if steps == 1:
+    path = client_path(knowledge)
+    if path is None or path.middle == 0:
         return first
     rng.set_state(state)  # the same inputs at both ends
     last = probe(knowledge, head, end_params(model, update), rng)
-    share = late(steps)
     return Probe(
-        first.probabilities.lerp(last.probabilities, share),
-        first.feature_sums.lerp(last.feature_sums, share),
+        first.probabilities.lerp(last.probabilities, path.middle),
+        first.feature_sums.lerp(last.feature_sums, path.middle),
         min(first.smallest, last.smallest),
         first.labels,
     )

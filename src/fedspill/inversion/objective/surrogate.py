@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from fedspill.core.local_path import local_path
 from fedspill.core.local_steps import FedAvg, FedSGD
 from fedspill.core.local_update import aggregate_update, encoded_update
 from fedspill.core.model import Model
@@ -108,33 +109,11 @@ def _bend(model: Model, delta: Update, training: FedAvg, labels: Tensor) -> floa
 
 
 def _middle(model: Model, delta: Update, training: FedAvg, clients: int, examples: int) -> Surrogate:
-    weight, place = straight_way(training, examples // clients)
-    between = {k: model.params[k] - place * d for k, d in delta.values.items()}
-    gradient = {k: d / weight - training.weight_decay * between[k] for k, d in delta.values.items()}
-    middle = replace(model, params={**model.params, **between}) if place else model
+    path, start = local_path(training, training.local_steps(examples // clients)), model.params
+    between = {k: start[k] - path.middle * d for k, d in delta.values.items()}
+    gradient = {k: (d - path.decay * start[k]) / path.gradient for k, d in delta.values.items()}
+    middle = replace(model, params={**start, **between}) if path.middle else model
     return Surrogate(model, training, clients, middle, Update(UpdateKind.GRADIENT, gradient, delta.buffers), 0.0)
-
-
-def straight_way(training: FedAvg, num_examples: int) -> tuple[float, float]:
-    """Were all gradients of the local steps the same: how often one of them is in the delta, and where the mean
-    gradient is taken.
-
-    Returns:
-        What the delta is to be divided by, and the share of the delta between the parameters that were sent and those
-        at which the steps' gradients are taken in the mean, weighted by what is left of each in the delta: 0 after one
-        step, towards 1/2 after many.
-    """
-    steps = training.local_steps(num_examples)
-    # With momentum the gradient of a step moves the parameters in all later steps too.
-    counts = [sum(training.momentum**later for later in range(steps - t)) for t in range(steps)]
-    whole = sum(counts)
-    velocity, moved, places = 0.0, 0.0, list[float]()
-    for _ in range(steps):
-        places.append(moved / whole)
-        velocity = training.momentum * velocity + 1
-        moved += velocity
-    place = sum(c * p for c, p in zip(counts, places, strict=True)) / whole
-    return training.lr * whole, place
 
 
 def _double(values: Params) -> dict[str, Tensor]:
