@@ -1,4 +1,7 @@
-"""One file, one attack, one CARD."""
+"""Attacks on an honest or a tampered model; a file is one attack of the literature with its presets, its CARD.
+
+Called, the package lists the cards by name (`fedspill.attacks()`).
+"""
 
 import sys
 

@@ -1,4 +1,16 @@
-"""The `fedspill` command."""
+"""The `fedspill` command.
+
+- `main`: the commands; what one needs is imported when it runs.
+- `audit`: `fedspill audit` and `fedspill report`.
+- `attack`: `fedspill attack`, on a captured update.
+- `captured`: its options read, its results shown.
+- `vet`: `fedspill vet`.
+- `train`: `fedspill train`.
+- `demo`: `fedspill demo`.
+- `doctor`: `fedspill doctor`.
+- `listing`: `fedspill list`, from `listing.json`.
+- `progress`: progress with an estimate of the time that is left.
+"""
 
 from fedspill.cli.main import main
 

@@ -1,4 +1,7 @@
-"""One file, one defence, one CARD."""
+"""Defences of a client; a file is one defence as a plan configures it, with its CARD.
+
+Called, the package lists the cards by name (`fedspill.defences()`).
+"""
 
 import sys
 

@@ -1,1 +1,1 @@
-"""One file, one check of an incoming model, one CARD."""
+"""Checks of an incoming model on the client; a file is one check, with its CARD (`fedspill.checks()` lists them)."""

@@ -1,1 +1,14 @@
-"""Pure functions of an AuditReport."""
+"""Views of a report: pure functions of an AuditReport.
+
+- `folder`: every view, written beside report.json.
+- `html/`: the HTML report.
+- `terminal`: the essentials for a terminal.
+- `junit`: JUnit XML for a CI.
+- `index`: one page that leads to several reports.
+- `drawing/`: pictures and plots.
+- `facts`: trials by attack, and what their scores come to.
+- `defences`: what the clients did to their updates, in words.
+- `bins`: what a readout read, bin by bin.
+- `texts`: sentences and rows, with what differs marked.
+- `numbers`: how numbers are written for people.
+"""

@@ -1,4 +1,7 @@
-"""One file, one malicious server, one CARD; its readout, if it has one, stands in the same file."""
+"""Malicious servers; a file is one way to alter the model that is sent, with its readout, if it has one, and its CARD.
+
+Called, the package lists the cards by name (`fedspill.tamperings()`).
+"""
 
 import sys
 
