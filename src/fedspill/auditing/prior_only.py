@@ -27,5 +27,5 @@ def tv_only(spec: ImageSpec, n: int, like: Tensor, rng: torch.Generator) -> Floa
     def project(variables: list[Tensor]) -> None:
         variables[0].copy_(spec.project(variables[0]))
 
-    found = Search(SignedAdam(), STEPS).run([Problem(draw, value, project)], rng, UNWATCHED)
-    return spec.decode(found.variables[0])
+    outcome = Search(SignedAdam(), STEPS).run([Problem(draw, value, project)], rng, UNWATCHED)
+    return spec.decode(outcome.variables[0])
