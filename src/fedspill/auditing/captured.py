@@ -51,10 +51,10 @@ def as_update(tensors: Mapping[str, Tensor], kind: Kind, model: Model) -> Update
         BadInput: names or shapes that the model does not have, or values that are not finite.
     """
     values = {k: v for k, v in tensors.items() if k not in model.buffers}
-    wanted = {k: model.params[k] for k in values if k in model.params}
-    if not wanted:
+    parameters = {k: model.params[k] for k in values if k in model.params}
+    if not parameters:
         raise BadInput(f"the update holds none of the model's parameters {list(model.params)[:4]}, ...")
-    checked = dict(conform(values, wanted, "update"))
+    checked = dict(conform(values, parameters, "update"))
     if kind == "weights":
         checked = {k: model.params[k] - v for k, v in checked.items()}
         checked = {k: v for k, v in checked.items() if bool(v.any())}

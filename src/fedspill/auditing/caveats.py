@@ -8,7 +8,7 @@ from fedspill.report.schema import Caveat
 from fedspill.report.trial import Trial
 
 EXPECTED_SHARE = 0.98
-"""Of the predicted examples; below it the report says that the readout falls short of its own measurement."""
+"""Share of the predicted examples that a readout must recover; below it the report says that it falls short."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Conditions:
 def caveats(trials: Sequence[Trial], conditions: Conditions) -> list[Caveat]:
     """What limits the numbers, each with the trials that it concerns."""
     ran = [t for t in trials if t.skipped is None]
-    found = [
+    specific = [
         _about(
             ran,
             "not converged",
@@ -82,7 +82,7 @@ def caveats(trials: Sequence[Trial], conditions: Conditions) -> list[Caveat]:
         ),
         _about(ran, "failed to fall", "The objective did not fall during the search.", _did_not_fall),
     ]
-    return [*(c for c in found if c is not None), *_general(conditions)]
+    return [*(c for c in specific if c is not None), *_general(conditions)]
 
 
 def _about(trials: Sequence[Trial], topic: str, text: str, concerns) -> Caveat | None:  # pyright: ignore[reportMissingParameterType]
@@ -91,8 +91,8 @@ def _about(trials: Sequence[Trial], topic: str, text: str, concerns) -> Caveat |
 
 
 def _falls_short(trial: Trial) -> bool:
-    found = trial.predicted
-    return found is not None and found.both < EXPECTED_SHARE * found.predicted
+    predicted = trial.predicted
+    return predicted is not None and predicted.both < EXPECTED_SHARE * predicted.predicted
 
 
 def _did_not_fall(trial: Trial) -> bool:
@@ -102,7 +102,7 @@ def _did_not_fall(trial: Trial) -> bool:
 
 def _general(conditions: Conditions) -> list[Caveat]:
     mode, other = ("train", "running statistics (eval mode)") if conditions.training else ("eval", "batch statistics")
-    said = {
+    texts = {
         "batch normalisation": f"BatchNorm ran in {mode} mode; with {other} the result can differ.",
         "one seed": "One seed was run; a reconstruction moves with its random start, that of an image by several dB.",
         "untrained weights": "The model was untrained; leakage changes over training: audit the stages that you send.",
@@ -111,16 +111,16 @@ def _general(conditions: Conditions) -> list[Caveat]:
         "no labels": "The data has no labels, so every example was given class 0; real labels can change the result.",
     }
     if not conditions.one_seed:
-        del said["one seed"]
+        del texts["one seed"]
     if not conditions.untrained:
-        del said["untrained weights"]
+        del texts["untrained weights"]
     if conditions.labelled:
-        del said["no labels"]
+        del texts["no labels"]
     if not conditions.batch_norm:
-        del said["batch normalisation"]
+        del texts["batch normalisation"]
     if not conditions.private:
-        del said["privacy cost"]
-    return [Caveat(topic=topic, text=text) for topic, text in said.items()]
+        del texts["privacy cost"]
+    return [Caveat(topic=topic, text=text) for topic, text in texts.items()]
 
 
 def not_tested(trials: Sequence[Trial], conditions: Conditions) -> list[str]:

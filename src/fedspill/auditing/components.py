@@ -1,4 +1,4 @@
-"""From an entry of a plan to a configured component of the catalogue."""
+"""Components of the catalogue, configured as the entries of a plan say."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

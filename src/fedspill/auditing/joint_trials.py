@@ -12,7 +12,7 @@ from fedspill.core.types import Reconstruction
 
 
 def run_jointly(
-    servers: Servers, group: Sequence[Task], left: Sequence[Task], watch: TrialWatch, priors: Priors
+    servers: Servers, group: Sequence[Task], unfinished: Sequence[Task], watch: TrialWatch, priors: Priors
 ) -> list[Finished] | None:
     """What `run_trial` gives for each that is left of a group, up to rounding; None if the attack does not fit one.
 
@@ -21,18 +21,18 @@ def run_jointly(
     all that it attacked, so these are attacked again even where some are on record by now; that takes no search.
     """
     began = time.perf_counter()
-    wanted = [task.name for task in left]
+    names = [task.name for task in unfinished]
     try:
-        posed = _posed(servers, group, {*wanted, *watch.attacked_before()}, watch)
+        posed = _posed(servers, group, {*names, *watch.attacked_before()}, watch)
         asked = [p for p in posed.values() if isinstance(p, Posed)]
         if watch.trials:  # what is skipped takes no time of the forecast
-            watch.trials -= sum(isinstance(posed[name], Finished) for name in wanted)
+            watch.trials -= sum(isinstance(posed[name], Finished) for name in names)
         watch.attacked = tuple(p.task.name for p in asked)
         returned = dict(zip(watch.attacked, _returned(asked, watch), strict=True))
     except NotApplicable:
         return None
     seconds = (time.perf_counter() - began) / max(1, len(asked))
-    done = [posed[name] for name in wanted]
+    done = [posed[name] for name in names]
     return [
         p if isinstance(p, Finished) else judged(servers, p, returned[p.task.name], seconds, watch, priors)
         for p in done

@@ -23,22 +23,22 @@ MOST_REFERENCES = 2000
 MOST_GUESSED = 1024
 """Private examples for which a guess without the update is scored, the first ones."""
 MOST_SEARCHED = 64
-"""Likewise where the guess is itself a search."""
+"""Private examples for which a guess that is itself a search is made, the first ones."""
 
 
 def as_score(values: MetricValues) -> Score:
     """One metric as report.json holds it."""
-    found = values.summary()
+    summary = values.summary()
     return Score(
         metric=values.name,
         unit=values.unit,
         higher_is_closer=values.higher_is_closer,
         values=values.listed(),
-        mean=found.mean,
-        median=found.median,
-        worst=found.worst,
-        quantiles=dict(found.quantiles or {}),
-        capped=found.capped,
+        mean=summary.mean,
+        median=summary.median,
+        worst=summary.worst,
+        quantiles=dict(summary.quantiles or {}),
+        capped=summary.capped,
         not_computed=values.not_computed,
     )
 
@@ -100,7 +100,7 @@ def _identify(scenario: Scenario, rebuilt: Reconstruction, private: Batch, score
     total = len(private)
     private, where = _compared(private, where)
     others = _others(scenario, private)
-    found = list[Identification]()
+    results = list[Identification]()
     for name in scenario.evaluation.identification:
         try:
             if others is None and len(private) < 2:
@@ -109,10 +109,10 @@ def _identify(scenario: Scenario, rebuilt: Reconstruction, private: Batch, score
                 picked, torch.tensor(where, dtype=torch.long), private, others, _distance(scenario, name)
             )
             share = rate(f"nearest by {name} is the target", int(hit.hits.sum()), total)
-            found.append(Identification(distance=name, reference=hit.reference, rate=share))
+            results.append(Identification(distance=name, reference=hit.reference, rate=share))
         except NotComputed as error:
-            found.append(Identification(distance=name, reference="", not_computed=str(error)))
-    return found
+            results.append(Identification(distance=name, reference="", not_computed=str(error)))
+    return results
 
 
 def _distance(scenario: Scenario, name: str) -> identification.Distance:
@@ -124,7 +124,10 @@ def _distance(scenario: Scenario, name: str) -> identification.Distance:
 
 
 def _compared(private: Batch, where: list[int]) -> tuple[Batch, list[int]]:
-    """Of a large update the targets and `MOST_REFERENCES` more, and where the targets stand among them."""
+    """The private examples to compare with, and where the targets stand among them.
+
+    A large update is cut to its targets and its first `MOST_REFERENCES` examples.
+    """
     if len(private) <= MOST_REFERENCES:
         return private, where
     kept = sorted({*where, *range(MOST_REFERENCES)})
@@ -150,20 +153,20 @@ def prior_only(scenario: Scenario, private: Batch, seed: int) -> list[Baseline]:
     n, some, first = len(private), _some(len(private), MOST_GUESSED), private[:MOST_GUESSED]
     if isinstance(spec, ImageSpec):
         return _of_images(scenario, spec, first, n, seed)
-    found, public = list[Baseline](), scenario.public_batch
+    guesses, public = list[Baseline](), scenario.public_batch
     if isinstance(spec, TableSpec):
         words = "each column's commonest category or median in the public rows" if public else COLUMNS_ALONE
         guess = baselines.commonest_row(spec, len(first), public)
-        found.append(_paired(scenario, "commonest row", words + some, guess, first, n))
+        guesses.append(_paired(scenario, "commonest row", words + some, guess, first, n))
     if isinstance(spec, TokenSpec) and public is not None:
         guess = baselines.commonest_token(public, len(first))
         words = "the commonest token of the public sentences in every position"
-        found.append(_paired(scenario, "commonest token", words + some, guess, first, n))
+        guesses.append(_paired(scenario, "commonest token", words + some, guess, first, n))
     if public is not None:
         words = "the closest public example, chosen with the truth: an upper bound on guessing"
         guess = baselines.best_public(public, first.inputs, scenario.evaluation.table)
-        found.append(_paired(scenario, "best public example", words + some, guess, first, n))
-    return found
+        guesses.append(_paired(scenario, "best public example", words + some, guess, first, n))
+    return guesses
 
 
 COLUMNS_ALONE = "each column's mean or first category: without public rows the columns are all that is known"
@@ -178,15 +181,15 @@ def _of_images(scenario: Scenario, spec: ImageSpec, private: Batch, n: int, seed
     metrics, public, some = scenario.evaluation.metrics, scenario.public_batch, _some(n, MOST_GUESSED)
     mean = baselines.mean_image(spec, len(private), public)
     words = "the mean of the public images" if public else "one flat colour: the normalisation's mean, or grey"
-    found = [_paired(scenario, "mean image", words + some, mean, private, n)]
+    guesses = [_paired(scenario, "mean image", words + some, mean, private, n)]
     if public is not None:
         words = "the closest public image, chosen with the truth: an upper bound on guessing"
         best = baselines.best_public(public, private.inputs)
-        found.append(_paired(scenario, "best public image", words + some, best, private, n))
+        guesses.append(_paired(scenario, "best public image", words + some, best, private, n))
     images, some = private.inputs[:MOST_SEARCHED], _some(n, MOST_SEARCHED)
     flat = tv_only(spec, len(images), scenario.model.like, stream(seed, "baseline", "tv"))
     words = "the search of Inverting Gradients from noise, with total variation and no update"
-    return [*found, _baseline(scenario, "TV only", words + some, score_all(flat, images, metrics), n)]
+    return [*guesses, _baseline(scenario, "TV only", words + some, score_all(flat, images, metrics), n)]
 
 
 def _some(n: int, most: int) -> str:

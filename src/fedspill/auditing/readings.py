@@ -16,7 +16,7 @@ from fedspill.scoring.exact import exact_copies
 READ_EXACTLY = 1e-3
 """Distance of a representation from the true one, relative to its length, up to which it counts as read."""
 MOST_UNSCORED = 256
-"""Of the candidates that were not scored, as many are kept: a picture shows no more."""
+"""Candidates that were not scored of which the tensors are kept: a picture shows no more."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def readings(
     if not rebuilt.origins and expected is None:
         return [], None
     copies = _copies(rebuilt, private, spec, expected)
-    found = None if expected is None else _predicted(rebuilt, expected, copies)
+    success = None if expected is None else _predicted(rebuilt, expected, copies)
     stored = {k: i for i, k in enumerate(places.scored)}
     spare = {k: i for i, k in enumerate(places.unscored)}
     confidence = None if rebuilt.confidence is None else rebuilt.confidence.tolist()
@@ -74,7 +74,7 @@ def readings(
         )
         for k, origin in enumerate(rebuilt.origins)
     ]
-    return records, found
+    return records, success
 
 
 def _copies(
@@ -94,15 +94,15 @@ def _holders(expected: Prediction, origin: str) -> list[int]:
 
 
 def _predicted(rebuilt: Reconstruction, expected: Prediction, copies: Bool[Tensor, "m n"]) -> Predicted:
-    found, exact = expected.recoverable.cpu(), copies.any(0)
+    recoverable, exact = expected.recoverable.cpu(), copies.any(0)
     sure = torch.tensor([mark == "alone" for mark in rebuilt.marks], dtype=torch.bool)
     held = Counter(place for places in expected.places for place in places)
     return Predicted(
         what="examples" if expected.representations is None else "representations",
-        n=len(found),
-        predicted=int(found.sum()),
+        n=len(recoverable),
+        predicted=int(recoverable.sum()),
         exact=int(exact.sum()),
-        both=int((found & exact).sum()),
+        both=int((recoverable & exact).sum()),
         alone=sum(any(held[place] == 1 for place in places) for places in expected.places),
         certified=int(copies[sure].any(0).sum()) if len(sure) else 0,
     )

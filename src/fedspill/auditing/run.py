@@ -218,7 +218,7 @@ def _conditions(scenario: Scenario) -> caveats.Conditions:
 def _tensors(scenario: Scenario, finished: Sequence[Finished]) -> dict[str, Tensor]:
     used = sorted({i for f in finished for i in _shown(scenario, f.record)})
     private = {f"private/{scenario.pool.indices[i]}": scenario.pool.batch.inputs[i] for i in used}
-    read = {f"{kind}/{f.record.name}": found for f in finished for kind, found in f.tensors.items()}
+    read = {f"{kind}/{f.record.name}": tensor for f in finished for kind, tensor in f.tensors.items()}
     return {**private, **read}
 
 

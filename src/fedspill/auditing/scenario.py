@@ -1,6 +1,6 @@
-"""From a plan to the things that it speaks of: model, data, clients, attacks, and how these are judged.
+"""A plan resolved into the things that it speaks of: model, data, clients, attacks, and how these are judged.
 
-A plan is resolved here, once: nothing that runs or judges a trial reads it again.
+It is resolved here, once: nothing that runs or judges a trial reads it again.
 """
 
 import json
@@ -39,7 +39,7 @@ from fedspill.zoo.data.cut import cut
 from fedspill.zoo.models import default_network
 
 MOST_LOGITS = 1000
-"""Of a network's behaviour that are looked at."""
+"""Logits by which a network's behaviour is known again, at most."""
 
 DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 
@@ -127,13 +127,20 @@ class Scenario:
     def key(self, *, redact: bool) -> str:
         """A digest of everything that decides what a folder holds; budget, `at_once` and policy do not."""
         plan = self.plan.model_dump(mode="json", exclude={"audit": {"budget", "at_once"}, "policy": True})
-        said = [plan, redact, fedspill.__version__, torch.__version__, self.model.like.device.type, self.model.training]
+        conditions = [
+            plan,
+            redact,
+            fedspill.__version__,
+            torch.__version__,
+            self.model.like.device.type,
+            self.model.training,
+        ]
         network = repr((self.model.input, self.model.module, self.pool.indices, _behaviour(self.model)))
         pools = [pool.batch for pool in (self.pool, self.public) if pool is not None]
         examples = (  # one by one: a pool may be large
             content for pool in pools for content in (repr(tuple(pool.inputs.shape)), *pool.inputs, pool.labels)
         )
-        return sha256(json.dumps(said, sort_keys=True), network, weights_sha256(self.model), *examples)
+        return sha256(json.dumps(conditions, sort_keys=True), network, weights_sha256(self.model), *examples)
 
 
 def _behaviour(model: Model) -> list[str]:

@@ -43,11 +43,11 @@ class Schedule:
         in_turn = groups(sorted(self.tasks, key=lambda task: task.world.card.iterative), self.scenario.limits.at_once)
         for number, group in enumerate(in_turn):
             finished |= {task.name: held for task in group if (held := self._held(task)) is not None}
-            left = [task for task in group if task.name not in finished]
-            if left:
+            unfinished = [task for task in group if task.name not in finished]
+            if unfinished:
                 later = [task for after in in_turn[number + 1 :] for task in after]
-                done = self._run(servers, group, left, later)
-                finished |= {task.name: one for task, one in zip(left, done, strict=True)}
+                done = self._run(servers, group, unfinished, later)
+                finished |= {task.name: one for task, one in zip(unfinished, done, strict=True)}
         return [finished[task.name] for task in self.tasks]
 
     def _held(self, task: Task) -> Finished | None:
@@ -57,26 +57,26 @@ class Schedule:
         record, tensors = held
         return Finished(with_leak_flags(record, self.scenario.evaluation.thresholds), tensors)
 
-    def _run(self, servers: Servers, group: list[Task], left: list[Task], later: list[Task]) -> list[Finished]:
+    def _run(self, servers: Servers, group: list[Task], unfinished: list[Task], later: list[Task]) -> list[Finished]:
         """Runs what is left of a group: at once, or one by one where the attack does not take them so."""
         state = self._file(_checkpoint(group))
-        if not self._apart(group, left, state):
-            watch = self._watch(left, [*left, *later], state)
-            done = run_jointly(servers, group, left, watch, self._priors)
-            self._keep(left, done or [], watch)
+        if not self._apart(group, unfinished, state):
+            watch = self._watch(unfinished, [*unfinished, *later], state)
+            done = run_jointly(servers, group, unfinished, watch, self._priors)
+            self._keep(unfinished, done or [], watch)
             if done is not None:
                 return done
-        return [self._alone(servers, task, [*left[i:], *later]) for i, task in enumerate(left)]
+        return [self._alone(servers, task, [*unfinished[i:], *later]) for i, task in enumerate(unfinished)]
 
-    def _apart(self, group: list[Task], left: list[Task], state: Path | None) -> bool:
+    def _apart(self, group: list[Task], unfinished: list[Task], state: Path | None) -> bool:
         """Whether tasks are run one by one from the start: a broken run of the group took them so, or one is left."""
         if len(group) == 1:
             return True
         if state is not None and state.is_file():
             return False
-        begun = any(file is not None and file.is_file() for file in (self._file(task.name) for task in left))
-        held = [one for task in group if task not in left and (one := self._held(task)) is not None]
-        return len(left) == 1 or (begun and any(one.record.skipped is not None for one in held))
+        begun = any(file is not None and file.is_file() for file in (self._file(task.name) for task in unfinished))
+        held = [one for task in group if task not in unfinished and (one := self._held(task)) is not None]
+        return len(unfinished) == 1 or (begun and any(one.record.skipped is not None for one in held))
 
     def _alone(self, servers: Servers, task: Task, coming: list[Task]) -> Finished:
         watch = self._watch([task], coming, self._file(task.name))
@@ -88,7 +88,7 @@ class Schedule:
         return None if self.store is None or not self.keep_tensors else self.store.checkpoint(name)
 
     def _watch(self, tasks: list[Task], coming: list[Task], state: Path | None) -> TrialWatch:
-        """Of tasks that are about to be run, the first of those that are coming."""
+        """A watch over tasks that are about to be run, the first of those that are coming."""
         name, total = tasks[0].name, len(self.tasks)
         more = f" and {len(tasks) - 1} more" if len(tasks) > 1 else ""
         self.listener.trial(total - len(coming) + 1, total, f"{name}{more}")
@@ -106,7 +106,10 @@ class Schedule:
             watch.checkpoint.unlink(missing_ok=True)
 
     def _deadline(self, count: int, coming: int) -> float | None:
-        """Of so many of the trials that are coming, to which what is left of the budget is shared out equally."""
+        """When `count` of the trials that are coming must end, by `time.monotonic()`; all share the rest equally.
+
+        None if the audit has no budget.
+        """
         budget = self.scenario.limits.budget
         if budget is None:
             return None

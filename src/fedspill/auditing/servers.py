@@ -47,11 +47,11 @@ class Servers:
         scenario, component = self.scenario, world.component
         model, public = scenario.model, scenario.granted_public
         if isinstance(component, Tampering):
-            own = _server_watch(watch)
-            tampered = component.tamper(model, public, 0, stream(seed, "server", world.name), own)
+            server_watch = _server_watch(watch)
+            tampered = component.tamper(model, public, 0, stream(seed, "server", world.name), server_watch)
             assert tampered.readout is not None, "components.choose() takes only tamperings that bring a readout"
-            if own.checkpoint is not None:
-                own.checkpoint.unlink(missing_ok=True)
+            if server_watch.checkpoint is not None:
+                server_watch.checkpoint.unlink(missing_ok=True)
             return Sent(tampered.model, tampered.readout, _size(tampered.model) - _size(model))
         if scenario.tampering is not None:
             model = scenario.tampering.component.tamper(
@@ -61,7 +61,7 @@ class Servers:
 
 
 def _server_watch(watch: TrialWatch) -> TrialWatch:
-    """Of what happens before anything is sent; its state is not the attack's."""
+    """A watch over what happens before anything is sent; its state is not the attack's."""
     kept = watch.checkpoint
     return replace(watch, checkpoint=None if kept is None else kept.with_name(f"server.{kept.name}"))
 

@@ -163,8 +163,8 @@ def _expected(attack: Attack, sent: Model, private: Batch) -> Prediction | None:
 
 def _tensors(returned: Reconstruction, rebuilt: Reconstruction, order: Ranked) -> dict[str, Tensor]:
     spare = returned.inputs[torch.tensor(order.unscored, dtype=torch.long).to(returned.inputs.device)]
-    found = {"rebuilt": rebuilt.inputs} | ({"unscored": spare} if returned.origins and order.unscored else {})
-    kept = {k: v.detach().cpu() for k, v in found.items()}
+    tensors = {"rebuilt": rebuilt.inputs} | ({"unscored": spare} if returned.origins and order.unscored else {})
+    kept = {k: v.detach().cpu() for k, v in tensors.items()}
     return {k: v.float() if v.is_floating_point() else v for k, v in kept.items()}
 
 

@@ -1,4 +1,4 @@
-"""From trials to a conclusion, and to what limits it."""
+"""The conclusion from the trials: the worst examples, and the verdict."""
 
 from collections.abc import Sequence
 
@@ -67,8 +67,8 @@ def _not_shown(policy: PolicySection, evaluation: Evaluation, trials: Sequence[T
     why = list[str]()
     if not any(t.converged for t in ran):
         why.append("no attack converged")
-    elif left := {t.update for t in trials} - {t.update for t in ran if t.converged}:
-        why.append(f"no attack converged on {len(left)} of the updates")
+    elif unconverged := {t.update for t in trials} - {t.update for t in ran if t.converged}:
+        why.append(f"no attack converged on {len(unconverged)} of the updates")
     if evaluation.thresholds and share is None:
         why.append("the leak thresholds could not be judged")
     if any(t.ended_by_budget for t in ran):

@@ -84,8 +84,8 @@ class TrialWatch:
         """Writes the state, the last one or one every few seconds; the file is whole or not there."""
         if self.checkpoint is None or not (last or time.monotonic() - self._written >= CHECKPOINT_SECONDS):
             return
-        own = dict(state())
-        self._write({"attacked": list(self.attacked), "state": own} if self.attacked else own)
+        attack_state = dict(state())
+        self._write({"attacked": list(self.attacked), "state": attack_state} if self.attacked else attack_state)
 
     def _write(self, state: State) -> None:
         assert self.checkpoint is not None
@@ -128,34 +128,36 @@ class TrialWatch:
         """Keeps the forecast, and tells the listener of it."""
         self.forecasted = forecast()
         if self.trials:
-            left = None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
-            self.listener.message(forecast_sentence(self.forecasted, self.trials, left))
+            remaining = None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
+            self.listener.message(forecast_sentence(self.forecasted, self.trials, remaining))
 
     def quality(self) -> float | None:
-        """As it was asked for."""
+        """PSNR in dB at which a search may stop; None never stops it."""
         return self.wanted
 
 
-def forecast_sentence(forecast: Forecast, trials: int, left: float | None) -> str:
+def forecast_sentence(forecast: Forecast, trials: int, remaining: float | None) -> str:
     """A forecast in a sentence.
 
     Args:
         forecast: of one trial, or of those that are searched at once.
         trials: of its kind.
-        left: seconds of its budget.
+        remaining: seconds of its budget; None is no limit.
     """
     together = forecast.jobs
     rate, whose = 1 / max(forecast.seconds, 1e-9), f" of {together} trials at once" if together > 1 else ""
-    said = f"about {rate:.3g} iterations a second, so {forecast.iterations:,}{whose} take {duration(forecast.total)}"
-    if left is not None and left < forecast.total:
-        said += f", of which the budget leaves {duration(left)}"
+    sentence = (
+        f"about {rate:.3g} iterations a second, so {forecast.iterations:,}{whose} take {duration(forecast.total)}"
+    )
+    if remaining is not None and remaining < forecast.total:
+        sentence += f", of which the budget leaves {duration(remaining)}"
     elif trials > together:
-        said += f", and {trials} such trials {duration(trials / together * forecast.total)}"
-    return said if forecast.memory is None else f"{said}; about {words(forecast.memory)} of memory"
+        sentence += f", and {trials} such trials {duration(trials / together * forecast.total)}"
+    return sentence if forecast.memory is None else f"{sentence}; about {words(forecast.memory)} of memory"
 
 
 def duration(seconds: float) -> str:
-    """Such as "45 s", "12 min" or "3.5 h"."""
+    """Seconds in words, such as "45 s", "12 min" or "3.5 h"."""
     if seconds < 90:
         return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

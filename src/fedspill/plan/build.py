@@ -9,7 +9,7 @@ from fedspill.zoo.data import DataPool
 from fedspill.zoo.models import build, default_network
 
 UNLABELLED_CLASSES = 10
-"""Of a network built for data without labels."""
+"""Classes of a network that is built for data without labels."""
 
 
 def network(

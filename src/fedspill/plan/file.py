@@ -23,7 +23,11 @@ def parse_plan(table: dict[str, Any]) -> AuditPlan:
 
 
 def parse_as(kind: type[P], table: dict[str, Any]) -> P:
-    """Likewise, for any kind of plan."""
+    """A plan of any kind from plain values.
+
+    Raises:
+        BadInput: names the key, the value, and what is allowed.
+    """
     try:
         return kind.model_validate(table)
     except ValidationError as error:
@@ -31,7 +35,7 @@ def parse_as(kind: type[P], table: dict[str, Any]) -> P:
 
 
 def _explain(error: Any, plan: type[Section]) -> str:
-    where = ".".join(str(part) for part in error["loc"] if part != "function-before[_as_entry(), AttackEntry]")
+    where = ".".join(str(step) for step in error["loc"] if step != "function-before[_as_entry(), AttackEntry]")
     if error["type"] == "extra_forbidden":
         return f"plan key {where!r} is unknown; {_known(error['loc'], plan)}"
     got = "" if error["type"] == "missing" else f" (got {error['input']!r})"
@@ -40,8 +44,8 @@ def _explain(error: Any, plan: type[Section]) -> str:
 
 def _known(loc: tuple[Any, ...], plan: type[Section]) -> str:
     section: Any = plan
-    for part in loc[:-1]:
-        field = getattr(section, "model_fields", {}).get(part)
+    for step in loc[:-1]:
+        field = getattr(section, "model_fields", {}).get(step)
         kinds = get_args(field.annotation) or (field.annotation,) if field is not None else (section,)
         section = next((k for k in kinds if hasattr(k, "model_fields")), section)
     names = getattr(section, "model_fields", plan.model_fields)
@@ -58,7 +62,11 @@ def read_plan(path: Path, settings: list[str] | None = None) -> AuditPlan:
 
 
 def read_as(kind: type[P], path: Path, settings: list[str] | None = None) -> P:
-    """Likewise, for any kind of plan."""
+    """A plan of any kind from a TOML file, with `SECTION.KEY=VALUE` settings laid over it.
+
+    Raises:
+        BadInput: the file is missing, is no TOML, or holds keys or values that are not allowed.
+    """
     return parse_as(kind, _table(path, settings))
 
 
@@ -80,21 +88,21 @@ def _lay_over(table: dict[str, Any], setting: str) -> None:
     if not equals or len(parts) < 2:
         raise BadInput(f"--set {setting!r}: write SECTION.KEY=VALUE, for example client.num_examples=8")
     here: Any = table
-    for part in parts[:-1]:
-        here = _inside(here, part, setting)
+    for step in parts[:-1]:
+        here = _inside(here, step, setting)
     if not isinstance(here, dict):
         raise BadInput(f"--set {setting!r}: {parts[-2]!r} is a list; name the place of one of its tables and a key")
     here[parts[-1]] = toml_value(text)
 
 
-def _inside(here: Any, part: str, setting: str) -> Any:
+def _inside(here: Any, key: str, setting: str) -> Any:
     """A table's section, or the table at a place (from 0) of a list of tables."""
     if isinstance(here, dict):
-        inner = here.setdefault(part, {})
-    elif part.isdecimal() and int(part) < len(here):
-        inner = here[int(part)]
+        inner = here.setdefault(key, {})
+    elif key.isdecimal() and int(key) < len(here):
+        inner = here[int(key)]
     else:
-        raise BadInput(f"--set {setting!r}: {part!r} is no place in a list of {len(here)}; they count from 0")
+        raise BadInput(f"--set {setting!r}: {key!r} is no place in a list of {len(here)}; they count from 0")
     if not isinstance(inner, dict | list):
-        raise BadInput(f"--set {setting!r}: {part!r} is a value, not a section")
+        raise BadInput(f"--set {setting!r}: {key!r} is a value, not a section")
     return inner

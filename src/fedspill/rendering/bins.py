@@ -31,7 +31,7 @@ REPRESENTATION_WORDS: Mapping[Sort, str] = {
     "exact": "its representation was read exactly",
     "other": "no example's representation",
 }
-"""Likewise, of representations, which are inverted to pictures."""
+"""What the sorts are called where representations were read, which are inverted to pictures."""
 
 
 @dataclass(frozen=True)
@@ -128,8 +128,8 @@ def _read(report: AuditReport, trial: Trial, tensors: Mapping[str, Tensor], text
 
 def _owners(trial: Trial, sorts: Sequence[Sort]) -> tuple[Owner, ...]:
     read = [r for r, sort in zip(trial.readings, sorts, strict=True) if sort == "exact"]
-    found = [Owner(trial.examples[r.exact], r.origin, r.mark == "alone") for r in read if r.exact is not None]
-    return tuple(sorted(found, key=lambda o: o.example))
+    owners = [Owner(trial.examples[r.exact], r.origin, r.mark == "alone") for r in read if r.exact is not None]
+    return tuple(sorted(owners, key=lambda o: o.example))
 
 
 def sorted_out(trial: Trial) -> list[Sort]:
@@ -167,26 +167,26 @@ def _tile(trial: Trial, reading: Reading, sort: Sort, tensors: Mapping[str, Tens
 
 def _facts(trial: Trial, counts: Mapping[Sort, int], size: int | None) -> tuple[tuple[str, str], ...]:
     n, copies = len(trial.examples), len({r.exact for r in trial.readings if r.exact is not None})
-    found = [("bins read", f"{len(trial.readings):,}"), ("exact copies", f"{copies} of n = {n}")]
+    rows = [("bins read", f"{len(trial.readings):,}"), ("exact copies", f"{copies} of n = {n}")]
     if trial.predicted is not None:
         p = trial.predicted
-        found += [
+        rows += [
             ("predicted by the measurement alone", f"{p.predicted} of n = {p.n}"),
             ("predicted and exact", f"{p.both} of {p.predicted}"),
         ]
-    found += [("mixtures", str(counts.get("mixture", 0))), ("duplicates", str(counts.get("duplicate", 0)))]
-    found += [("not a copy, or noise", str(counts.get("other", 0)))]
+    rows += [("mixtures", str(counts.get("mixture", 0))), ("duplicates", str(counts.get("duplicate", 0)))]
+    rows += [("not a copy, or noise", str(counts.get("other", 0)))]
     if trial.predicted is not None:
-        found += [("read although they hold no example", str(counts.get("empty", 0)))]
+        rows += [("read although they hold no example", str(counts.get("empty", 0)))]
     share = f" ({percent(trial.added_parameters / size)} of the model's {size:,})" if size else ""
-    return (*found, ("added parameters", f"{trial.added_parameters:,}{share}"))
+    return (*rows, ("added parameters", f"{trial.added_parameters:,}{share}"))
 
 
 def _representation_facts(trial: Trial, counts: Mapping[Sort, int], size: int | None) -> tuple[tuple[str, str], ...]:
     n, p = len(trial.examples), trial.predicted
     assert p is not None, "asked of representations only"
     sure = sum(r.mark == "alone" for r in trial.readings)
-    found = [
+    rows = [
         ("representations read exactly", f"{p.exact} of n = {n}"),
         ("IR leakage rate (examples that own a row)", percent(p.alone / n)),
         ("predicted from the examples", f"{p.predicted} of n = {n}"),
@@ -194,7 +194,7 @@ def _representation_facts(trial: Trial, counts: Mapping[Sort, int], size: int | 
         ("candidates that are no example's", str(counts.get("other", 0) + counts.get("mixture", 0))),
     ]
     share = f" ({percent(trial.added_parameters / size)} of the model's {size:,})" if size else ""
-    return (*found, ("parameters that the new head adds", f"{trial.added_parameters:,}{share}"))
+    return (*rows, ("parameters that the new head adds", f"{trial.added_parameters:,}{share}"))
 
 
 def _natural(origin: str) -> tuple[tuple[int, int, str], ...]:
@@ -202,7 +202,7 @@ def _natural(origin: str) -> tuple[tuple[int, int, str], ...]:
     return tuple((0, int(p), "") if p.isdecimal() else (1, 0, p) for p in re.split(r"(\d+)", origin) if p)
 
 
-def embedded(found: Sequence[BinsRead], most: int) -> tuple[Sequence[BinsRead], Sequence[BinsRead]]:
+def embedded(trials_read: Sequence[BinsRead], most: int) -> tuple[Sequence[BinsRead], Sequence[BinsRead]]:
     """Those that the page shows whole, the ones with the most exact copies first, and the others, in their order."""
-    best = sorted(found, key=lambda b: -b.counts.get("exact", 0))[:most]
-    return best, [b for b in found if b not in best]
+    best = sorted(trials_read, key=lambda b: -b.counts.get("exact", 0))[:most]
+    return best, [b for b in trials_read if b not in best]

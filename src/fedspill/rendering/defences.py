@@ -17,7 +17,7 @@ class DefenceRow:
 
 
 def defence_rows(report: AuditReport) -> list[DefenceRow]:
-    """In the order in which they act."""
+    """The defences in the order in which they act."""
     return [
         DefenceRow(
             f"{d.name}:{d.preset}",

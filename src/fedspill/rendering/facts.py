@@ -52,7 +52,7 @@ class AttackGroup:
 
     @property
     def label(self) -> str:
-        """As the plan writes it."""
+        """The attack as the plan writes it."""
         return f"{self.attack}:{self.preset}" if self.preset else self.attack
 
     @property
@@ -120,14 +120,14 @@ def trial_scores(trials: Iterable[Trial], metric: str) -> list[Score]:
 
 def baseline_scores(trials: Iterable[Trial], metric: str) -> dict[str, list[Score]]:
     """One metric of every baseline by its name; each update counts once, whatever was run on it."""
-    found: dict[tuple[str, int], Score] = {}
+    first: dict[tuple[str, int], Score] = {}
     for trial in trials:
         for baseline in trial.baselines:
             score = score_of(baseline.scores, metric)
             if score is not None and score.not_computed is None:
-                found.setdefault((baseline.name, trial.update), score)
+                first.setdefault((baseline.name, trial.update), score)
     named: dict[str, list[Score]] = {}
-    for (name, _), score in found.items():
+    for (name, _), score in first.items():
         named.setdefault(name, []).append(score)
     return named
 
@@ -143,7 +143,7 @@ def unconverged(report: AuditReport) -> list[AttackGroup]:
 
 
 def beats_guesses(trials: Iterable[Trial], metric: MetricInfo) -> tuple[int, int]:
-    """On how many values the attack beat every baseline on the same example, and of how many."""
+    """The number of values on which the attack beat every baseline on the same example, and of how many."""
     better, compared = 0, 0
     for trial in trials:
         score = score_of(trial.scores, metric.name)

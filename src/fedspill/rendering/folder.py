@@ -22,7 +22,7 @@ MOST_ON_A_SHEET = 64
 
 def pairs_of(report: AuditReport, tensors: Mapping[str, Tensor]) -> list[Pair]:
     """Every private example of every trial beside what was rebuilt of it."""
-    found = list[Pair]()
+    pairs = list[Pair]()
     for trial in report.trials:
         rebuilt = tensors.get(f"rebuilt/{trial.name}")
         for place, (example, match) in enumerate(zip(trial.examples, trial.matched, strict=False)):
@@ -31,8 +31,8 @@ def pairs_of(report: AuditReport, tensors: Mapping[str, Tensor]) -> list[Pair]:
                 continue
             values = {s.metric: v for s in trial.scores if s.values and (v := s.values[place]) is not None}
             shown = None if rebuilt is None or match is None else rebuilt[match]
-            found.append(Pair(trial.name, example, private, shown, values))
-    return found
+            pairs.append(Pair(trial.name, example, private, shown, values))
+    return pairs
 
 
 def write_views(

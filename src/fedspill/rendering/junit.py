@@ -42,9 +42,9 @@ def _verdict(report: AuditReport) -> ElementTree.Element:
     if verdict.exit_code:
         failure = ElementTree.SubElement(case, "failure", type=verdict.name.value, message=_clean(verdict.sentence))
         failure.text = _clean("\n".join(f"{c.topic}: {c.text}" for c in report.caveats))
-    said = [f"{verdict.name.value}: {verdict.sentence}"]
-    said += ["Not evidence of safety."] if verdict.name is VerdictName.NOT_SHOWN else []
-    ElementTree.SubElement(case, "system-out").text = _clean("\n".join(said))
+    lines = [f"{verdict.name.value}: {verdict.sentence}"]
+    lines += ["Not evidence of safety."] if verdict.name is VerdictName.NOT_SHOWN else []
+    ElementTree.SubElement(case, "system-out").text = _clean("\n".join(lines))
     return case
 
 
@@ -65,14 +65,14 @@ def breaches(report: AuditReport, trial: Trial) -> list[str]:
     """How one trial broke the plan's policy; empty if it did not."""
     policy: dict[str, Any] = report.plan.get("policy") or {}
     allowed, closest = float(policy.get("max_leakage_rate") or 0), policy.get("max_psnr")
-    found: list[str] = []
+    broken: list[str] = []
     if trial.leakage_rate is not None and trial.leakage_rate.rate > allowed:
         leaked, criterion = trial.leakage_rate, numbers.criterion(trial.leakage_rate.criterion)
-        found.append(f"leaked {numbers.rate(leaked)} at {criterion}; allowed {numbers.percent(allowed)}")
+        broken.append(f"leaked {numbers.rate(leaked)} at {criterion}; allowed {numbers.percent(allowed)}")
     psnr = facts.score_of(trial.scores, "psnr")
     if closest is not None and psnr is not None and psnr.worst is not None and psnr.worst > closest:
-        found.append(f"worst PSNR {numbers.number(psnr.worst, 'dB')}; allowed {numbers.number(float(closest), 'dB')}")
-    return found
+        broken.append(f"worst PSNR {numbers.number(psnr.worst, 'dB')}; allowed {numbers.number(float(closest), 'dB')}")
+    return broken
 
 
 def _facts(trial: Trial) -> list[str]:

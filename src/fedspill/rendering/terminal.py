@@ -97,12 +97,12 @@ def _converged(row: AttackRow) -> Text:
 
 def _reasons(report: AuditReport, metric: MetricInfo | None) -> list[Text]:
     """What the table has no room for: why there is no number, and what the budget cut short."""
-    said: list[Text] = []
+    lines: list[Text] = []
     for row in view.attack_rows(report, metric):
         cut = sum(t.ended_by_budget for t in row.group.ran)
         more = [f"{numbers.count(cut, 'run')} ended by the budget"] if cut else []
-        said += [Text(f"- {row.group.label}: {reason}", style="dim") for reason in (*row.reasons, *more)]
-    return said
+        lines += [Text(f"- {row.group.label}: {reason}", style="dim") for reason in (*row.reasons, *more)]
+    return lines
 
 
 def _worst(report: AuditReport) -> Table:
@@ -124,21 +124,21 @@ def _worst(report: AuditReport) -> Table:
 
 def _texts(report: AuditReport, texts: Texts) -> list[Text]:
     """The worst examples as text, private above rebuilt, what differs marked."""
-    said: list[Text] = []
+    lines: list[Text] = []
     for pair in worst_texts(report, text_pairs_of(report, texts))[:_MOST_TEXTS]:
         private, rebuilt = pair.pieces
         if not rebuilt or pair.private == pair.rebuilt:
             rebuilt = (Piece("the same, letter by letter" if rebuilt else "no reconstruction", same=True),)
         for name, pieces, style in (("private", private, "dim"), ("rebuilt", rebuilt, "red")):
-            said.append(Text.assemble((f"{name} ", "bold"), *((p.text, "" if p.same else style) for p in pieces)))
-    return [Text(""), *said] if said else []
+            lines.append(Text.assemble((f"{name} ", "bold"), *((p.text, "" if p.same else style) for p in pieces)))
+    return [Text(""), *lines] if lines else []
 
 
 def _bins(report: AuditReport) -> list[str]:
     """One line of numbers per trial, with what the attack says of what it had to expect."""
-    found = bins_read(report, {}, {})
-    lines = [f"[b]{escape(b.label)}[/b]: {escape(' '.join((b.line, *b.notes)))}" for b in found[:_MOST_TRIALS]]
-    more = len(found) - len(lines)
+    trials_read = bins_read(report, {}, {})
+    lines = [f"[b]{escape(b.label)}[/b]: {escape(' '.join((b.line, *b.notes)))}" for b in trials_read[:_MOST_TRIALS]]
+    more = len(trials_read) - len(lines)
     return [*lines, f"{numbers.count(more, 'trial')} more, in the report"] if more else lines
 
 

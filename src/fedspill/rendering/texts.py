@@ -46,7 +46,7 @@ class TextPair:
 
 def text_pairs_of(report: AuditReport, texts: Texts) -> list[TextPair]:
     """Every private example of every trial beside what was rebuilt of it; none from a redacted report."""
-    found = list[TextPair]()
+    pairs = list[TextPair]()
     for trial in () if report.redacted else report.trials:
         rebuilt = texts.get(f"rebuilt/{trial.name}", [])
         for place, (example, match) in enumerate(zip(trial.examples, trial.matched, strict=False)):
@@ -55,8 +55,8 @@ def text_pairs_of(report: AuditReport, texts: Texts) -> list[TextPair]:
                 continue
             values = {s.metric: v for s in trial.scores if s.values and (v := s.values[place]) is not None}
             shown = rebuilt[match] if match is not None and match < len(rebuilt) else None
-            found.append(TextPair(trial.name, example, private[0], shown, values))
-    return found
+            pairs.append(TextPair(trial.name, example, private[0], shown, values))
+    return pairs
 
 
 def worst_texts(report: AuditReport, pairs: Sequence[TextPair]) -> list[TextPair]:
@@ -68,7 +68,7 @@ def worst_texts(report: AuditReport, pairs: Sequence[TextPair]) -> list[TextPair
 def compared(first: str, second: str) -> tuple[tuple[Piece, ...], tuple[Piece, ...]]:
     """Both texts in pieces: columns side by side if both are rows of one table, else words in their order."""
     rows = NEXT_FIELD.split(first), NEXT_FIELD.split(second)
-    names = [[m[1] for part in row if (m := FIELD.match(part))] for row in rows]
+    names = [[m[1] for cell in row if (m := FIELD.match(cell))] for row in rows]
     if names[0] == names[1] and len(names[0]) == len(rows[0]) == len(rows[1]) > 1:
         return _columns(*rows), _columns(*reversed(rows))
     return _words(first, second)
@@ -82,17 +82,17 @@ def _columns(row: Sequence[str], other: Sequence[str]) -> tuple[Piece, ...]:
 def _words(first: str, second: str) -> tuple[tuple[Piece, ...], tuple[Piece, ...]]:
     a, b = (re.findall(r"\S+\s*|\s+", text) for text in (first, second))
     steps = SequenceMatcher(None, [w.strip() for w in a], [w.strip() for w in b], autojunk=False).get_opcodes()
-    own = [Piece("".join(a[i:j]), kind == "equal") for kind, i, j, _, _ in steps if i < j]
+    pieces = [Piece("".join(a[i:j]), kind == "equal") for kind, i, j, _, _ in steps if i < j]
     other = [Piece("".join(b[i:j]), kind == "equal") for kind, _, _, i, j in steps if i < j]
-    return _joined(own), _joined(other)
+    return _joined(pieces), _joined(other)
 
 
 def _joined(pieces: Sequence[Piece]) -> tuple[Piece, ...]:
     """Neighbours of one sort as one piece."""
-    found = list[Piece]()
+    joined = list[Piece]()
     for piece in pieces:
-        if found and found[-1].same == piece.same:
-            found[-1] = Piece(found[-1].text + piece.text, piece.same)
+        if joined and joined[-1].same == piece.same:
+            joined[-1] = Piece(joined[-1].text + piece.text, piece.same)
         else:
-            found.append(piece)
-    return tuple(found)
+            joined.append(piece)
+    return tuple(joined)

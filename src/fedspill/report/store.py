@@ -110,8 +110,8 @@ class Store:
         if not record.is_file():
             return None
         try:
-            found = Trial.model_validate_json(record.read_text())
-            return found, load_file(tensors) if tensors.is_file() else {}
+            trial_record = Trial.model_validate_json(record.read_text())
+            return trial_record, load_file(tensors) if tensors.is_file() else {}
         except (ValidationError, SafetensorError):
             return None  # damaged from outside: the trial is run again
 

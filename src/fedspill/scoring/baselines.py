@@ -33,7 +33,7 @@ def mean_image(spec: ImageSpec, n: int, public: Batch | None = None) -> Float[Te
 
 
 def best_public(public: Batch, private: Tensor, table: TableSpec | None = None) -> Tensor:
-    """For each private example the closest public one (`distances.distances`), (n, ...).
+    """The closest public example to each private one (`distances.distances`), (n, ...).
 
     An oracle: the choice looks at the private example, so this is an upper bound on what picking from public
     data can reach, not a thing that a server can do. One public example may serve several private ones.

@@ -40,8 +40,8 @@ def squared_errors(first: Float[Tensor, "m ..."], second: Float[Tensor, "n ..."]
     same_examples(first, second)
     a, b = first.to(second.device).flatten(1), second.flatten(1)
     total = b.new_zeros((len(a), len(b)), dtype=torch.float64)
-    for part in pieces(a.shape[1], len(a) + len(b), 16 * PIECE):
-        exact = torch.cdist(a[:, part].double(), b[:, part].double(), compute_mode="donot_use_mm_for_euclid_dist")
+    for piece in pieces(a.shape[1], len(a) + len(b), 16 * PIECE):
+        exact = torch.cdist(a[:, piece].double(), b[:, piece].double(), compute_mode="donot_use_mm_for_euclid_dist")
         total += exact.square()
     return total
 

@@ -38,11 +38,11 @@ def _same(candidates: Tensor, private: Tensor, spec: InputSpec) -> Tensor:
 def _same_images(candidates: Tensor, private: Tensor) -> Tensor:
     # Means of two images differ by no more than their root mean squared error: few pairs are left to compare.
     near = (_means(candidates)[:, None] - _means(private)[None]).abs() <= 2 * 10 ** (-EXACT_PSNR / 20)
-    found = torch.zeros_like(near)
+    same = torch.zeros_like(near)
     for row, column in near.nonzero().tolist():
         pair = candidates[row : row + 1], private[column : column + 1]
-        found[row, column] = bool(PSNR()(*pair) >= EXACT_PSNR)
-    return found
+        same[row, column] = bool(PSNR()(*pair) >= EXACT_PSNR)
+    return same
 
 
 def _means(images: Tensor) -> Tensor:

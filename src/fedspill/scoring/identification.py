@@ -77,8 +77,8 @@ def feature_distance(features: Callable[[Tensor], Tensor], spec: InputSpec) -> D
     """
 
     def embed(images: Tensor) -> Tensor:
-        found = features(spec.encode(images.float())).to(images.device)
-        return functional.normalize(found.double().flatten(1), dim=1)
+        vectors = features(spec.encode(images.float())).to(images.device)
+        return functional.normalize(vectors.double().flatten(1), dim=1)
 
     return Distance("feature", embed)
 
@@ -174,14 +174,14 @@ def _nearest(rebuilt: Tensor, where: Tensor, inputs: Tensor, rivals: Tensor, dis
     )
     with torch.no_grad():
         candidates = _embedded(rebuilt, distance)
-        own = (candidates - _embedded(targets, distance)).double().square().sum(1)
+        to_target = (candidates - _embedded(targets, distance)).double().square().sum(1)
         needed = rivals.any(0).nonzero()[:, 0]
-        for part in pieces(len(needed), inputs[0].numel()):
-            some = needed[part]
+        for piece in pieces(len(needed), inputs[0].numel()):
+            some = needed[piece]
             rival = rivals[:, some] & (squared_errors(targets, inputs[some]) >= SAME**2)
             squared = squared_errors(candidates, _embedded(inputs[some], distance))
             best = torch.minimum(best, squared.masked_fill(~rival, float("inf")).amin(1))
-    return own < best
+    return to_target < best
 
 
 def _embedded(images: Tensor, distance: Distance) -> Tensor:

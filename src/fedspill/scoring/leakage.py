@@ -1,4 +1,4 @@
-"""From values per example to statements: which examples leaked, what share, and how the values are spread."""
+"""Statements from values per example: which examples leaked, what share, and how the values are spread."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

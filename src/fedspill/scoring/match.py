@@ -44,7 +44,7 @@ def match(
     Raises:
         BadInput: the shapes of the examples differ or do not fit the table, or a private example is not finite.
     """
-    if not all(bool(private[part].isfinite().all()) for part in pieces(len(private), private[0].numel(), 2**24)):
+    if not all(bool(private[piece].isfinite().all()) for piece in pieces(len(private), private[0].numel(), 2**24)):
         raise BadInput("the private examples hold NaN or infinite values; finite numbers are needed")
     usable = rebuilt.flatten(1).isfinite().all(1).nonzero()[:, 0].cpu()
     cost = distances(rebuilt[usable.to(rebuilt.device)], private, table).cpu()

@@ -79,13 +79,13 @@ def score_all(
         BadInput: the shapes of the examples differ, or a metric does not take such inputs.
     """
     rebuilt_idx, private_idx = match(rebuilt, private, rebuilt_labels, private_labels, table)
-    found = dict(zip(private_idx.tolist(), rebuilt_idx.tolist(), strict=True))
+    matched = dict(zip(private_idx.tolist(), rebuilt_idx.tolist(), strict=True))
     pairs = (
         rebuilt[rebuilt_idx.to(rebuilt.device)].to(private.device),
         private[private_idx.to(private.device)],
     )
     scores = tuple(_applied(metric, *pairs, private_idx, len(private)) for metric in metrics)
-    return Scored(tuple(found.get(i) for i in range(len(private))), scores)
+    return Scored(tuple(matched.get(i) for i in range(len(private))), scores)
 
 
 def score_pairs(rebuilt: Tensor, private: Tensor, metrics: Sequence[Metric]) -> Scored:

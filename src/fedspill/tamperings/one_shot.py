@@ -140,7 +140,7 @@ class OneShotReadout:
 
     def predict(self, model: Model, z: Tensor) -> Prediction:
         """Who falls into the bin, and whether one does so alone."""
-        inside = self.imprint.bin_readout(layer_inputs(model, "", z).flatten(1))[:, 0].cpu() == 0
+        inside = self.imprint.bins(layer_inputs(model, "", z).flatten(1))[:, 0].cpu() == 0
         places = tuple(("the bin",) if i else () for i in inside.tolist())
         return Prediction(places, inside if int(inside.sum()) == 1 else torch.zeros_like(inside))
 

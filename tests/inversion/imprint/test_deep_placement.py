@@ -35,7 +35,7 @@ def test_whoever_is_alone_is_read_at_the_resolution_that_is_left(lanes: str, wor
     known = ServerKnowledge(tampered.model, num_examples=12)
     found = tampered.readout.reconstruct(update, known, stream(0, "attack"))
     z = model.input.encode(private.inputs)
-    bins = tampered.readout.imprint.bin_readout(layer_inputs(tampered.model, "layer3", z).flatten(1))[:, 0]
+    bins = tampered.readout.imprint.bins(layer_inputs(tampered.model, "layer3", z).flatten(1))[:, 0]
     alone = (bins[:, None] == bins).sum(1) == 1
     assert int(alone.sum()) > 4
     gap = torch.cdist(found.inputs.flatten(1), private.inputs.flatten(1)) / 3072**0.5

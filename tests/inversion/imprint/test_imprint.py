@@ -139,9 +139,7 @@ def test_several_local_steps_read_from_sparse_bins_by_the_lattice_where_the_bias
     assert int((exact & expected.recoverable).sum()) >= int(expected.recoverable.sum()) - 1
     tampered = tampering.tamper(model, public, 0, stream(3, "server"))
     moved = local_update(tampered.model, private, steps).values["planted.first.bias"]
-    bins = tampered.readout.imprint.bin_readout(model.input.encode(private.inputs).flatten(1))[:, 0][
-        expected.recoverable
-    ]
+    bins = tampered.readout.imprint.bins(model.input.encode(private.inputs).flatten(1))[:, 0][expected.recoverable]
     eps = torch.finfo(torch.float32).eps * tampered.model.params["planted.first.bias"].abs()
     assert bool((moved.abs() < 100 * eps)[bins].any()), "the bias alone would not have told the scale"
 

@@ -17,7 +17,7 @@ def test_one_shot_reads_its_one_example_and_its_frequency_is_the_theory(sparse: 
     tampering = OneShot(expected=20, function="random", sparse=sparse)
     public = stored(3000, 1)
     tampered = tampering.tamper(mlp(), public, 0, stream(3, "server"))
-    bins = tampered.readout.imprint.bin_readout(SPEC.encode(stored(20 * 400, 7).inputs).flatten(1))[:, 0]
+    bins = tampered.readout.imprint.bins(SPEC.encode(stored(20 * 400, 7).inputs).flatten(1))[:, 0]
     hits = [(part == 0).sum() == 1 for part in bins.split(20)]
     chance = (1 - 1 / 20) ** 19
     assert abs(sum(map(int, hits)) / 400 - chance) < 4 * (chance * (1 - chance) / 400) ** 0.5

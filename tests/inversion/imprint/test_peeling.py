@@ -53,7 +53,7 @@ def test_the_predicted_share_is_the_gradient_of_the_rows_of_one_example(net) -> 
     tampered = tampering.tamper(model, stored(400, 1, torch.float64), 0, stream(3, "server"))
     readout, z = tampered.readout, model.input.encode(private.inputs)
     shares = predicted_shares(tampered.model, readout.outlet, z.flatten(1))
-    bins = readout.imprint.bin_readout(z.flatten(1))[:, 0]
+    bins = readout.imprint.bins(z.flatten(1))[:, 0]
     for i in range(3):
         update = local_update(tampered.model, private[i : i + 1], FedSGD())
         row = readout.imprint.groups[0].rows[bins[i]]

@@ -40,7 +40,7 @@ def jointly_fitted(
         features: as they were peeled.
         share: c of each.
     """
-    bins = imprint.bin_readout(features)
+    bins = imprint.bins(features)
     member, weight, bias = list[Tensor](), list[Tensor](), list[Tensor]()
     for j, (before, after) in enumerate(zip(held, left, strict=True)):
         within = bins[:, j] == torch.arange(len(before.bias), device=bins.device)[:, None]
@@ -100,7 +100,7 @@ class Peel:
 
         None, and nothing is done, if one of these bins holds nothing, which no true example leaves behind.
         """
-        where = self.imprint.bin_readout(x[None])[0].tolist()
+        where = self.imprint.bins(x[None])[0].tolist()
         kept = [(j, b) for j, b in enumerate(where) if b >= 0]
         if (group, place) not in kept or any(not bool(self.held[j].filled()[b]) for j, b in kept):
             return None

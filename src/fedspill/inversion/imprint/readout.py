@@ -100,7 +100,7 @@ class ImprintReadout:
     def predict(self, model: Model, z: Tensor) -> Prediction:
         """The bins that examples fall into by the measurement alone, and those that must be read exactly."""
         features: Float[Tensor, "n f"] = layer_inputs(model, self.at, z).flatten(1)
-        where = self.imprint.bin_readout(features).cpu()
+        where = self.imprint.bins(features).cpu()
         names = self.imprint.names()
         places = tuple(tuple(names[j][b] for j, b in enumerate(row) if b >= 0) for row in where.tolist())
         # One group: an example that is alone. Several without peeling: one that is alone in any of them.

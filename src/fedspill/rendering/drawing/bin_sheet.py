@@ -55,21 +55,21 @@ def _framed(tile: Tile, side: int) -> Image.Image:
 
 def _marks(read: BinsRead) -> list[tuple[Sort, str]]:
     words, counts = read.words, read.counts
-    found: list[tuple[Sort, str]] = [(s, f"{words[s]}: {counts.get(s, 0)}") for s in COLOURS if s != "empty"]
+    marks: list[tuple[Sort, str]] = [(s, f"{words[s]}: {counts.get(s, 0)}") for s in COLOURS if s != "empty"]
     empty = counts.get("empty", 0)
-    return [*found, ("empty", f"{words['empty']}: {empty} (not drawn)")] if empty else found
+    return [*marks, ("empty", f"{words['empty']}: {empty} (not drawn)")] if empty else marks
 
 
 def _legend(whole: Image.Image, marks: Sequence[tuple[Sort, str]], top: int) -> None:
-    draw, left = ImageDraw.Draw(whole), 0.0
+    draw, x = ImageDraw.Draw(whole), 0.0
     for sort, text in marks:
-        draw.rectangle([left, top + 8, left + 15, top + 23], fill=COLOURS[sort])
-        draw.text((left + 22, top + 6), text, fill="#14181d", font=_font())
-        left += _width(text)
+        draw.rectangle([x, top + 8, x + 15, top + 23], fill=COLOURS[sort])
+        draw.text((x + 22, top + 6), text, fill="#14181d", font=_font())
+        x += _width(text)
 
 
 def _width(text: str) -> float:
-    """Of one mark of the legend, with the space behind it."""
+    """Pixels of one mark of the legend, with the space behind it."""
     return 22 + _font().getlength(text) + 26
 
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.typing import RcKeyType
 
 BLUE, VERMILION = "#2e86c9", "#d55e00"
-"""Near Okabe and Ito's palette: told apart with any colour vision, on white and on near-black."""
+"""Colours near Okabe and Ito's palette: told apart with any colour vision, on white and on near-black."""
 
 INK, FAINT = "#010203", "#040506"
 """Stand-ins that become the page's own colours, so that one figure reads in light and in dark."""

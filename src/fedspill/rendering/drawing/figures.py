@@ -33,7 +33,7 @@ class _Row:
 
 
 MOST_LETTERS = 30
-"""Of a name on one line beside its row; the table of attacks has it whole."""
+"""Letters of a name on one line beside its row, at most; the table of attacks has it whole."""
 
 
 def distribution(report: AuditReport, width: int = WIDE) -> str | None:
@@ -129,7 +129,7 @@ def _draw_box(axes: Axes, y: float, spread: Spread) -> None:
 
 
 def _name(axes: Axes, y: int, row: _Row, wide: bool) -> None:
-    """To the left of the row where there is room, else above it."""
+    """Writes the row's name to its left where there is room, else above it."""
     where = axes.get_yaxis_transform()
     weight = "normal" if row.is_guess else "bold"
     detail = f"guess, n = {row.spread.n}" if row.is_guess else f"n = {row.spread.n}"

@@ -94,10 +94,10 @@ def beside(pictures: Sequence[Image.Image], gap: int = _GAP) -> Image.Image:
     """Pictures in a row on white."""
     width = sum(p.width for p in pictures) + gap * (len(pictures) - 1)
     row = Image.new("RGB", (width, max(p.height for p in pictures)), "white")
-    left = 0
+    x = 0
     for picture in pictures:
-        row.paste(picture, (left, 0))
-        left += picture.width + gap
+        row.paste(picture, (x, 0))
+        x += picture.width + gap
     return row
 
 

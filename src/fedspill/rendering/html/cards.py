@@ -14,7 +14,7 @@ from fedspill.report.schema import AuditReport, WorstExample
 from fedspill.report.trial import Trial
 
 MOST_PAIRS = 64
-"""In the overview of one update."""
+"""Pairs in the overview of one update, at most."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,10 @@ class Overview:
 
 
 def overview(report: AuditReport, pairs: Sequence[Pair]) -> Overview | None:
-    """Of the trial that leaked the most, if it holds more examples than there are cards; None if redacted."""
+    """The overview of the trial that leaked the most.
+
+    None if its examples all have a card, or the report is redacted.
+    """
     ran = [t for t in report.trials if t.skipped is None]
     best = max(ran, key=lambda t: (t.leakage_rate.hits if t.leakage_rate else 0, _is_worst(report, t)), default=None)
     if report.redacted or best is None or len(best.examples) <= MOST_CARDS:

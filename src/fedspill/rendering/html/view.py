@@ -19,7 +19,7 @@ WORDS = {
     VerdictName.BOUNDED: ("bounded", "Bounded", "A valid bound lies under the policy."),
     VerdictName.NOT_SHOWN: ("unshown", "Not shown", "This is not evidence of safety."),
 }
-"""By verdict: its class in the style sheet, its word, and what is always said beside it."""
+"""What stands for each verdict: a class in the style sheet, a word, and what is always said beside it."""
 
 
 @dataclass(frozen=True)
@@ -75,12 +75,12 @@ def tiles(report: AuditReport) -> list[Tile]:
 
 
 def _rate_tile(report: AuditReport) -> Tile:
-    found = report.leakage_rate
-    if found is None:
+    share = report.leakage_rate
+    if share is None:
         return Tile("Leakage rate", "–", "not computed: the plan sets no leak threshold, or nothing was scored")
-    counts = f"{found.hits} of {found.n} private examples at {numbers.criterion(found.criterion)}, by any attack"
-    note = f"{counts}; 95 % interval {numbers.interval(found.low, found.high)} (Wilson)"
-    return Tile("Leakage rate", numbers.percent(found.rate), note)
+    counts = f"{share.hits} of {share.n} private examples at {numbers.criterion(share.criterion)}, by any attack"
+    note = f"{counts}; 95 % interval {numbers.interval(share.low, share.high)} (Wilson)"
+    return Tile("Leakage rate", numbers.percent(share.rate), note)
 
 
 def _worst_tile(report: AuditReport) -> Tile:
@@ -118,8 +118,8 @@ def cards(report: AuditReport, pairs: Sequence[Pair]) -> list[Card]:
         return []
     by_place = {(p.trial, p.example): p for p in pairs if p.drawable}
     units = {info.name: info.unit for info in facts.metrics(report)}
-    found = ((w, by_place.get((w.trial, w.example))) for w in report.worst)
-    drawn = [(w, pair) for w, pair in found if pair is not None][:MOST_CARDS]
+    candidates = ((w, by_place.get((w.trial, w.example))) for w in report.worst)
+    drawn = [(w, pair) for w, pair in candidates if pair is not None][:MOST_CARDS]
     return [_card(w, pair, attack_of(report, w.trial), units) for w, pair in drawn]
 
 
@@ -230,11 +230,11 @@ class LabelRow:
 
 def label_rows(report: AuditReport) -> list[LabelRow]:
     """The labels by attack, by where they came from."""
-    found: dict[tuple[str, str, str], list[Trial]] = {}
+    by_source: dict[tuple[str, str, str], list[Trial]] = {}
     for group in facts.attack_groups(report):
         for trial in group.ran:
-            found.setdefault((group.label, trial.labels.source, trial.labels.method or ""), []).append(trial)
-    return [LabelRow(*key, _overlap(trials), len(trials)) for key, trials in found.items()]
+            by_source.setdefault((group.label, trial.labels.source, trial.labels.method or ""), []).append(trial)
+    return [LabelRow(*key, _overlap(trials), len(trials)) for key, trials in by_source.items()]
 
 
 def _overlap(trials: Sequence[Trial]) -> float | None:

@@ -75,8 +75,8 @@ def _rouge_l(rebuilt: str, private: str) -> Tensor:
     # torchmetrics' own normaliser would drop signs; token numbers need none of it.
     from torchmetrics.functional.text import rouge_score
 
-    found = rouge_score([rebuilt], [private], rouge_keys="rougeL", normalizer=str, tokenizer=str.split)
-    return found["rougeL_fmeasure"]
+    scores = rouge_score([rebuilt], [private], rouge_keys="rougeL", normalizer=str, tokenizer=str.split)
+    return scores["rougeL_fmeasure"]
 
 
 TOKEN_ACCURACY = SentenceMetric("token_accuracy", lambda a, b: (a == b).double().mean(1))
