@@ -118,6 +118,7 @@ def test_an_interrupted_audit_is_gone_on_with(interrupted: Path) -> None:
     assert (second.iterations, second.leaked) == (1500, [True])
     assert result.report.leakage_rate is not None
     assert (result.report.leakage_rate.hits, result.report.leakage_rate.n) == (2, 2)
+    assert [w.leaked for w in result.report.worst] == [True, True]
     assert read_report(interrupted)[0] == result.report
     assert not (interrupted / "checkpoints").exists()
 
