@@ -16,4 +16,4 @@ def rows_at_once(rows: Tensor) -> int:
 
 def by_rows(function: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
     """`function` of rows (n, ...), which treats each row by itself, put together again."""
-    return torch.cat([function(part) for part in rows.split(rows_at_once(rows))])
+    return torch.cat([function(piece) for piece in rows.split(rows_at_once(rows))])

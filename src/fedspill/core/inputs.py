@@ -105,7 +105,7 @@ class TokenSpec:
         return self.project(z).long()
 
     def project(self, z: Tensor) -> Tensor:
-        """Whole numbers inside the vocabulary."""
+        """The nearest whole numbers inside the vocabulary."""
         return z.round().clamp(0, self.vocabulary - 1) if z.is_floating_point() else z.clamp(0, self.vocabulary - 1)
 
 
@@ -178,7 +178,7 @@ class TableSpec:
         return torch.stack([_decoded(c, p) for c, p in zip(self.columns, parts, strict=True)], -1)
 
     def project(self, z: Float[Tensor, "*n features"]) -> Float[Tensor, "*n features"]:
-        """The box of the valid: numbers inside their bounds, categories between 0 and 1."""
+        """Rows inside the box of valid ones: numbers inside their bounds, categories between 0 and 1."""
         parts = z.split(self.widths, -1)
         return torch.cat([_boxed(c, p) for c, p in zip(self.columns, parts, strict=True)], -1)
 
@@ -193,21 +193,21 @@ def _encoded(column: Column, values: Tensor) -> Tensor:
     return torch.nn.functional.one_hot(values.long(), len(column.categories)).to(values)
 
 
-def _decoded(column: Column, part: Tensor) -> Tensor:
+def _decoded(column: Column, encoded: Tensor) -> Tensor:
     if isinstance(column, CategoricalColumn):
-        return part.argmax(-1).to(part)
+        return encoded.argmax(-1).to(encoded)
     # float32 holds neither large counts nor the rounding to a step exactly enough.
-    value = part[..., 0].double() * column.std + column.mean
+    value = encoded[..., 0].double() * column.std + column.mean
     # Adding 0 turns the -0 that rounding may leave into 0.
     value = value if column.step is None else (value / column.step).round() * column.step + 0.0
-    return value.clamp(column.low, column.high).to(part)
+    return value.clamp(column.low, column.high).to(encoded)
 
 
-def _boxed(column: Column, part: Tensor) -> Tensor:
+def _boxed(column: Column, encoded: Tensor) -> Tensor:
     if isinstance(column, CategoricalColumn):
-        return part.clamp(0, 1)
+        return encoded.clamp(0, 1)
     ends = ((bound - column.mean) / column.std for bound in (column.low, column.high))
-    return part.clamp(*ends)
+    return encoded.clamp(*ends)
 
 
 KINDS: dict[type[Any], str] = {ImageSpec: "images", TokenSpec: "sentences", TableSpec: "table rows"}

@@ -101,7 +101,7 @@ class LocalState(NamedTuple):
 
 
 def first_state(model: Model, training: FedAvg) -> LocalState:
-    """What the server sent."""
+    """The client before its first step: the trained parameters as the server sent them."""
     names = trained_names(list(model.params), training.trainable)
     return LocalState({k: model.params[k].detach().clone().requires_grad_() for k in names}, {}, model.buffers)
 
@@ -132,12 +132,12 @@ def local_step(
 def loss_gradients(
     model: Model, current: Params, buffers: Params, z: Encoded, labels: Tensor, create_graph: bool
 ) -> tuple[dict[str, Tensor], Params]:
-    """Of the mean loss with respect to the parameters `current`, which require them; and the buffers afterwards."""
+    """Gradients of the mean loss by the parameters `current`, which require them, and the buffers afterwards."""
     # Fused attention has no second derivative; the client computes the same, so that both agree.
     with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
         logits, after = model.forward({**model.params, **current}, buffers, z)
         loss = model.loss_fn(logits, labels)
-        found = torch.autograd.grad(loss, list(current.values()), create_graph=create_graph, allow_unused=True)
-    gradients = cast("Sequence[Tensor | None]", found)  # None for a parameter that the loss does not use
+        derivatives = torch.autograd.grad(loss, list(current.values()), create_graph=create_graph, allow_unused=True)
+    gradients = cast("Sequence[Tensor | None]", derivatives)  # None for a parameter that the loss does not use
     pairs = zip(current.items(), gradients, strict=True)
     return {k: torch.zeros_like(p) if g is None else g for (k, p), g in pairs}, after

@@ -100,8 +100,8 @@ def _gradient_update(model: Model, z: Tensor, labels: Tensor, training: FedSGD, 
 
 def _trained_update(model: Model, z: Tensor, labels: Tensor, training: FedAvg, create_graph: bool) -> Update:
     state = start = first_state(model, training)
-    for part in minibatches(training, len(z)):
-        state = local_step(model, state, z[part], labels[part], training, create_graph=create_graph)
+    for minibatch in minibatches(training, len(z)):
+        state = local_step(model, state, z[minibatch], labels[minibatch], training, create_graph=create_graph)
     values = {k: v.detach() - state.params[k] for k, v in start.params.items()}
     if not create_graph:
         values = {k: v.detach() for k, v in values.items()}

@@ -41,10 +41,10 @@ class _Counting(TorchDispatchMode):
     ) -> Any:
         for tensor in _tensors((args, kwargs)):
             self._note(tensor, made=False)  # what an operator is handed and none returned was there before
-        found = func(*args, **(kwargs or {}))
-        for tensor in _tensors(found):
+        result = func(*args, **(kwargs or {}))
+        for tensor in _tensors(result):
             self._note(tensor, made=True)
-        return found
+        return result
 
     def _note(self, tensor: Tensor, *, made: bool) -> None:
         storage = tensor.untyped_storage()
@@ -88,7 +88,7 @@ def _machine() -> int:
 
 
 def _container() -> int:
-    """Of the container that the process runs in, if it has a limit; the file cache that it holds can be taken back."""
+    """Bytes that the process's container has left, if it has a limit; its file cache can be taken back."""
     with suppress(OSError, ValueError, StopIteration):
         limit, held = (int((GROUPS / name).read_text()) for name in ("memory.max", "memory.current"))
         counts = (line.split() for line in (GROUPS / "memory.stat").read_text().splitlines())

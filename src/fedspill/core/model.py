@@ -68,11 +68,11 @@ class Model:
 
         In train mode BatchNorm writes its running statistics in place, so it is handed clones.
         """
-        own = {k: v.clone() for k, v in buffers.items()} if self.training else dict(buffers)
-        return functional_call(self.module, {**params, **own}, (z,)), own
+        after = {k: v.clone() for k, v in buffers.items()} if self.training else dict(buffers)
+        return functional_call(self.module, {**params, **after}, (z,)), after
 
     def logits(self, params: Params, z: Encoded) -> Tensor:
-        """What the network says of encoded inputs."""
+        """The network's output for encoded inputs, before any softmax."""
         return self.forward(params, self.buffers, z)[0]
 
     def loss(self, params: Params, z: Encoded, labels: Tensor) -> Float[Tensor, ""]:
@@ -90,7 +90,7 @@ class Model:
         return replace(self, params=checked, buffers=kept)
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> "Model":
-        """On another device, and in another floating dtype if one is given."""
+        """This model on another device, and in another floating dtype if one is given."""
 
         def move(tensor: Tensor) -> Tensor:
             return tensor.to(device, dtype if tensor.is_floating_point() else None)
@@ -111,24 +111,24 @@ class Model:
         return next(iter(self.params.values()))
 
 
-def conform(got: Params, wanted: Params, what: str) -> Params:
-    """`got` in the order, device and dtype of `wanted`.
+def conform(got: Params, template: Params, what: str) -> Params:
+    """`got` in the order, device and dtype of `template`.
 
     Raises:
         BadInput: names or shapes differ, or a value is not finite.
     """
-    missing, unknown = [k for k in wanted if k not in got], [k for k in got if k not in wanted]
+    missing, unknown = [k for k in template if k not in got], [k for k in got if k not in template]
     if missing or unknown:
         raise BadInput(
             f"{what} names do not fit the model: missing {_some(missing)}, unknown {_some(unknown)};"
-            f" the model has {_some(list(wanted))}"
+            f" the model has {_some(list(template))}"
         )
-    for name, tensor in wanted.items():
+    for name, tensor in template.items():
         if got[name].shape != tensor.shape:
             raise BadInput(f"{what} {name!r} has shape {tuple(got[name].shape)}, the model needs {tuple(tensor.shape)}")
         if not got[name].isfinite().all():
             raise BadInput(f"{what} {name!r} holds NaN or infinite values; finite numbers are needed")
-    return {k: got[k].detach().to(v) for k, v in wanted.items()}
+    return {k: got[k].detach().to(v) for k, v in template.items()}
 
 
 def _some(names: list[str]) -> str:

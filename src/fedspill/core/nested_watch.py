@@ -25,11 +25,17 @@ class JobsWatch:
         """What was kept under this name, also by a run that was killed."""
         return self._kept.get(name)
 
-    def keep(self, part: str, states: Mapping[str, State], *, complete: bool) -> None:
-        """What a part gave, by names of its own, unless it is not `complete`: the budget ended before it was done."""
+    def keep(self, name: str, states: Mapping[str, State], *, complete: bool) -> None:
+        """Keeps what the part `name` gave, unless it is not `complete`: the budget ended before it was done.
+
+        Args:
+            name: of the part.
+            states: what it gave, by names of its own.
+            complete: False keeps nothing.
+        """
         if complete:
             self._kept |= states
-            self._running.pop(part, None)
+            self._running.pop(name, None)
             self._watch.save(lambda: {"kept": dict(self._kept), "running": dict(self._running)}, last=True)
 
     def watch(self, name: str, before: int, jobs: int, total: int) -> Watch:
@@ -44,7 +50,7 @@ class JobsWatch:
         return _Part(self, self._watch, name, before, jobs, total)
 
     def state(self, name: str) -> State | None:
-        """In which a killed run left this part."""
+        """The state in which a killed run left this part, if any."""
         return self._running.get(name)
 
     def together(self, name: str, state: State, *, last: bool) -> State:
@@ -90,9 +96,9 @@ class _Part:
     def quality(self) -> float | None:
         return self.whole.quality()
 
-    def _of_all(self, own: Forecast) -> Forecast:
-        left = self.total - self.before
-        return replace(own, iterations=round(own.iterations * left / self.jobs), jobs=left)
+    def _of_all(self, forecast: Forecast) -> Forecast:
+        remaining = self.total - self.before
+        return replace(forecast, iterations=round(forecast.iterations * remaining / self.jobs), jobs=remaining)
 
 
 class PhaseWatch:
@@ -121,7 +127,7 @@ class PhaseWatch:
         return self._done[name]
 
     def earlier(self, name: str) -> State | None:
-        """The state in which a killed run left this step."""
+        """The state in which a killed run left this step, if any."""
         return self._running.get(name)
 
     def together(self, name: str, state: State) -> dict[str, Any]:

@@ -57,7 +57,7 @@ class ReconstructsMany(Attack, Protocol):
     """
 
     def reconstruct_many(self, jobs: Sequence[Job], watch: Watch = UNWATCHED) -> list[Reconstruction]:
-        """For every job what `reconstruct` returns."""
+        """What `reconstruct` returns for every job, in their order."""
         ...
 
 
@@ -205,7 +205,7 @@ class Check(Protocol):
     """Inspects an incoming model on the client. No finding means nothing seen, not safe."""
 
     def inspect(self, incoming: Incoming) -> list[Finding]:
-        """What was found."""
+        """The reasons not to train on the model, one per layer or place; [] if none was seen."""
         ...
 
 
@@ -215,17 +215,17 @@ class Metric(Protocol):
 
     @property
     def name(self) -> str:
-        """In plans and reports."""
+        """The name that plans and reports use."""
         ...
 
     @property
     def unit(self) -> str:
-        """Such as "dB"; "" for none."""
+        """The unit of its values, such as "dB"; "" for none."""
         ...
 
     @property
     def higher_is_closer(self) -> bool:
-        """Which way is worse for the client."""
+        """Whether higher values mean closer, and so worse for the client."""
         ...
 
     @property

@@ -52,7 +52,7 @@ class Batch:
         return Batch(self.inputs[index], self.labels[index])
 
     def to(self, like: Tensor) -> "Batch":
-        """On the device of `like`; floating inputs also take its dtype."""
+        """This batch on the device of `like`; floating inputs also take its dtype."""
         inputs = self.inputs.to(like) if self.inputs.is_floating_point() else self.inputs.to(like.device)
         return Batch(inputs, self.labels.to(like.device))
 
@@ -88,7 +88,7 @@ class Update:
     buffers: Params | None = None
 
     def to(self, like: Tensor) -> "Update":
-        """On the device and in the dtype of `like`."""
+        """This update on the device and in the dtype of `like`."""
         buffers = None if self.buffers is None else {k: v.to(like.device) for k, v in self.buffers.items()}
         return Update(self.kind, {k: v.to(like) for k, v in self.values.items()}, buffers)
 

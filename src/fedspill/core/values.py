@@ -7,7 +7,7 @@ from fedspill.core.errors import BadInput
 
 
 def set_fields(settings: list[str]) -> dict[str, Any]:
-    """Values are read as TOML; a bare word is a string.
+    """Fields and values of "FIELD=VALUE" settings; values are read as TOML, a bare word is a string.
 
     Raises:
         BadInput: a setting is not of the form FIELD=VALUE.

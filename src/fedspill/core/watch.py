@@ -80,7 +80,7 @@ class Unwatched:
         """Nobody wants to know."""
 
     def quality(self) -> float | None:
-        """None is asked for."""
+        """No quality is asked for."""
         return None
 
 

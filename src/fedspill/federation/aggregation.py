@@ -33,8 +33,8 @@ def collect(model: Model, clients: list[Client], rng: torch.Generator, progress:
         raise BadInput(f"clients with {sorted(sizes)} examples were got; equal shares are needed")
     share = total // len(clients)
     answers = [
-        client.respond(model, own, lambda n, k=k: progress(k * share + n, total))
-        for k, (client, own) in enumerate(zip(clients, split(rng, len(clients)), strict=True))
+        client.respond(model, generator, lambda n, k=k: progress(k * share + n, total))
+        for k, (client, generator) in enumerate(zip(clients, split(rng, len(clients)), strict=True))
     ]
     sent = [u for u in answers if u is not None]
     return mean_update(sent) if sent else None

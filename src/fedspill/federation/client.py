@@ -55,14 +55,14 @@ class Client:
         """What it sends for a model that it received; None if a defence withheld the update."""
         streams = split(rng, len(self.defences))
         batch = self.private if self.micro_batch else self.private.to(model.like)
-        for defence, own in zip(self.defences, streams, strict=True):
-            batch = defence.transform(batch, own)
+        for defence, generator in zip(self.defences, streams, strict=True):
+            batch = defence.transform(batch, generator)
         update: Update | None = self._compute(model, batch, streams, progress)
         context = ClientContext(model, batch, self.training)
-        for defence, own in zip(self.defences, streams, strict=True):
+        for defence, generator in zip(self.defences, streams, strict=True):
             if update is None:
                 return None
-            update = defence.protect(update, context, own)
+            update = defence.protect(update, context, generator)
         return update
 
     def _compute(self, model: Model, batch: Batch, streams: list[torch.Generator], progress: Heard) -> Update:
@@ -71,21 +71,21 @@ class Client:
         parts = in_parts(batch, self.micro_batch)
         if isinstance(self.training, FedSGD) and all(d.per_example is None for d in self.defences):
             return streamed_gradient(model, parts, self.training, progress)
-        moved = (part.to(model.like) for part in parts)
-        return weighted_mean(((len(part), self._in_one(model, part, streams)) for part in moved), progress)
+        moved = (examples.to(model.like) for examples in parts)
+        return weighted_mean(((len(examples), self._in_one(model, examples, streams)) for examples in moved), progress)
 
     def _in_one(self, model: Model, batch: Batch, streams: list[torch.Generator]) -> Update:
         """The update, with the gradients of single examples in the hands of the defences that want them."""
         pairs = zip(self.defences, streams, strict=True)
-        stages = [(d.per_example, own) for d, own in pairs if d.per_example is not None]
+        stages = [(d.per_example, generator) for d, generator in pairs if d.per_example is not None]
         if not stages:
             return local_update(model, batch, self.training)
         if not isinstance(self.training, FedSGD):
             raise BadInput("a defence on gradients of single examples needs protocol='fedsgd', got 'fedavg'")
         single = [local_update(model, batch[i : i + 1], self.training) for i in range(len(batch))]
         gradients: Params = {k: torch.stack([u.values[k] for u in single]) for k in single[0].values}
-        for stage, own in stages:
-            gradients = stage(gradients, own)
+        for stage, generator in stages:
+            gradients = stage(gradients, generator)
         return Update(UpdateKind.GRADIENT, {k: g.mean(0) for k, g in gradients.items()}, single[0].buffers)
 
 
@@ -104,9 +104,9 @@ def bn_statistics(model: Model, batch: Batch, micro_batch: int | None = None) ->
         micro_batch: examples in memory at a time; None is all.
     """
     mean, var, seen = dict[str, Tensor](), dict[str, Tensor](), 0
-    for part in in_parts(batch, micro_batch):
-        share = len(part) / (seen := seen + len(part))
-        for name, (m, v) in _part_statistics(model, part).items():
+    for examples in in_parts(batch, micro_batch):
+        share = len(examples) / (seen := seen + len(examples))
+        for name, (m, v) in _part_statistics(model, examples).items():
             # Chan et al. 1979: two parts' means and variances, joined without a sum of squares.
             step = m - mean.get(name, m)
             var[name] = v * share + var.get(name, v) * (1 - share) + step.square() * share * (1 - share)

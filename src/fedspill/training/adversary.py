@@ -59,17 +59,17 @@ class Adversary:
         """Images within epsilon of `images`, and in [0, 1], on which the loss is high."""
         if self.epsilon == 0:
             return images
-        found = self._climb(logits, images, labels, rng)
+        worst = self._climb(logits, images, labels, rng)
         if self.restarts == 1:
-            return found
-        highest = _losses(logits, found, labels)
+            return worst
+        highest = _losses(logits, worst, labels)
         for _ in range(self.restarts - 1):
             other = self._climb(logits, images, labels, rng)
             loss = _losses(logits, other, labels)
             better = loss > highest
-            found = torch.where(better.view(-1, 1, 1, 1), other, found)
+            worst = torch.where(better.view(-1, 1, 1, 1), other, worst)
             highest = torch.maximum(loss, highest)
-        return found
+        return worst
 
     def _climb(self, logits: Logits, images: Tensor, labels: Tensor, rng: torch.Generator) -> Tensor:
         moved = (images + self._start(images, rng)).clamp(0, 1)
@@ -103,6 +103,6 @@ def _norms(x: Tensor) -> Tensor:
 def _losses(logits: Logits, images: Tensor, labels: Tensor) -> Tensor:
     """Margin by which another class wins, per image: the cross-entropy of float32 is flat where it is nearly 0."""
     with torch.no_grad():
-        said = logits(images)
-    own = said.gather(1, labels[:, None])[:, 0]
-    return said.scatter(1, labels[:, None], -torch.inf).amax(1) - own
+        scores = logits(images)
+    right = scores.gather(1, labels[:, None])[:, 0]
+    return scores.scatter(1, labels[:, None], -torch.inf).amax(1) - right

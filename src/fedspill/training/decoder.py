@@ -64,9 +64,9 @@ def train_decoder_file(
     decoder = train_decoder(extractor, public, settings, stream(plan.decoder.seed, "decoder"), watch)
     listener.message("measuring the decoder on the held-out examples")
     report = _report(decoder, extractor, public, held, command)
-    told = {**decoder_metadata(decoder), "network": plan.model.name or "cnn", "at": extractor.at}
+    facts = {**decoder_metadata(decoder), "network": plan.model.name or "cnn", "at": extractor.at}
     words = {"psnr": f"{report.psnr:.2f} dB, held-out examples", "command": command, "versions": report.versions}
-    write_tensors(out, decoder.state_dict(), {**told, **words})
+    write_tensors(out, decoder.state_dict(), {**facts, **words})
     write_whole(out.with_suffix(".json"), report.model_dump_json(indent=1))
     file.remove()
     return report
@@ -89,7 +89,7 @@ def _world(plan: DecoderPlan, device: torch.device) -> tuple[Extractor, Tensor, 
 
 def _report(decoder: IRDecoder, extractor: Extractor, public: Tensor, held: Tensor, command: str) -> DecoderReport:
     with torch.no_grad():
-        made = torch.cat([decoder(extractor.of(part)).cpu() for part in held.split(PIECE)])
+        made = torch.cat([decoder(extractor.of(images)).cpu() for images in held.split(PIECE)])
     blank = public.mean(0, keepdim=True).expand_as(held)
     measurable = min(held.shape[2:]) >= SSIM_MIN_SIZE and held.shape[1] in (1, 3)
     return DecoderReport(

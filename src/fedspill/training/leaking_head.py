@@ -105,7 +105,7 @@ def train_spab(
 
 
 def head_tensors(head: HeadWeights) -> dict[str, Tensor]:
-    """As the state of `HeadWeights.module` names them."""
+    """The head's weights by their names in the state of `HeadWeights.module`."""
     return {k: v.detach() for k, v in head.module().state_dict().items()}
 
 
@@ -138,9 +138,9 @@ def rates_of(head: HeadWeights, features: Tensor, sizes: tuple[int, ...], batche
     for size in sizes:
         count = min(batches, len(features) // size)
         if count > 1:
-            found = torch.cat([leakage_rates(head.outputs(f), size) for f in features[: count * size].split(size)])
-            error = float(found.std()) / count**0.5
-            out.append(Rate(size=size, mean=float(found.mean()), standard_error=error, batches=count))
+            rates = torch.cat([leakage_rates(head.outputs(f), size) for f in features[: count * size].split(size)])
+            error = float(rates.std()) / count**0.5
+            out.append(Rate(size=size, mean=float(rates.mean()), standard_error=error, batches=count))
     return out
 
 

@@ -49,11 +49,11 @@ class RobustSection(Section):
 
     @property
     def adversary(self) -> Adversary | None:
-        """Of training; None trains a natural network."""
+        """The adversary of training; None trains a natural network."""
         return Adversary(self.norm, self.epsilon, self.steps, self.step_size) if self.epsilon else None
 
     def recipe(self) -> Recipe:
-        """As the trainer takes it."""
+        """The section as `Trainer` takes it."""
         return Recipe(
             epochs=self.epochs,
             lr=self.lr,
@@ -133,7 +133,7 @@ class DecoderSection(Section):
     seed: int = 0
 
     def training(self) -> DecoderTraining:
-        """As the trainer takes it."""
+        """The section as `train_decoder` takes it."""
         return DecoderTraining(
             layout=DecoderShape(self.widths, self.blocks),
             epochs=self.epochs,

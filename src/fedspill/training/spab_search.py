@@ -52,10 +52,10 @@ def ranges(settings: SpAB) -> dict[str, Range]:
 
     Without expected leakage (`leakage = 0`, the published objective) its weight and temperature mean nothing.
     """
-    found = dict(ALWAYS)
-    found |= EXPECTED_LEAKAGE if settings.leakage else ALIVE
+    searched = dict(ALWAYS)
+    searched |= EXPECTED_LEAKAGE if settings.leakage else ALIVE
     starts = {"quantile": QUANTILE_START, "constant": CONSTANT_START}
-    return found | starts.get(settings.start, {})
+    return searched | starts.get(settings.start, {})
 
 
 def best_settings(
@@ -94,10 +94,10 @@ def _study(plan: SpabPlan, out: Path, trials: int) -> "tuple[optuna.Study, int]"
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage = optuna.storages.JournalStorage(JournalFileBackend(str(out.with_suffix(".trials"))))
     study = optuna.create_study(study_name="spab", storage=storage, direction="maximize", load_if_exists=True)
-    said = json.dumps(plan.model_dump(mode="json"), sort_keys=True)
-    if study.user_attrs.setdefault("plan", said) != said:
+    described = json.dumps(plan.model_dump(mode="json"), sort_keys=True)
+    if study.user_attrs.setdefault("plan", described) != described:
         raise BadInput(f"{str(out.with_suffix('.trials'))!r} holds trials of another plan; remove it to start anew")
-    study.set_user_attr("plan", said)
+    study.set_user_attr("plan", described)
     done = len(study.get_trials(states=[optuna.trial.TrialState.COMPLETE]))
     study.sampler = optuna.samplers.TPESampler(seed=plan.head.seed + done, n_startup_trials=max(5, trials // 4))
     if not study.trials:
@@ -109,9 +109,9 @@ def _values(settings: SpAB) -> dict[str, float]:
     """Settings in the words of `suggested`, each moved into its range."""
     start, end = settings.temperature
     derived = {"start temperature": start, "cooling": end / start}
-    wanted = ranges(settings)
-    given = {k: derived[k] if k in derived else getattr(settings, k) for k in wanted}
-    return {k: min(max(given[k], low), high) for k, (low, high, _) in wanted.items()}
+    limits = ranges(settings)
+    given = {k: derived[k] if k in derived else getattr(settings, k) for k in limits}
+    return {k: min(max(given[k], low), high) for k, (low, high, _) in limits.items()}
 
 
 def suggested(settings: SpAB, trial: "optuna.Trial") -> SpAB:

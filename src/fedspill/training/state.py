@@ -52,7 +52,7 @@ class StateFile:
 
     @classmethod
     def beside(cls, out: Path, plan: BaseModel) -> "StateFile":
-        """Of the training of `plan` that writes `out`.
+        """The state file of the training of `plan` that writes `out`.
 
         Raises:
             BadInput: `out` is no safetensors file, or lies in no folder.
@@ -61,8 +61,8 @@ class StateFile:
             raise BadInput(f"--out {str(out)!r} must end in .safetensors")
         if not out.parent.is_dir():
             raise BadInput(f"--out {str(out)!r}: the folder {str(out.parent)!r} does not exist")
-        said = [plan.model_dump(mode="json"), __version__, torch.__version__]
-        return cls(out.with_name(out.name + ".partial"), json.dumps(said, sort_keys=True))
+        conditions = [plan.model_dump(mode="json"), __version__, torch.__version__]
+        return cls(out.with_name(out.name + ".partial"), json.dumps(conditions, sort_keys=True))
 
     def load(self) -> dict[str, Any] | None:
         """What an earlier, broken run of the same training left, if any.

@@ -114,8 +114,8 @@ class Trainer:
         rng = stream(self.seed, "train", self.done)
         order = torch.randperm(len(self.train), generator=rng)
         for step in range(self.steps):
-            part = order[step * self.recipe.minibatch : (step + 1) * self.recipe.minibatch]
-            images, labels = self._images(part, rng).to(self.device), self.train.labels[part].to(self.device)
+            indices = order[step * self.recipe.minibatch : (step + 1) * self.recipe.minibatch]
+            images, labels = self._images(indices, rng).to(self.device), self.train.labels[indices].to(self.device)
             images = self._disturbed(images, labels, rng)
             self.module.train()
             loss = functional.cross_entropy(self.logits(images), labels)
@@ -127,8 +127,8 @@ class Trainer:
             yield float(loss.detach())
         self.done += 1
 
-    def _images(self, part: Tensor, rng: torch.Generator) -> Tensor:
-        images = augmented(self.train.inputs[part], self.recipe.shift, rng)
+    def _images(self, indices: Tensor, rng: torch.Generator) -> Tensor:
+        images = augmented(self.train.inputs[indices], self.recipe.shift, rng)
         if self.recipe.cutout:
             colour = self.spec.decode(images.new_zeros(images.shape[1], 1, 1))
             images = cut_out(images, self.recipe.cutout, colour, rng)
@@ -142,7 +142,7 @@ class Trainer:
         return self.recipe.adversary.worst(self.logits, images, labels, rng)
 
     def logits(self, images: Tensor) -> Tensor:
-        """Of pixels; float32, also where the products were taken in half precision."""
+        """Logits of pixels (n, c, h, w), in float32 also where the products were taken in half precision."""
         z = self.spec.encode(images).contiguous(memory_format=torch.channels_last)
         half = torch.float16 if self.device.type == "cuda" else torch.bfloat16
         with torch.autocast(self.device.type, half, enabled=self.mixed):
@@ -170,7 +170,7 @@ class Trainer:
 
     def state(self) -> dict[str, Any]:
         """What `resume` takes."""
-        return {"done": self.done, **{name: part.state_dict() for name, part in self._parts().items()}}
+        return {"done": self.done, **{name: piece.state_dict() for name, piece in self._parts().items()}}
 
     def _parts(self) -> dict[str, Any]:
         return {
@@ -182,6 +182,6 @@ class Trainer:
 
     def resume(self, state: dict[str, Any]) -> None:
         """Goes on after the epoch at which `state` was taken."""
-        for name, part in self._parts().items():
-            part.load_state_dict(state[name])
+        for name, piece in self._parts().items():
+            piece.load_state_dict(state[name])
         self.done = state["done"]

@@ -122,10 +122,10 @@ def load(
 
 def _entry(name: str) -> Entry:
     kind, _, path = name.partition(":")
-    found = next((e for e in LISTING if e.name == (f"{kind}:PATH" if path else name) and path != "PATH"), None)
-    if found is None or name.endswith(":PATH"):
+    entry = next((e for e in LISTING if e.name == (f"{kind}:PATH" if path else name) and path != "PATH"), None)
+    if entry is None or name.endswith(":PATH"):
         raise BadInput(f"unknown data {name!r}; there are {', '.join(e.name for e in LISTING)}")
-    return found
+    return entry
 
 
 def _check_keys(name: str, keys: Keys) -> None:

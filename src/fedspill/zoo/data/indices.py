@@ -17,20 +17,20 @@ def parse_indices(given: str | Sequence[int] | None, total: int) -> list[int]:
         BadInput: another notation, no position, one named twice, or one outside 0..total-1.
     """
     if given is None:
-        found = list(range(total))
+        places = list(range(total))
     elif isinstance(given, str):
-        found = [k for part in given.split(",") for k in _part(part.strip(), given)]
+        places = [k for piece in given.split(",") for k in _part(piece.strip(), given)]
     else:
-        found = [int(k) for k in given]
-    outside = [k for k in found if not 0 <= k < total]
+        places = [int(k) for k in given]
+    outside = [k for k in places if not 0 <= k < total]
     if outside:
         raise BadInput(f"index {outside[0]} is out of range: the data has {total} examples, 0 to {total - 1}")
-    if not found:
+    if not places:
         raise BadInput(f"indices={given!r} name no example of {total}")
-    if len(set(found)) < len(found):
-        twice = next(k for k in found if found.count(k) > 1)
+    if len(set(places)) < len(places):
+        twice = next(k for k in places if places.count(k) > 1)
         raise BadInput(f"indices={given!r} name example {twice} twice")
-    return found
+    return places
 
 
 def _part(text: str, whole: str) -> range:

@@ -56,7 +56,7 @@ class DataPool:
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """Of one example as a network takes it: (c, h, w), (t,) or (features,).
+        """Shape of one example as a network takes it: (c, h, w), (t,) or (features,).
 
         Raises:
             BadInput: the examples are no images, and `spec` does not say what else.
@@ -188,11 +188,11 @@ def from_rows(
         raise BadInput(
             f"rows of shape {tuple(rows.shape)} and {rows.dtype}; floats (n, {len(spec.columns)}) are needed"
         )
-    own = rows.detach().to("cpu", torch.float32)
-    for column, values in zip(spec.columns, own.T, strict=True):
+    cells = rows.detach().to("cpu", torch.float32)
+    for column, values in zip(spec.columns, cells.T, strict=True):
         _check_column(column, values)
-    classes, count = _classes(labels, len(own), class_names)
-    return _given(Batch(own, classes), class_names, count, name, spec, shown_rows(spec), labels is not None)
+    classes, count = _classes(labels, len(cells), class_names)
+    return _given(Batch(cells, classes), class_names, count, name, spec, shown_rows(spec), labels is not None)
 
 
 def _check_column(column: Column, values: Tensor) -> None:

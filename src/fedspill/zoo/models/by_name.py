@@ -34,9 +34,9 @@ class Entry:
 
 def listing() -> list[Entry]:
     """Every model name that a plan may use."""
-    own = [Entry(name, n.summary, describe(n.options)) for name, n in NETWORKS.items()]
+    networks = [Entry(name, n.summary, describe(n.options)) for name, n in NETWORKS.items()]
     return [
-        *own,
+        *networks,
         Entry("torchvision:NAME", "A torchvision classifier", "those of its constructor"),
         Entry("timm:NAME", "A timm classifier", "those of timm.create_model"),
         Entry(
@@ -99,12 +99,12 @@ def build(
     if mode not in ("eval", "train"):
         raise BadInput(f'mode={mode!r}: "eval" or "train" is needed')
     _check_device(device, dtype)
-    own = dict(options or {})
-    normalise = own.pop("normalise", True)
+    remaining = dict(options or {})
+    normalise = remaining.pop("normalise", True)
     if spec is not None and normalise is not True:
         raise BadInput(f"option normalise is of images; {kind(type(spec))} bring their own encoding")
     _check_kind(name, input_shape, num_classes, spec)
-    made = _make(name, input_shape, num_classes, seed, own)
+    made = _make(name, input_shape, num_classes, seed, remaining)
     trained = _weights(name, weights, data_root)
     if isinstance(made, Model):
         if normalise is not True:

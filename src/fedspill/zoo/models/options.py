@@ -42,7 +42,7 @@ def _fits(value: object, hint: Any) -> bool:
 
 
 def needed(hint: Any) -> str:
-    """In words what a field of this type takes."""
+    """What a field of this type takes, in words."""
     if get_origin(hint) is Literal:
         return " or ".join(map(repr, get_args(hint)))
     if get_origin(hint) is tuple:

@@ -1,7 +1,7 @@
 """Trained weights that the zoo knows: small ones in the package, option-A ResNets in the data folder."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fedspill.core.errors import BadInput
@@ -34,11 +34,11 @@ def from_file(path: str | Path) -> Trained:
     Raises:
         BadInput: see `read_tensors`.
     """
-    told = read_metadata(path) if Path(path).is_file() else {}
+    metadata = read_metadata(path) if Path(path).is_file() else {}
     statistics = None
-    if "mean" in told and "std" in told:
+    if "mean" in metadata and "std" in metadata:
         try:
-            statistics = Statistics(tuple(json.loads(told["mean"])), tuple(json.loads(told["std"])))
+            statistics = Statistics(tuple(json.loads(metadata["mean"])), tuple(json.loads(metadata["std"])))
         except (TypeError, ValueError) as error:
             raise BadInput(f"{str(path)!r}: metadata mean and std are no JSON lists of numbers") from error
     return Trained(read_tensors(path), str(path), statistics)
@@ -60,9 +60,8 @@ def known(name: str, root: str | Path | None, *, robust: bool = False) -> Traine
         raise BadInput(f"no robust weights are known for {name!r}; there are {', '.join(have)}; give a path to a file")
     shipped = SHIPPED / f"cifar10_{name}{'_robust' if robust else ''}.safetensors"
     if shipped.is_file():
-        found = from_file(shipped)
-        told = read_metadata(shipped)
-        return Trained(found.tensors, f"trained weights of {name} (options {told.get('options')})", found.statistics)
+        options = read_metadata(shipped).get("options")
+        return replace(from_file(shipped), source=f"trained weights of {name} (options {options})")
     if name not in CHECKPOINTS:
         stems = [p.stem.removeprefix("cifar10_") for p in SHIPPED.glob("*.safetensors")]
         have = sorted(stem for stem in stems if not stem.endswith("_robust"))

@@ -33,8 +33,8 @@ def convnet(shape: tuple[int, int, int], num_classes: int, options: ConvNetOptio
     Raises:
         BadInput: the image is smaller than 9x9, so nothing is left after the pools.
     """
-    left = [side // 3 // 3 for side in shape[1:]]
-    if min(left) == 0:
+    pooled = [side // 3 // 3 for side in shape[1:]]
+    if min(pooled) == 0:
         raise BadInput(f"convnet got images of {shape[1]}x{shape[2]}; at least 9x9 is needed")
     layers: list[nn.Module] = []
     channels = shape[0]
@@ -44,7 +44,7 @@ def convnet(shape: tuple[int, int, int], num_classes: int, options: ConvNetOptio
         else:
             layers.append(_block(channels, multiple * options.width, options.padding))
             channels = multiple * options.width
-    return nn.Sequential(nn.Sequential(*layers), nn.Flatten(), nn.Linear(channels * left[0] * left[1], num_classes))
+    return nn.Sequential(nn.Sequential(*layers), nn.Flatten(), nn.Linear(channels * pooled[0] * pooled[1], num_classes))
 
 
 def _block(inside: int, outside: int, padding: Literal["zeros", "circular"]) -> nn.Module:

@@ -26,7 +26,7 @@ class ShuffleNetOptions:
 
     @property
     def channels(self) -> tuple[int, int, int, int]:
-        """Of the three stages and of the last convolution, whose means are the representation."""
+        """Widths of the three stages and of the last convolution, whose means are the representation."""
         return {
             "x0_5": (48, 96, 192, 1024),
             "x1_0": (116, 232, 464, 1024),

@@ -92,9 +92,9 @@ class CausalAttention(nn.Module):
 
     def forward(self, x: Float[Tensor, "n t d"]) -> Float[Tensor, "n t d"]:
         """(n, t, width) to (n, t, width)."""
-        q, k, v = (part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in self.qkv(x).chunk(3, 2))
-        found = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
-        return self.out(found.transpose(1, 2).flatten(2))
+        q, k, v = (third.unflatten(2, (self.heads, -1)).transpose(1, 2) for third in self.qkv(x).chunk(3, 2))
+        attended = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return self.out(attended.transpose(1, 2).flatten(2))
 
 
 def transformer(shape: tuple[int, ...], num_classes: int, options: TransformerOptions) -> nn.Module:

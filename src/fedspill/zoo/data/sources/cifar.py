@@ -124,7 +124,7 @@ def cifar(name: str, root: Path, split: str, size: int | None) -> Source:
     names = tuple(str(n) for n in _read(folder / layout.meta).get(layout.names, ()))
     batches = [_batch(folder / file, layout) for file in (layout.test if split == "test" else layout.train)]
     data = np.concatenate([images for images, _ in batches]).reshape(-1, 3, 32, 32)
-    labels = torch.tensor([label for _, part in batches for label in part])
+    labels = torch.tensor([label for _, numbers in batches for label in numbers])
     if not names or int(labels.max()) >= len(names) or int(labels.min()) < 0:
         raise BadInput(f"{str(folder)!r}: labels run to {int(labels.max())}, {layout.meta} names {len(names)} classes")
 

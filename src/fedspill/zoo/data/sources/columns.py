@@ -35,14 +35,14 @@ class Table:
     class_names: tuple[str, ...]
 
     def source(self, name: str, description: str, rows: Sequence[int]) -> Source:
-        """Some of its rows in this order."""
-        own = torch.tensor(list(rows))
-        inputs, show = self.inputs[own], shown_rows(self.spec)
+        """A source of some of the table's rows, in this order."""
+        chosen = torch.tensor(list(rows))
+        inputs, show = self.inputs[chosen], shown_rows(self.spec)
 
         def read(positions: list[int]) -> Tensor:
             return inputs[positions]
 
-        names, labels = self.class_names, self.labels[own]
+        names, labels = self.class_names, self.labels[chosen]
         return Source(name, description, names, len(names), labels, True, read, spec=self.spec, show=show)
 
 

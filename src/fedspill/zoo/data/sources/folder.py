@@ -23,8 +23,8 @@ def _listed(folder: Path) -> tuple[list[Path], list[int], tuple[str, ...]]:
     if files := _images(folder):
         return files, [0] * len(files), ()
     classes = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
-    found = [(file, number) for number, place in enumerate(classes) for file in _images(place)]
-    return [f for f, _ in found], [n for _, n in found], tuple(place.name for place in classes)
+    files = [(file, number) for number, place in enumerate(classes) for file in _images(place)]
+    return [f for f, _ in files], [n for _, n in files], tuple(place.name for place in classes)
 
 
 def _is_grey(path: Path) -> bool:

@@ -49,7 +49,7 @@ class Source:
 
 
 def pixels(array: NDArray[Any]) -> Float[Tensor, "..."]:
-    """Whole numbers of 8 or 16 bits scaled to [0, 1] by their range; floats as they are; float32.
+    """Pixels in float32: whole numbers of 8 or 16 bits scaled to [0, 1] by their range, floats as they are.
 
     Raises:
         BadInput: another type.

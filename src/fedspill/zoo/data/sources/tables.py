@@ -54,7 +54,7 @@ def adult(root: Path, split: str) -> Source:
         "train": _cells(folder / "adult.data"),
         "test": _cells(folder / "adult.test")[1:],
     }  # the first line is no row
-    rows = [[*row[:-1], row[-1].removesuffix(".")] for part in parts.values() for row in part]
+    rows = [[*row[:-1], row[-1].removesuffix(".")] for lines in parts.values() for row in lines]
     table = parsed(f"Adult in {str(folder)!r}", header, rows, None)
     border = len(parts["train"])
     chosen = range(border) if split == "train" else range(border, len(rows))
@@ -64,12 +64,12 @@ def adult(root: Path, split: str) -> Source:
 def _cells(path: Path) -> list[list[str]]:
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            found = [row for row in csv.reader(file, skipinitialspace=True) if row]
+            lines = [row for row in csv.reader(file, skipinitialspace=True) if row]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise BadInput(f"Adult needs the file {str(path)!r} under the data root: {error}") from error
-    if not found:
+    if not lines:
         raise BadInput(f"{str(path)!r} is empty")
-    return found
+    return lines
 
 
 def embedded(name: str, split: Literal["private", "public"]) -> Source:
@@ -97,7 +97,7 @@ def _target(held: Any) -> list[str]:
 
 
 def _mixed(rows: range) -> list[int]:
-    """All of them in steps of about a golden section: neighbours come from far apart, where files sort by class."""
+    """Every row once, in steps of about a golden section: neighbours come from far apart, where files sort by class."""
     count = len(rows)
     step = next(s for s in range(round(0.618 * count), count + 1) if gcd(s, count) == 1)
     return [rows[k * step % count] for k in range(count)]

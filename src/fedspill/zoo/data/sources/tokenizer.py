@@ -60,7 +60,7 @@ def open_tokenizer(name: str, root: str | Path | None) -> Tokenizer:
 
 
 def _files(name: str, root: str | Path | None) -> list[Path]:
-    parts = [located(part.strip(), root) for part in name.split(",")]
+    parts = [located(path.strip(), root) for path in name.split(",")]
     if len(parts) > 2:
         raise BadInput(f"tokenizer {name!r} names {len(parts)} files; {NEEDED}")
     if len(parts) == 1 and parts[0].is_dir():
