@@ -80,8 +80,8 @@ class InputCodebook:
 
     def scale(self, direction: Float[Tensor, " f"], low: float, high: float) -> float | None:
         """By whole levels of pixels, or by the 1 of a category."""
-        found = lattice_scale(self.spec, direction, low, high)
-        return found[0] if found is not None and found[1] < ALONE else None
+        fit = lattice_scale(self.spec, direction, low, high)
+        return fit[0] if fit is not None and fit[1] < ALONE else None
 
     def _excess(self, features: Tensor) -> Tensor:
         valid = self.spec.project(self._shaped(features)).flatten(1)

@@ -33,11 +33,13 @@ def thinned(places: Sequence[int], cell: int, count: int, keep: Sequence[int] = 
 
     The one whose loss leaves the smallest gap goes first.
     """
-    left = sorted(places)
-    while len(left) > count and set(left) - set(keep):
-        gaps = {p: (left[(i + 1) % len(left)] - left[i - 1]) % cell or cell for i, p in enumerate(left)}
-        left.remove(min((p for p in left if p not in keep), key=lambda p: (gaps[p], -p)))
-    return tuple(left)
+    remaining = sorted(places)
+    while len(remaining) > count and set(remaining) - set(keep):
+        gaps = {
+            p: (remaining[(i + 1) % len(remaining)] - remaining[i - 1]) % cell or cell for i, p in enumerate(remaining)
+        }
+        remaining.remove(min((p for p in remaining if p not in keep), key=lambda p: (gaps[p], -p)))
+    return tuple(remaining)
 
 
 def widened(

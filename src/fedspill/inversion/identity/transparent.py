@@ -43,9 +43,9 @@ def linearised(model: Model, at: str, *, lanes: Lanes, relu: Relu) -> Model:
     if model.training:
         raise NotApplicable("the model is in train mode: with batch statistics no BatchNorm is an identity")
     if is_residual(model):
-        found = residual_before(model, at)
-        changed = model.with_params(residual_params(model, model.input, found, fill=lanes == "all"))
-        names = _activations(model, found)
+        residual = residual_before(model, at)
+        changed = model.with_params(residual_params(model, model.input, residual, fill=lanes == "all"))
+        names = _activations(model, residual)
     else:
         traced = trace(model)
         params, end = identity_params(model, traced, phases=lanes == "all", at=at)
@@ -54,13 +54,13 @@ def linearised(model: Model, at: str, *, lanes: Lanes, relu: Relu) -> Model:
     return _without(changed, names) if relu == "remove" else changed
 
 
-def _activations(model: Model, found: Residual) -> list[str]:
+def _activations(model: Model, residual: Residual) -> list[str]:
     """Names of those in the stem and in the blocks."""
-    inside = tuple(f"{block.name}." for block in found.blocks)
+    inside = tuple(f"{block.name}." for block in residual.blocks)
     return [
         name
-        for name, part in model.module.named_modules(remove_duplicate=False)
-        if isinstance(part, PASSING) and (name.startswith(inside) if "." in name else found.stem is not None)
+        for name, layer in model.module.named_modules(remove_duplicate=False)
+        if isinstance(layer, PASSING) and (name.startswith(inside) if "." in name else residual.stem is not None)
     ]
 
 

@@ -72,16 +72,20 @@ def _labels(update: Update, knowledge: ServerKnowledge, rng: torch.Generator, n:
     )
     if classes.ndim == 2 and classes.shape[1] <= MOST_CLASSES:
         return torch.arange(classes.shape[1], device=classes.device)
-    found = known_labels(update, knowledge, rng, n)
-    return None if found is None else found.values.unique()
+    labels = known_labels(update, knowledge, rng, n)
+    return None if labels is None else labels.values.unique()
 
 
 def _fits(
-    model: Model, outlet: Outlet, features: Float[Tensor, "m f"], labels: Int[Tensor, " k"], wanted: Float[Tensor, " m"]
+    model: Model,
+    outlet: Outlet,
+    features: Float[Tensor, "m f"],
+    labels: Int[Tensor, " k"],
+    observed: Float[Tensor, " m"],
 ) -> Bool[Tensor, " m"]:
     shares = predicted_shares(model, outlet, features)[:, labels]
-    gap = (shares - wanted[:, None]).abs().amin(1)
-    return gap <= CLOSE * wanted.abs()
+    gap = (shares - observed[:, None]).abs().amin(1)
+    return gap <= CLOSE * observed.abs()
 
 
 def predicted_shares(model: Model, outlet: Outlet, features: Float[Tensor, "m f"]) -> Float[Tensor, "m classes"]:

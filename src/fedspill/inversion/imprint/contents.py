@@ -86,8 +86,8 @@ def _less_the_next(rows: Tensor) -> None:
     """Takes row i + 1 from row i in place; the last one stays."""
     step = rows_at_once(rows)
     for first in range(0, len(rows) - 1, step):
-        part = rows[first : min(first + step, len(rows) - 1)]
-        part -= rows[first + 1 : first + 1 + len(part)].clone()
+        chunk = rows[first : min(first + step, len(rows) - 1)]
+        chunk -= rows[first + 1 : first + 1 + len(chunk)].clone()
 
 
 @dataclass(frozen=True)

@@ -54,10 +54,10 @@ class Extractor:
         """The same, with the head cut off once and for all: for loops."""
         calm = replace(self.model, training=False)
         module = with_module(calm, self.at, nn.Flatten()).module
-        own = {k: v for k, v in {**calm.params, **calm.buffers}.items() if not k.startswith(f"{self.at}.")}
+        tensors = {k: v for k, v in {**calm.params, **calm.buffers}.items() if not k.startswith(f"{self.at}.")}
 
         def represent(z: Tensor) -> Tensor:
-            return functional_call(module, own, (z,)).flatten(1)
+            return functional_call(module, tensors, (z,)).flatten(1)
 
         return represent
 

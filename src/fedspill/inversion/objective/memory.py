@@ -171,9 +171,9 @@ class MemoryPlan:
         """Bytes that one evaluation takes; of more than one candidate only where they do fit side by side."""
         if together > 1:
             return self._demand(z, labels, "stack").of(together)
-        part = self.part(z, labels)
-        if part is not None:
-            return self._demand(z, labels, "parts").of(part)
+        part_size = self.part(z, labels)
+        if part_size is not None:
+            return self._demand(z, labels, "parts").of(part_size)
         return self._whole(z, labels)
 
     def _whole(self, z: Tensor, labels: Tensor) -> int:

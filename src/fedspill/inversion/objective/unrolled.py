@@ -65,10 +65,10 @@ def pays(model: Model, z: Tensor, labels: Tensor, training: FedAvg, clients: int
     """Whether the graphs of all local steps are large, judged by that of one, and steps may be computed twice."""
     share = equal_shares(len(z), clients)[0]
     steps = training.local_steps(len(z[share])) * clients
-    part = minibatches(training, len(z[share]))[0]
-    if steps == 1 or (model.training and not repeatable(model, z[part].detach())):
+    first = minibatches(training, len(z[share]))[0]
+    if steps == 1 or (model.training and not repeatable(model, z[first].detach())):
         return False
-    return steps * graph_bytes(model, z[part], labels[part], training) > GRAPHS
+    return steps * graph_bytes(model, z[first], labels[first], training) > GRAPHS
 
 
 def repeatable(model: Model, z: Tensor) -> bool:
@@ -152,22 +152,22 @@ class _Run:
         return states
 
     def _step(self, number: int, state: LocalState) -> LocalState:
-        part = self.batches[number]
-        return local_step(self.model, state, self.z[part], self.labels[part], self.training)
+        rows = self.batches[number]
+        return local_step(self.model, state, self.z[rows], self.labels[rows], self.training)
 
     def _earlier(self, number: int, state: LocalState, after: "_Cotangent", totals: list[Tensor]) -> "_Cotangent":
         """The cotangent before a step, from that after it; adds the inputs' share to `totals`."""
-        training, part = self.training, self.batches[number]
+        training, rows = self.training, self.batches[number]
         along = [b - training.lr * a for a, b in zip(after.params, after.velocity, strict=True)]
-        z, labels = (v[part].requires_grad_(w) for v, w in zip((self.z, self.labels), self.wanted, strict=True))
+        z, labels = (v[rows].requires_grad_(w) for v, w in zip((self.z, self.labels), self.wanted, strict=True))
         inputs, params = [v for v in (z, labels) if v.requires_grad], list(state.params.values())
         gradients, _ = loss_gradients(self.model, state.params, state.buffers, z, labels, True)
-        found = product(list(gradients.values()), along, [*inputs, *(params if number else [])])
-        for total, share in zip(totals, found, strict=False):
-            total[part] += share
+        pulled = product(list(gradients.values()), along, [*inputs, *(params if number else [])])
+        for total, share in zip(totals, pulled, strict=False):
+            total[rows] += share
         if not number:  # the server's own parameters are constants
             return after
-        curved = found[len(inputs) :]
+        curved = pulled[len(inputs) :]
         before = [a + training.weight_decay * w + h for a, w, h in zip(after.params, along, curved, strict=True)]
         return _Cotangent(before, [training.momentum * w for w in along])
 

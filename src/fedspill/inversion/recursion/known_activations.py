@@ -56,8 +56,8 @@ class KnownActivations:
 
     def distance(self, z: Float[Tensor, "1 ..."]) -> Float[Tensor, ""]:
         """Relative squared error of a candidate's activations, differentiable."""
-        found = zip(self._function(z), self.values.values(), strict=True)
-        return torch.stack([(f - v).pow(2).sum() for f, v in found]).sum() / self._size
+        pairs = zip(self._function(z), self.values.values(), strict=True)
+        return torch.stack([(f - v).pow(2).sum() for f, v in pairs]).sum() / self._size
 
     def distances(self, z: Float[Tensor, "r 1 ..."]) -> Float[Tensor, " r"]:
         """`distance` of each candidate in a stack."""

@@ -94,5 +94,5 @@ def cotangent_of(
     values, vectors = torch.linalg.eigh(seen.T @ seen)
     if values[0] < INDEPENDENT * values[-1]:
         return None
-    found = gradient.flatten(1) @ seen @ (vectors / values) @ vectors.T
-    return found.reshape(1, len(gradient), *geometry(layer, x.shape).output)
+    cotangent = gradient.flatten(1) @ seen @ (vectors / values) @ vectors.T
+    return cotangent.reshape(1, len(gradient), *geometry(layer, x.shape).output)

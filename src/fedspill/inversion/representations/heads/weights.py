@@ -61,8 +61,8 @@ class HeadWeights:
 
     def leakage(self, features: Float[Tensor, "n d"], size: int) -> float:
         """IR leakage rate, with the truth, averaged over consecutive batches of `size`."""
-        part = CHUNK // size * size or size
-        rates = [leakage_rates(self.outputs(f), size) for f in features.split(part) if len(f) >= size]
+        chunk = CHUNK // size * size or size
+        rates = [leakage_rates(self.outputs(f), size) for f in features.split(chunk) if len(f) >= size]
         return float(torch.cat(rates).mean()) if rates else float("nan")
 
 
@@ -138,15 +138,17 @@ def read_head(path: str | Path, extractor: Extractor) -> HeadWeights:
         raise BadInput(f"head file {str(path)!r} does not exist")
     try:
         with safe_open(path, framework="pt") as file:
-            found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
     except (SafetensorError, OSError, ValueError) as error:
         raise BadInput(f"{str(path)!r} is no whole safetensors file: {str(error)[:160]}") from error
-    if sorted(found) != sorted(NAMES) or not all(bool(v.isfinite().all()) for v in found.values()):
-        raise BadInput(f"{str(path)!r} holds {sorted(found)}; finite {sorted(NAMES)} are needed, a head of two layers")
-    head = HeadWeights(*(found[name].to(like) for name in NAMES))
+    if sorted(tensors) != sorted(NAMES) or not all(bool(v.isfinite().all()) for v in tensors.values()):
+        raise BadInput(
+            f"{str(path)!r} holds {sorted(tensors)}; finite {sorted(NAMES)} are needed, a head of two layers"
+        )
+    head = HeadWeights(*(tensors[name].to(like) for name in NAMES))
     length = int(torch.tensor(representation_shape(extractor.model, extractor.at)).prod())
     (rows, inputs), classes = head.weight.shape, len(head.last_bias)
     if inputs != length or head.bias.shape != (rows,) or head.last_weight.shape != (classes, rows):
-        shapes = {name: tuple(found[name].shape) for name in NAMES}
+        shapes = {name: tuple(tensors[name].shape) for name in NAMES}
         raise BadInput(f"{str(path)!r} holds {shapes}; the extractor gives {length} values to its head")
     return head
