@@ -58,8 +58,8 @@ class Check:
         """The explanation of a group of rows by the network, if there is one."""
         if len(group.rows) < 2 or not in_range(self.model.input, group.x):
             return None
-        told = self.told(gradient, group.x, group.rows)
-        return told if told.residual < EXPLAINED else None
+        fit = self.told(gradient, group.x, group.rows)
+        return fit if fit.residual < EXPLAINED else None
 
 
 def several_examples(
@@ -85,9 +85,9 @@ def several_examples(
     if not one_step(update, knowledge):
         # Gradients drift along the path: single candidates prove nothing, only all of them together do.
         return _replayed(update, knowledge, layer, check, gradient)
-    sure, left = list[Candidate](), gradient
+    sure, remaining = list[Candidate](), gradient
     while True:
-        fresh, left = _confirmed(check, left, sure, peel=peel)
+        fresh, remaining = _confirmed(check, remaining, sure, peel=peel)
         sure += fresh
         if not peel or not fresh or (count is not None and len(sure) >= count):
             return sure + _unsure(model.input, gradient, sure, count)
@@ -97,16 +97,16 @@ def _replayed(
     update: Update, knowledge: ServerKnowledge, layer: Layer, check: Check, gradient: LayerGradient
 ) -> list[Candidate]:
     """Candidates, all confirmed if there are n of them and replaying them gives the update; else none is."""
-    found = _unsure(check.model.input, gradient, [], knowledge.num_examples)
-    if len(found) != knowledge.num_examples:
-        return found
-    labels = torch.tensor([check.told(gradient, c.z, c.rows).label for c in found])
-    z = torch.stack([c.z for c in found]).view(-1, *check.model.input.encoded_shape)
+    candidates = _unsure(check.model.input, gradient, [], knowledge.num_examples)
+    if len(candidates) != knowledge.num_examples:
+        return candidates
+    labels = torch.tensor([check.told(gradient, c.z, c.rows).label for c in candidates])
+    z = torch.stack([c.z for c in candidates]).view(-1, *check.model.input.encoded_shape)
     names = (layer.weight, layer.bias)
     residual = replay_residual(update, knowledge, names, z, labels)
     if residual is None or residual >= certain_below(update, knowledge, names):
-        return found
-    return [replace(c, confidence=1.0, certified=True, label=int(k)) for c, k in zip(found, labels, strict=True)]
+        return candidates
+    return [replace(c, confidence=1.0, certified=True, label=int(k)) for c, k in zip(candidates, labels, strict=True)]
 
 
 def certain_below(update: Update, knowledge: ServerKnowledge, names: tuple[str, ...]) -> float:
@@ -123,11 +123,11 @@ def _confirmed(
     for group in gradient.groups():
         if _is_known(group.x, [*sure, *fresh]):
             continue
-        told = check.explained(gradient, group)
-        if told is not None:
-            fresh.append(Candidate(group.x, 1.0, True, group.rows, told.label))
+        fit = check.explained(gradient, group)
+        if fit is not None:
+            fresh.append(Candidate(group.x, 1.0, True, group.rows, fit.label))
             if peel:
-                return fresh, gradient.without(group.x, told.bias_grad)
+                return fresh, gradient.without(group.x, fit.bias_grad)
     return fresh, gradient
 
 
@@ -141,11 +141,11 @@ def labels_to_try(model: Model, labels: Tensor | None) -> Int[Tensor, " candidat
 
 def _unsure(spec: InputSpec, gradient: LayerGradient, sure: list[Candidate], count: int | None) -> list[Candidate]:
     room = max(0, (count or len(gradient.bias)) - len(sure))
-    found = list[Candidate]()
+    candidates = list[Candidate]()
     for group in gradient.groups():
-        if len(found) < room and in_range(spec, group.x) and not _is_known(group.x, [*sure, *found]):
-            found.append(Candidate(group.x, 0.5 if len(group.rows) > 1 else 0.1, False, group.rows))
-    return found
+        if len(candidates) < room and in_range(spec, group.x) and not _is_known(group.x, [*sure, *candidates]):
+            candidates.append(Candidate(group.x, 0.5 if len(group.rows) > 1 else 0.1, False, group.rows))
+    return candidates
 
 
 def in_range(spec: InputSpec, x: Float[Tensor, " d"]) -> bool:
@@ -153,5 +153,5 @@ def in_range(spec: InputSpec, x: Float[Tensor, " d"]) -> bool:
     return float(range_violation(spec, x.view(1, *spec.encoded_shape))) < IN_RANGE
 
 
-def _is_known(x: Tensor, found: list[Candidate]) -> bool:
-    return any(float((x - c.z).norm()) < 1e-2 * float(c.z.norm()) for c in found)
+def _is_known(x: Tensor, known: list[Candidate]) -> bool:
+    return any(float((x - c.z).norm()) < 1e-2 * float(c.z.norm()) for c in known)

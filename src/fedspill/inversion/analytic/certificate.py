@@ -48,9 +48,9 @@ def replay_residual(
         return None
     labels = labels.to(model.like.device)
     got = aggregate_update(model, z.to(model.like), labels, training, knowledge.num_clients).values
-    wanted = {k: update.values[k].double() for k in names}
-    error = sum(float((got[k].double() - v).square().sum()) for k, v in wanted.items())
-    return (error / max(1e-300, sum(float(v.square().sum()) for v in wanted.values()))) ** 0.5
+    observed = {k: update.values[k].double() for k in names}
+    error = sum(float((got[k].double() - v).square().sum()) for k, v in observed.items())
+    return (error / max(1e-300, sum(float(v.square().sum()) for v in observed.values()))) ** 0.5
 
 
 @dataclass(frozen=True)
@@ -98,8 +98,8 @@ def explanation(
 
 
 def _bias_gradients(model: Model, bias: str, z: Tensor, labels: Tensor) -> list[Tensor]:
-    own = model.params[bias].detach().requires_grad_()
+    value = model.params[bias].detach().requires_grad_()
     with torch.enable_grad():
-        logits = model.logits({**model.params, bias: own}, z.to(model.like)[None])
+        logits = model.logits({**model.params, bias: value}, z.to(model.like)[None])
         losses = [model.loss_fn(logits, label[None]) for label in labels.to(model.like.device)]
-        return [torch.autograd.grad(loss, own, retain_graph=True)[0].double() for loss in losses]
+        return [torch.autograd.grad(loss, value, retain_graph=True)[0].double() for loss in losses]

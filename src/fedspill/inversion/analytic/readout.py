@@ -84,10 +84,10 @@ def read_layer(
         labels = known_labels(update, knowledge, rng, 1)
         return single_example(update, knowledge, (layer.weight, layer.bias), x, residual, labels)
     labels = known_labels(update, knowledge, rng, count)
-    found = several_examples(update, knowledge, layer, gradient, None if labels is None else labels.values, peel)
-    if not found:
+    candidates = several_examples(update, knowledge, layer, gradient, None if labels is None else labels.values, peel)
+    if not candidates:
         return _mixture(knowledge.model.input, x, knowledge.model.like)
-    return _reconstruction(knowledge, found, count)
+    return _reconstruction(knowledge, candidates, count)
 
 
 def single_example(
@@ -136,15 +136,15 @@ def _mixture(spec: InputSpec, x: Tensor, like: Tensor) -> Reconstruction:
     )
 
 
-def _reconstruction(knowledge: ServerKnowledge, found: list[Candidate], count: int | None) -> Reconstruction:
+def _reconstruction(knowledge: ServerKnowledge, candidates: list[Candidate], count: int | None) -> Reconstruction:
     spec, like = knowledge.model.input, knowledge.model.like
-    labels = [c.label for c in found if c.label is not None]
-    sure, complete = sum(c.certified for c in found), len(labels) == len(found)
+    labels = [c.label for c in candidates if c.label is not None]
+    sure, complete = sum(c.certified for c in candidates), len(labels) == len(candidates)
     return Reconstruction(
-        inputs=spec.decode(torch.stack([c.z for c in found]).view(-1, *spec.encoded_shape)).to(like),
+        inputs=spec.decode(torch.stack([c.z for c in candidates]).view(-1, *spec.encoded_shape)).to(like),
         labels=torch.tensor(labels, device=like.device) if complete else None,
         label_method="gradient of each candidate" if complete else None,
-        confidence=like.new_tensor([c.confidence for c in found]),
+        confidence=like.new_tensor([c.confidence for c in candidates]),
         converged=sure > 0,
         notes=(
             f"{sure} of {count if count is not None else 'an unknown number of'} examples are confirmed by"

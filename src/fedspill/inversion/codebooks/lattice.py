@@ -1,4 +1,4 @@
-"""Do the numbers of a candidate lie where those of real data lie? Blind: nothing but the kind of data is asked.
+"""The lattice of real data, and a candidate's distance from it. Blind: nothing but the kind of data is asked.
 
 Pictures hold whole multiples of 1/255, tables hold categories and counts. The mean of two examples lies between
 such values, so this tells one example from a mixture that is otherwise a valid input. Not in the papers.
@@ -35,7 +35,7 @@ def lattice_residual(spec: InputSpec, z: Float[Tensor, "n ..."]) -> Float[Tensor
         or table.
     """
     if isinstance(spec, ImageSpec):
-        return by_rows(lambda part: _of_images(spec, part), z)
+        return by_rows(lambda rows: _of_images(spec, rows), z)
     if isinstance(spec, TableSpec):
         return _of_tables(spec, z)
     return z.new_full((len(z),), torch.nan, dtype=torch.float64)
@@ -66,10 +66,10 @@ def _of_images(spec: ImageSpec, z: Tensor) -> Tensor:
 
 def _of_tables(spec: TableSpec, z: Tensor) -> Tensor:
     parts = z.double().view(len(z), sum(spec.widths)).split(spec.widths, -1)
-    found = [d for c, p in zip(spec.columns, parts, strict=True) if (d := _off(c, p)) is not None]
-    if not found:
+    distances = [d for c, p in zip(spec.columns, parts, strict=True) if (d := _off(c, p)) is not None]
+    if not distances:
         return z.new_full((len(z),), torch.nan, dtype=torch.float64)
-    return torch.stack(found).amax(0)
+    return torch.stack(distances).amax(0)
 
 
 def is_coarse(column: Column) -> bool:
@@ -79,12 +79,12 @@ def is_coarse(column: Column) -> bool:
     return column.step is not None and (column.high - column.low) / column.step <= FINEST
 
 
-def _off(column: Column, part: Float[Tensor, "n width"]) -> Tensor | None:
+def _off(column: Column, values: Float[Tensor, "n width"]) -> Tensor | None:
     """Distances (n,) of one column; None for real numbers, and for steps that float32 does not hold."""
     if isinstance(column, CategoricalColumn):
-        nearest = torch.nn.functional.one_hot(part.argmax(1), part.shape[1]).to(part)
-        return (part - nearest).abs().amax(1)
+        nearest = torch.nn.functional.one_hot(values.argmax(1), values.shape[1]).to(values)
+        return (values - nearest).abs().amax(1)
     if column.step is None or not is_coarse(column):
         return None
-    steps = (part[:, 0] * column.std + column.mean) / column.step
+    steps = (values[:, 0] * column.std + column.mean) / column.step
     return (steps - steps.round()).abs()

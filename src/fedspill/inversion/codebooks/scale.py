@@ -40,7 +40,7 @@ def lattice_scale(
         return None
     count = min(int((high - low) * float(slope.abs().max()) / STEP) + 2, MOST_TRIED)
     tried = torch.linspace(low, high, count).to(z)
-    missed = torch.cat([_missed(part, slope, offset) for part in tried.split(64)])
+    missed = torch.cat([_missed(chunk, slope, offset) for chunk in tried.split(64)])
     factor = float(tried[missed.argmin()])
     for _ in range(REFINED):
         levels = (factor * slope + offset).round().clamp(0, LEVELS) - offset
@@ -65,7 +65,7 @@ def _missed(factors: Tensor, slope: Tensor, offset: Tensor) -> Tensor:
 def _row_scale(spec: TableSpec, z: Tensor, low: float, high: float) -> tuple[float, float] | None:
     """The hot entry of every category is 1."""
     parts = zip(spec.columns, z.split(spec.widths), strict=True)
-    hot = [part[part.abs().argmax()] for column, part in parts if isinstance(column, CategoricalColumn)]
+    hot = [values[values.abs().argmax()] for column, values in parts if isinstance(column, CategoricalColumn)]
     top = float(torch.stack(hot).median()) if hot else 0.0
     if not top > 0 or not low <= 1 / top <= high:
         return None

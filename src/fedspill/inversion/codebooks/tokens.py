@@ -46,23 +46,23 @@ class TokenCodebook:
     def tokens(self, features: Float[Tensor, "m f"]) -> Int[Tensor, "m t"]:
         """The token at every position whose features are nearest."""
         length, size = self._spec.length, features.shape[1] // self._spec.length
-        wanted = features.view(len(features), length, size).to(self.model.like)
-        best = wanted.new_full((len(wanted), length), torch.inf)
-        found = torch.zeros_like(best, dtype=torch.long)
+        target = features.view(len(features), length, size).to(self.model.like)
+        best = target.new_full((len(target), length), torch.inf)
+        best_ids = torch.zeros_like(best, dtype=torch.long)
         if self._added is not None:
             first, offset = self._added
-            wanted = (wanted - offset).view(-1, 1, size)
-            best, found = best.view(-1, 1), found.view(-1, 1)
+            target = (target - offset).view(-1, 1, size)
+            best, best_ids = best.view(-1, 1), best_ids.view(-1, 1)
         else:
             first = None
-        for ids in torch.arange(self._spec.vocabulary, device=wanted.device).split(CHUNK):
+        for ids in torch.arange(self._spec.vocabulary, device=target.device).split(CHUNK):
             table = self._front(ids) if first is None else first[ids, None]
             # |a - b|^2 up to |a|^2, which no token changes.
-            gap = table.square().sum(2).T[None] - 2 * torch.einsum("mtd,vtd->mtv", wanted, table)
+            gap = table.square().sum(2).T[None] - 2 * torch.einsum("mtd,vtd->mtv", target, table)
             value, index = gap.min(2)
             closer = value < best
-            best, found = torch.where(closer, value, best), torch.where(closer, ids[index], found)
-        return found.view(len(features), length)
+            best, best_ids = torch.where(closer, value, best), torch.where(closer, ids[index], best_ids)
+        return best_ids.view(len(features), length)
 
     def _front(self, ids: Int[Tensor, " v"]) -> Float[Tensor, "v t d"]:
         """Features of sentences of one token only."""
@@ -93,7 +93,7 @@ class TokenCodebook:
         return torch.zeros_like(features[:, 0])
 
     def scale(self, direction: Float[Tensor, " f"], low: float, high: float) -> float | None:
-        """Not sought."""
+        """None: no factor is sought."""
         return None
 
 

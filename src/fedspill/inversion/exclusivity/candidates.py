@@ -1,4 +1,4 @@
-"""From clusters of exclusive units to the input of the last hidden layer (Pan et al. 2022, arXiv 2010.13356).
+"""Inputs of the last hidden layer from clusters of exclusive units (Pan et al. 2022, arXiv 2010.13356).
 
 A row of that layer's weight gradient that one example alone fires is delta * x, with delta = dL/db of the row.
 Without a bias delta = s (V^T d) is known up to the scale s of the example's derivative s d by the logits; V is the last
@@ -88,10 +88,10 @@ def candidates(evidence: Evidence, *, tolerance: float, least: int, scale: Scale
     """One for each set of at least `least` units whose columns and rows agree, the largest clusters first."""
     made = ratio_clusters(evidence.last, evidence.usable, tolerance=tolerance, noise=evidence.noise)
     clusters = [c for c in made if c.label is not None and len(c.units) >= least]
-    found = [f for c in clusters for f in _agreeing(evidence, c, tolerance, least)]
-    if evidence.bias(0) is not None or not found:
-        return found
-    return _scaled(evidence, found, scale)
+    proposed = [f for c in clusters for f in _agreeing(evidence, c, tolerance, least)]
+    if evidence.bias(0) is not None or not proposed:
+        return proposed
+    return _scaled(evidence, proposed, scale)
 
 
 def _agreeing(evidence: Evidence, cluster: UnitCluster, tolerance: float, least: int) -> list[Candidate]:
@@ -110,36 +110,36 @@ def _backwards(evidence: Evidence, cluster: UnitCluster) -> Tensor:
     return evidence.params[evidence.layers[1].weight][:, cluster.units].T @ cluster.direction
 
 
-def _scaled(evidence: Evidence, found: list[Candidate], scale: Scale) -> list[Candidate]:
+def _scaled(evidence: Evidence, proposed: list[Candidate], scale: Scale) -> list[Candidate]:
     """Inputs divided by the scales: of the last bias gradient where it tells them, else as published or fitted."""
-    directions = torch.stack([f.cluster.direction for f in found])
+    directions = torch.stack([f.cluster.direction for f in proposed])
     total = evidence.bias(1)
     if total is not None and (solved := _from_bias(directions, total)) is not None:
-        return [replace(f, x=f.x / s) for f, s in zip(found, solved, strict=True) if s > 0]
-    count = evidence.count or len(found)
+        return [replace(f, x=f.x / s) for f, s in zip(proposed, solved, strict=True) if s > 0]
+    count = evidence.count or len(proposed)
     if scale == "fitted":
-        return [replace(f, x=f.x / _fitted(evidence, f, count)) for f in found]
-    return [replace(f, x=f.x * count * float(-f.cluster.direction.min()) / PUBLISHED, assumed=True) for f in found]
+        return [replace(f, x=f.x / _fitted(evidence, f, count)) for f in proposed]
+    return [replace(f, x=f.x * count * float(-f.cluster.direction.min()) / PUBLISHED, assumed=True) for f in proposed]
 
 
 def _from_bias(directions: Float[Tensor, "m classes"], total: Float[Tensor, " classes"]) -> list[float] | None:
     """Scales whose sum of directions is the last bias gradient; None unless they are unique and explain it."""
-    matrix, wanted = directions.T.cpu().numpy(), total.cpu().numpy()
+    matrix, target = directions.T.cpu().numpy(), total.cpu().numpy()
     if np.linalg.matrix_rank(matrix, tol=1e-6) < len(directions):
         return None
-    scales, residual = nnls(matrix, wanted)
-    return scales.tolist() if residual < SOLVED * float(np.linalg.norm(wanted)) else None
+    scales, residual = nnls(matrix, target)
+    return scales.tolist() if residual < SOLVED * float(np.linalg.norm(target)) else None
 
 
-def _fitted(evidence: Evidence, found: Candidate, count: int) -> float:
+def _fitted(evidence: Evidence, candidate: Candidate, count: int) -> float:
     """The scale at which passing the input through the network gives the direction that was seen (not in the paper).
 
     The scale is q / (n |d_y|) with q = 1 - p_y between 0 and 1: a search along one line.
     """
     hidden, last = evidence.layers
-    direction, label = found.cluster.direction, int(found.cluster.direction.argmin())
+    direction, label = candidate.cluster.direction, int(candidate.cluster.direction.argmin())
     unit = float(-direction[label])
-    output = evidence.params[hidden.weight] @ found.x
+    output = evidence.params[hidden.weight] @ candidate.x
     shift = 0.0 if hidden.bias is None else evidence.params[hidden.bias]
 
     def gap(q: Tensor) -> Tensor:

@@ -54,13 +54,13 @@ def ratio_clusters(
     slack = tolerance + 4 * rough / length[order]
     angle = (2 - 2 * unit @ unit.T).clamp_min(0).sqrt()
     agree = angle <= torch.maximum(slack[:, None], slack[None, :])
-    found, free = list[UnitCluster](), torch.ones(len(order), dtype=torch.bool, device=order.device)
+    clusters, free = list[UnitCluster](), torch.ones(len(order), dtype=torch.bool, device=order.device)
     for first in range(len(order)):
         if free[first]:
             member = (agree[first] & free).nonzero()[:, 0]
             free[member] = False
-            found.append(_cluster(order[member], columns, length, float(slack[first])))
-    return sorted(found, key=lambda c: -len(c.units))
+            clusters.append(_cluster(order[member], columns, length, float(slack[first])))
+    return sorted(clusters, key=lambda c: -len(c.units))
 
 
 def _cluster(units: Tensor, columns: Tensor, length: Tensor, slack: float) -> UnitCluster:

@@ -57,25 +57,25 @@ def dense_end(model: Model) -> DenseEnd:
     traced = trace(model)
     if not traced.closed or not traced.steps:
         raise NotApplicable("the network's answer is not what its last layer puts out")
-    found, left, gated, linked = list[Step](), list(traced.steps), False, True
-    while left and linked and _belongs(left[-1], found, gated=gated):
-        step = left.pop()
+    chain, remaining, gated, linked = list[Step](), list(traced.steps), False, True
+    while remaining and linked and _belongs(remaining[-1], chain, gated=gated):
+        step = remaining.pop()
         if isinstance(step.module, nn.Linear):
-            found.insert(0, step)
+            chain.insert(0, step)
         gated = (gated and step.passes()) or isinstance(step.module, nn.ReLU)
         linked = step.linked
-    if not found:
+    if not chain:
         raise NotApplicable(f"the network ends in {_ending(traced)}, not in a linear layer")
-    layers = [_dense(s, None if s is found[-1] else nn.ReLU()) for s in found]
+    layers = [_dense(s, None if s is chain[-1] else nn.ReLU()) for s in chain]
     names = [s.name for s in traced.steps]
-    behind = tuple(names[len(names) - names[::-1].index(found[0].name) - 1 :])
-    return DenseEnd(tuple(layers), behind, at_input=not left and linked and not gated, gated=gated)
+    behind = tuple(names[len(names) - names[::-1].index(chain[0].name) - 1 :])
+    return DenseEnd(tuple(layers), behind, at_input=not remaining and linked and not gated, gated=gated)
 
 
-def _belongs(step: Step, found: Sequence[Step], *, gated: bool) -> bool:
+def _belongs(step: Step, chain: Sequence[Step], *, gated: bool) -> bool:
     if isinstance(step.module, nn.Linear):
-        return len(step.input_shape) == 1 and (gated or not found)
-    return step.passes() or (isinstance(step.module, nn.ReLU) and bool(found) and not gated)
+        return len(step.input_shape) == 1 and (gated or not chain)
+    return step.passes() or (isinstance(step.module, nn.ReLU) and bool(chain) and not gated)
 
 
 def _ending(traced: Trace) -> str:
@@ -136,7 +136,7 @@ def passed(layers: Sequence[Dense], params: Params, x: Float[Tensor, "n d"]) -> 
 def derivatives(
     layers: Sequence[Dense], params: Params, way: Passed, errors: Float[Tensor, "n classes"]
 ) -> list[Tensor]:
-    """Of the loss by each layer's output, (n, out), in the order of the layers.
+    """The derivatives of the loss by each layer's output, (n, out), in the order of the layers.
 
     Args:
         layers: those that were passed.
@@ -144,20 +144,20 @@ def derivatives(
         way: the examples.
         errors: the derivative by the logits, with each example's weight in the mean.
     """
-    found = [errors]
+    cotangents = [errors]
     for layer, before in zip(layers[:0:-1], way.outputs[-2::-1], strict=True):
-        found.insert(0, (found[0] @ params[layer.weight].to(errors)) * (before > 0))
-    return found
+        cotangents.insert(0, (cotangents[0] @ params[layer.weight].to(errors)) * (before > 0))
+    return cotangents
 
 
 def gradients(layers: Sequence[Dense], way: Passed, by_output: Sequence[Tensor]) -> dict[str, Tensor]:
-    """Of the layers' weights and biases, from the derivatives by their outputs."""
-    found = dict[str, Tensor]()
+    """The gradients of the layers' weights and biases, from the derivatives by their outputs."""
+    values = dict[str, Tensor]()
     for layer, x, delta in zip(layers, way.inputs, by_output, strict=True):
-        found[layer.weight] = delta.T @ x
+        values[layer.weight] = delta.T @ x
         if layer.bias is not None:
-            found[layer.bias] = delta.sum(0)
-    return found
+            values[layer.bias] = delta.sum(0)
+    return values
 
 
 def parameter_names(layers: Sequence[Dense]) -> list[str]:

@@ -1,4 +1,4 @@
-"""From the inputs of the last hidden layer back to those of the first, by the patterns of activation (Pan et al. 2022).
+"""The way back from the last hidden layer's inputs to those of the first, by activation patterns (Pan et al. 2022).
 
 With a layer's output known for every example, so is which units fire, and hence the derivative of the loss by the
 layer's output; the gradient of its weight is then linear in its inputs.
@@ -63,8 +63,8 @@ def walked_back(
     kept = _solved(end, params, gradient, rebuilt, count, len(end.layers) - 2)
     for number in range(len(end.layers) - 3, -1, -1):
         outputs = [r.x.where(r.x > max(1e-9, 100 * eps) * r.x.max(), 0.0) for r in kept]
-        found = [replace(r, x=x) for r, x in zip(kept, outputs, strict=True)]
-        kept = _entered(end, params, gradient, found, count, number)
+        cleaned = [replace(r, x=x) for r, x in zip(kept, outputs, strict=True)]
+        kept = _entered(end, params, gradient, cleaned, count, number)
     return kept
 
 
@@ -86,23 +86,23 @@ def _solved(
 def _entered(
     end: DenseEnd, params: Params, gradient: Params, rebuilt: Sequence[Rebuilt], count: int, number: int
 ) -> list[Rebuilt]:
-    """From what a layer and its ReLU put out to what entered the layer."""
+    """What entered a layer, from what the layer and its ReLU put out."""
     if not rebuilt:
         return []
     layer, above = end.layers[number], end.layers[number + 1 :]
-    wanted = torch.stack([r.x for r in rebuilt])
-    way = passed(above, params, wanted)
+    target = torch.stack([r.x for r in rebuilt])
+    way = passed(above, params, target)
     delta = (
-        derivatives(above, params, way, shared_errors(way, rebuilt, count))[0] @ params[above[0].weight] * (wanted > 0)
+        derivatives(above, params, way, shared_errors(way, rebuilt, count))[0] @ params[above[0].weight] * (target > 0)
     )
     x = _least_squares(gradient, layer, delta, complete=sum(r.copies for r in rebuilt) == count)
     if x is None:
         return []
     again = passed([layer], params, x).outputs[0].relu()
-    close = (again - wanted).norm(dim=1) <= EXPLAINED * wanted.norm(dim=1)
-    found = [replace(r, x=v) for r, v, ok in zip(rebuilt, x, close.tolist(), strict=True) if ok]
+    close = (again - target).norm(dim=1) <= EXPLAINED * target.norm(dim=1)
+    consistent = [replace(r, x=v) for r, v, ok in zip(rebuilt, x, close.tolist(), strict=True) if ok]
     # What rounding hid of the patterns, the inputs tell.
-    return _solved(end, params, gradient, found, count, number) if found else []
+    return _solved(end, params, gradient, consistent, count, number) if consistent else []
 
 
 def shared_errors(way: Passed, rebuilt: Sequence[Rebuilt], count: int) -> Float[Tensor, "m classes"]:
@@ -116,15 +116,15 @@ def _least_squares(
     gradient: Params, layer: Dense, delta: Float[Tensor, "m out"], *, complete: bool
 ) -> Float[Tensor, "m d"] | None:
     rows = _accounted(gradient.get(layer.bias or ""), delta, complete=complete).nonzero()[:, 0]
-    observed, found = gradient[layer.weight], None
+    observed, solution = gradient[layer.weight], None
     for _ in range(TRIMS):
         if not len(rows):
             break
-        found = torch.linalg.pinv(delta[:, rows].T) @ observed[rows]
-        missed = (delta[:, rows].T @ found - observed[rows]).norm(dim=1)
+        solution = torch.linalg.pinv(delta[:, rows].T) @ observed[rows]
+        missed = (delta[:, rows].T @ solution - observed[rows]).norm(dim=1)
         # A unit of which rounding hid whether it fired spoils its row.
         rows = rows[missed <= STRAY * missed.median()]
-    return found
+    return solution
 
 
 def _accounted(bias_grad: Tensor | None, delta: Float[Tensor, "m out"], *, complete: bool) -> Bool[Tensor, " out"]:

@@ -96,8 +96,8 @@ def read_neurons(
         rebuilt = walked_back(end, params, gradient, rebuilt, count or 0, eps)
     unexplained = unexplained_rows(end, params, gradient, rebuilt, count or 0, eps, noise) if rebuilt else 1.0
     rest = [_unsure(f, t) for f, t in others] if len(end.layers) == 2 else []
-    found = (*rebuilt, *sorted(rest, key=lambda r: -r.confidence))
-    return Readout(found, count, clusters, unexplained)
+    examples = (*rebuilt, *sorted(rest, key=lambda r: -r.confidence))
+    return Readout(examples, count, clusters, unexplained)
 
 
 def _evidence(
@@ -114,21 +114,21 @@ def _certified(
     evidence: Evidence, rules: Rules
 ) -> tuple[list[tuple[Candidate, Told]], list[tuple[Candidate, Told]], int]:
     """Candidates that the network confirms, the others, and how many clusters there were at first."""
-    sure, rest, clusters, left = list[tuple[Candidate, Told]](), list[tuple[Candidate, Told]](), 0, evidence
+    sure, rest, clusters, remaining = list[tuple[Candidate, Told]](), list[tuple[Candidate, Told]](), 0, evidence
     while True:
-        found = candidates(left, tolerance=rules.tolerance, least=rules.least, scale=rules.scale)
+        proposed = candidates(remaining, tolerance=rules.tolerance, least=rules.least, scale=rules.scale)
         # The least blurred first: a unit in which others have a tiny part shows the same example, but less well.
-        judged = sorted(zip(found, told(left, found), strict=True), key=lambda pair: pair[1].rough)
-        clusters = clusters or len(found)
+        judged = sorted(zip(proposed, told(remaining, proposed), strict=True), key=lambda pair: pair[1].rough)
+        clusters = clusters or len(proposed)
         fresh = list[tuple[Candidate, Told]]()
         for f, t in judged:
-            if _single(left, t) and not f.assumed and not _known(f, [*sure, *fresh]):
+            if _single(remaining, t) and not f.assumed and not _known(f, [*sure, *fresh]):
                 fresh.append((f, t))
         rest = [(f, t) for f, t in judged if not t.fits and not _known(f, [*sure, *fresh])] or rest
         sure += fresh
         if not rules.peel or not fresh:
             return sure, [(f, t) for f, t in rest if not _known(f, sure)], clusters
-        left = _peeled(evidence, sure)
+        remaining = _peeled(evidence, sure)
 
 
 def _single(evidence: Evidence, t: Told) -> bool:
@@ -142,8 +142,8 @@ def _single(evidence: Evidence, t: Told) -> bool:
     return copies == 1 or (copies > 1 and classes > 2)
 
 
-def _known(found: Candidate, others: Sequence[tuple[Candidate, Told]]) -> bool:
-    return any(float((found.x - o.x).norm()) < SAME * float(o.x.norm()) for o, _ in others)
+def _known(candidate: Candidate, others: Sequence[tuple[Candidate, Told]]) -> bool:
+    return any(float((candidate.x - o.x).norm()) < SAME * float(o.x.norm()) for o, _ in others)
 
 
 def _peeled(evidence: Evidence, sure: Sequence[tuple[Candidate, Told]]) -> Evidence:
@@ -154,12 +154,12 @@ def _peeled(evidence: Evidence, sure: Sequence[tuple[Candidate, Told]]) -> Evide
     shown = gradients(
         evidence.layers, way, derivatives(evidence.layers, evidence.params, way, share[:, None] * way.errors(labels))
     )
-    left = {k: evidence.gradient[k] - v for k, v in shown.items() if k in evidence.gradient}
-    before, after = (g[evidence.layers[1].weight].norm(dim=0) for g in (evidence.gradient, left))
+    remaining = {k: evidence.gradient[k] - v for k, v in shown.items() if k in evidence.gradient}
+    before, after = (g[evidence.layers[1].weight].norm(dim=0) for g in (evidence.gradient, remaining))
     usable = evidence.usable & (after > LEFT * before)
     silent = evidence.silent | (after < GONE * before) if evidence.noise == 0 else evidence.silent
     blurred = evidence.eps * (before / after.clamp_min(1e-300)).clamp_min(1)
-    return replace(evidence, gradient=left, usable=usable, silent=silent, blurred=blurred)
+    return replace(evidence, gradient=remaining, usable=usable, silent=silent, blurred=blurred)
 
 
 def _count(sure: Sequence[tuple[Candidate, Told]]) -> int | None:
@@ -167,15 +167,17 @@ def _count(sure: Sequence[tuple[Candidate, Told]]) -> int | None:
     return round(1 / min(t.share for _, t in sure)) if sure else None
 
 
-def _alone(found: Candidate, t: Told, count: int) -> Rebuilt:
-    label = int(found.cluster.direction.argmin())
-    return Rebuilt(found.x, label, found.cluster.units, t.copies(count), "alone", 1.0)
+def _alone(candidate: Candidate, t: Told, count: int) -> Rebuilt:
+    label = int(candidate.cluster.direction.argmin())
+    return Rebuilt(candidate.x, label, candidate.cluster.units, t.copies(count), "alone", 1.0)
 
 
-def _unsure(found: Candidate, t: Told) -> Rebuilt:
-    unsure = found.assumed or t.rough >= ROUGH
-    label = int(found.cluster.direction.argmin())
-    return Rebuilt(found.x, label, found.cluster.units, 1, "unsure" if unsure else "mixture", 0.5 if unsure else 0.0)
+def _unsure(candidate: Candidate, t: Told) -> Rebuilt:
+    unsure = candidate.assumed or t.rough >= ROUGH
+    label = int(candidate.cluster.direction.argmin())
+    return Rebuilt(
+        candidate.x, label, candidate.cluster.units, 1, "unsure" if unsure else "mixture", 0.5 if unsure else 0.0
+    )
 
 
 def unexplained_rows(

@@ -28,7 +28,7 @@ SOLVED = 1e-3
 def read_features(
     end: DenseEnd, params: Params, gradient: Params, count: int | None, rules: Rules, *, eps: float, noise: float
 ) -> Readout:
-    """The examples behind one linear layer; see `neuron_readout.read_neurons`."""
+    """The examples behind one linear layer; see `readout.read_neurons`."""
     (layer,) = end.layers
     columns, total = gradient[layer.weight], gradient.get(layer.bias or "")
     made = ratio_clusters(columns, (columns != 0).any(0), tolerance=rules.tolerance, noise=noise)
@@ -43,9 +43,9 @@ def read_features(
     scaled = directions * directions.new_tensor(scales)[:, None]
     x = torch.linalg.pinv(scaled.T) @ columns
     condition = float(np.linalg.cond(directions.cpu().numpy()))
-    found, count = _judged(end, params, pure, x, scaled, count, eps * condition + noise / float(columns.abs().max()))
-    unexplained = unexplained_rows(end, params, gradient, found, count, eps, noise) if found and count else 1.0
-    return Readout(tuple(found), count, len(clusters), unexplained)
+    examples, count = _judged(end, params, pure, x, scaled, count, eps * condition + noise / float(columns.abs().max()))
+    unexplained = unexplained_rows(end, params, gradient, examples, count, eps, noise) if examples and count else 1.0
+    return Readout(tuple(examples), count, len(clusters), unexplained)
 
 
 def _extreme(clusters: Sequence[UnitCluster]) -> list[UnitCluster]:
@@ -80,11 +80,11 @@ def _judged(
     fits = (turned <= allowed) & (allowed < ROUGH) & (x.amin(1) > -1e-2 * x.amax(1).abs())
     sure = [k for k, ok in enumerate(fits.tolist()) if ok]
     count = count if count is not None else (round(1 / min(share[k] for k in sure)) if sure else None)
-    found = list[Rebuilt]()
+    examples = list[Rebuilt]()
     for k, cluster in enumerate(pure):
         copies = round(share[k] * (count or 0))
         whole = copies > 0 and abs(share[k] * (count or 0) - copies) <= 1e-2 * copies
         certain = k in sure and whole and len(last) > 2
         mark = "alone" if certain else "unsure"
-        found.append(Rebuilt(x[k], int(labels[k]), cluster.units, max(1, copies), mark, 1.0 if certain else 0.5))
-    return sorted(found, key=lambda r: -r.confidence), count
+        examples.append(Rebuilt(x[k], int(labels[k]), cluster.units, max(1, copies), mark, 1.0 if certain else 0.5))
+    return sorted(examples, key=lambda r: -r.confidence), count

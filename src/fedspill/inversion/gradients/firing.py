@@ -15,12 +15,12 @@ from fedspill.inversion.network.layers import layer_inputs
 
 def gated(model: Model, at: str, layer: Layer, z: Float[Tensor, "n ..."]) -> bool:
     """Rows of a linear layer that are negative have a gradient of exactly 0, as before a ReLU; measured on `z`."""
-    own = model.params[layer.bias].detach().requires_grad_()
+    bias = model.params[layer.bias].detach().requires_grad_()
     closed = layer_outputs(model, at, layer, z) < 0
     for one, shut in zip(z, closed, strict=True):
-        logits = model.logits({**model.params, layer.bias: own}, one[None])
+        logits = model.logits({**model.params, layer.bias: bias}, one[None])
         loss = model.loss_fn(logits, torch.zeros(1, dtype=torch.long, device=one.device))
-        if bool((torch.autograd.grad(loss, own)[0][shut] != 0).any()):
+        if bool((torch.autograd.grad(loss, bias)[0][shut] != 0).any()):
             return False
     return bool(closed.any())
 
@@ -49,8 +49,8 @@ def contradicted(
     weight, output = params[layer.weight], row_outputs(params, layer, x)
     rounding = 8 * torch.finfo(weight.dtype).eps * x.shape[1] ** 0.5
     slack = rounding * x.norm(dim=1)[:, None] * weight.double().norm(dim=1) + rounding
-    own = torch.zeros_like(output, dtype=torch.bool)
+    claimed = torch.zeros_like(output, dtype=torch.bool)
     for number, group in enumerate(groups):
-        own[number, group.rows] = True
+        claimed[number, group.rows] = True
     silent = gradient.bias == 0
-    return ((own & (output < -slack)) | (silent & (output > slack))).any(1)
+    return ((claimed & (output < -slack)) | (silent & (output > slack))).any(1)

@@ -96,7 +96,7 @@ def row_gradient(update: Update, knowledge: ServerKnowledge, layer: Layer) -> La
     Raises:
         NotApplicable: the layer was not trained, or its bias gradient is zero.
     """
-    found = layer_gradient(update, knowledge, layer)
+    gradient = layer_gradient(update, knowledge, layer)
     if update.kind is not UpdateKind.GRADIENT:
-        return found
-    return replace(found, floor=EXACT_FLOOR * float(found.bias.abs().max()))
+        return gradient
+    return replace(gradient, floor=EXACT_FLOOR * float(gradient.bias.abs().max()))

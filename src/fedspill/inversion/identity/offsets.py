@@ -29,15 +29,17 @@ class Offsets:
 
 
 def thinned(places: Sequence[int], cell: int, count: int, keep: Sequence[int] = ()) -> tuple[int, ...]:
-    """At most `count` of the places (at least those to keep), as even as they can be left in a repeating cell.
+    """The places thinned to at most `count` (at least those to keep), as even as can be in a repeating cell.
 
     The one whose loss leaves the smallest gap goes first.
     """
-    left = sorted(places)
-    while len(left) > count and set(left) - set(keep):
-        gaps = {p: (left[(i + 1) % len(left)] - left[i - 1]) % cell or cell for i, p in enumerate(left)}
-        left.remove(min((p for p in left if p not in keep), key=lambda p: (gaps[p], -p)))
-    return tuple(left)
+    remaining = sorted(places)
+    while len(remaining) > count and set(remaining) - set(keep):
+        gaps = {
+            p: (remaining[(i + 1) % len(remaining)] - remaining[i - 1]) % cell or cell for i, p in enumerate(remaining)
+        }
+        remaining.remove(min((p for p in remaining if p not in keep), key=lambda p: (gaps[p], -p)))
+    return tuple(remaining)
 
 
 def widened(

@@ -1,8 +1,8 @@
-"""From the features of a network that hands pixels on, one by one, back to the picture.
+"""The way back from the features of a network that hands pixels on, one by one, to the picture.
 
 Which pixel a feature shows, and how its value depends on it, is found by passing probe pictures through the
 network, so nothing has to be known of strides, padding and pools. A maximum pool shows the brightest pixel of a
-window, or the darkest if the network mirrored the picture (`inversion.windows`).
+window, or the darkest if the network mirrored the picture (`pixels.between`).
 """
 
 from collections.abc import Callable
@@ -55,9 +55,9 @@ class PixelMap:
 
     def of_channel(self, colour: int) -> "PixelMap":
         """The part that shows one colour."""
-        own = self.alive & (self.colour == colour)
+        chosen = self.alive & (self.colour == colour)
         parts = (self.answers, self.alive, self.colour, self.first, self.last, self.brightest)
-        return PixelMap(self.grey, *(p[own] for p in parts))
+        return PixelMap(self.grey, *(p[chosen] for p in parts))
 
 
 def inverted(
@@ -66,10 +66,10 @@ def inverted(
     """The grey for which each feature would have its value."""
     rising = answers[:, -1:] > answers[:, :1]
     sign = torch.where(rising, 1.0, -1.0).to(answers)
-    table, wanted = (sign * answers).contiguous(), (sign * features.to(answers).T).contiguous()
-    upper = torch.searchsorted(table, wanted).clamp(1, len(grey) - 1)
+    table, target = (sign * answers).contiguous(), (sign * features.to(answers).T).contiguous()
+    upper = torch.searchsorted(table, target).clamp(1, len(grey) - 1)
     low, high = table.gather(1, upper - 1), table.gather(1, upper)
-    share = ((wanted - low) / (high - low).clamp_min(1e-300)).clamp(0, 1)
+    share = ((target - low) / (high - low).clamp_min(1e-300)).clamp(0, 1)
     return grey[upper - 1].lerp(grey[upper], share).T
 
 
@@ -78,7 +78,7 @@ def pixel_map(model: Model, at: str, levels: int = 65) -> PixelMap:
 
     Args:
         model: with the layers before `at` as identities.
-        at: see `inversion.taps.layer_inputs`.
+        at: see `network.layers.layer_inputs`.
         levels: of grey, if a feature does not depend linearly on its pixel.
 
     Raises:
@@ -143,9 +143,9 @@ def pictures(seen: PixelMap, features: Float[Tensor, "m f"], spec: ImageSpec) ->
     features, last = features.to(seen.answers), None
     for colour in range(spec.shape[0]):
         index = (seen.alive & (seen.colour == colour)).nonzero()[:, 0]
-        part = seen.of_channel(colour)
-        values = torch.cat([part.pixels(rows[:, index]) for rows in features.split(CHUNK)])
-        places, known = _seen_at(part, values, size)
+        channel = seen.of_channel(colour)
+        values = torch.cat([channel.pixels(rows[:, index]) for rows in features.split(CHUNK)])
+        places, known = _seen_at(channel, values, size)
         # The colours are mostly seen at the same places.
         if last is None or not torch.equal(last[0], places):
             last = places, interpolation(places, size)

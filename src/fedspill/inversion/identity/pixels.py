@@ -97,8 +97,8 @@ def _extreme(first: Tensor, last: Tensor, values: Tensor, size: tuple[int, int],
     """The largest or smallest value of each pixel's windows (m, pixels); infinite without any."""
     windows = _windows_of(*_members(first.round().long(), last.round().long(), size), size[0] * size[1], len(first))
     nothing = values.new_full((len(values), 1), -float("inf") if most else float("inf"))
-    parts = (part[:, windows] for part in torch.cat([values, nothing], 1).split(CHUNK))
-    return torch.cat([part.amax(2) if most else part.amin(2) for part in parts])
+    parts = (chunk[:, windows] for chunk in torch.cat([values, nothing], 1).split(CHUNK))
+    return torch.cat([chunk.amax(2) if most else chunk.amin(2) for chunk in parts])
 
 
 def _members(first: Tensor, last: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:

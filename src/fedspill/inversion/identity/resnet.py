@@ -26,7 +26,7 @@ class Unit:
 
     @property
     def stride(self) -> int:
-        """Of the convolution, in its own positions."""
+        """The stride of the convolution, in its own positions."""
         return self.conv.stride[0]
 
     def tap(self, offset: int) -> int | None:
@@ -55,7 +55,7 @@ class Block:
 
     @property
     def stride(self) -> int:
-        """Of the whole block."""
+        """The stride of the whole block."""
         stride = 1
         for unit in self.units:
             stride *= unit.stride
@@ -124,23 +124,23 @@ def _checked(model: Model, conv: nn.Module | None, conv_name: str, norm: nn.Modu
 
 
 def _pool_stride(model: Model) -> int | None:
-    stride, found = 1, False
+    stride, pooled = 1, False
     for name in POOLS:
-        for part in getattr(model.module, name, nn.Identity()).modules():
-            if isinstance(part, nn.MaxPool2d):
-                stride, found = stride * (part.stride if isinstance(part.stride, int) else part.stride[0]), True
-            elif not isinstance(part, nn.Identity | nn.Sequential | nn.CircularPad2d):
-                raise NotApplicable(f"{name!r} holds {type(part).__name__}, not a maximum pool")
-    return stride if found else None
+        for layer in getattr(model.module, name, nn.Identity()).modules():
+            if isinstance(layer, nn.MaxPool2d):
+                stride, pooled = stride * (layer.stride if isinstance(layer.stride, int) else layer.stride[0]), True
+            elif not isinstance(layer, nn.Identity | nn.Sequential | nn.CircularPad2d):
+                raise NotApplicable(f"{name!r} holds {type(layer).__name__}, not a maximum pool")
+    return stride if pooled else None
 
 
 def _block(model: Model, name: str) -> Block:
     block = model.module.get_submodule(name)
     known = {f"{kind}{n}" for kind in ("conv", "bn") for n in range(1, UNITS)}
-    for child, part in block.named_children():
-        idle = isinstance(part, (nn.Identity, nn.Dropout, nn.Dropout2d, *PASSING))
+    for child, layer in block.named_children():
+        idle = isinstance(layer, (nn.Identity, nn.Dropout, nn.Dropout2d, *PASSING))
         if child not in known and child != "downsample" and not idle:
-            raise NotApplicable(f"{name}.{child} is {type(part).__name__}, which is no part of a plain residual block")
+            raise NotApplicable(f"{name}.{child} is {type(layer).__name__}, which is no part of a plain residual block")
     count = sum(hasattr(block, f"conv{n}") for n in range(1, UNITS))
     units = tuple(_unit(model, name, n + 1) for n in range(max(count, 1)))
     down = getattr(block, "downsample", None)
@@ -167,9 +167,9 @@ def _padded(model: Model, block: Block) -> tuple[int, ...]:
         out: Tensor = functional_call(module, {**params, **off}, (one,))
     lit = out.flatten(2).amax(2)
     target = lit.argmax(1)
-    wanted = torch.zeros_like(out)
-    wanted[torch.arange(inside), target] = ramp[:: block.stride, :: block.stride]
-    if not torch.equal(out, wanted) or len(target.unique()) < inside:
+    expected = torch.zeros_like(out)
+    expected[torch.arange(inside), target] = ramp[:: block.stride, :: block.stride]
+    if not torch.equal(out, expected) or len(target.unique()) < inside:
         raise NotApplicable(f"the shortcut of {block.name!r} neither keeps every channel nor is a convolution")
     return tuple(target.tolist())
 

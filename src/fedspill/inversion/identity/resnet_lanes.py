@@ -51,24 +51,24 @@ class Detour:
     arrived: Lane
 
 
-def residual_params(model: Model, spec: ImageSpec, found: Residual, *, fill: bool) -> dict[str, Tensor]:
+def residual_params(model: Model, spec: ImageSpec, residual: Residual, *, fill: bool) -> dict[str, Tensor]:
     """All parameters of the network, with those before a place replaced.
 
     Args:
         model: a ResNet.
         spec: of its pictures.
-        found: its parts before the place.
+        residual: its parts before the place.
         fill: use free channels for shifted copies; else one channel per colour.
 
     Raises:
         NotApplicable: the stem has fewer channels than the picture has colours.
     """
     params = dict(model.params)
-    if found.stem is None:
+    if residual.stem is None:
         return params
-    grid, lanes = _stem_lanes(spec, found.stem, found.pool_stride, fill)
-    _set_stem(model, params, spec, found.stem, lanes)
-    for block in found.blocks:
+    grid, lanes = _stem_lanes(spec, residual.stem, residual.pool_stride, fill)
+    _set_stem(model, params, spec, residual.stem, lanes)
+    for block in residual.blocks:
         for unit in block.units:
             _clear(params, unit)
         if block.shortcut is not None or block.padded is not None:
@@ -142,12 +142,12 @@ def _set_shortcut(
 
 
 def _detours(after: Offsets, before: Offsets, lanes: list[Lane], beside: list[Lane], width: int) -> list[Detour]:
-    wanted, taken = set(after.pairs()) - set(before.pairs()), {lane.channel for lane in beside}
+    needed, taken = set(after.pairs()) - set(before.pairs()), {lane.channel for lane in beside}
     free = iter(c for c in range(width) if c not in taken)
     phases = range(after.cell // before.cell)
     read = [(lane, (y, x)) for lane in lanes for y in phases for x in phases]
     moved = [(lane, p, (lane.shift[0] + p[0] * before.cell, lane.shift[1] + p[1] * before.cell)) for lane, p in read]
-    return [Detour(la, p, replace(la, channel=next(free), shift=shift)) for la, p, shift in moved if shift in wanted]
+    return [Detour(la, p, replace(la, channel=next(free), shift=shift)) for la, p, shift in moved if shift in needed]
 
 
 def _connect(params: dict[str, Tensor], unit: Unit, into: int, out: int, offset: Pair, gain: float = 1.0) -> None:
@@ -160,7 +160,7 @@ def _connect(params: dict[str, Tensor], unit: Unit, into: int, out: int, offset:
 def _clear(params: dict[str, Tensor], unit: Unit) -> None:
     """Nothing passes the unit."""
     for name in (
-        parameter_name(part, which) for part in (unit.conv_name, unit.norm_name) for which in ("weight", "bias")
+        parameter_name(layer, which) for layer in (unit.conv_name, unit.norm_name) for which in ("weight", "bias")
     ):
         if name in params:
             params[name] = torch.zeros_like(params[name])

@@ -29,7 +29,7 @@ def linearised(model: Model, at: str, *, lanes: Lanes, relu: Relu) -> Model:
         model: a ResNet (of the zoo, or with parts named as torchvision's), or a plain stack of convolutions; in
             eval mode.
         at: a stage, a block, a pool, the average (`avgpool`), or what comes after it; read what enters it with
-            `inversion.picture`, which behind an average over the picture is impossible.
+            `pixel_map`, which behind an average over the picture is impossible.
         lanes: "three" hands on one channel per colour, as the paper does; "all" fills the others with shifted
             copies (the paper: "off-set pixels"), so that strides lose as few pixels as possible.
         relu: "shift" changes parameters only; "remove" also takes the activations before `at` out of the
@@ -45,6 +45,9 @@ def linearised(model: Model, at: str, *, lanes: Lanes, relu: Relu) -> Model:
         found = residual_before(model, at)
         changed = model.with_params(residual_params(model, spec, found, fill=lanes == "all"))
         names = _activations(model, found)
+        residual = residual_before(model, at)
+        changed = model.with_params(residual_params(model, model.input, residual, fill=lanes == "all"))
+        names = _activations(model, residual)
     else:
         traced = trace(model)
         params, end = identity_params(model, traced, phases=lanes == "all", at=at)
@@ -53,13 +56,13 @@ def linearised(model: Model, at: str, *, lanes: Lanes, relu: Relu) -> Model:
     return _without(changed, names) if relu == "remove" else changed
 
 
-def _activations(model: Model, found: Residual) -> list[str]:
+def _activations(model: Model, residual: Residual) -> list[str]:
     """Names of those in the stem and in the blocks."""
-    inside = tuple(f"{block.name}." for block in found.blocks)
+    inside = tuple(f"{block.name}." for block in residual.blocks)
     return [
         name
-        for name, part in model.module.named_modules(remove_duplicate=False)
-        if isinstance(part, PASSING) and (name.startswith(inside) if "." in name else found.stem is not None)
+        for name, layer in model.module.named_modules(remove_duplicate=False)
+        if isinstance(layer, PASSING) and (name.startswith(inside) if "." in name else residual.stem is not None)
     ]
 
 

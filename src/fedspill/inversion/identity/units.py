@@ -116,7 +116,7 @@ def _affine(lane: Lane, unit: Unit, *, movable: bool) -> tuple[float, float]:
 
 def _tap(conv: nn.Conv2d, shift: tuple[int, int], stride: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
     """The kernel entry that moves a lane nearest to where it should be, and the shift that is left."""
-    places, left = list[int](), list[int]()
+    places, remainder = list[int](), list[int]()
     for axis in (0, 1):
         size, spread = conv.kernel_size[axis], conv.dilation[axis]
         centre = spread * (size - 1) // 2
@@ -124,8 +124,8 @@ def _tap(conv: nn.Conv2d, shift: tuple[int, int], stride: tuple[int, int]) -> tu
         offsets = [spread * k - pad for k in range(size)]
         place = min(range(size), key=lambda k: abs(shift[axis] - stride[axis] * offsets[k]))
         places.append(place)
-        left.append(shift[axis] - stride[axis] * offsets[place])
-    return (places[0], places[1]), (left[0], left[1])
+        remainder.append(shift[axis] - stride[axis] * offsets[place])
+    return (places[0], places[1]), (remainder[0], remainder[1])
 
 
 def _neutralise(model: Model, params: dict[str, Tensor], norm: Step) -> None:

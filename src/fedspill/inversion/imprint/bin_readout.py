@@ -95,8 +95,8 @@ def read_group(
     features = held.ratio(filled)
     names = imprint.names()[group]
     inside = imprint.groups[group].bins(features) == filled
-    said = recognise(codebook, features)
-    alone, mixed = said.alone & inside, said.mixed | ~inside
+    recognition = recognise(codebook, features)
+    alone, mixed = recognition.alone & inside, recognition.mixed | ~inside
     if accounts is not None and not bool(alone.any()):
         alone = torch.zeros_like(alone).masked_scatter(~mixed, accounts(features[~mixed], held.bias[filled][~mixed]))
     confidence = torch.where(alone, SURE, torch.where(mixed, DOUBTFUL, OPEN)).to(features)

@@ -1,4 +1,4 @@
-"""Would a candidate send the number that was observed? A test of single examples that holds for any data.
+"""The share test: would a candidate send the number that was observed? It tells single examples in any data.
 
 The share c of one example is the derivative of its own loss by the output of the planted rows. The server knows the
 network, so it can compute c for a candidate and each label; the mean of several examples sends another number.
@@ -33,7 +33,7 @@ Accounts = Callable[[Float[Tensor, "m f"], Float[Tensor, " m"]], Bool[Tensor, " 
 
 @dataclass(frozen=True)
 class Outlet:
-    """Where the planted rows go on to.
+    """The modules that the planted rows go on to.
 
     Attributes:
         enter: name of the module that gets the features.
@@ -72,16 +72,20 @@ def _labels(update: Update, knowledge: ServerKnowledge, rng: torch.Generator, n:
     )
     if classes.ndim == 2 and classes.shape[1] <= MOST_CLASSES:
         return torch.arange(classes.shape[1], device=classes.device)
-    found = known_labels(update, knowledge, rng, n)
-    return None if found is None else found.values.unique()
+    labels = known_labels(update, knowledge, rng, n)
+    return None if labels is None else labels.values.unique()
 
 
 def _fits(
-    model: Model, outlet: Outlet, features: Float[Tensor, "m f"], labels: Int[Tensor, " k"], wanted: Float[Tensor, " m"]
+    model: Model,
+    outlet: Outlet,
+    features: Float[Tensor, "m f"],
+    labels: Int[Tensor, " k"],
+    observed: Float[Tensor, " m"],
 ) -> Bool[Tensor, " m"]:
     shares = predicted_shares(model, outlet, features)[:, labels]
-    gap = (shares - wanted[:, None]).abs().amin(1)
-    return gap <= CLOSE * wanted.abs()
+    gap = (shares - observed[:, None]).abs().amin(1)
+    return gap <= CLOSE * observed.abs()
 
 
 def predicted_shares(model: Model, outlet: Outlet, features: Float[Tensor, "m f"]) -> Float[Tensor, "m classes"]:

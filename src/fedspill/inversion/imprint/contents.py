@@ -19,13 +19,13 @@ ROUNDINGS = 8.0
 
 @dataclass(frozen=True)
 class Contents:
-    """Of each bin of one group the sum of c (x, 1) over its examples; c is the derivative by the row's output.
+    """The sums of c (x, 1) over the examples of each bin of one group; c is the derivative by the row's output.
 
     Attributes:
         weight: sums of c x, float64.
         bias: sums of c.
         noise: size of the rounding error in `bias`; what is smaller is nothing.
-        rough: likewise of the norm of `weight`.
+        rough: size of the rounding error in the norm of a row of `weight`.
     """
 
     weight: Float[Tensor, "k features"]
@@ -86,8 +86,8 @@ def _less_the_next(rows: Tensor) -> None:
     """Takes row i + 1 from row i in place; the last one stays."""
     step = rows_at_once(rows)
     for first in range(0, len(rows) - 1, step):
-        part = rows[first : min(first + step, len(rows) - 1)]
-        part -= rows[first + 1 : first + 1 + len(part)].clone()
+        chunk = rows[first : min(first + step, len(rows) - 1)]
+        chunk -= rows[first + 1 : first + 1 + len(chunk)].clone()
 
 
 @dataclass(frozen=True)

@@ -50,11 +50,13 @@ def vector(function: str, features: int, rng: torch.Generator, own: Sequence[flo
     raise BadInput(f"linear function {function!r} is unknown; there are mean, dct:M (0 < M < {features}), random, own")
 
 
-def _own(own: Sequence[float], features: int) -> Tensor:
-    found = torch.tensor(list(own), dtype=torch.float64)
-    if len(found) != features or not bool(found.isfinite().all()) or not bool(found.any()):
-        raise BadInput(f"own vector of {len(found)} numbers; {features} finite numbers that are not all 0 are needed")
-    return found
+def _own(numbers: Sequence[float], features: int) -> Tensor:
+    direction = torch.tensor(list(numbers), dtype=torch.float64)
+    if len(direction) != features or not bool(direction.isfinite().all()) or not bool(direction.any()):
+        raise BadInput(
+            f"own vector of {len(direction)} numbers; {features} finite numbers that are not all 0 are needed"
+        )
+    return direction
 
 
 def decorrelated(

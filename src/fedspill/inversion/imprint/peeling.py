@@ -26,7 +26,7 @@ ROUNDS = 2
 
 def jointly_fitted(
     held: Sequence[Contents],
-    left: Sequence[Contents],
+    remaining: Sequence[Contents],
     imprint: Imprint,
     features: Float[Tensor, "m f"],
     share: Float[Tensor, " m"],
@@ -35,14 +35,14 @@ def jointly_fitted(
 
     Args:
         held: contents before anything was taken out.
-        left: contents afterwards; bins that still hold something are left out.
+        remaining: contents afterwards; bins that still hold something are left out.
         imprint: the groups.
         features: as they were peeled.
         share: c of each.
     """
     bins = imprint.bins(features)
     member, weight, bias = list[Tensor](), list[Tensor](), list[Tensor]()
-    for j, (before, after) in enumerate(zip(held, left, strict=True)):
+    for j, (before, after) in enumerate(zip(held, remaining, strict=True)):
         within = bins[:, j] == torch.arange(len(before.bias), device=bins.device)[:, None]
         used = within.any(1) & ~after.known()
         member.append(within[used].to(features))
@@ -92,8 +92,8 @@ class Peel:
     @classmethod
     def of(cls, held: Sequence[Contents], imprint: Imprint) -> "Peel":
         """A copy to work on."""
-        own = [Contents(h.weight.clone(), h.bias.clone(), h.noise.clone(), h.rough.clone()) for h in held]
-        return cls(imprint, own, [torch.ones_like(h.bias, dtype=torch.bool) for h in own])
+        copies = [Contents(h.weight.clone(), h.bias.clone(), h.noise.clone(), h.rough.clone()) for h in held]
+        return cls(imprint, copies, [torch.ones_like(h.bias, dtype=torch.bool) for h in copies])
 
     def take(self, x: Float[Tensor, " f"], group: int, place: int) -> float | None:
         """Takes an example, found in a bin of a group, out of its bins in all groups; its share c.
@@ -136,20 +136,20 @@ def peel(held: Sequence[Contents], imprint: Imprint, codebook: Codebook, account
         codebook: what stored data look like.
         accounts: asked where the codebook recognises nothing.
     """
-    state, found = Peel.of(held, imprint), list[Readings]()
+    state, readings = Peel.of(held, imprint), list[Readings]()
     ask: Accounts | None = None
     while True:
         fresh = next((new for level in PURE if (new := _round(state, codebook, ask, level))), [])
-        found += fresh
-        if not fresh and (found or ask is accounts):
+        readings += fresh
+        if not fresh and (readings or ask is accounts):
             break
         if not fresh:  # nothing is stored data: begin again, and ask
             ask, state = accounts, Peel.of(held, imprint)
-    if found and codebook.open:
-        found = [_refined(joined(found), held, state, codebook)]
+    if readings and codebook.open:
+        readings = [_refined(joined(readings), held, state, codebook)]
     rest = [read_group(h, imprint, j, codebook) for j, h in enumerate(state.held)]
     doubtful = [replace(r, confidence=r.confidence.clamp_max(DOUBTFUL)) for r in rest if len(r)]
-    return joined([*found, *doubtful]) if found or doubtful else joined(rest)
+    return joined([*readings, *doubtful]) if readings or doubtful else joined(rest)
 
 
 def _round(state: Peel, codebook: Codebook, accounts: Accounts | None, level: float) -> list[Readings]:
@@ -177,11 +177,11 @@ def _cleaned(codebook: Codebook, features: Float[Tensor, "1 f"]) -> Float[Tensor
     return codebook.nearest(features) if float(codebook.residual(features)[0]) < ALONE else features
 
 
-def _refined(found: Readings, held: Sequence[Contents], state: Peel, codebook: Codebook) -> Readings:
-    fitted = jointly_fitted(held, state.held, state.imprint, found.features, found.share)
-    near = (fitted - found.features).norm(dim=1) < NEAR * found.features.norm(dim=1)
+def _refined(readings: Readings, held: Sequence[Contents], state: Peel, codebook: Codebook) -> Readings:
+    fitted = jointly_fitted(held, state.held, state.imprint, readings.features, readings.share)
+    near = (fitted - readings.features).norm(dim=1) < NEAR * readings.features.norm(dim=1)
     cleaned = torch.cat([_cleaned(codebook, row[None]) for row in fitted])
-    return replace(found, features=torch.where(near[:, None], cleaned, found.features))
+    return replace(readings, features=torch.where(near[:, None], cleaned, readings.features))
 
 
 def _places(state: Peel, group: int, looked: Tensor) -> Int[Tensor, " m"]:

@@ -68,32 +68,32 @@ class ImprintReadout:
         decode = peel if self.decode == "peel" else read_bins
         return self._reconstruction(decode(held, self.imprint, self.look.codebook, accounts), knowledge)
 
-    def _reconstruction(self, found: Readings, knowledge: ServerKnowledge) -> Reconstruction:
+    def _reconstruction(self, readings: Readings, knowledge: ServerKnowledge) -> Reconstruction:
         like = knowledge.model.like
-        inputs = self.look.inputs(found.features)
+        inputs = self.look.inputs(readings.features)
         inputs = inputs.to(like) if inputs.is_floating_point() else inputs
         labels = None if self.classifier is None else _predicted(self.classifier, inputs)
         return Reconstruction(
             inputs=inputs,
             labels=labels,
             label_method=None if labels is None else "the model's own prediction",
-            confidence=found.confidence.to(like),
-            converged=bool((found.confidence >= SURE).any()),
-            notes=self._notes(found, knowledge.num_examples),
-            origins=found.origins,
-            marks=found.marks,
+            confidence=readings.confidence.to(like),
+            converged=bool((readings.confidence >= SURE).any()),
+            notes=self._notes(readings, knowledge.num_examples),
+            origins=readings.origins,
+            marks=readings.marks,
         )
 
-    def _notes(self, found: Readings, n: int | None) -> tuple[str, ...]:
-        sure, bins = sum(m == "alone" for m in found.marks), sum(len(g.rows) for g in self.imprint.groups)
-        if not len(found):
+    def _notes(self, readings: Readings, n: int | None) -> tuple[str, ...]:
+        sure, bins = sum(m == "alone" for m in readings.marks), sum(len(g.rows) for g in self.imprint.groups)
+        if not len(readings):
             return ("No bin holds anything: no example was measured inside the cutoffs.",)
-        said = f"{len(found)} candidates were read in {bins} bins; {sure} are recognised as single examples."
+        counts = f"{len(readings)} candidates were read in {bins} bins; {sure} are recognised as single examples."
         if n is None:
-            return (said,)
+            return (counts,)
         theory = summary(n, bins)
         return (
-            said,
+            counts,
             theory if len(self.imprint.groups) == 1 else f"{theory} Here in {len(self.imprint.groups)} groups.",
         )
 
@@ -115,5 +115,5 @@ def _predicted(model: Model, inputs: Tensor) -> Tensor:
     """Classes (m,), or next tokens (m, t), that the model takes for the likeliest."""
     calm = model.in_eval_mode()
     with torch.no_grad():
-        parts = [calm.logits(calm.params, model.input.encode(part)).argmax(-1) for part in inputs.split(CHUNK)]
+        parts = [calm.logits(calm.params, model.input.encode(chunk)).argmax(-1) for chunk in inputs.split(CHUNK)]
     return torch.cat(parts) if parts else inputs.new_zeros(0, dtype=torch.long)

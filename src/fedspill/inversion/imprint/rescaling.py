@@ -26,9 +26,9 @@ def mended(held: Contents, group: Group, codebook: Codebook) -> Contents:
         return held
     bias, noise = held.bias.clone(), held.noise.clone()
     for place in poor:
-        found = _sum_of_c(held, group, place, codebook)
-        if found is not None:
-            bias[place], noise[place] = found
+        total = _sum_of_c(held, group, place, codebook)
+        if total is not None:
+            bias[place], noise[place] = total
     return replace(held, bias=bias, noise=noise)
 
 

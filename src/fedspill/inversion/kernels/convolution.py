@@ -44,10 +44,10 @@ def _input_gradient(geometry: Geometry, outer: Tensor, weight: Tensor) -> Tensor
 def _backward(geometry: Geometry, outer: Tensor, x: Tensor, weight: Tensor, *, to_input: bool) -> Tensor:
     """The gradient of the input, or of the weight; of the other only its shape is used."""
     g, mask = geometry, [to_input, not to_input, False]
-    found = torch.ops.aten.convolution_backward(
+    gradients = torch.ops.aten.convolution_backward(
         outer, x, weight, None, g.stride, g.padding, g.dilation, False, (0, 0), g.groups, mask
     )
-    return found[0] if to_input else found[1]
+    return gradients[0] if to_input else gradients[1]
 
 
 def joined_columns(geometry: Geometry, x: Float[Tensor, "n i h w"]) -> Float[Tensor, "k p"]:

@@ -51,17 +51,17 @@ class GhostNetwork:
         self._agreements: dict[int, bool] = {}
         self.wanted = torch.stack([v.pow(2).reshape(len(v), -1).sum(1) for v in observed.values()]).sum(0)
         self.module = _constant_copy(model)
-        left = set(observed)
+        remaining = set(observed)
         for name, layer in self.module.named_modules():
             if type(layer) in TAPPED and _has_ghost(layer):
                 names = [f"{name}.{end}" if name else end for end in ("weight", "bias")]
                 tap = TAPPED[type(layer)](layer, *(observed.get(n) for n in names), self.tape)
                 layer.forward = tap
-                left -= set(names)
+                remaining -= set(names)
             if hasattr(layer, "inplace"):
                 setattr(layer, "inplace", False)  # noqa: B010 - a point must stay as it was noted
         parameters = dict(self.module.named_parameters())
-        self.others = {k: parameters[k].requires_grad_() for k in observed if k in left}
+        self.others = {k: parameters[k].requires_grad_() for k in observed if k in remaining}
 
     def close(self) -> None:
         """Takes the taps off for good: with them layers hold themselves, and the observed gradients, in a circle."""
@@ -100,12 +100,12 @@ class GhostNetwork:
             ]
         )
         dot, norm = self.products(z.requires_grad_(), labels).detach()
-        wanted = self.wanted.repeat_interleave(runs)
-        off = (dot - dots).abs() / (norms * wanted).sqrt() + (norm - norms).abs() / norms
+        observed = self.wanted.repeat_interleave(runs)
+        off = (dot - dots).abs() / (norms * observed).sqrt() + (norm - norms).abs() / norms
         return bool((off < TOLERANCE).all())
 
     def products(self, z: Float[Tensor, "r n ..."], labels: Labels) -> Products:
-        """For each of r candidates the product of its gradient with its observed one, and its squared norm."""
+        """The product of each of r candidates' gradients with its observed one, and its squared norm."""
         try:
             return self._products(z, labels)
         except RuntimeError as error:
@@ -130,11 +130,11 @@ class GhostNetwork:
         logits = self.module(z.flatten(0, 1))
         # The mean over all, times their number, is the sum of the candidates' means.
         loss = self.model.loss_fn(logits, labels.flatten(0, 1)) * len(z)
-        found: Any = torch.autograd.grad(loss, [*tape.tensors, *others], create_graph=True, allow_unused=True)
-        for reading, gradient in zip(tape.readings, found, strict=False):
+        gradients: Any = torch.autograd.grad(loss, [*tape.tensors, *others], create_graph=True, allow_unused=True)
+        for reading, gradient in zip(tape.readings, gradients, strict=False):
             if gradient is not None:
                 reading(gradient)
-        for name, gradient in zip(self.others, found[len(tape.readings) :], strict=True):
+        for name, gradient in zip(self.others, gradients[len(tape.readings) :], strict=True):
             if gradient is not None:
                 tape.form(gradient[None], self.observed[name])
 
@@ -145,13 +145,13 @@ class GhostNetwork:
 
 
 def _sum(tape: Tape) -> Products:
-    """Of everything on the tape; the many small gradients together, as the calls for them would take longest."""
+    """The sum of all products on the tape; the many small gradients go together, as their calls would take longest."""
     small = [(g, o) for g, o in tape.formed if g.shape[1] <= SMALL]
-    found = [*tape.products, *(formed(g, o) for g, o in tape.formed if g.shape[1] > SMALL)]
+    terms = [*tape.products, *(formed(g, o) for g, o in tape.formed if g.shape[1] > SMALL)]
     if small:
         gradients, observed = zip(*small, strict=True)
-        found.append(formed(torch.cat(gradients, 1), torch.cat(observed, 1)))
-    return torch.stack(found).sum(0)
+        terms.append(formed(torch.cat(gradients, 1), torch.cat(observed, 1)))
+    return torch.stack(terms).sum(0)
 
 
 def _constant_copy(model: Model) -> nn.Module:

@@ -20,12 +20,12 @@ There are j observed gradients: the first r / j candidates are compared with the
 
 
 def formed(gradient: Float[Tensor, "r k"], observed: Float[Tensor, "j k"]) -> Products:
-    """Of gradients that are there; differentiable once in `gradient`."""
+    """The products of gradients that are there; differentiable once in `gradient`."""
     return cast("Tensor", _Formed.apply(gradient, observed))
 
 
 def unformed(rows: Float[Tensor, "r p i"], outer: Float[Tensor, "r p o"], image: Float[Tensor, "r p o"]) -> Products:
-    """Of the gradients outer^T rows, from their factors; differentiable once.
+    """The products of the gradients outer^T rows, from their factors; differentiable once.
 
     Args:
         rows: what enters the layer at p positions.
@@ -64,8 +64,8 @@ class _Formed(torch.autograd.Function):
     def backward(ctx: Any, *outer: Tensor) -> Any:
         gradient, observed = ctx.saved_tensors
         along, norm = (_by_update(factor, observed)[:, :, None] for factor in outer[0])
-        found = (_by_update(gradient, observed) * (2 * norm)).addcmul_(observed[:, None], along)
-        return found.flatten(0, 1), None
+        pulled = (_by_update(gradient, observed) * (2 * norm)).addcmul_(observed[:, None], along)
+        return pulled.flatten(0, 1), None
 
 
 class _Norms(torch.autograd.Function):
@@ -90,9 +90,9 @@ def _by_update(values: Tensor, observed: Tensor) -> Tensor:
 SMALLEST = 1e-30
 
 
-def cosine_of(dot: Tensor, guessed: Tensor, wanted: Tensor) -> Tensor:
+def cosine_of(dot: Tensor, guessed: Tensor, observed: Tensor) -> Tensor:
     """1 - cosine, from an inner product and two squared norms.
 
     A candidate whose gradient is 0 (dead units) is at distance 1, with a gradient of 0 and not of NaN.
     """
-    return 1 - dot / (guessed.clamp_min(SMALLEST).sqrt() * wanted.clamp_min(SMALLEST).sqrt())
+    return 1 - dot / (guessed.clamp_min(SMALLEST).sqrt() * observed.clamp_min(SMALLEST).sqrt())

@@ -164,9 +164,9 @@ def tiles_adjoint(tiling: Tiling, x: Float[Tensor, "places count c"]) -> Float[T
     cut = back.permute(2, 3, 0, 4, 1, 5)  # n, down, t, across, t, c
     for row, rows in ((0, slice(0, m)), (1, slice(m, tiling.t))):
         for column, columns in ((0, slice(0, m)), (1, slice(m, tiling.t))):
-            part = cut[:, :, rows, :, columns]
-            target = whole[:, row : row + down, : part.shape[2], column : column + across, : part.shape[4]]
-            target += part
+            piece = cut[:, :, rows, :, columns]
+            target = whole[:, row : row + down, : piece.shape[2], column : column + across, : piece.shape[4]]
+            target += piece
     full = whole.view(n, (down + 1) * m, (across + 1) * m, -1).permute(0, 3, 1, 2)
     top, left = tiling.padding
     return full[:, :, top : tiling.height + 2 - top, left : tiling.width + 2 - left]

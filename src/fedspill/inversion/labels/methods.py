@@ -64,8 +64,8 @@ def infer(
         raise BadInput(f"num_examples={num_examples}: at least 1 is needed")
     _check_classes(knowledge)
     gradient = head_gradient(update, knowledge, num_examples)
-    found = METHODS[method](gradient, lambda: probe_path(update, knowledge, rng))
-    return found.sort().values.to(knowledge.model.like.device)
+    labels = METHODS[method](gradient, lambda: probe_path(update, knowledge, rng))
+    return labels.sort().values.to(knowledge.model.like.device)
 
 
 def default_method(update: Update, knowledge: ServerKnowledge, num_examples: int) -> LabelMethod:
@@ -203,9 +203,9 @@ METHODS: Mapping[LabelMethod, Callable[[ClassifierGradient, GetProbe], Int[Tenso
 
 def _certain_then_greedy(scores: Tensor, impact: Tensor, number: int, offset: Tensor | float = 0.0) -> Tensor:
     certain = scores.argsort()[: min(number, int((scores < 0).sum()))]
-    left = scores - offset
-    left[certain] -= impact.expand_as(left)[certain]
-    return torch.cat([certain, greedy(left, impact, number - len(certain))])
+    remaining = scores - offset
+    remaining[certain] -= impact.expand_as(remaining)[certain]
+    return torch.cat([certain, greedy(remaining, impact, number - len(certain))])
 
 
 def _own_class(seen: Probe, values: Float[Tensor, "m k"]) -> Float[Tensor, " k"]:
@@ -213,9 +213,9 @@ def _own_class(seen: Probe, values: Float[Tensor, "m k"]) -> Float[Tensor, " k"]
     mean = values.mean(0)
     if seen.labels is None:
         return mean
-    own = torch.nn.functional.one_hot(seen.labels, values.shape[1]).to(values)
-    number = own.sum(0)
-    return torch.where(number > 0, (values * own).sum(0) / number.clamp_min(1), mean)
+    one_hot = torch.nn.functional.one_hot(seen.labels, values.shape[1]).to(values)
+    number = one_hot.sum(0)
+    return torch.where(number > 0, (values * one_hot).sum(0) / number.clamp_min(1), mean)
 
 
 def _repeated(order: Tensor, number: int) -> Tensor:

@@ -41,8 +41,8 @@ def probe(knowledge: ServerKnowledge, head: Head, params: Params, rng: torch.Gen
         z, labels = randn((PROBES, *model.input.encoded_shape), rng, model.like), None
     else:
         chosen = torch.randperm(len(public), generator=rng)[: 4 * PROBES]
-        own = public[chosen.to(public.labels.device)].to(model.like)
-        z, labels = model.input.encode(own.inputs), own.labels
+        sample = public[chosen.to(public.labels.device)].to(model.like)
+        z, labels = model.input.encode(sample.inputs), sample.labels
     features, logits = features_and_logits(model, params, z, head)
     return Probe(logits.double().softmax(1), features.double().sum(1), float(features.min()), labels)
 
@@ -79,14 +79,14 @@ def nearest_counts(expected: Float[Tensor, " k"], num_examples: int) -> Int[Tens
     return greedy(-expected, -1.0, num_examples)
 
 
-def greedy(scores: Tensor, impact: Tensor | float, number: int) -> Int[Tensor, " found"]:
+def greedy(scores: Tensor, impact: Tensor | float, number: int) -> Int[Tensor, " number"]:
     """Takes `number` times the smallest score, and the impact off the one that was taken."""
-    scores, found = scores.clone(), list[Tensor]()
+    scores, chosen = scores.clone(), list[Tensor]()
     impact_of = torch.as_tensor(impact).to(scores).expand_as(scores)
     for _ in range(number):
-        found.append(scores.argmin())
-        scores[found[-1]] -= impact_of[found[-1]]
-    return torch.stack(found) if found else torch.zeros(0, dtype=torch.long, device=scores.device)
+        chosen.append(scores.argmin())
+        scores[chosen[-1]] -= impact_of[chosen[-1]]
+    return torch.stack(chosen) if chosen else torch.zeros(0, dtype=torch.long, device=scores.device)
 
 
 def rescaled(shown: Float[Tensor, " k"], expected: Float[Tensor, " k"], scaled: bool) -> Float[Tensor, " k"]:

@@ -60,10 +60,10 @@ class DeepLeakage:
         ]
         problems = [_problem(m, h) for m, h in zip(matchings, tried, strict=True)]
         search = Search(self.rule, self.steps, self.restarts, self.tolerance, self.give_up)
-        found = search.run(problems, rng, watch)
-        labels = _labels(found.variables, tried[found.problem])
-        matching = matchings[found.problem]
-        return conclude(matching, found.variables[0], labels, found, tried, self.converged_below)
+        result = search.run(problems, rng, watch)
+        labels = _labels(result.variables, tried[result.problem])
+        matching = matchings[result.problem]
+        return conclude(matching, result.variables[0], labels, result, tried, self.converged_below)
 
 
 def _labels(variables: list[Tensor], hypothesis: Hypothesis) -> Tensor:

@@ -117,18 +117,18 @@ def hypotheses(
         infer: infer labels that were not granted; otherwise leave them to the search.
     """
     trainings = protocols(update, knowledge, unknowns.epochs, unknowns.assumed_lr)
-    found = [
+    candidates = [
         Hypothesis(n, labels, training, method)
         for n in _counts(knowledge, unknowns)
         for labels, method in [_labels(update, knowledge, unknowns, n, rng, infer)]
         for training in trainings
     ]
-    if not found:
+    if not candidates:
         raise NotApplicable(
             f"none of the candidate numbers of examples {unknowns.examples} is a multiple of the"
             f" {knowledge.num_clients} clients"
         )
-    return found
+    return candidates
 
 
 def _counts(knowledge: ServerKnowledge, unknowns: Unknowns) -> list[int]:

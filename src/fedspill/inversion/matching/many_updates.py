@@ -60,31 +60,31 @@ class Searching:
         Raises:
             BadInput: a search needs more memory than there is.
         """
-        found = {i: Found(**state) for i in pending if (state := parts.kept(f"found {i}")) is not None}
+        results = {i: Found(**state) for i in pending if (state := parts.kept(f"found {i}")) is not None}
         for numbers in self._stacks(pending):
-            left = [i for i in numbers if i not in found]
-            if left:
-                name = f"search {left}"
-                watch = parts.watch(name, len(found), len(left), len(pending))
-                found |= dict(zip(left, self._search([pending[i] for i in left], watch), strict=True))
-                states = {f"found {i}": dict(found[i].__dict__) for i in left}
-                parts.keep(name, states, complete=all(found[i].complete for i in left))
-        return found
+            remaining = [i for i in numbers if i not in results]
+            if remaining:
+                name = f"search {remaining}"
+                watch = parts.watch(name, len(results), len(remaining), len(pending))
+                results |= dict(zip(remaining, self._search([pending[i] for i in remaining], watch), strict=True))
+                states = {f"found {i}": dict(results[i].__dict__) for i in remaining}
+                parts.keep(name, states, complete=all(results[i].complete for i in remaining))
+        return results
 
     def _search(self, jobs: list[Pending], watch: Watch) -> list[Found]:
-        """Of one job, or of several in a stack."""
+        """The results of one job, or of several in a stack."""
         if len(jobs) == 1 or self.together is None:
             return [self._one(job, watch) for job in jobs]
         many = _many(jobs, self.together.restarts)
-        found = self.together.run_many(self._joint(many, jobs), [job.rng for job in jobs], watch)
+        results = self.together.run_many(self._joint(many, jobs), [job.rng for job in jobs], watch)
         many.release()
-        return found
+        return results
 
     def _one(self, job: Pending, watch: Watch) -> Found:
-        found = self.alone(watch).run(job.problems, job.rng, watch)
+        result = self.alone(watch).run(job.problems, job.rng, watch)
         for assumed in job.assumed:
             assumed.release()
-        return found
+        return result
 
     def _stacks(self, pending: Mapping[int, Pending]) -> Iterator[list[int]]:
         """Numbers of jobs that are searched together; those that were found count, so that groups stay as they were."""
@@ -106,7 +106,7 @@ class Searching:
             z, distances = variables[0], many.each(variables[0])
             if any(k is not None for k in known):
                 none = distances.new_zeros(())
-                terms = [none if k is None else k.distance(own) for k, own in zip(known, z, strict=True)]
+                terms = [none if k is None else k.distance(candidate) for k, candidate in zip(known, z, strict=True)]
                 distances = distances + torch.stack(terms)
             return objective(distances, z)
 

@@ -1,4 +1,4 @@
-"""From the best iterate of a gradient-matching search to a Reconstruction, judged without the truth."""
+"""The outcome of a gradient-matching search: its best iterate as a Reconstruction, judged without the truth."""
 
 import math
 
@@ -15,7 +15,7 @@ TINY = 1e-30
 
 
 def conclude(
-    matching: Matching, z: Tensor, labels: Tensor, found: Found, tried: list[Hypothesis], level: float
+    matching: Matching, z: Tensor, labels: Tensor, result: Found, tried: list[Hypothesis], level: float
 ) -> Reconstruction:
     """The reconstruction; confidence is the share of a blank image's distance that the search removed.
 
@@ -26,18 +26,18 @@ def conclude(
         labels: classes (n,), or class probabilities (n, classes), of which the likeliest class is kept.
         level: converged means a distance below this share of the blank image's.
     """
-    left = distance_to(matching, z, labels) / max(distance_to(matching, torch.zeros_like(z), labels), TINY)
-    if not math.isfinite(left) or not math.isfinite(found.value):
-        left = math.inf  # nothing but NaN was seen: no trust in it
-    spec, kept = matching.model.input, tried[found.problem]
+    residual = distance_to(matching, z, labels) / max(distance_to(matching, torch.zeros_like(z), labels), TINY)
+    if not math.isfinite(residual) or not math.isfinite(result.value):
+        residual = math.inf  # nothing but NaN was seen: no trust in it
+    spec, kept = matching.model.input, tried[result.problem]
     return Reconstruction(
         inputs=spec.decode(spec.project(z.detach())),
         labels=labels.argmax(1) if labels.is_floating_point() else labels,
         label_method=None if kept.label_method == "granted" else kept.label_method,
-        confidence=torch.full((len(z),), max(0.0, min(1.0, 1.0 - left))),
-        objective=found.history,
-        converged=left < level,
-        notes=_notes(found, tried),
+        confidence=torch.full((len(z),), max(0.0, min(1.0, 1.0 - residual))),
+        objective=result.history,
+        converged=residual < level,
+        notes=_notes(result, tried),
     )
 
 
@@ -57,17 +57,17 @@ def distance_to(matching: Matching, z: Tensor, labels: Tensor) -> float:
     return max(0.0, distance) if math.isfinite(distance) else math.inf
 
 
-def _notes(found: Found, tried: list[Hypothesis]) -> tuple[str, ...]:
-    notes = notes_on(tried, found.best_by_problem, found.problem)
-    if found.diverged:
-        notes += (f"{found.diverged} of the runs diverged and were given up.",)
-    if found.enough:
+def _notes(result: Found, tried: list[Hypothesis]) -> tuple[str, ...]:
+    notes = notes_on(tried, result.best_by_problem, result.problem)
+    if result.diverged:
+        notes += (f"{result.diverged} of the runs diverged and were given up.",)
+    if result.enough:
         notes += (
-            f"Stopped after {len(found.history)} iterations, at {found.estimate:.1f} dB by its own estimate, which is"
+            f"Stopped after {len(result.history)} iterations, at {result.estimate:.1f} dB by its own estimate, which is"
             " no bound.",
         )
-    elif found.estimate is not None:
-        notes += (f"By its own estimate, which is no bound, it reached {found.estimate:.1f} dB.",)
-    if not found.complete:
+    elif result.estimate is not None:
+        notes += (f"By its own estimate, which is no bound, it reached {result.estimate:.1f} dB.",)
+    if not result.complete:
         notes += ("The budget ended before the last iteration; this is the best so far.",)
     return notes

@@ -35,19 +35,19 @@ def agreement(images: Float[Tensor, "r n c h w"], span: float = 1.0) -> float:
     return float((-10 * errors.clamp_min(10 ** (-CAP / 10)).log10()).mean())
 
 
-def explained(left: float) -> float:
+def explained(residual: float) -> float:
     """Decibels for the share of a blank image's cosine distance of updates that is left.
 
     As if the distance were quadratic in the error of the images, which near the truth it is.
     """
-    if not math.isfinite(left):
+    if not math.isfinite(residual):
         return -math.inf
-    return min(CAP, EXPLAINED_AT - 10 * math.log10(max(left, 10 ** (-CAP / 10))))
+    return min(CAP, EXPLAINED_AT - 10 * math.log10(max(residual, 10 ** (-CAP / 10))))
 
 
-def combined(agreement: float, left: float) -> float:
+def combined(agreement: float, residual: float) -> float:
     """The estimate in dB: runs must agree, and the update must be explained (docs/performance.md)."""
-    return min(agreement - SHARED, explained(left))
+    return min(agreement - SHARED, explained(residual))
 
 
 def estimator(matching: Matching, labels: Tensor) -> Callable[[list[Tensor]], float] | None:

@@ -49,7 +49,7 @@ class Reading:
 
     @property
     def confidence(self) -> float:
-        """Of the picture, in [0, 1]; -1 without one."""
+        """The confidence in the picture, in [0, 1]; -1 without one."""
         if self.picture is None or self.picture.confidence is None:
             return -1.0
         return float(self.picture.confidence.min())
@@ -72,11 +72,11 @@ def read_exactly(assumed: Sequence[ForwardModel], level: float, rng: torch.Gener
         return Reading(notes=(NO_SINGLE,))
     gradient = single[0].gradient
     assert gradient is not None
-    found = _read(single, gradient, level, rng, watch)
-    if found.known is None or (len(single) == len(assumed) and single[0].close):
-        return found
+    reading = _read(single, gradient, level, rng, watch)
+    if reading.known is None or (len(single) == len(assumed) and single[0].close):
+        return reading
     # Of several examples of one class what the head tells looks like one; and what a first guess tells is a guess.
-    return found if found.sure else Reading(notes=(UNPROVEN,))
+    return reading if reading.sure else Reading(notes=(UNPROVEN,))
 
 
 def read_again(assumed: ForwardModel, z: Tensor, level: float, watch: Watch) -> Reading:
@@ -94,7 +94,7 @@ class _Quiet(Unwatched):
     whole: Watch
 
     def out_of_time(self) -> bool:
-        """Of whoever watches the search."""
+        """Whether the time of whoever watches the search is up."""
         return self.whole.out_of_time()
 
 
@@ -115,10 +115,10 @@ def _read(
         if not known.suffices:
             return best if best.known else Reading(known=known, notes=notes)
         z = known.inverted(rng, watch)
-        found = Reading(concluded(first.matching, z, first.labels, tried, level), known, notes)
-        if found.confidence <= best.confidence:
+        reading = Reading(concluded(first.matching, z, first.labels, tried, level), known, notes)
+        if reading.confidence <= best.confidence:
             return best
-        best = found
+        best = reading
         if first.surrogate is None or not first.corrects or watch.out_of_time():
             return best
         gradient = first.surrogate.corrected(z, first.labels)

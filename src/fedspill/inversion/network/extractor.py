@@ -54,10 +54,10 @@ class Extractor:
         """The same, with the head cut off once and for all: for loops."""
         calm = self.model.in_eval_mode()
         module = with_module(calm, self.at, nn.Flatten()).module
-        own = {k: v for k, v in {**calm.params, **calm.buffers}.items() if not k.startswith(f"{self.at}.")}
+        tensors = {k: v for k, v in {**calm.params, **calm.buffers}.items() if not k.startswith(f"{self.at}.")}
 
         def represent(z: Tensor) -> Tensor:
-            return functional_call(module, own, (z,)).flatten(1)
+            return functional_call(module, tensors, (z,)).flatten(1)
 
         return represent
 
@@ -110,6 +110,6 @@ def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
 
 
 def representation_shape(model: Model, at: str) -> tuple[int, ...]:
-    """Of one representation, as the head is given it."""
+    """The shape of one representation, as the head is given it."""
     z = model.like.new_zeros(1, *model.input.encoded_shape)
     return tuple(layer_inputs(model.in_eval_mode(), at, z).shape[1:])

@@ -33,7 +33,7 @@ def layer_inputs(model: Model, at: str, z: Tensor) -> Tensor:
     """
     if at == "":
         return z
-    return torch.cat([_entering(model, at, part) for part in z.split(CHUNK)])
+    return torch.cat([_entering(model, at, chunk) for chunk in z.split(CHUNK)])
 
 
 class _Reached(Exception):
@@ -81,14 +81,14 @@ def behind_embedding(model: Model, z: Tensor) -> str:
     Raises:
         NotApplicable: there is no such layer.
     """
-    looked_up, found = list[str](), list[str]()
+    looked_up, behind = list[str](), list[str]()
 
     def keep(name: str):
         def hook(module: nn.Module, inputs: tuple[object, ...]) -> None:
             if isinstance(module, nn.Embedding):
                 looked_up.append(name)
-            elif looked_up and not found and inputs and _rows_of_numbers(inputs[0], len(z)):
-                found.append(name)
+            elif looked_up and not behind and inputs and _rows_of_numbers(inputs[0], len(z)):
+                behind.append(name)
                 raise _Reached
 
         return hook
@@ -97,7 +97,7 @@ def behind_embedding(model: Model, z: Tensor) -> str:
         raise NotApplicable(
             "no layer of the network gets what an nn.Embedding looked up, one tensor with a row per example"
         )
-    return found[0]
+    return behind[0]
 
 
 def _rows_of_numbers(value: object, rows: int) -> bool:

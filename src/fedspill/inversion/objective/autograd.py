@@ -25,8 +25,8 @@ def product(outputs: list[Tensor], directions: list[Tensor], inputs: list[Tensor
     if not attached:
         return [torch.zeros_like(i) for i in inputs]
     ends, along = zip(*attached, strict=True)
-    found: Any = torch.autograd.grad(ends, inputs, along, allow_unused=True)
-    return [torch.zeros_like(i) if g is None else g for i, g in zip(inputs, found, strict=True)]
+    gradients: Any = torch.autograd.grad(ends, inputs, along, allow_unused=True)
+    return [torch.zeros_like(i) if g is None else g for i, g in zip(inputs, gradients, strict=True)]
 
 
 class _Evaluated(torch.autograd.Function):

@@ -25,8 +25,8 @@ def cosine_distance(guess: Params, observed: Params) -> Float[Tensor, ""]:
     """1 - cosine of the angle between all parameters taken as one vector, in [0, 2] (Inverting Gradients, eq. 4)."""
     dot = torch.stack([(guess[k] * v).sum() for k, v in observed.items()]).sum()
     guessed = torch.stack([guess[k].pow(2).sum() for k in observed]).sum()
-    wanted = torch.stack([v.pow(2).sum() for v in observed.values()]).sum()
-    return cosine_of(dot, guessed, wanted)
+    target = torch.stack([v.pow(2).sum() for v in observed.values()]).sum()
+    return cosine_of(dot, guessed, target)
 
 
 DISTANCES: dict[DistanceName, Distance] = {"cosine": cosine_distance, "squared": squared_distance}
@@ -53,12 +53,12 @@ def _of_squared(guess: list[Tensor], observed: list[Tensor]) -> Cotangent:
 
 
 def _of_cosine(guess: list[Tensor], observed: list[Tensor]) -> Cotangent:
-    dot, guessed, wanted = _inner(guess, observed), _inner(guess, guess), _inner(observed, observed)
+    dot, guessed, target = _inner(guess, observed), _inner(guess, guess), _inner(observed, observed)
     # The gradient is the part of -observed that is orthogonal to the guess, over the product of the norms.
     share = torch.where(guessed < SMALLEST, 0.0, -dot / guessed.clamp_min(SMALLEST))
     direction = [torch.addcmul(o, g, share) for g, o in zip(guess, observed, strict=True)]
-    scale = -guessed.clamp_min(SMALLEST).rsqrt() * wanted.clamp_min(SMALLEST).rsqrt()
-    return cosine_of(dot, guessed, wanted), direction, scale
+    scale = -guessed.clamp_min(SMALLEST).rsqrt() * target.clamp_min(SMALLEST).rsqrt()
+    return cosine_of(dot, guessed, target), direction, scale
 
 
 def _inner(one: list[Tensor], two: list[Tensor]) -> Float[Tensor, ""]:

@@ -138,27 +138,27 @@ class Matching:
         network = self._network
         if network is not None and network.pays and network.agrees(labels[None]):
             return differentiated(lambda z, labels: network.distances(z[None], labels[None])[0], z, labels)
-        wanted = [v for v in (z, labels) if v.requires_grad]
-        guess, pullback = self._update(z, labels, wanted)
+        variables = [v for v in (z, labels) if v.requires_grad]
+        guess, pullback = self._update(z, labels, variables)
         value, direction, factor = cotangent(
             self.distance, {k: v.detach() for k, v in guess.items()}, self.observed.values
         )
         scale = self._scale(len(z))
-        found = pullback(dict(zip(self.observed.values, direction, strict=True))) if wanted else []
-        return value * scale, _placed(found, [z, labels], factor * scale)
+        gradients = pullback(dict(zip(self.observed.values, direction, strict=True))) if variables else []
+        return value * scale, _placed(gradients, [z, labels], factor * scale)
 
     @cached_property
     def _network(self) -> GhostNetwork | None:
         possible = self._is_mean_of_examples and self.distance is cosine_distance
         return GhostNetwork(self.model, {k: v[None] for k, v in self.observed.values.items()}) if possible else None
 
-    def _update(self, z: Tensor, labels: Tensor, wanted: list[Tensor]) -> tuple[Params, Pullback]:
+    def _update(self, z: Tensor, labels: Tensor, variables: list[Tensor]) -> tuple[Params, Pullback]:
         """The update of a candidate, and its vector-Jacobian product, of many local steps without their graph."""
         model, training = self._arithmetic(len(z) // self.clients), self.training
-        if wanted and isinstance(training, FedAvg) and self._pays_to_unroll(model, z, labels, training):
+        if variables and isinstance(training, FedAvg) and self._pays_to_unroll(model, z, labels, training):
             return unrolled(model, z, labels, training, self.clients)
-        guess = aggregate_update(model, z, labels, training, self.clients, create_graph=bool(wanted)).values
-        return guess, lambda direction: product([guess[k] for k in direction], list(direction.values()), wanted)
+        guess = aggregate_update(model, z, labels, training, self.clients, create_graph=bool(variables)).values
+        return guess, lambda direction: product([guess[k] for k in direction], list(direction.values()), variables)
 
     def _pays_to_unroll(self, model: Model, z: Tensor, labels: Tensor, training: FedAvg) -> bool:
         if len(z) not in self._unrolled:
@@ -190,17 +190,17 @@ class Matching:
 
 def differentiated(function: Callable[[Tensor, Tensor], Tensor], z: Tensor, labels: Tensor) -> Valued:
     """The value, or values that depend on one candidate each, with gradients by autograd."""
-    wanted = [v for v in (z, labels) if v.requires_grad]
+    variables = [v for v in (z, labels) if v.requires_grad]
     # The network's weights are constants, so its own gradients need an input that is none.
-    value = function(z if wanted else z.detach().requires_grad_(), labels)
-    found = list(torch.autograd.grad(value.sum(), wanted)) if wanted else []
-    return value.detach(), _placed(found, [z, labels], 1.0)
+    value = function(z if variables else z.detach().requires_grad_(), labels)
+    gradients = list(torch.autograd.grad(value.sum(), variables)) if variables else []
+    return value.detach(), _placed(gradients, [z, labels], 1.0)
 
 
-def _placed(found: list[Tensor], inputs: list[Tensor], factor: Tensor | float) -> list[Tensor | None]:
+def _placed(gradients: list[Tensor], inputs: list[Tensor], factor: Tensor | float) -> list[Tensor | None]:
     """The gradients of those inputs that require one, None for the others."""
-    left = iter(found)
-    return [next(left) * factor if v.requires_grad else None for v in inputs]
+    remaining = iter(gradients)
+    return [next(remaining) * factor if v.requires_grad else None for v in inputs]
 
 
 PartUpdate = Callable[[Tensor, Tensor, bool], Params]
@@ -214,22 +214,22 @@ def chunked(update: PartUpdate, observed: Params, distance: Distance, z: Tensor,
     """
     guess = in_parts(update, z, labels, size)
     value, direction, factor = cotangent(distance, guess, observed)
-    found = list[list[Tensor]]()
-    for part in _parts(len(z), size) if z.requires_grad or labels.requires_grad else []:
-        inputs = [v[part].detach().requires_grad_(v.requires_grad) for v in (z, labels)]
-        own = update(inputs[0], inputs[1], True)
-        wanted = [v for v in inputs if v.requires_grad]
+    gradients = list[list[Tensor]]()
+    for chunk in _parts(len(z), size) if z.requires_grad or labels.requires_grad else []:
+        inputs = [v[chunk].detach().requires_grad_(v.requires_grad) for v in (z, labels)]
+        its_update = update(inputs[0], inputs[1], True)
+        variables = [v for v in inputs if v.requires_grad]
         share = factor * (len(inputs[0]) / len(z))
-        found.append([g * share for g in product([own[k] for k in observed], direction, wanted)])
-    whole = iter([torch.cat(pieces) for pieces in zip(*found, strict=True)])
+        gradients.append([g * share for g in product([its_update[k] for k in observed], direction, variables)])
+    whole = iter([torch.cat(pieces) for pieces in zip(*gradients, strict=True)])
     return value, [next(whole) if v.requires_grad else None for v in (z, labels)]
 
 
 def in_parts(update: PartUpdate, z: Tensor, labels: Tensor, size: int) -> dict[str, Tensor]:
     """The gradient of the mean loss without a graph, from parts of `size` examples."""
     total = dict[str, Tensor]()
-    for part in _parts(len(z), size):
-        inputs = z[part].detach(), labels[part].detach()
+    for chunk in _parts(len(z), size):
+        inputs = z[chunk].detach(), labels[chunk].detach()
         for name, value in update(*inputs, False).items():
             share = value.detach() * (len(inputs[0]) / len(z))
             total[name] = total[name].add_(share) if name in total else share

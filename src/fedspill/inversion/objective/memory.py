@@ -37,7 +37,7 @@ class Demand:
     example: float
 
     def of(self, examples: int, steps: int = 1) -> int:
-        """Of so many steps with so many examples each."""
+        """The bytes that so many steps with so many examples each take."""
         more = (examples - self.size) * self.example
         return int(self.first + more + (steps - 1) * (self.further + more))
 
@@ -171,13 +171,13 @@ class MemoryPlan:
         """Bytes that one evaluation takes; of more than one candidate only where they do fit side by side."""
         if together > 1:
             return self._demand(z, labels, "stack").of(together)
-        part = self.part(z, labels)
-        if part is not None:
-            return self._demand(z, labels, "parts").of(part)
+        part_size = self.part(z, labels)
+        if part_size is not None:
+            return self._demand(z, labels, "parts").of(part_size)
         return self._whole(z, labels)
 
     def _whole(self, z: Tensor, labels: Tensor) -> int:
-        """Of all examples at once; of many local steps the graphs are not kept (`inversion/objective/unrolled.py`)."""
+        """The bytes of all examples at once; of many local steps the graphs are not kept (`unrolled`)."""
         steps, size = self._steps(len(z))
         demand = self._demand(z, labels, "whole")
         need = demand.of(size, steps)

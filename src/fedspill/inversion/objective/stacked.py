@@ -51,7 +51,9 @@ class MatchingMany:
     @cached_property
     def stacks(self) -> bool:
         """Whether candidates for these updates may share a batch; two updates of different labels are tried."""
-        other = next((i for i, own in enumerate(self.labels) if not own.equal(self.labels[0])), len(self.labels) - 1)
+        other = next(
+            (i for i, labels in enumerate(self.labels) if not labels.equal(self.labels[0])), len(self.labels) - 1
+        )
         pair = sorted({0, other})
         network = GhostNetwork(self.model, _joined([self.observed[i] for i in pair]))
         agrees = network.stackable(self.labels[pair].repeat_interleave(2, 0))
@@ -96,10 +98,10 @@ class MatchingMany:
         def few(z: Tensor, labels: Tensor) -> Valued:
             return _valued(networks[len(z) - 1], z, labels.expand(len(z), *labels.shape))
 
-        found = of_candidates(few, self._start, self.labels[0])
+        demand = of_candidates(few, self._start, self.labels[0])
         for network in networks:
             network.close()
-        return found
+        return demand
 
     @cached_property
     def _network(self) -> GhostNetwork:
@@ -122,7 +124,7 @@ class MatchingMany:
                 for i in range(len(each) - 1)
             ]
         means = [(one + two) / 2 for one, two in pairwise(each)]
-        return all(math.isclose(found, mean, rel_tol=TOLERANCE) for found, mean in zip(pairs, means, strict=True))
+        return all(math.isclose(value, mean, rel_tol=TOLERANCE) for value, mean in zip(pairs, means, strict=True))
 
 
 def _valued(network: GhostNetwork, z: Tensor, labels: Tensor) -> Valued:

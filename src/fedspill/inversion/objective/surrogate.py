@@ -66,12 +66,12 @@ class Surrogate:
             alike: only directions count, so what it is off is brought to the length of the clients' training.
         """
         delta = aggregate_update(self.sent, z, labels, self.local, self.clients)
-        own = _middle(self.sent, delta, self.local, self.clients, len(labels)).update
+        trained = _middle(self.sent, delta, self.local, self.clients, len(labels)).update
         there = aggregate_update(self.model, z, labels, self.training, self.clients).values
-        scale = self.update.norm() / own.norm() if alike else 1.0
+        scale = self.update.norm() / trained.norm() if alike else 1.0
         if not math.isfinite(scale):
             return self.update.values
-        return {k: v + scale * (there[k] - own.values[k]) for k, v in self.update.values.items()}
+        return {k: v + scale * (there[k] - trained.values[k]) for k, v in self.update.values.items()}
 
 
 def find_surrogate(model: Model, delta: Update, training: FedAvg, labels: Tensor, clients: int) -> Surrogate | None:

@@ -64,10 +64,10 @@ def pays(model: Model, z: Tensor, labels: Tensor, training: FedAvg, clients: int
     """Whether the graphs of all local steps are large, judged by that of one, and steps may be computed twice."""
     share = equal_shares(len(z), clients)[0]
     steps = training.local_steps(len(z[share])) * clients
-    part = minibatches(training, len(z[share]))[0]
-    if steps == 1 or (model.training and not repeatable(model, z[part].detach())):
+    first = minibatches(training, len(z[share]))[0]
+    if steps == 1 or (model.training and not repeatable(model, z[first].detach())):
         return False
-    return steps * graph_bytes(model, z[part], labels[part], training) > GRAPHS
+    return steps * graph_bytes(model, z[first], labels[first], training) > GRAPHS
 
 
 def repeatable(model: Model, z: Tensor) -> bool:
@@ -99,7 +99,7 @@ def graph_bytes(model: Model, z: Tensor, labels: Tensor, training: FedAvg) -> in
 
 
 def _spacing(model: Model, training: FedAvg, share: int, clients: int) -> int:
-    """Of the steps whose states are kept: every one, or every sqrt(steps)-th."""
+    """The distance of the steps whose states are kept: 1, or about sqrt(steps)."""
     steps = training.local_steps(share)
     copies = 2 if training.momentum else 1
     size = copies * sum(v.numel() * v.element_size() for v in first_state(model, training).params.values())
@@ -144,35 +144,35 @@ class _Run:
         return totals
 
     def _states(self, first: int) -> list[LocalState]:
-        """Of the steps from one whose state was kept to before the next one."""
+        """The states of the steps from one whose state was kept to before the next one."""
         states = [self.kept[first]]
         for number in range(first, min(first + self.spacing, len(self.batches)) - 1):
             states.append(self._step(number, states[-1]))
         return states
 
     def _step(self, number: int, state: LocalState) -> LocalState:
-        part = self.batches[number]
-        return local_step(self.model, state, self.z[part], self.labels[part], self.training)
+        rows = self.batches[number]
+        return local_step(self.model, state, self.z[rows], self.labels[rows], self.training)
 
     def _earlier(self, number: int, state: LocalState, after: "_Cotangent", totals: list[Tensor]) -> "_Cotangent":
         """The cotangent before a step, from that after it; adds the inputs' share to `totals`."""
-        training, part = self.training, self.batches[number]
+        training, rows = self.training, self.batches[number]
         along = [b - training.lr * a for a, b in zip(after.params, after.velocity, strict=True)]
-        z, labels = (v[part].requires_grad_(w) for v, w in zip((self.z, self.labels), self.wanted, strict=True))
+        z, labels = (v[rows].requires_grad_(w) for v, w in zip((self.z, self.labels), self.wanted, strict=True))
         inputs, params = [v for v in (z, labels) if v.requires_grad], list(state.params.values())
         gradients, _ = loss_gradients(self.model, state.params, state.buffers, z, labels, True)
-        found = product(list(gradients.values()), along, [*inputs, *(params if number else [])])
-        for total, share in zip(totals, found, strict=False):
-            total[part] += share
+        pulled = product(list(gradients.values()), along, [*inputs, *(params if number else [])])
+        for total, share in zip(totals, pulled, strict=False):
+            total[rows] += share
         if not number:  # the server's own parameters are constants
             return after
-        curved = found[len(inputs) :]
+        curved = pulled[len(inputs) :]
         before = [a + training.weight_decay * w + h for a, w, h in zip(after.params, along, curved, strict=True)]
         return _Cotangent(before, [training.momentum * w for w in along])
 
 
 class _Cotangent(NamedTuple):
-    """Of a state between two steps."""
+    """The cotangent of a state between two steps."""
 
     params: list[Tensor]
     velocity: list[Tensor]

@@ -64,16 +64,16 @@ class UNet:
 
     def convolutions(self, shape: tuple[int, int, int]) -> dict[str, tuple[int, int, int]]:
         """Name of each convolution with its output channels, input channels and side, in the order of drawing."""
-        inside, found, widths = shape[0], dict[str, tuple[int, int, int]](), self.scales(shape)
+        inside, shapes, widths = shape[0], dict[str, tuple[int, int, int]](), self.scales(shape)
         for k, width in enumerate(widths):
             below = widths[k + 1] if k + 1 < len(widths) else width
-            found[f"{k}.skip"] = (self.skip, inside, 1)
-            found[f"{k}.down"] = (width, inside, 3)
-            found[f"{k}.deep"] = (width, width, 3)
-            found[f"{k}.up"] = (width, self.skip + below, 3)
-            found[f"{k}.mix"] = (width, width, 1)
+            shapes[f"{k}.skip"] = (self.skip, inside, 1)
+            shapes[f"{k}.down"] = (width, inside, 3)
+            shapes[f"{k}.deep"] = (width, width, 3)
+            shapes[f"{k}.up"] = (width, self.skip + below, 3)
+            shapes[f"{k}.mix"] = (width, width, 1)
             inside = width
-        return {**found, "last": (shape[0], widths[0], 1)}
+        return {**shapes, "last": (shape[0], widths[0], 1)}
 
     def draw(self, shape: tuple[int, int, int], rng: torch.Generator, like: Tensor) -> dict[str, Tensor]:
         """Weights of one generator, by PyTorch's own scheme U(-1/sqrt(fan in), 1/sqrt(fan in)); norms start at 1 and 0.

@@ -54,7 +54,7 @@ class KnownValues:
         return node in self.facts and self.facts[node].complete
 
     def values(self, nodes: list[Node]) -> dict[Node, Tensor]:
-        """Of those nodes that are complete."""
+        """The values of those nodes that are complete."""
         return {n: self.facts[n].value for n in nodes if self.complete(n)}
 
     def learn(self, node: Node, value: Tensor, known: Tensor) -> bool:
@@ -104,25 +104,25 @@ class KnownValues:
         return self.learn_all(node, self.flow.apply(node, self.values(inputs)))
 
     def _undo(self, node: Node) -> bool:
-        """From an operation's output to its only unknown input."""
+        """Learns an operation's only unknown input from its output."""
         inputs = self.flow.inputs(node)
-        left = [n for n in inputs if not self.complete(n)]
-        if node not in self.facts or len(left) != 1:
+        unknown = [n for n in inputs if not self.complete(n)]
+        if node not in self.facts or len(unknown) != 1:
             return False
-        fact, wanted = self.facts[node], left[0]
+        fact, target = self.facts[node], unknown[0]
         if self.flow.kind(node) == "affine":
-            return self._undo_affine(node, wanted, fact)
+            return self._undo_affine(node, target, fact)
         value = undone(self.flow.kind(node), fact.value) if len(inputs) == 1 else None
-        return value is not None and self.learn(wanted, value.nan_to_num(), fact.known & value.isfinite())
+        return value is not None and self.learn(target, value.nan_to_num(), fact.known & value.isfinite())
 
-    def _undo_affine(self, node: Node, wanted: Node, fact: Fact) -> bool:
-        scale = None if self._weighs(node) else self.flow.diagonal(node, wanted)
+    def _undo_affine(self, node: Node, target: Node, fact: Fact) -> bool:
+        scale = None if self._weighs(node) else self.flow.diagonal(node, target)
         if scale is None:
             return False
         rest = fact.value - self.flow.apply(node, self.values(self.flow.inputs(node)))
-        value = self.flow.pull(node, wanted, rest.where(fact.known, 0.0)) / scale.clamp_min(TINY)
-        unknown = self.flow.pull(node, wanted, (~fact.known).to(rest)).abs()
-        return self.learn(wanted, value, (scale > TINY) & (unknown < TINY))
+        value = self.flow.pull(node, target, rest.where(fact.known, 0.0)) / scale.clamp_min(TINY)
+        unknown = self.flow.pull(node, target, (~fact.known).to(rest)).abs()
+        return self.learn(target, value, (scale > TINY) & (unknown < TINY))
 
     def _backward(self, node: Node) -> bool:
         users = self.flow.users(node)
@@ -150,7 +150,7 @@ class KnownValues:
         return None
 
     def _upward(self, node: Node) -> bool:
-        """From an input without another use, to which the operation only hands its own cotangent on."""
+        """Learns a cotangent from that of an input without another use, to which the operation only hands it on."""
         if node in self.cotangents or self.flow.kind(node) != "affine" or self._weighs(node):
             return False
         for n in self.flow.inputs(node):

@@ -73,7 +73,7 @@ class Dataflow:
         return node in self._opaque
 
     def inputs(self, node: Node) -> list[Node]:
-        """Those of its arguments that hold an example's values."""
+        """The arguments of an operation that hold an example's values."""
         return [n for n in node.all_input_nodes if n in self._held]
 
     def users(self, node: Node) -> list[Node]:
@@ -98,14 +98,14 @@ class Dataflow:
         """An affine operation less its constant."""
         return self.apply(node, values) - self.apply(node, {})
 
-    def pull(self, node: Node, wanted: Node, cotangent: Tensor, at: Values | None = None) -> Tensor:
+    def pull(self, node: Node, target: Node, cotangent: Tensor, at: Values | None = None) -> Tensor:
         """The operation's transposed derivative by one input, at these values of its inputs (any, if it is affine)."""
         at = at or {}
-        leaf = (at[wanted] if wanted in at else self.blank(wanted)).detach().clone().requires_grad_()
+        leaf = (at[target] if target in at else self.blank(target)).detach().clone().requires_grad_()
         with torch.enable_grad():
-            value = self.apply(node, {**at, wanted: leaf})
-        found: Any = torch.autograd.grad(value, leaf, cotangent, allow_unused=True)[0]
-        return torch.zeros_like(leaf) if found is None else found
+            value = self.apply(node, {**at, target: leaf})
+        pulled: Any = torch.autograd.grad(value, leaf, cotangent, allow_unused=True)[0]
+        return torch.zeros_like(leaf) if pulled is None else pulled
 
     def kind(self, node: Node) -> Kind:
         """What can be done with it; affine operations are found by trial, so that no list of them is needed."""
@@ -116,26 +116,26 @@ class Dataflow:
             self._kinds[node] = named_kind(target) or ("affine" if self._is_affine(node) else "other")
         return self._kinds[node]
 
-    def diagonal(self, node: Node, wanted: Node) -> Tensor | None:
+    def diagonal(self, node: Node, target: Node) -> Tensor | None:
         """The diagonal of L' L, L the affine operation as a function of this input; None where L mixes values."""
-        key = (node, wanted)
+        key = (node, target)
         if key not in self._diagonals:
-            ones = torch.ones_like(self.blank(wanted))
+            ones = torch.ones_like(self.blank(target))
             probe = torch.linspace(1, 2, ones.numel(), dtype=ones.dtype, device=ones.device).reshape(ones.shape)
-            d, again = (self.pull(node, wanted, self.linear(node, {wanted: x})) for x in (ones, probe))
+            d, again = (self.pull(node, target, self.linear(node, {target: x})) for x in (ones, probe))
             fits = bool((again - d * probe).abs().max() <= LINEAR * d.abs().max())
             self._diagonals[key] = d if fits else None
         return self._diagonals[key]
 
     def until(self, names: list[str]) -> Callable[[Tensor], list[Tensor]]:
-        """From the encoded input (1, ...) to the values of these nodes; nothing past them is computed."""
+        """The function from the encoded input (1, ...) to the values of these nodes; nothing past them is computed."""
         ends = [next(n for n in self.nodes if n.name == name) for name in names]
-        needed, left = set[Node](), list(ends)
-        while left:
-            node = left.pop()
+        needed, remaining = set[Node](), list(ends)
+        while remaining:
+            node = remaining.pop()
             if node not in needed:
                 needed.add(node)
-                left += node.all_input_nodes
+                remaining += node.all_input_nodes
         order = [n for n in self._traced.graph.nodes if n in needed]
 
         def run(z: Tensor) -> list[Tensor]:
@@ -171,8 +171,9 @@ class Dataflow:
 
     def _called(self, node: Node, value: Callable[[Node], Any]) -> Any:
         def given(n: Node) -> Any:
-            found = value(n)
-            return found.clone() if isinstance(found, Tensor) else found  # an operation in place must not change it
+            argument = value(n)
+            # An operation in place must not change it.
+            return argument.clone() if isinstance(argument, Tensor) else argument
 
         args, kwargs = map_arg(node.args, given), map_arg(node.kwargs, given)
         return getattr(self._run, node.op)(node.target, args, kwargs)
@@ -183,10 +184,10 @@ def _traced(module: nn.Module) -> fx.GraphModule:
         return fx.symbolic_trace(module)
     except Exception:  # tracing fails in as many ways as there are networks
         # Decorators that check the types of arguments do not take what a trace passes for a tensor.
-        for part in module.modules():
-            kind, forward = type(part), inspect.unwrap(type(part).forward)
+        for layer in module.modules():
+            kind, forward = type(layer), inspect.unwrap(type(layer).forward)
             if forward is not kind.forward:
-                part.__class__ = type(kind.__name__, (kind,), {"forward": forward, "__module__": kind.__module__})
+                layer.__class__ = type(kind.__name__, (kind,), {"forward": forward, "__module__": kind.__module__})
     try:
         return fx.symbolic_trace(module)
     except Exception as error:
@@ -201,11 +202,11 @@ def _copied(model: Model, dtype: torch.dtype) -> nn.Module:
 
 def _reached(graph: fx.Graph) -> dict[Node, None]:
     """What depends on the network's input, in the order of computation."""
-    found = dict[Node, None]()
+    reached = dict[Node, None]()
     for node in graph.nodes:
-        if node.op == "placeholder" or any(n in found for n in node.all_input_nodes):
-            found[node] = None
-    return found
+        if node.op == "placeholder" or any(n in reached for n in node.all_input_nodes):
+            reached[node] = None
+    return reached
 
 
 def _is_example(value: Any) -> bool:

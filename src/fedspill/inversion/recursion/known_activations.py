@@ -1,4 +1,4 @@
-"""From activations that the gradient tells exactly to the picture behind them."""
+"""Activations that the gradient tells exactly, and how far a picture is from giving them."""
 
 import math
 from collections.abc import Callable
@@ -46,7 +46,7 @@ class KnownActivations:
 
     @property
     def suffices(self) -> bool:
-        """So much is known that the picture is found without its gradient."""
+        """Whether so much is known that the picture is found without its gradient."""
         active = sum(int(v.count_nonzero()) for v in self.values.values())
         return self.picture is not None or active > OVERDETERMINED * math.prod(self.model.input.encoded_shape)
 
@@ -56,8 +56,8 @@ class KnownActivations:
 
     def distance(self, z: Float[Tensor, "1 ..."]) -> Float[Tensor, ""]:
         """Relative squared error of a candidate's activations, differentiable."""
-        found = zip(self._function(z), self.values.values(), strict=True)
-        return torch.stack([(f - v).pow(2).sum() for f, v in found]).sum() / self._size
+        pairs = zip(self._function(z), self.values.values(), strict=True)
+        return torch.stack([(f - v).pow(2).sum() for f, v in pairs]).sum() / self._size
 
     def distances(self, z: Float[Tensor, "r 1 ..."]) -> Float[Tensor, " r"]:
         """`distance` of each candidate in a stack."""

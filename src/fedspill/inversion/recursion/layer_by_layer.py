@@ -103,13 +103,13 @@ class Recursion(KnownValues):
 
     def frontier(self) -> dict[Node, Fact]:
         """The completely known nodes nearest to the input, which determine all others that are known."""
-        behind, found = set[Node](), dict[Node, Fact]()
+        behind, facts = set[Node](), dict[Node, Fact]()
         for node in self.flow:
-            if any(n in behind or n in found for n in self.flow.inputs(node)):
+            if any(n in behind or n in facts for n in self.flow.inputs(node)):
                 behind.add(node)
             elif self.complete(node):
-                found[node] = self.facts[node]
-        return found
+                facts[node] = self.facts[node]
+        return facts
 
     def _sent(self, node: Node, which: str) -> Tensor | None:
         return self.gradient.get(parameter_name(str(node.target), which))
@@ -121,23 +121,23 @@ class Recursion(KnownValues):
 
     def _open(self, node: Node) -> bool:
         """Tries to find a layer's input, or else its cotangent; whether anything was learnt."""
-        layer, wanted, weight = self.flow.module(node), self.flow.inputs(node)[0], self._sent(node, "weight")
+        layer, target, weight = self.flow.module(node), self.flow.inputs(node)[0], self._sent(node, "weight")
         assert weight is not None, "only layers with a gradient are looked at"
         if isinstance(layer, nn.Linear):
-            return self._open_linear(node, wanted, weight)
+            return self._open_linear(node, target, weight)
         assert isinstance(layer, nn.Conv2d)
-        if not self.complete(wanted):
+        if not self.complete(target):
             if node in self.cotangents:
-                return self._by_least_squares(wanted)
-            return self._once(node, "rank") and self._by_rank(node, layer, wanted, weight)
+                return self._by_least_squares(target)
+            return self._once(node, "rank") and self._by_rank(node, layer, target, weight)
         if node in self.cotangents or not self._once(node, "cotangent"):
             return False
-        found = cotangent_of(weight, self.facts[wanted].value, layer)
-        if found is not None:
-            self.found_cotangent(node, found)
-        return found is not None
+        cotangent = cotangent_of(weight, self.facts[target].value, layer)
+        if cotangent is not None:
+            self.found_cotangent(node, cotangent)
+        return cotangent is not None
 
-    def _open_linear(self, node: Node, wanted: Node, weight: Tensor) -> bool:
+    def _open_linear(self, node: Node, target: Node, weight: Tensor) -> bool:
         """The gradient of the bias is the cotangent, and that of the weight its product with the input."""
         bias = self._sent(node, "bias")
         if bias is None or self.flow.blank(node).dim() != 2 or not bool(bias.any()) or not self._once(node, "linear"):
@@ -146,17 +146,17 @@ class Recursion(KnownValues):
         if (weight - bias[:, None] * value).norm() > AGREES * weight.norm():
             return False  # more than one example
         self.found_cotangent(node, bias[None])
-        self.learn_all(wanted, value[None])
+        self.learn_all(target, value[None])
         return True
 
-    def _by_rank(self, node: Node, layer: nn.Conv2d, wanted: Node, weight: Tensor) -> bool:
-        value = input_by_rank(weight, layer, self.flow.blank(wanted).shape)
+    def _by_rank(self, node: Node, layer: nn.Conv2d, target: Node, weight: Tensor) -> bool:
+        value = input_by_rank(weight, layer, self.flow.blank(target).shape)
         cotangent = None if value is None else cotangent_of(weight, value, layer)
         scale = None if cotangent is None else self._scale(node, cotangent)
         if value is None or cotangent is None or scale is None:
             return False
         self.found_cotangent(node, cotangent * scale)
-        return self.learn_all(wanted, value / scale)
+        return self.learn_all(target, value / scale)
 
     def _scale(self, node: Node, cotangent: Tensor) -> Tensor | None:
         """What the cotangents must be multiplied with: a bias's gradient, the layer's or its BatchNorm's, sums them."""
@@ -171,29 +171,29 @@ class Recursion(KnownValues):
         factor = (sums @ bias) / (sums @ sums)
         return factor if bool((sums * factor - bias).norm() <= AGREES * bias.norm()) else None
 
-    def _by_least_squares(self, wanted: Node) -> bool:
-        equations, layers = Equations(self.flow.blank(wanted).shape), list[Node]()
-        for user in self.flow.users(wanted):
+    def _by_least_squares(self, target: Node) -> bool:
+        equations, layers = Equations(self.flow.blank(target).shape), list[Node]()
+        for user in self.flow.users(target):
             layer, weight = self.flow.module(user), self._sent(user, "weight") if user in self._layers else None
             if weight is not None and user in self.cotangents and isinstance(layer, nn.Conv2d):
                 layers += [user] if equations.add_gradient(layer, self.cotangents[user], weight) else []
-        told = [u for u in self.flow.users(wanted) if self._tells(u, wanted)]
-        for user in told:
-            equations.add_output(self._as_function(user, wanted), self.facts[user].value, self.facts[user].known)
-        state = " ".join([*(n.name for n in layers), *(f"{n.name}={int(self.facts[n].known.sum())}" for n in told)])
-        if not self._once(wanted, state):
+        users = [u for u in self.flow.users(target) if self._tells(u, target)]
+        for user in users:
+            equations.add_output(self._as_function(user, target), self.facts[user].value, self.facts[user].known)
+        state = " ".join([*(n.name for n in layers), *(f"{n.name}={int(self.facts[n].known.sum())}" for n in users)])
+        if not self._once(target, state):
             return False
-        found = solved(equations, [len(self.cotangents[n][0]) for n in layers])
-        if found is None or not self.learn(wanted, found.value, found.known):
+        solution = solved(equations, [len(self.cotangents[n][0]) for n in layers])
+        if solution is None or not self.learn(target, solution.value, solution.known):
             return False
-        if found.stray and self.complete(wanted):
-            corrected(self, [(layers[i], channel) for i, channel in found.stray])
+        if solution.stray and self.complete(target):
+            corrected(self, [(layers[i], channel) for i, channel in solution.stray])
         return True
 
-    def _tells(self, user: Node, wanted: Node) -> bool:
-        others = [n for n in self.flow.inputs(user) if n is not wanted]
+    def _tells(self, user: Node, target: Node) -> bool:
+        others = [n for n in self.flow.inputs(user) if n is not target]
         return user in self.facts and self.flow.kind(user) == "affine" and all(self.complete(n) for n in others)
 
-    def _as_function(self, user: Node, wanted: Node) -> Callable[[Tensor], Tensor]:
-        values = self.values([n for n in self.flow.inputs(user) if n is not wanted])
-        return lambda x: self.flow.apply(user, {**values, wanted: x})
+    def _as_function(self, user: Node, target: Node) -> Callable[[Tensor], Tensor]:
+        values = self.values([n for n in self.flow.inputs(user) if n is not target])
+        return lambda x: self.flow.apply(user, {**values, target: x})

@@ -30,15 +30,15 @@ class Outputs:
 
 
 def completed(
-    outputs: Sequence[Outputs], picture: Float[Tensor, "1 c h w"], left: Float[Tensor, "f k"]
+    outputs: Sequence[Outputs], picture: Float[Tensor, "1 c h w"], nullspace: Float[Tensor, "f k"]
 ) -> Float[Tensor, "1 c h w"] | None:
     """The picture with what is missing along the open directions of every channel; None if that is not determined."""
-    size = (picture.shape[1], left.shape[1])
+    size = (picture.shape[1], nullspace.shape[1])
     if sum(int(o.known.sum()) for o in outputs) < size[0] * size[1]:
         return None
 
     def spread(amounts: Tensor) -> Tensor:
-        return (amounts @ left.T).reshape(picture.shape)
+        return (amounts @ nullspace.T).reshape(picture.shape)
 
     bases = [o.function(torch.zeros_like(picture)) for o in outputs]
 
@@ -48,12 +48,12 @@ def completed(
 
     rest = torch.cat([(o.value - o.function(picture))[o.known] for o in outputs])
     amounts, rest = _least_squares(seen, rest, picture.new_zeros(size))
-    wanted = torch.cat([o.value[o.known] for o in outputs])
-    return picture + spread(amounts) if rest.norm() <= FITS * wanted.norm() else None
+    target = torch.cat([o.value[o.known] for o in outputs])
+    return picture + spread(amounts) if rest.norm() <= FITS * target.norm() else None
 
 
-def _least_squares(linear: Callable[[Tensor], Tensor], wanted: Tensor, zero: Tensor) -> tuple[Tensor, Tensor]:
-    """The solution and what is left of `wanted`, by conjugate gradients on the normal equations (CGLS)."""
+def _least_squares(linear: Callable[[Tensor], Tensor], target: Tensor, zero: Tensor) -> tuple[Tensor, Tensor]:
+    """The solution and what is left of `target`, by conjugate gradients on the normal equations (CGLS)."""
     leaf = zero.clone().requires_grad_()
     with torch.enable_grad():
         image = linear(leaf)
@@ -61,7 +61,7 @@ def _least_squares(linear: Callable[[Tensor], Tensor], wanted: Tensor, zero: Ten
     def back(values: Tensor) -> Tensor:
         return torch.autograd.grad(image, leaf, values, retain_graph=True)[0]
 
-    x, rest, gradient = zero, wanted, back(wanted)
+    x, rest, gradient = zero, target, back(target)
     direction, length = gradient, gradient.pow(2).sum()
     first = length
     for _ in range(STEPS):
@@ -109,7 +109,7 @@ class Solution:
 
 @dataclass
 class Equations:
-    """For an input (1, c, h, w), the same for every channel but for the right-hand side.
+    """Linear equations for an input (1, c, h, w), the same for every channel but for the right-hand side.
 
     Attributes:
         rows: by layer: (e, h * w), where e = out channels * taps, out channels first.
@@ -143,21 +143,21 @@ def solved(equations: Equations, channels: list[int]) -> Solution | None:
     """
     if not equations.rows:
         return None
-    rows, wanted = torch.cat(equations.rows), torch.cat(equations.wanted)
+    rows, targets = torch.cat(equations.rows), torch.cat(equations.wanted)
     owners = _owners(equations, channels, rows.device)
-    kept = _fitting(rows, wanted, owners)
-    spectrum = _Spectrum.of(rows[kept], wanted[kept])
+    kept = _fitting(rows, targets, owners)
+    spectrum = _Spectrum.of(rows[kept], targets[kept])
     if spectrum.misfit > MISFIT:
         return None
     sure = spectrum.error < max(SURE, 30 * float(spectrum.error.min()))
-    picture, left = spectrum.solve(sure).T.reshape(equations.shape), spectrum.vectors[:, ~sure]
+    picture, nullspace = spectrum.solve(sure).T.reshape(equations.shape), spectrum.vectors[:, ~sure]
     stray = [(int(o[0]), int(o[1])) for o in owners[~kept].unique(dim=0)]
-    if left.shape[1]:
-        found = completed(equations.outputs, picture, left)
-        if found is None:
+    if nullspace.shape[1]:
+        completion = completed(equations.outputs, picture, nullspace)
+        if completion is None:
             doubtful = spectrum.error < DOUBTFUL
             return _partial(spectrum.solve(doubtful), spectrum.vectors[:, ~doubtful], equations.shape, stray)
-        picture = found
+        picture = completion
     return Solution(picture, torch.ones_like(picture, dtype=torch.bool), stray)
 
 
@@ -170,15 +170,15 @@ def _owners(equations: Equations, channels: list[int], device: torch.device) -> 
     return torch.cat(parts).to(device)
 
 
-def _fitting(rows: Tensor, wanted: Tensor, owners: Tensor) -> Bool[Tensor, " e"]:
+def _fitting(rows: Tensor, targets: Tensor, owners: Tensor) -> Bool[Tensor, " e"]:
     """Rows without the channels that contradict the rest: one wrongly firing unit spoils all rows of its channel."""
     everything = torch.ones(len(rows), dtype=torch.bool, device=rows.device)
     pairs, owner = owners.unique(dim=0, return_inverse=True)
     kept, first, misfit = everything, float("inf"), float("inf")
     for number in range(TRIMS):
-        spectrum = _Spectrum.of(rows[kept], wanted[kept])
+        spectrum = _Spectrum.of(rows[kept], targets[kept])
         first, misfit = (spectrum.misfit if number == 0 else first), spectrum.misfit
-        bad = _stray(rows @ spectrum.solve() - wanted, wanted, pairs, owner, kept)
+        bad = _stray(rows @ spectrum.solve() - targets, targets, pairs, owner, kept)
         if misfit < ROUNDING and not bool(bad.any()):
             break
         fresh = kept & ~bad[owner]
@@ -188,13 +188,13 @@ def _fitting(rows: Tensor, wanted: Tensor, owners: Tensor) -> Bool[Tensor, " e"]
     return kept if misfit < SHARPER * first or first < ROUNDING else everything
 
 
-def _stray(off: Tensor, wanted: Tensor, pairs: Tensor, owner: Tensor, kept: Tensor) -> Bool[Tensor, " channels"]:
+def _stray(off: Tensor, targets: Tensor, pairs: Tensor, owner: Tensor, kept: Tensor) -> Bool[Tensor, " channels"]:
     """Channels that miss by far more than the others of their layer; if there are none, the worst one."""
 
     def by_channel(values: Tensor) -> Tensor:
         return values.new_zeros(len(pairs)).index_add_(0, owner, values)
 
-    missed, size = by_channel(off.pow(2).sum(1)).sqrt(), by_channel(wanted.pow(2).sum(1)).sqrt()
+    missed, size = by_channel(off.pow(2).sum(1)).sqrt(), by_channel(targets.pow(2).sum(1)).sqrt()
     used = by_channel(kept.to(off)) > 0
     bad = torch.zeros_like(used)
     for layer in pairs[:, 0].unique():
@@ -207,7 +207,7 @@ def _stray(off: Tensor, wanted: Tensor, pairs: Tensor, owner: Tensor, kept: Tens
 
 @dataclass(frozen=True)
 class _Spectrum:
-    """Of the normal equations.
+    """The spectrum of the normal equations.
 
     Attributes:
         vectors: eigenvectors, in columns.
@@ -222,15 +222,15 @@ class _Spectrum:
     misfit: float
 
     @classmethod
-    def of(cls, rows: Tensor, wanted: Tensor) -> "_Spectrum":
+    def of(cls, rows: Tensor, targets: Tensor) -> "_Spectrum":
         values, vectors = torch.linalg.eigh(rows.T @ rows)
-        moment, safe = vectors.T @ (rows.T @ wanted), values > RANK * values[-1]
+        moment, safe = vectors.T @ (rows.T @ targets), values > RANK * values[-1]
         x = vectors[:, safe] @ (moment[safe] / values[safe, None])
-        off = rows @ x - wanted
+        off = rows @ x - targets
         free = max(1, len(off) - int(safe.sum())) * off.shape[1]
-        noise = (off.pow(2).sum() / free).sqrt().clamp_min(1e-8 * wanted.pow(2).mean().sqrt())
+        noise = (off.pow(2).sum() / free).sqrt().clamp_min(1e-8 * targets.pow(2).mean().sqrt())
         error = noise / values.clamp_min(torch.finfo(values.dtype).tiny).sqrt() / x.pow(2).mean().sqrt()
-        return cls(values, vectors, moment, error.where(safe, torch.inf), float(off.norm() / wanted.norm()))
+        return cls(values, vectors, moment, error.where(safe, torch.inf), float(off.norm() / targets.norm()))
 
     def solve(self, along: Tensor | None = None) -> Float[Tensor, "f c"]:
         """The solution without what lies along other directions."""
@@ -238,7 +238,7 @@ class _Spectrum:
         return self.vectors[:, along] @ (self.moment[along] / self.values[along, None])
 
 
-def _partial(x: Tensor, left: Tensor, shape: torch.Size, stray: list[tuple[int, int]]) -> Solution | None:
+def _partial(x: Tensor, nullspace: Tensor, shape: torch.Size, stray: list[tuple[int, int]]) -> Solution | None:
     """Those pixels that the open directions do not touch."""
-    known = (left.pow(2).sum(1) < 1e-8).reshape(1, 1, *shape[2:]).expand(shape)
+    known = (nullspace.pow(2).sum(1) < 1e-8).reshape(1, 1, *shape[2:]).expand(shape)
     return Solution(x.T.reshape(shape), known, stray) if bool(known.any()) else None

@@ -37,7 +37,7 @@ def is_plain(layer: nn.Conv2d) -> bool:
 
 
 def geometry(layer: nn.Conv2d, inside: torch.Size) -> Geometry:
-    """Of the layer on an input (1, i, h, w)."""
+    """The sizes of the layer on an input (1, i, h, w)."""
     ways = range(2)
     padding = [_padding(layer, w) for w in ways]
     reach = [inside[2 + w] + 2 * padding[w] - layer.dilation[w] * (layer.kernel_size[w] - 1) - 1 for w in ways]
@@ -94,5 +94,5 @@ def cotangent_of(
     values, vectors = torch.linalg.eigh(seen.T @ seen)
     if values[0] < INDEPENDENT * values[-1]:
         return None
-    found = gradient.flatten(1) @ seen @ (vectors / values) @ vectors.T
-    return found.reshape(1, len(gradient), *geometry(layer, x.shape).output)
+    cotangent = gradient.flatten(1) @ seen @ (vectors / values) @ vectors.T
+    return cotangent.reshape(1, len(gradient), *geometry(layer, x.shape).output)

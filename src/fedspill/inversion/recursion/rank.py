@@ -68,10 +68,10 @@ def _fitted(span: Float[Tensor, "r i k l"], layer: nn.Conv2d, inside: torch.Size
 
     def agreeing(mixture: np.ndarray) -> np.ndarray:
         # An orthogonal projection, from mixtures to pictures, seen from the mixtures: 1 is perfect agreement.
-        found = functional.conv2d(
+        agreement = functional.conv2d(
             picture(mixture), span, stride=shape.stride, padding=shape.padding, dilation=shape.dilation
         )
-        return found.reshape(-1).cpu().numpy()
+        return agreement.reshape(-1).cpu().numpy()
 
     size = len(span) * shape.output[0] * shape.output[1]
     if size <= LANCZOS:
@@ -82,5 +82,5 @@ def _fitted(span: Float[Tensor, "r i k l"], layer: nn.Conv2d, inside: torch.Size
     values, vectors = scipy.eigsh(operator, k=2, which="LA", tol=1e-10, ncv=LANCZOS, v0=start)
     if values[1] < 1 - FITS or values[0] > 1 - FITS:
         return None
-    found = picture(vectors[:, 1])
-    return found * found.sum().sign()
+    image = picture(vectors[:, 1])
+    return image * image.sum().sign()

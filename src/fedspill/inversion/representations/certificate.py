@@ -63,7 +63,7 @@ class Replay:
     step: float
 
     def slack(self, x: Float[Tensor, "m d"]) -> Float[Tensor, "m h"]:
-        """Of the first layer's outputs, below which it is open whether a row fires."""
+        """The size of the first layer's outputs below which it is open whether a row fires."""
         return self.rounding * self._size(x)
 
     def _size(self, x: Float[Tensor, "m d"]) -> Float[Tensor, "m h"]:
@@ -74,12 +74,12 @@ class Replay:
         head, bias = self.head, gradient.bias[rows]
         x = gradient.weight[rows] / bias[:, None]
         outputs = head.outputs(x)
-        own = outputs.gather(1, rows[:, None])[:, 0].clamp_min(0)
+        activation = outputs.gather(1, rows[:, None])[:, 0].clamp_min(0)
         seen = None if gradient.last_weight is None else gradient.last_weight[:, rows].T
         tried = self._tried(seen, len(rows))
         errors = head.errors(head.logits(outputs), tried)
         first = (errors * head.last_weight.T[rows]).sum(2)
-        second = None if seen is None else errors * own[:, None]
+        second = None if seen is None else errors * activation[:, None]
         scale = self._scale(first, second, bias, seen)
         used = scale if self.share is None else torch.full_like(scale, self.share)
         # An error of the logits is p - 1 at the label, so that a client rounds it by eps and not by its size.
@@ -87,9 +87,9 @@ class Replay:
         residual = _beyond(used * first - bias, step * head.last_weight[tried, rows].abs(), bias)
         limit = self.tolerance + gradient.noise[rows] / bias.abs()
         if second is not None and seen is not None:
-            at_label = nn.functional.one_hot(tried, head.classes) * (step * own)[..., None]
+            at_label = nn.functional.one_hot(tried, head.classes) * (step * activation)[..., None]
             off = ((used[..., None] * second - seen).abs() - at_label).clamp_min(0).norm(dim=2)
-            open_ = self.step * self._size(x).gather(1, rows[:, None])[:, 0] / own.clamp_min(1e-300)
+            open_ = self.step * self._size(x).gather(1, rows[:, None])[:, 0] / activation.clamp_min(1e-300)
             excused = (limit / (limit + open_)).expand_as(off)
             residual = torch.maximum(residual, excused * off / seen.norm(dim=1).clamp_min(1e-300))
         else:

@@ -93,29 +93,29 @@ def read_representations(
     """
     plain = row_gradient(update, knowledge, layer)
     head = two_layer(knowledge.model, layer) if one_step(update, knowledge) else None
-    found, left = list[_Found](), plain
+    examples, remaining = list[_Found](), plain
     tested = False
     if head is not None:
         gradient = head_gradient(update, knowledge, head, plain.floor)
         replay = _replay(update, knowledge, head, gradient)
         if replay is not None:
-            found, gradient = _certified(replay, gradient, _floor(knowledge.model, head), peel)
+            examples, gradient = _certified(replay, gradient, _floor(knowledge.model, head), peel)
             bias = torch.zeros_like(gradient.bias).index_copy(0, rows := gradient.usable(), gradient.bias[rows])
-            left = LayerGradient(gradient.weight, bias, plain.floor, plain.noise, plain.scale)
+            remaining = LayerGradient(gradient.weight, bias, plain.floor, plain.noise, plain.scale)
             tested = True
-    missing = None if knowledge.num_examples is None else knowledge.num_examples - len(found)
-    found += _others(update, knowledge, layer, left, found, tested)[:missing]
-    return _together(found, plain.weight)
+    missing = None if knowledge.num_examples is None else knowledge.num_examples - len(examples)
+    examples += _others(update, knowledge, layer, remaining, examples, tested)[:missing]
+    return _together(examples, plain.weight)
 
 
-def _together(found: list[_Found], like: Tensor) -> Representations:
+def _together(examples: list[_Found], like: Tensor) -> Representations:
     return Representations(
-        values=torch.stack([f.x for f in found]) if found else like.new_zeros(0, like.shape[1]),
-        neurons=tuple(tuple(f.rows.tolist()) for f in found),
-        marks=tuple(f.mark for f in found),
-        confidence=like.new_tensor([f.confidence for f in found]),
-        labels=torch.tensor([f.label for f in found], dtype=torch.long, device=like.device),
-        peeled=torch.tensor([f.peeled for f in found], dtype=torch.bool, device=like.device),
+        values=torch.stack([f.x for f in examples]) if examples else like.new_zeros(0, like.shape[1]),
+        neurons=tuple(tuple(f.rows.tolist()) for f in examples),
+        marks=tuple(f.mark for f in examples),
+        confidence=like.new_tensor([f.confidence for f in examples]),
+        labels=torch.tensor([f.label for f in examples], dtype=torch.long, device=like.device),
+        peeled=torch.tensor([f.peeled for f in examples], dtype=torch.bool, device=like.device),
     )
 
 
@@ -147,20 +147,20 @@ def _certified(
     replay: Replay, gradient: TwoLayerGradient, floor: float | None, peel: bool
 ) -> tuple[list[_Found], TwoLayerGradient]:
     """Examples that the update confirms, and what is left of the gradient without them."""
-    silent, sure, left = gradient.bias == 0, list[_Found](), gradient
+    silent, sure, remaining = gradient.bias == 0, list[_Found](), gradient
     while True:
-        rows = left.usable()
-        judged = replay.judge(left, rows)
+        rows = remaining.usable()
+        judged = replay.judge(remaining, rows)
         good = judged.explained & ~_impossible(replay, judged, silent, floor)
-        fresh = _examples(replay, left, rows, judged, good, sure)
+        fresh = _examples(replay, remaining, rows, judged, good, sure)
         if not fresh:
-            return sure, left
+            return sure, remaining
         x, labels = torch.stack([f.x for f in fresh]), torch.tensor([f.label for f in fresh], device=rows.device)
-        error = _error(replay, left, fresh)
-        left = left.without(replay.share_of(x, labels, error))
+        error = _error(replay, remaining, fresh)
+        remaining = remaining.without(replay.share_of(x, labels, error))
         sure += fresh
         if not peel:
-            return sure, left
+            return sure, remaining
 
 
 def _impossible(replay: Replay, judged: Judged, silent: Tensor, floor: float | None) -> Bool[Tensor, " m"]:
@@ -172,7 +172,7 @@ def _impossible(replay: Replay, judged: Judged, silent: Tensor, floor: float | N
 
 
 def _examples(
-    replay: Replay, left: TwoLayerGradient, rows: Tensor, judged: Judged, good: Tensor, sure: list[_Found]
+    replay: Replay, remaining: TwoLayerGradient, rows: Tensor, judged: Judged, good: Tensor, sure: list[_Found]
 ) -> list[_Found]:
     """Good rows that agree, put together: one example each, none that is known; the surest row decides."""
     order = good.nonzero()[:, 0]
@@ -188,21 +188,21 @@ def _examples(
     for first in range(len(numbers)):
         if free[first]:
             near = distance[first] < torch.maximum(limit, limit[first]).clamp_max(SAME)
-            own = numbers[free & (distance[first] < SAME) & (near | (distance[first] < AGREE))]
+            members = numbers[free & (distance[first] < SAME) & (near | (distance[first] < AGREE))]
             free &= distance[first] >= SAME
-            own = own[left.bias[own].abs().argsort(descending=True, stable=True)]
-            mean = layer_input(left.weight[own], left.bias[own])
-            out.append(_Found(mean, own, "alone", 1.0, int(labels[first]), bool(sure)))
+            members = members[remaining.bias[members].abs().argsort(descending=True, stable=True)]
+            mean = layer_input(remaining.weight[members], remaining.bias[members])
+            out.append(_Found(mean, members, "alone", 1.0, int(labels[first]), bool(sure)))
     return out
 
 
-def _error(replay: Replay, left: TwoLayerGradient, fresh: list[_Found]) -> Float[Tensor, " m"]:
+def _error(replay: Replay, remaining: TwoLayerGradient, fresh: list[_Found]) -> Float[Tensor, " m"]:
     """Relative error of the replayed bias gradients on the rows that each example owns."""
     x = torch.stack([f.x for f in fresh])
     labels = torch.tensor([f.label for f in fresh], device=x.device)
     shares = replay.share_of(x, labels, x.new_zeros(len(x)))
     off = [
-        float((s.bias_grad - left.bias)[f.rows].norm() / left.bias[f.rows].norm())
+        float((s.bias_grad - remaining.bias)[f.rows].norm() / remaining.bias[f.rows].norm())
         for s, f in zip(shares, fresh, strict=True)
     ]
     return x.new_tensor(off).clamp_min(replay.tolerance / 10)
@@ -212,18 +212,18 @@ def _others(
     update: Update,
     knowledge: ServerKnowledge,
     layer: Layer,
-    left: LayerGradient,
+    remaining: LayerGradient,
     sure: list[_Found],
     tested: bool,
 ) -> list[_Found]:
     """What is not certified: rows that agree first, those that are contradicted last."""
-    groups = left.groups()
+    groups = remaining.groups()
     if not groups:
         return []
     x = torch.stack([g.x for g in groups])
     wrong = torch.full((len(groups),), tested, dtype=torch.bool, device=x.device)
     if one_step(update, knowledge) and update.kind is UpdateKind.GRADIENT and not sure:
-        wrong |= contradicted(knowledge.model.params, layer, left, groups, x)
+        wrong |= contradicted(knowledge.model.params, layer, remaining, groups, x)
     known = torch.zeros_like(wrong)
     if sure:
         known = (torch.cdist(x, torch.stack([f.x for f in sure])) < SAME * x.norm(dim=1, keepdim=True)).any(1)

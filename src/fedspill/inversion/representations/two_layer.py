@@ -44,25 +44,25 @@ class TwoLayer:
 
     @property
     def classes(self) -> int:
-        """How many there are."""
+        """The number of classes."""
         return len(self.last_bias)
 
     def outputs(self, x: Float[Tensor, "m d"]) -> Float[Tensor, "m h"]:
-        """Of the first layer, before the ReLU."""
+        """The outputs of the first layer, before the ReLU."""
         return x.double() @ self.weight.T + self.bias
 
     def logits(self, outputs: Float[Tensor, "m h"]) -> Float[Tensor, "m classes"]:
-        """From the first layer's outputs."""
+        """The logits behind the first layer's outputs."""
         return outputs.relu() @ self.last_weight.T + self.last_bias
 
     def errors(
         self, logits: Float[Tensor, "m classes"], labels: Int[Tensor, "labels m"]
     ) -> Float[Tensor, "labels m classes"]:
         """The derivative of each example's own loss by its logits, for the labels that it may have."""
-        own = logits.detach().requires_grad_()
+        leaf = logits.detach().requires_grad_()
         with torch.enable_grad():
-            losses = [self.loss_fn(own, label) * len(own) for label in labels.to(own.device)]
-            return torch.stack([torch.autograd.grad(loss, own, retain_graph=True)[0] for loss in losses])
+            losses = [self.loss_fn(leaf, label) * len(leaf) for label in labels.to(leaf.device)]
+            return torch.stack([torch.autograd.grad(loss, leaf, retain_graph=True)[0] for loss in losses])
 
 
 def two_layer(model: Model, layer: Layer) -> TwoLayer | None:
@@ -72,22 +72,22 @@ def two_layer(model: Model, layer: Layer) -> TwoLayer | None:
     if last is None:
         return None
     names = Layer(parameter_name(last, "weight"), parameter_name(last, "bias"))
-    wanted = (layer.weight, layer.bias, names.weight, names.bias)
-    if any(name not in model.params for name in wanted):
+    required = (layer.weight, layer.bias, names.weight, names.bias)
+    if any(name not in model.params for name in required):
         return None
-    values = [model.params[name].double() for name in wanted]
+    values = [model.params[name].double() for name in required]
     head = TwoLayer(at, layer, names, values[0], values[1], values[2], values[3], model.loss_fn)
     return head if _is_all(model, head) else None
 
 
 def _behind(model: Model, at: str) -> str | None:
     """Name of the linear layer behind `at` and a ReLU in one nn.Sequential, if nothing else follows."""
-    parent, _, own = at.rpartition(".")
+    parent, _, name = at.rpartition(".")
     block = model.module.get_submodule(parent)
     if not isinstance(block, nn.Sequential):
         return None
     names = list(dict(block.named_children()))
-    after = names[names.index(own) + 1 :]
+    after = names[names.index(name) + 1 :]
     kinds = [(n, block.get_submodule(n)) for n in after]
     kept = [(n, m) for n, m in kinds if not isinstance(m, SKIPPED)]
     if len(kept) != 2 or not isinstance(kept[0][1], nn.ReLU) or not isinstance(kept[1][1], nn.Linear):
@@ -106,10 +106,10 @@ def _is_all(model: Model, head: TwoLayer) -> bool:
     if x.ndim != 2:
         return False
     with torch.no_grad():
-        wanted = calm.logits(calm.params, z).double()
+        expected = calm.logits(calm.params, z).double()
     got = head.logits(head.outputs(x))
-    size = 1 + float(wanted.abs().max())
-    return wanted.shape == got.shape and float((got - wanted).abs().max()) < 1e-3 * size
+    size = 1 + float(expected.abs().max())
+    return expected.shape == got.shape and float((got - expected).abs().max()) < 1e-3 * size
 
 
 @dataclass(frozen=True)

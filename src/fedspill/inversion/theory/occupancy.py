@@ -75,16 +75,16 @@ def recoverable(bins: Int[Tensor, "n d"]) -> Bool[Tensor, " n"]:
     for example, row in enumerate(places):
         for place in row:
             inside.setdefault(place, set()).add(example)
-    found, waiting = set[int](), [p for p, held in inside.items() if len(held) == 1]
+    recovered, waiting = set[int](), [p for p, held in inside.items() if len(held) == 1]
     while waiting:
         held = inside[waiting.pop()]
         for example in list(held):
-            found.add(example)
+            recovered.add(example)
             for place in places[example]:
                 inside[place].discard(example)
                 if len(inside[place]) == 1:
                     waiting.append(place)
-    return torch.tensor([i in found for i in range(len(places))], dtype=torch.bool)
+    return torch.tensor([i in recovered for i in range(len(places))], dtype=torch.bool)
 
 
 def alone(bins: Int[Tensor, " n"]) -> Bool[Tensor, " n"]:

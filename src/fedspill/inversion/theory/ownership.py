@@ -42,10 +42,10 @@ def owners(fires: Bool[Tensor, "n h"]) -> Bool[Tensor, " n"]:
 
 def recoverable(fires: Bool[Tensor, "n h"]) -> Bool[Tensor, " n"]:
     """Examples that fire some row alone once those that were found before are taken away."""
-    found = torch.zeros(len(fires), dtype=torch.bool, device=fires.device)
-    while bool((fresh := owners(fires & ~found[:, None])).any()):
-        found |= fresh
-    return found
+    recovered = torch.zeros(len(fires), dtype=torch.bool, device=fires.device)
+    while bool((fresh := owners(fires & ~recovered[:, None])).any()):
+        recovered |= fresh
+    return recovered
 
 
 def expected_rows(fires: Bool[Tensor, "n h"], *, peel: bool) -> Prediction:
@@ -88,9 +88,9 @@ def expected_leakage(
     """
     if size > len(u):
         fires = u.sigmoid()
-        own = fires * (1 - fires.mean(0)).clamp_min(1e-12) ** (size - 1)
+        owning = fires * (1 - fires.mean(0)).clamp_min(1e-12) ** (size - 1)
     else:
         shape = (-1, size, u.shape[1])
         quiet = (functional.softplus(u) if softplus is None else softplus).view(shape).sum(1, keepdim=True)
-        own = (u.view(shape) - quiet).exp().view(u.shape)
-    return 1 - torch.log1p(-own.clamp_max(1 - 1e-6)).sum(1).exp()
+        owning = (u.view(shape) - quiet).exp().view(u.shape)
+    return 1 - torch.log1p(-owning.clamp_max(1 - 1e-6)).sum(1).exp()

@@ -82,8 +82,8 @@ def owned_rows(
     mixed = ~possible | (bool(on.any()) & seen & (distance > OFF_LATTICE))
     sure = on | _replayed(update, knowledge, carried, gradient, groups, ~(on | mixed), labels)
     order = distance.nan_to_num(1.0).argsort(stable=True).tolist()
-    found = [_judged(groups[k], bool(sure[k]), bool(mixed[k])) for k in order]
-    return _distinct(sorted(found, key=lambda c: -c.confidence), carried)
+    candidates = [_judged(groups[k], bool(sure[k]), bool(mixed[k])) for k in order]
+    return _distinct(sorted(candidates, key=lambda c: -c.confidence), carried)
 
 
 def _blur(
@@ -103,17 +103,17 @@ def _judged(group: RowGroup, sure: bool, mixed: bool) -> OwnedRows:
     return OwnedRows(group.x, group.rows, "unsure", 0.5 if len(group.rows) > 1 else 0.2)
 
 
-def _distinct(found: Sequence[OwnedRows], carried: PassThrough) -> list[OwnedRows]:
+def _distinct(candidates: Sequence[OwnedRows], carried: PassThrough) -> list[OwnedRows]:
     """The first of those that show the same example up to rounding, with the rows of all."""
-    units = carried.units(torch.stack([c.x for c in found]))
+    units = carried.units(torch.stack([c.x for c in candidates]))
     near = torch.cdist(units, units) < SAME * units.shape[1] ** 0.5
-    out, free = list[OwnedRows](), torch.ones(len(found), dtype=torch.bool, device=units.device)
-    for first, best in enumerate(found):
+    out, free = list[OwnedRows](), torch.ones(len(candidates), dtype=torch.bool, device=units.device)
+    for first, best in enumerate(candidates):
         if free[first]:
             members = (near[first] & free).nonzero()[:, 0].tolist()
             free[members] = False
             # Rows in which others have a tiny part would spoil the best, so its value stays.
-            others = [found[k].rows for k in members if k != first]
+            others = [candidates[k].rows for k in members if k != first]
             out.append(replace(best, rows=torch.cat([best.rows, *others])))
     return out
 

@@ -62,10 +62,10 @@ def _rounding(
 def _factor(carried: PassThrough, spec: InputSpec, x: Float[Tensor, " d"], rough: float) -> float | None:
     low, high = 1 / (1 + rough), 1 / (1 - rough)
     if isinstance(spec, TableSpec):
-        found = lattice_scale(spec, x, low, high)
+        fit = lattice_scale(spec, x, low, high)
     else:
         # unit = gain * feature + offset, as a picture of one channel per feature that decodes to units.
         used = carried.used
         gain, offset = (tuple(v[used].tolist()) for v in (carried.gain, carried.offset))
-        found = lattice_scale(ImageSpec((len(used), 1, 1), mean=offset, std=gain), x[used], low, high)
-    return found[0] if found is not None and found[1] < ON_LATTICE else None
+        fit = lattice_scale(ImageSpec((len(used), 1, 1), mean=offset, std=gain), x[used], low, high)
+    return fit[0] if fit is not None and fit[1] < ON_LATTICE else None

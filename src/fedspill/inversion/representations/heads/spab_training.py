@@ -117,9 +117,9 @@ class HeadTraining:
         return [v.clone().requires_grad_() for v in values]
 
     def _rates(self, like: Tensor) -> Float[Tensor, " h"]:
-        own = self.settings
-        rates = torch.full_like(like, own.rate)
-        dense, frequent = round(own.dense * self.width), round(own.frequent * self.width)
+        settings = self.settings
+        rates = torch.full_like(like, settings.rate)
+        dense, frequent = round(settings.dense * self.width), round(settings.frequent * self.width)
         rates[:dense] = 0.5
         rates[dense : dense + frequent] = torch.logspace(-math.log10(6), -math.log10(24), frequent).to(like)
         return rates
@@ -139,14 +139,14 @@ class HeadTraining:
         return self.best
 
     def _epoch(self) -> None:
-        own, total = self.settings, self.settings.epochs * self.settings.steps
+        settings, total = self.settings, self.settings.epochs * self.settings.steps
         self._disturb()
-        for step in range(self.done * own.steps, (self.done + 1) * own.steps):
+        for step in range(self.done * settings.steps, (self.done + 1) * settings.steps):
             progress = step / total
-            rate = own.lr * min(1.0, (step + 1) / WARM_UP) * 0.5 * (1 + math.cos(math.pi * progress))
+            rate = settings.lr * min(1.0, (step + 1) / WARM_UP) * 0.5 * (1 + math.cos(math.pi * progress))
             for group in self.optimiser.param_groups:
                 group["lr"] = rate
-            chosen = torch.randint(len(self.inputs), (own.minibatch,), generator=self.rng).to(self.inputs.device)
+            chosen = torch.randint(len(self.inputs), (settings.minibatch,), generator=self.rng).to(self.inputs.device)
             loss = self._loss(self.inputs[chosen], self.targets[chosen], progress)
             self.optimiser.zero_grad()
             loss.backward()
@@ -160,16 +160,16 @@ class HeadTraining:
                     value += size * randn(tuple(value.shape), self.rng, value)
 
     def _loss(self, x: Tensor, labels: Tensor, progress: float) -> Tensor:
-        own = self.settings
+        settings = self.settings
         outputs = functional.linear(x, self.values[0], self.values[1])
         loss = functional.cross_entropy(functional.linear(outputs.relu(), self.values[2], self.values[3]), labels)
-        if own.sparsity:
+        if settings.sparsity:
             ramp = 0.5 * (1 - math.cos(math.pi * progress))
-            loss = loss + own.sparsity * ramp * column_sparsity(outputs, own.alive)
-        if own.leakage:
-            start, end = own.temperature
+            loss = loss + settings.sparsity * ramp * column_sparsity(outputs, settings.alive)
+        if settings.leakage:
+            start, end = settings.temperature
             u = outputs / (start * (end / start) ** progress)
-            loss = loss + own.leakage * expected_loss(u, own.sizes, own.emphasis)
+            loss = loss + settings.leakage * expected_loss(u, settings.sizes, settings.emphasis)
         return loss
 
     def _judge(self) -> None:

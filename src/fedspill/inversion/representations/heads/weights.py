@@ -43,11 +43,11 @@ class HeadWeights:
     last_bias: Float[Tensor, " classes"]
 
     def module(self, *, flatten: bool = False) -> nn.Sequential:
-        """To put in the place of a network's head; see `transfer.two_layer_head`."""
+        """The module to put in the place of a network's head; see `network.extractor.two_layer_head`."""
         return two_layer_head((self.weight, self.bias), (self.last_weight, self.last_bias), flatten=flatten)
 
     def outputs(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n h"]:
-        """Of the first layer, before the ReLU."""
+        """The outputs of the first layer, before the ReLU."""
         return functional.linear(features, self.weight, self.bias)
 
     def logits(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n classes"]:
@@ -61,13 +61,13 @@ class HeadWeights:
 
     def leakage(self, features: Float[Tensor, "n d"], size: int) -> float:
         """IR leakage rate, with the truth, averaged over consecutive batches of `size`."""
-        part = CHUNK // size * size or size
-        rates = [leakage_rates(self.outputs(f), size) for f in features.split(part) if len(f) >= size]
+        chunk = CHUNK // size * size or size
+        rates = [leakage_rates(self.outputs(f), size) for f in features.split(chunk) if len(f) >= size]
         return float(torch.cat(rates).mean()) if rates else float("nan")
 
 
 def default_layers(length: int, width: int, classes: int, rng: torch.Generator, like: Tensor) -> HeadWeights:
-    """As PyTorch draws linear layers: uniform within 1 / sqrt(inputs)."""
+    """A head drawn as PyTorch draws linear layers: uniform within 1 / sqrt(inputs)."""
 
     def draw(shape: tuple[int, ...], inputs: int) -> Tensor:
         return (2 * rand(shape, rng, like) - 1) / inputs**0.5
@@ -138,15 +138,17 @@ def read_head(path: str | Path, extractor: Extractor) -> HeadWeights:
         raise BadInput(f"head file {str(path)!r} does not exist")
     try:
         with safe_open(path, framework="pt") as file:
-            found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
     except (SafetensorError, OSError, ValueError) as error:
         raise BadInput(f"{str(path)!r} is no whole safetensors file: {str(error)[:160]}") from error
-    if sorted(found) != sorted(NAMES) or not all(bool(v.isfinite().all()) for v in found.values()):
-        raise BadInput(f"{str(path)!r} holds {sorted(found)}; finite {sorted(NAMES)} are needed, a head of two layers")
-    head = HeadWeights(*(found[name].to(like) for name in NAMES))
+    if sorted(tensors) != sorted(NAMES) or not all(bool(v.isfinite().all()) for v in tensors.values()):
+        raise BadInput(
+            f"{str(path)!r} holds {sorted(tensors)}; finite {sorted(NAMES)} are needed, a head of two layers"
+        )
+    head = HeadWeights(*(tensors[name].to(like) for name in NAMES))
     length = int(torch.tensor(representation_shape(extractor.model, extractor.at)).prod())
     (rows, inputs), classes = head.weight.shape, len(head.last_bias)
     if inputs != length or head.bias.shape != (rows,) or head.last_weight.shape != (classes, rows):
-        shapes = {name: tuple(found[name].shape) for name in NAMES}
+        shapes = {name: tuple(tensors[name].shape) for name in NAMES}
         raise BadInput(f"{str(path)!r} holds {shapes}; the extractor gives {length} values to its head")
     return head

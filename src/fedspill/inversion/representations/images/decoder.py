@@ -92,10 +92,10 @@ class IRDecoder(nn.Module):
         Raises:
             BadInput: it was not.
         """
-        own = fingerprint(extractor)
-        if own.shape != self.fingerprint.shape:
-            raise BadInput(f"the decoder takes {self.length} values, the extractor gives {len(own)}")
-        apart = (own - self.fingerprint.to(own)).norm() / own.norm().clamp_min(1e-12)
+        actual = fingerprint(extractor)
+        if actual.shape != self.fingerprint.shape:
+            raise BadInput(f"the decoder takes {self.length} values, the extractor gives {len(actual)}")
+        apart = (actual - self.fingerprint.to(actual)).norm() / actual.norm().clamp_min(1e-12)
         if apart > FINGERPRINT_TOLERANCE:
             raise BadInput(
                 f"the decoder was trained for another extractor: representations of one picture lie {float(apart):.2g}"
@@ -139,25 +139,25 @@ def fresh_decoder(
         decoder = IRDecoder(layout, length, image, bounds)
     decoder = decoder.to_empty(device="cpu").to(like.dtype)
     with torch.no_grad():
-        for part in decoder.modules():
-            if isinstance(part, nn.BatchNorm2d):
-                part.reset_parameters()
-            elif isinstance(part, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
-                bound = sqrt(3 / _fan_in(part))
-                part.weight.copy_((2 * rand(tuple(part.weight.shape), rng, part.weight) - 1) * bound)
-                if part.bias is not None:
-                    part.bias.zero_()
+        for layer in decoder.modules():
+            if isinstance(layer, nn.BatchNorm2d):
+                layer.reset_parameters()
+            elif isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+                bound = sqrt(3 / _fan_in(layer))
+                layer.weight.copy_((2 * rand(tuple(layer.weight.shape), rng, layer.weight) - 1) * bound)
+                if layer.bias is not None:
+                    layer.bias.zero_()
         decoder.centre.zero_()
         decoder.spread.fill_(1)
         decoder.fingerprint.zero_()
     return decoder.to(like.device)
 
 
-def _fan_in(part: nn.Conv2d | nn.ConvTranspose2d | nn.Linear) -> float:
+def _fan_in(layer: nn.Conv2d | nn.ConvTranspose2d | nn.Linear) -> float:
     """Numbers that are added up for one output value."""
-    if isinstance(part, nn.ConvTranspose2d):
-        return part.weight[:, 0].numel() / (part.stride[0] * part.stride[1])
-    return float(part.weight[0].numel())
+    if isinstance(layer, nn.ConvTranspose2d):
+        return layer.weight[:, 0].numel() / (layer.stride[0] * layer.stride[1])
+    return float(layer.weight[0].numel())
 
 
 def decoder_metadata(decoder: IRDecoder) -> dict[str, str]:
@@ -192,12 +192,12 @@ def read_decoder(path: str | Path, extractor: Extractor) -> IRDecoder:
         raise BadInput(f"decoder file {str(path)!r} does not exist")
     try:
         with safe_open(path, framework="pt") as file:
-            told = dict(file.metadata() or {})
+            metadata = dict(file.metadata() or {})
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
     except (SafetensorError, OSError, ValueError) as error:
         raise BadInput(f"{str(path)!r} is no whole safetensors file: {str(error)[:160]}") from error
     try:
-        decoder = _built(told)
+        decoder = _built(metadata)
         decoder.load_state_dict(tensors, assign=True)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise BadInput(f"{str(path)!r} holds no decoder that `fedspill train decoder` wrote") from error
@@ -206,8 +206,8 @@ def read_decoder(path: str | Path, extractor: Extractor) -> IRDecoder:
     return decoder.eval().requires_grad_(False)
 
 
-def _built(told: Mapping[str, str]) -> IRDecoder:
-    values = {name: json.loads(told[name]) for name in ("widths", "blocks", "length", "image", "bounds")}
+def _built(metadata: Mapping[str, str]) -> IRDecoder:
+    values = {name: json.loads(metadata[name]) for name in ("widths", "blocks", "length", "image", "bounds")}
     layout = DecoderShape(tuple(values["widths"]), values["blocks"])
     channels, height, width = values["image"]
     low, high = values["bounds"]

@@ -129,20 +129,20 @@ class _Run:
     def _step(self, done: float) -> float:
         images = self._mini_batch()
         with torch.no_grad():
-            wanted = self.represent(self.spec.encode(images))
-        made = self.decoder(wanted)
+            target = self.represent(self.spec.encode(images))
+        made = self.decoder(target)
         error = (made - images).square().mean()
         self.optimiser.zero_grad()
-        (error + self._further(made, images, wanted)).backward()
+        (error + self._further(made, images, target)).backward()
         for group in self.optimiser.param_groups:
             group["lr"] = self.settings.rate(done)
         self.optimiser.step()
         return float(error.detach())
 
-    def _further(self, made: Tensor, images: Tensor, wanted: Tensor) -> Tensor:
+    def _further(self, made: Tensor, images: Tensor, target: Tensor) -> Tensor:
         settings, value = self.settings, made.new_zeros(())
         if settings.consistency:
-            value = value + settings.consistency * scaled_mse(self.represent(self.spec.encode(made)), wanted).mean()
+            value = value + settings.consistency * scaled_mse(self.represent(self.spec.encode(made)), target).mean()
         if settings.edges:
             wrong = made - images
             value = value + settings.edges * (wrong.diff(dim=-1).abs().mean() + wrong.diff(dim=-2).abs().mean())

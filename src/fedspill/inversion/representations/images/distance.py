@@ -10,18 +10,18 @@ FLOOR = 1e-12
 """Below which a representation's variance counts as this."""
 
 
-def divergence(got: Float[Tensor, "m d"], wanted: Float[Tensor, "m d"]) -> Float[Tensor, " m"]:
+def divergence(got: Float[Tensor, "m d"], target: Float[Tensor, "m d"]) -> Float[Tensor, " m"]:
     """KL(softmax(wanted) || softmax(got)) in nats: how features stand to each other, whatever is added to all."""
-    told, asked = got.log_softmax(1), wanted.log_softmax(1)
-    return (asked.exp() * (asked - told)).sum(1)
+    guess, asked = got.log_softmax(1), target.log_softmax(1)
+    return (asked.exp() * (asked - guess)).sum(1)
 
 
-def scaled_mse(got: Float[Tensor, "m d"], wanted: Float[Tensor, "m d"]) -> Float[Tensor, " m"]:
+def scaled_mse(got: Float[Tensor, "m d"], target: Float[Tensor, "m d"]) -> Float[Tensor, " m"]:
     """Mean squared error over the variance of the wanted features: 1 for the best constant, 0 for a match."""
-    spread = wanted.var(1, correction=0).clamp_min(FLOOR)
-    return (got - wanted).square().mean(1) / spread
+    spread = target.var(1, correction=0).clamp_min(FLOOR)
+    return (got - target).square().mean(1) / spread
 
 
-def relative_distance(got: Float[Tensor, "m d"], wanted: Float[Tensor, "m d"]) -> Float[Tensor, " m"]:
+def relative_distance(got: Float[Tensor, "m d"], target: Float[Tensor, "m d"]) -> Float[Tensor, " m"]:
     """Euclidean distance over the length of the wanted representation."""
-    return (got - wanted).norm(dim=1) / wanted.norm(dim=1).clamp_min(FLOOR)
+    return (got - target).norm(dim=1) / target.norm(dim=1).clamp_min(FLOOR)

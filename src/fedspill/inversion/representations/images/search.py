@@ -1,4 +1,4 @@
-"""From intermediate representations back to images: Maui (Dabholkar et al. 2025, arXiv 2509.11451), Algorithm 1.
+"""The search for images behind intermediate representations: Maui (Dabholkar et al. 2025, arXiv 2509.11451), Alg. 1.
 
 Stated: AdamW with a step schedule on the weights of a U-Net, KL and MSE on the representation, total variation,
 Gaussian noise on the seed every so often. The paper's numbers are not at hand, so the defaults were measured
@@ -53,8 +53,8 @@ class Group:
     def resume(self, state: State) -> None:
         """Goes on from a state."""
         with torch.no_grad():
-            for own, kept in zip(self.candidates.tensors, state["candidates"], strict=True):
-                own.copy_(kept)
+            for tensor, kept in zip(self.candidates.tensors, state["candidates"], strict=True):
+                tensor.copy_(kept)
         self.optimiser.load_state_dict(state["optimiser"])
         self.best, self.lowest = state["best"].to(self.best), state["lowest"].to(self.lowest)
 
@@ -136,8 +136,8 @@ class IRSearch:
         group.note(images.detach(), values.detach())
         for variable, gradient in zip(variables, gradients, strict=True):
             variable.grad = gradient.sign() if self.settings.signed else gradient
-        for part in group.optimiser.param_groups:
-            part["lr"] = self.settings.rate(self.step)
+        for options in group.optimiser.param_groups:
+            options["lr"] = self.settings.rate(self.step)
         group.optimiser.step()
         group.candidates.project()
         return values.detach()
@@ -217,7 +217,7 @@ def match_representations(
     """
     targets = _checked(extractor, spec, targets)
     search = IRSearch(extractor.function(), spec, settings, rng, decoder)
-    groups = [search.group(part) for part in targets.split(settings.together)]
+    groups = [search.group(chunk) for chunk in targets.split(settings.together)]
     complete = search.run(groups, watch)
     inputs = torch.cat([g.best for g in groups])
     with torch.no_grad():
