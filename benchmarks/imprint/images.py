@@ -20,16 +20,17 @@ from fedspill.core.model import Model
 from fedspill.core.rng import stream
 from fedspill.core.types import Batch, Update
 from fedspill.defences.gradient_noise import GradientNoise
-from fedspill.tamperings.robbing_the_fed import RobbingTheFed
+from fedspill.inversion.imprint.making import Bins
+from fedspill.tamperings.robbing_the_fed import ImprintModule, RobbingTheFed
 from fedspill.zoo.data import DataPool, load
 from fedspill.zoo.models import build
 
-PLAIN = RobbingTheFed(functions=("random",), cutoffs="auto")
+PLAIN = RobbingTheFed(Bins(functions=("random",), cutoffs="auto"))
 
 
 def peeled(d: int, rows: int = 128) -> RobbingTheFed:
     """As many random functions as d says, that share the rows."""
-    return RobbingTheFed(rows, ("random",) * d, cutoffs="auto", decode="peel" if d > 1 else "bins")
+    return RobbingTheFed(Bins(rows, ("random",) * d, cutoffs="auto"), decode="peel" if d > 1 else "bins")
 
 
 def cifar(width: int = 16) -> tuple[DataPool, Batch, Model]:
@@ -115,7 +116,9 @@ def fedavg() -> None:
     training = FedAvg(minibatch_size=8, lr=1e-4)
     for activation in ("hardtanh", "relu"):
         for throughput in (1.0, 10.0, 100.0):
-            tampering = RobbingTheFed(cutoffs="auto", activation=activation, throughput=throughput)
+            tampering = RobbingTheFed(
+                Bins(cutoffs="auto"), module=ImprintModule(activation=activation, throughput=throughput)
+            )
             found = run(tampering, model, private, public, 0, training)
             counts = f"{found.exact} of 64 | {int((found.psnr > 30).sum())} | {found.identified}"
             size = f"{float(found.psnr.mean()):.2f} | {float(found.psnr.median()):.2f}"
@@ -131,7 +134,7 @@ def noisy(sigma: float, relative: bool, seed: int) -> Callable[[Update], Update]
 def noise() -> None:
     """Exact, identified and above 20 dB, 64 photographs; mean and normal cutoffs, gain 1 and mean loss as the paper."""
     private, public, model = photographs_of(0)
-    tampering = RobbingTheFed(throughput=128.0)
+    tampering = RobbingTheFed(module=ImprintModule(throughput=128.0))
     print("| sigma | of | exact | above 20 dB | identified (IIP, pixels) | mean dB |\n|---|---|---|---|---|---|")
     for relative in (False, True):
         for sigma in (0.0, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0):

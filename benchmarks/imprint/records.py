@@ -16,7 +16,9 @@ from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.local_update import FedSGD, local_update
 from fedspill.core.model import Model
 from fedspill.core.rng import stream
+from fedspill.core.settings import with_fields
 from fedspill.core.types import Batch
+from fedspill.inversion.imprint.making import Bins
 from fedspill.inversion.theory.occupancy import alone_expected
 from fedspill.scoring.match import match
 from fedspill.scoring.metrics import by_names
@@ -64,6 +66,9 @@ VARIANTS = {
 }
 
 
+PLAIN = RobbingTheFed(Bins(512, cutoffs="auto"))
+
+
 def text() -> None:
     """The transformer of the federated literature; private sentences of the test part, public of the valid part."""
     n, names = 128, ("exact_sentence", "token_accuracy", "bleu", "rouge_l")
@@ -74,7 +79,7 @@ def text() -> None:
     drawn = _drawn(len(private), n, 5)
     rows = {
         name: [
-            scores(RobbingTheFed(512, cutoffs="auto", **fields), model, private.batch[part], public, b, names)
+            scores(with_fields(PLAIN, **fields), model, private.batch[part], public, b, names)
             for b, part in enumerate(drawn)
         ]
         for name, fields in VARIANTS.items()
@@ -92,7 +97,7 @@ def tables() -> None:
     print(f"Ideal: {ideal:.1f} of {n} ({ideal / n:.1%}).\n")
     rows = {
         name: [
-            scores(RobbingTheFed(512, cutoffs="auto", **fields), model, private.batch[part], public, b, names)
+            scores(with_fields(PLAIN, **fields), model, private.batch[part], public, b, names)
             for b, part in enumerate(_drawn(len(private), n, 20))
         ]
         for name, fields in VARIANTS.items()

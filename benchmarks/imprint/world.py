@@ -15,6 +15,7 @@ from fedspill.core.model import Model
 from fedspill.core.rng import stream
 from fedspill.core.roles import Predicts
 from fedspill.core.types import Batch
+from fedspill.inversion.imprint.making import Bins
 from fedspill.inversion.imprint.measurement import Cutoffs
 from fedspill.scoring.metrics import PSNR
 from fedspill.scoring.score import score_all
@@ -122,7 +123,7 @@ def world(name: str, seed: int) -> World:
 
 def fedspill_run(given: World, variant: Variant) -> Run:
     """fedspill: plants, computes the gradient, reads."""
-    tampering = RobbingTheFed(given.case.rows, (variant.function,), cutoffs=variant.cutoffs)
+    tampering = RobbingTheFed(Bins(given.case.rows, (variant.function,), cutoffs=variant.cutoffs))
     start = time.perf_counter()
     tampered = tampering.tamper(given.model, None, 0, stream(given.seed, "server"))
     assert tampered.readout is not None
@@ -142,7 +143,7 @@ def predicted(given: World, variant: Variant) -> list[int]:
     """Images alone in a bin by the measurement itself, for several draws of a random vector."""
     z, counts = given.spec.encode(given.private.inputs), list[int]()
     for draw in range(DRAWS):
-        tampering = RobbingTheFed(given.case.rows, (variant.function,), cutoffs=variant.cutoffs)
+        tampering = RobbingTheFed(Bins(given.case.rows, (variant.function,), cutoffs=variant.cutoffs))
         tampered = tampering.tamper(given.model, None, 0, stream(draw, "server"))
         assert isinstance(tampered.readout, Predicts)
         counts.append(int(tampered.readout.predict(tampered.model, z).recoverable.sum()))

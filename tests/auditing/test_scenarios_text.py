@@ -13,6 +13,7 @@ from fedspill.core.inputs import TokenSpec
 from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.local_update import FedSGD, local_update
 from fedspill.core.rng import stream
+from fedspill.inversion.imprint.making import Bins
 from fedspill.tamperings.robbing_the_fed import RobbingTheFed
 from fedspill.zoo.data import from_tensors, from_tokens, load
 from fedspill.zoo.data.cut import cut
@@ -149,7 +150,7 @@ def test_robbing_the_fed_reads_sentences_word_for_word() -> None:
             "server": {"public": {"name": "sentences", "split": "public"}},
         }
     )
-    private, robber = found.private(0), RobbingTheFed(rows=512, functions=("random",), cutoffs="auto")
+    private, robber = found.private(0), RobbingTheFed(Bins(512, ("random",), cutoffs="auto"))
     tampered = robber.tamper(found.model, found.public_batch, 0, stream(0, "server"))
     update = local_update(tampered.model, private, FedSGD())
     knowledge = ServerKnowledge(tampered.model, num_examples=8, labels=private.labels)

@@ -9,7 +9,7 @@ from typing import Literal
 
 import torch
 
-from fedspill.core.errors import NotApplicable
+from fedspill.core.errors import BadInput, NotApplicable
 from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.roles import UNWATCHED, Attack, Card, Watch
 from fedspill.core.types import Reconstruction, Update
@@ -42,6 +42,10 @@ class DLG:
     tolerance: float = 1e-6
     unknowns: Unknowns = Unknowns()
     converged_below: float = 1e-3
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.restarts < 1:
+            raise BadInput(f"steps={self.steps}, restarts={self.restarts}: both must be at least 1")
 
     def reconstruct(
         self, update: Update, knowledge: ServerKnowledge, rng: torch.Generator, watch: Watch = UNWATCHED

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from fedspill.core.errors import BadInput
 from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.roles import UNWATCHED, Attack, Card, Watch
 from fedspill.core.types import Reconstruction, Update
@@ -36,6 +37,10 @@ class IDLG:
     tolerance: float = 1e-6
     unknowns: Unknowns = Unknowns()
     converged_below: float = 1e-3
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.restarts < 1:
+            raise BadInput(f"steps={self.steps}, restarts={self.restarts}: both must be at least 1")
 
     def reconstruct(
         self, update: Update, knowledge: ServerKnowledge, rng: torch.Generator, watch: Watch = UNWATCHED

@@ -65,6 +65,11 @@ class NEX:
             raise BadInput(
                 f"tolerance={self.tolerance} must lie between 0 and 0.1 radians, least={self.least} be 1 or more"
             )
+        if self.matching.prior == "decoder" or self.matching.anchor:
+            raise BadInput(
+                f"matching has prior={self.matching.prior!r}, anchor={self.matching.anchor}: nex has no decoder; search"
+                " by 'unet' or 'pixels', without an anchor"
+            )
 
     def reconstruct(
         self, update: Update, knowledge: ServerKnowledge, rng: torch.Generator, watch: Watch = UNWATCHED

@@ -18,9 +18,10 @@ from fedspill.core.types import Batch, Reconstruction, ServerRole, Update
 from fedspill.inversion.analytic.readout import by_class, read_layer
 from fedspill.inversion.gradients.layer import Layer
 from fedspill.inversion.network.head import last_linear
+from fedspill.inversion.network.planting import enclosed
 from fedspill.inversion.network.trace import probe_inputs
 
-TAP, BASE = "tap", "base"
+TAP = "tap"
 
 
 class InputToHeadNetwork(nn.Module):
@@ -59,17 +60,17 @@ class InputToHead:
         features = prod(model.input.encoded_shape)
         with torch.no_grad():
             classes = model.logits(model.params, probe_inputs(model.input, 2, model.like)).shape[1]
-        module = InputToHeadNetwork(model.module, features, classes, self.gain).train(model.training)
-        inner = dict(model.params)
-        if self.flat_head:
-            head = last_linear(model)
-            inner |= {n: torch.zeros_like(inner[n]) for n in (head.weight, head.bias) if n is not None}
+        base = _with_flat_head(model) if self.flat_head else model
         zeros = model.like.new_zeros
-        own = {f"{TAP}.weight": zeros(classes, features), f"{TAP}.bias": zeros(classes)}
-        params = own | {f"{BASE}.{k}": v for k, v in inner.items()}
-        buffers = {f"{BASE}.{k}": v for k, v in model.buffers.items()}
-        changed = Model(module, params, buffers, model.loss_fn, model.input, model.training)
+        values = {f"{TAP}.weight": zeros(classes, features), f"{TAP}.bias": zeros(classes)}
+        changed = enclosed(base, "", lambda module: InputToHeadNetwork(module, features, classes, self.gain), values)
         return Tampered(changed, InputToHeadReadout(self.gain))
+
+
+def _with_flat_head(model: Model) -> Model:
+    head = last_linear(model)
+    flat = {n: torch.zeros_like(model.params[n]) for n in (head.weight, head.bias) if n is not None}
+    return model.with_params({**model.params, **flat})
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,9 @@ from fedspill.core.roles import UNWATCHED, Card, Tampered, Tampering, Watch
 from fedspill.core.types import Batch, Reconstruction, ServerRole, Update
 from fedspill.inversion.analytic.readout import read_layer
 from fedspill.inversion.gradients.layer import Layer
+from fedspill.inversion.network.planting import enclosed
 
-PLANTED, BACK, BASE = "planted", "back", "base"
+PLANTED, BACK = "planted", "back"
 
 
 class LinearFirstNetwork(nn.Module):
@@ -63,19 +64,16 @@ class LinearFirst:
     ) -> Tampered:
         """The network behind a planted layer; public data, if there are any, tell how often a row fires."""
         features = prod(model.input.encoded_shape)
-        module = LinearFirstNetwork(model.module, features, self.rows).train(model.training)
         forth = randn((self.rows, features), rng, model.like)
         # Without its mean a row does not measure brightness, which all pixels share.
         forth = (forth - forth.mean(1, keepdim=True)) * self.balance / features**0.5
         back = self.scale / self.balance / self.rows**0.5
-        own = {
+        values = {
             f"{PLANTED}.weight": forth,
             f"{PLANTED}.bias": self._biases(model, forth, public_data),
             f"{BACK}.weight": randn((features, self.rows), rng, model.like) * back,
         }
-        params = own | {f"{BASE}.{k}": v for k, v in model.params.items()}
-        buffers = {f"{BASE}.{k}": v for k, v in model.buffers.items()}
-        changed = Model(module, params, buffers, model.loss_fn, model.input, model.training)
+        changed = enclosed(model, "", lambda base: LinearFirstNetwork(base, features, self.rows), values)
         return Tampered(changed, LinearFirstReadout(self.peel))
 
     def _biases(self, model: Model, forth: Tensor, public_data: Batch | None) -> Tensor:

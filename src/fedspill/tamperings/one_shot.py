@@ -18,7 +18,7 @@ from fedspill.inversion.gradients.layer import Layer
 from fedspill.inversion.imprint.bin_readout import SURE, read_group
 from fedspill.inversion.imprint.contents import contents
 from fedspill.inversion.imprint.making import public_features
-from fedspill.inversion.imprint.measurement import LEAST_PUBLIC, edges, vector
+from fedspill.inversion.imprint.measurement import LEAST_PUBLIC, check_function, edges, vector
 from fedspill.inversion.imprint.rows import Imprint, arranged
 from fedspill.inversion.imprint.views import View, view_at
 from fedspill.inversion.network.layers import layer_inputs
@@ -54,6 +54,7 @@ class OneShot:
     def __post_init__(self) -> None:
         if self.expected < 1 or not 0 < self.quantile < 1:
             raise BadInput(f"expected={self.expected}, quantile={self.quantile}: at least 1, and between 0 and 1")
+        check_function(self.function)
 
     def tamper(
         self, model: Model, public_data: Batch | None, round: int, rng: torch.Generator, watch: Watch = UNWATCHED

@@ -58,6 +58,10 @@ class RobbingLinearLayer:
     def __post_init__(self) -> None:
         if self.throughput <= 0:
             raise BadInput(f"throughput={self.throughput} must be above 0")
+        self._bins(2 * len(self.functions) if self.rows is None else self.rows)
+
+    def _bins(self, rows: int) -> Bins:
+        return Bins(rows, self.functions, self.own, self.cutoffs)
 
     def tamper(
         self, model: Model, public_data: Batch | None, round: int, rng: torch.Generator, watch: Watch = UNWATCHED
@@ -72,8 +76,10 @@ class RobbingLinearLayer:
         rows = total if self.rows is None else self.rows
         if rows > total:
             raise NotApplicable(f"rows={rows}, but {first.describe()} has {total}")
-        bins = Bins(rows, self.functions, self.own, self.cutoffs)
-        imprint = make_imprint(bins, model, place, public_data, rng, ordinary=total - rows, shuffle=self.shuffle)
+        ordinary = total - rows
+        imprint = make_imprint(
+            self._bins(rows), model, place, public_data, rng, ordinary=ordinary, shuffle=self.shuffle
+        )
         layer = Layer(*_names(first))
         active = round >= self.active_from
         # One column for all bins. Its signs differ: equal ones would shift all logits alike, which a softmax ignores.

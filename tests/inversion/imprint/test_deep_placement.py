@@ -7,8 +7,9 @@ from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.local_update import FedSGD, local_update
 from fedspill.core.rng import rand, stream
 from fedspill.core.types import Batch
+from fedspill.inversion.imprint.making import Bins
 from fedspill.inversion.network.layers import layer_inputs
-from fedspill.tamperings.robbing_the_fed import RobbingTheFed
+from fedspill.tamperings.robbing_the_fed import Placement, RobbingTheFed
 from fedspill.zoo.models import build
 
 
@@ -24,7 +25,9 @@ def smooth(n: int, seed: int) -> Batch:
 def test_whoever_is_alone_is_read_at_the_resolution_that_is_left(lanes: str, worst: float, bypass: str) -> None:
     model = build("resnet18", input_shape=(3, 32, 32), num_classes=10, options={"width": 16})
     private, public = smooth(12, 0), smooth(300, 1)
-    tampering = RobbingTheFed(40, ("random",), cutoffs="auto", at="layer3", lanes=lanes, bypass=bypass)
+    tampering = RobbingTheFed(
+        Bins(40, ("random",), cutoffs="auto"), place=Placement(at="layer3", lanes=lanes, bypass=bypass)
+    )
     tampered = tampering.tamper(model, public, 0, stream(0, "server"))
     kept = [
         k for k, v in model.params.items() if k in tampered.model.params and torch.equal(v, tampered.model.params[k])

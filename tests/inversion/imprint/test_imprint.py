@@ -1,7 +1,5 @@
 """An example that is alone in a bin is read exactly: wherever the module stands, however it is built."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 from torch import nn
@@ -12,10 +10,13 @@ from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.local_update import FedAvg, FedSGD, local_update
 from fedspill.core.model import Model
 from fedspill.core.rng import rand, stream
+from fedspill.core.settings import with_fields
 from fedspill.core.types import Batch
+from fedspill.inversion.imprint.making import Bins
 from fedspill.inversion.imprint.measurement import vector
+from fedspill.tamperings.one_shot import OneShot
 from fedspill.tamperings.robbing_linear_layer import RobbingLinearLayer
-from fedspill.tamperings.robbing_the_fed import RobbingTheFed
+from fedspill.tamperings.robbing_the_fed import ImprintModule, Placement, RobbingTheFed
 from tests.support.imprints import EXACT, read, stored
 from tests.support.worlds import CLASSES, SPEC, batch, conv_bn, draw_weights, mlp, relu_mlp
 
@@ -24,7 +25,9 @@ from tests.support.worlds import CLASSES, SPEC, batch, conv_bn, draw_weights, ml
 @pytest.mark.parametrize("connection", ["linear", "addition"])
 @pytest.mark.parametrize("net", [mlp, conv_bn], ids=["mlp", "conv"])
 def test_whoever_is_alone_by_the_measurement_is_read_exactly(activation, connection, net) -> None:
-    tampering = RobbingTheFed(48, ("random",), cutoffs="auto", activation=activation, connection=connection)
+    tampering = RobbingTheFed(
+        Bins(48, ("random",), cutoffs="auto"), module=ImprintModule(activation=activation, connection=connection)
+    )
     found, expected, exact, gap = read(tampering, net(dtype=torch.float64), stored(20, dtype=torch.float64))
     assert 8 < int(expected.recoverable.sum()) < 20
     assert torch.equal(exact, expected.recoverable)
@@ -38,7 +41,7 @@ def test_whoever_is_alone_by_the_measurement_is_read_exactly(activation, connect
 @pytest.mark.parametrize("function", ["mean", "dct:5", "random", "own"])
 def test_every_linear_function_reads(function: str) -> None:
     own = tuple(vector("random", 192, stream(5, "own")).tolist()) if function == "own" else ()
-    tampering = RobbingTheFed(64, (function,), own, cutoffs="empirical")
+    tampering = RobbingTheFed(Bins(64, (function,), own=own, cutoffs="empirical"))
     _, expected, exact, _ = read(tampering, conv_bn(), stored(16))
     assert int(expected.recoverable.sum()) > 6
     assert torch.equal(exact, expected.recoverable)
@@ -46,11 +49,11 @@ def test_every_linear_function_reads(function: str) -> None:
 
 @pytest.mark.parametrize("at", ["", "3", "4"])
 def test_the_module_stands_before_any_layer_and_the_update_names_its_rows(at: str) -> None:
-    tampered = RobbingTheFed(8, at=at).tamper if at == "" else None
+    tampered = RobbingTheFed(Bins(8), place=Placement(at=at)).tamper if at == "" else None
     model = conv_bn()
     if tampered is None:
         with pytest.raises(NotApplicable, match="is not the network's input"):
-            RobbingTheFed(8, at=at).tamper(model, stored(9), 0, stream(0, "s"))
+            RobbingTheFed(Bins(8), place=Placement(at=at)).tamper(model, stored(9), 0, stream(0, "s"))
         return
     sent = tampered(model, stored(9), 0, stream(0, "s")).model
     assert sent.logits(sent.params, SPEC.encode(batch(2).inputs)).shape == (2, CLASSES)
@@ -64,15 +67,15 @@ def test_the_module_stands_before_any_layer_and_the_update_names_its_rows(at: st
 
 
 def test_a_layer_that_sees_the_input_can_be_stood_before() -> None:
-    tampering = RobbingTheFed(48, ("random",), cutoffs="auto", at="1")
+    tampering = RobbingTheFed(Bins(48, ("random",), cutoffs="auto"), place=Placement(at="1"))
     _, expected, exact, _ = read(tampering, relu_mlp(), stored(16))
     assert int(expected.recoverable.sum()) > 6
     assert torch.equal(exact, expected.recoverable)
 
 
 def test_shuffled_rows_among_ordinary_ones_read_the_same() -> None:
-    plain = RobbingTheFed(40, ("random",), cutoffs="auto")
-    hidden = replace(plain, shuffle=True, ordinary_rows=24)
+    plain = RobbingTheFed(Bins(40, ("random",), cutoffs="auto"))
+    hidden = with_fields(plain, shuffle=True, ordinary_rows=24)
     sent = hidden.tamper(mlp(), stored(400, 1), 0, stream(3, "server")).model
     weight = sent.params["planted.first.weight"]
     assert weight.shape[0] == 64
@@ -83,7 +86,7 @@ def test_shuffled_rows_among_ordinary_ones_read_the_same() -> None:
 
 
 def test_a_dormant_module_changes_by_parameters_only_and_reads_from_its_round_on() -> None:
-    dormant = RobbingTheFed(40, ("random",), cutoffs="auto", active_from=3)
+    dormant = RobbingTheFed(Bins(40, ("random",), cutoffs="auto"), module=ImprintModule(active_from=3))
     early, late = (dormant.tamper(mlp(), stored(400, 1), r, stream(3, "server")) for r in (2, 3))
     assert {k: v.shape for k, v in early.model.params.items()} == {k: v.shape for k, v in late.model.params.items()}
     assert repr(early.model.module) == repr(late.model.module)
@@ -115,7 +118,7 @@ def test_a_network_without_such_a_pair_of_layers_is_told() -> None:
 
 @pytest.mark.parametrize("clients", [1, 4])
 def test_one_step_of_training_and_secure_aggregation_read_as_one_gradient(clients: int) -> None:
-    tampering, model = RobbingTheFed(48, ("random",), cutoffs="auto"), mlp(dtype=torch.float64)
+    tampering, model = RobbingTheFed(Bins(48, ("random",), cutoffs="auto")), mlp(dtype=torch.float64)
     private = stored(16, dtype=torch.float64)
     steps = FedAvg(lr=0.01, momentum=0.9, weight_decay=0.1)
     _, expected, exact, gap = read(tampering, model, private, steps, clients=clients)
@@ -124,7 +127,9 @@ def test_one_step_of_training_and_secure_aggregation_read_as_one_gradient(client
 
 
 def test_train_mode_behind_the_module_changes_nothing() -> None:
-    _, expected, exact, _ = read(RobbingTheFed(48, ("random",), cutoffs="auto"), conv_bn(training=True), stored(16))
+    _, expected, exact, _ = read(
+        RobbingTheFed(Bins(48, ("random",), cutoffs="auto")), conv_bn(training=True), stored(16)
+    )
     assert torch.equal(exact, expected.recoverable)
 
 
@@ -133,7 +138,7 @@ def test_several_local_steps_read_from_sparse_bins_by_the_lattice_where_the_bias
     private = Batch((rand((16, 3, 16, 16), stream(0, "w"), private.inputs) * 255).round() / 255, private.labels)
     public = Batch(rand((400, 3, 16, 16), stream(1, "w"), private.inputs), torch.zeros(400, dtype=torch.long))
     steps = FedAvg(minibatch_size=4, lr=1e-2)
-    tampering = RobbingTheFed(48, ("random",), cutoffs="auto", activation="hardtanh")
+    tampering = RobbingTheFed(Bins(48, ("random",), cutoffs="auto"), module=ImprintModule(activation="hardtanh"))
     _, expected, exact, _ = read(tampering, model, private, steps, public)
     assert int(expected.recoverable.sum()) > 6
     assert int((exact & expected.recoverable).sum()) >= int(expected.recoverable.sum()) - 1
@@ -152,17 +157,27 @@ def wide() -> Model:
 
 
 def test_bad_fields_are_told() -> None:
-    with pytest.raises(BadInput, match="at least 2 rows each"):
-        RobbingTheFed(rows=3, functions=("random", "mean")).tamper(mlp(), None, 0, stream(0, "s"))
+    for bins, message in (
+        ({"rows": 3, "functions": ("random", "mean")}, "at least 2 rows each"),
+        ({"functions": ("dtc:3",)}, "'dtc:3' is unknown; there are mean"),
+        ({"functions": ("dct:0",)}, "'dct:0' is unknown"),
+        ({"functions": ("own",)}, "own vector of 0 numbers"),
+        ({"functions": ("own",), "own": (0.0, 0.0)}, "own vector of 2 numbers; finite ones that are not all 0"),
+    ):
+        for made in (Bins, RobbingLinearLayer):
+            with pytest.raises(BadInput, match=message):
+                made(**bins)
+    with pytest.raises(BadInput, match="own vector of 0 numbers"):
+        OneShot(function="own")
     with pytest.raises(BadInput, match="gain and throughput must be above 0"):
-        RobbingTheFed(gain=0.0)
+        RobbingTheFed(module=ImprintModule(gain=0.0))
     with pytest.raises(NotApplicable, match=r"no layer 'fc'; it has 0, 1"):
-        RobbingTheFed(at="fc").tamper(mlp(), None, 0, stream(0, "s"))
+        RobbingTheFed(place=Placement(at="fc")).tamper(mlp(), None, 0, stream(0, "s"))
 
 
 def test_labels_are_the_model_s_own_prediction_if_asked_for() -> None:
     model, private = mlp(), stored(12)
-    found, _, _, gap = read(RobbingTheFed(48, ("random",), cutoffs="auto", predict_labels=True), model, private)
+    found, _, _, gap = read(RobbingTheFed(Bins(48, ("random",), cutoffs="auto"), predict_labels=True), model, private)
     predicted = model.logits(model.params, SPEC.encode(private.inputs)).argmax(1)
     sure = found.confidence > 0.5
     assert int(sure.sum()) > 4

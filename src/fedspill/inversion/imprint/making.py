@@ -1,6 +1,5 @@
 """The making of an imprint from hyperparameters: linear functions, cutoffs, the order of the rows."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,8 +9,9 @@ from torch import Tensor
 
 from fedspill.core.errors import BadInput
 from fedspill.core.model import Model
+from fedspill.core.settings import Group
 from fedspill.core.types import Batch
-from fedspill.inversion.imprint.measurement import LEAST_PUBLIC, Cutoffs, decorrelated, edges, vector
+from fedspill.inversion.imprint.measurement import LEAST_PUBLIC, Cutoffs, check_function, decorrelated, edges, vector
 from fedspill.inversion.imprint.rows import Imprint, arranged
 from fedspill.inversion.network.layers import layer_inputs
 from fedspill.inversion.network.planting import Place
@@ -21,26 +21,31 @@ PER_BIN = 4
 
 
 @dataclass(frozen=True)
-class Bins:
+class Bins(Group):
     """How an imprint measures and sorts.
 
     Attributes:
-        rows: bins of all linear functions together.
-        functions: one group of bins each, see `measurement.vector`.
-        own: the vector of "own".
+        rows: bins of all linear functions together; the paper takes 128 for 64 photographs.
+        functions: one group of bins each: "mean", "dct:M", "random" or "own" (A.2), see `measurement.vector`.
+        own: the vector of "own", as long as the flattened features.
         cutoffs: see `measurement.edges`; "auto" takes the quantiles of public data if there are several for each
             bin, else fits a distribution to them: Laplace for cosines, normal for the others; without public data
             it assumes that one.
+
+    Raises:
+        BadInput: too few rows for the functions, or a function that does not exist.
     """
 
-    rows: int
-    functions: Sequence[str]
-    own: Sequence[float]
-    cutoffs: Cutoffs | Literal["auto"]
+    rows: int = 128
+    functions: tuple[str, ...] = ("mean",)
+    own: tuple[float, ...] = ()
+    cutoffs: Cutoffs | Literal["auto"] = "normal"
 
     def __post_init__(self) -> None:
         if not self.functions or self.rows < 2 * len(self.functions):
             raise BadInput(f"rows={self.rows}, functions={list(self.functions)}: at least 2 rows each are needed")
+        for function in self.functions:
+            check_function(function, self.own)
 
 
 def make_imprint(

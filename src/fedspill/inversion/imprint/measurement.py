@@ -22,6 +22,24 @@ LEAST_PUBLIC = 8
 """Public examples without which no distribution is fitted."""
 
 
+def check_function(function: str, own: Sequence[float] = ()) -> None:
+    """Refuses a linear function that `vector` would refuse whatever the number of features.
+
+    Args:
+        function: see `vector`.
+        own: the vector of "own".
+
+    Raises:
+        BadInput: an unknown function, or an own vector that is missing, all 0 or not finite.
+    """
+    name, _, mode = function.partition(":")
+    if function == "own":
+        if not any(own) or not all(map(math.isfinite, own)):
+            raise BadInput(f"own vector of {len(own)} numbers; finite ones that are not all 0 are needed")
+    elif not (name == "dct" and mode.isdecimal() and int(mode)) and function not in ("mean", "random"):
+        raise BadInput(f"linear function {function!r} is unknown; there are mean, dct:M (M >= 1), random, own")
+
+
 def vector(function: str, features: int, rng: torch.Generator, own: Sequence[float] = ()) -> Float[Tensor, " features"]:
     """The vector w of h(x) = <w, x>, in float64.
 

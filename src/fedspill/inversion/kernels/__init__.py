@@ -1,6 +1,6 @@
 """Fast evaluation of what gradient matching needs: ghost inner products and Winograd convolutions.
 
-Goodfellow 2015 (arXiv 1510.01799) and Li et al. 2022 (2110.05679), for products; Lavin and Gray 2016 (arXiv 1509.09308).
+Products: Goodfellow 2015 (arXiv 1510.01799), Li et al. 2022 (2110.05679). Winograd: Lavin and Gray 2016 (1509.09308).
 
 - `products`: inner products of a gradient with an observed one and with itself, from its factors where that is cheaper.
 - `ghost_layers`: layers that tell these products of their weights' gradients.

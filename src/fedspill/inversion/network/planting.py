@@ -1,6 +1,7 @@
-"""A layer planted into any network, in front of it or in front of one of its layers."""
+"""A layer planted into any network: in front of it or of one of its layers, or around them."""
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
 from typing import Any, Literal
@@ -135,25 +136,36 @@ def planted(model: Model, place: Place, layer: PlantedLayer, values: Params) -> 
         layer: its parameters are on the meta device.
         values: of the planted layer, named as in it ("first.weight", ...).
     """
-    at = place.at
+    named = {parameter_name(PLANTED, k): v for k, v in values.items()}
+    return enclosed(model, place.at, lambda base: Before(layer, base), named)
+
+
+def enclosed(model: Model, at: str, around: Callable[[nn.Module], nn.Module], values: Params) -> Model:
+    """The model with the layer `at` inside another module; its own parameters keep their values.
+
+    Args:
+        model: stays as it is.
+        at: name of the layer; "" is the network.
+        around: makes the module that holds a layer as its attribute `base`; parameters are on the meta device.
+        values: of the parameters that `around` adds, named as in the module that it makes.
+    """
     module = copy.deepcopy(model.module)
     if at == "":
-        module = Before(layer, module)
+        module = around(module)
     else:
         above, _, name = at.rpartition(".")
         parent = module.get_submodule(above)
-        setattr(parent, name, Before(layer, parent.get_submodule(name)))
+        setattr(parent, name, around(parent.get_submodule(name)))
     module.train(model.training)
 
     def moved(name: str) -> str:
         inside = at == "" or name.startswith(f"{at}.")
         return parameter_name(at, parameter_name(BASE, name.removeprefix(f"{at}.") if at else name)) if inside else name
 
-    own = {parameter_name(parameter_name(at, PLANTED), k): v for k, v in values.items()}
-    params = {moved(k): v for k, v in model.params.items()}
+    params = {moved(k): v for k, v in model.params.items()} | {parameter_name(at, k): v for k, v in values.items()}
     buffers = {moved(k): v for k, v in model.buffers.items()}
     # The order of named_parameters(), which an update and its readers go by.
-    ordered = {k: {**params, **own}[k] for k, _ in module.named_parameters()}
+    ordered = {k: params[k] for k, _ in module.named_parameters()}
     return Model(module, ordered, buffers, model.loss_fn, model.input, model.training)
 
 
