@@ -1,4 +1,4 @@
-"""Does a bin hold one example? Answers without the truth.
+"""Codebooks of stored data, which tell without the truth whether a bin holds one example.
 
 The weighted mean of several examples lies inside the range of inputs and, if the weights have one sign, inside the
 bin. What it does not do is look like stored data: pictures hold whole multiples of 1/255, rows hold categories and
@@ -53,7 +53,7 @@ class Codebook(Protocol):
 
 @dataclass(frozen=True)
 class InputCodebook:
-    """Of the network's own encoded input: pictures and table rows.
+    """The codebook of the network's own encoded input: pictures and table rows.
 
     Attributes:
         spec: of the input.
@@ -75,11 +75,11 @@ class InputCodebook:
         return nearest(self.spec, self._shaped(features)).flatten(1)
 
     def out_of_range(self, features: Float[Tensor, "m f"]) -> Float[Tensor, " m"]:
-        """By the worst number of each example."""
+        """Distance to the valid range of each example's worst number, as a fraction of its largest valid value."""
         return by_rows(self._excess, features)
 
     def scale(self, direction: Float[Tensor, " f"], low: float, high: float) -> float | None:
-        """By whole levels of pixels, or by the 1 of a category."""
+        """The factor that brings pixels to whole levels, or a category to 1; None if there is none."""
         fit = lattice_scale(self.spec, direction, low, high)
         return fit[0] if fit is not None and fit[1] < ALONE else None
 
@@ -93,7 +93,7 @@ class InputCodebook:
 
 @dataclass(frozen=True)
 class NoCodebook:
-    """Of features that nothing is known of."""
+    """The codebook of features that nothing is known of."""
 
     @property
     def open(self) -> bool:
@@ -105,7 +105,7 @@ class NoCodebook:
         return torch.full_like(features[:, 0], torch.nan)
 
     def nearest(self, features: Float[Tensor, "m f"]) -> Float[Tensor, "m f"]:
-        """As they are."""
+        """The features themselves, as nothing is stored."""
         return features
 
     def out_of_range(self, features: Float[Tensor, "m f"]) -> Float[Tensor, " m"]:

@@ -1,4 +1,4 @@
-"""Do the numbers of a candidate lie where those of real data lie? Blind: nothing but the kind of data is asked.
+"""The lattice of real data, and a candidate's distance from it. Blind: nothing but the kind of data is asked.
 
 Pictures hold whole multiples of 1/255, tables hold categories and counts. The mean of two examples lies between
 such values, so this tells one example from a mixture that is otherwise a valid input. Not in the papers.

@@ -93,7 +93,7 @@ class TokenCodebook:
         return torch.zeros_like(features[:, 0])
 
     def scale(self, direction: Float[Tensor, " f"], low: float, high: float) -> float | None:
-        """Not sought."""
+        """None: no factor is sought."""
         return None
 
 

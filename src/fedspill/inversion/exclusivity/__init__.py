@@ -2,11 +2,11 @@
 
 Pan et al., USENIX Security 2022, arXiv 2010.13356.
 
-- `clusters`: ratios of gradients that units share.
-- `candidates`: candidate examples and their units.
-- `certificate`: whether the candidates explain the gradient.
-- `readout`: the whole attack, candidates to inputs.
-- `dense_end`: the fully connected end of a network.
-- `single_layer`: networks whose end is one layer.
-- `earlier_layers`: back through the layers before the last hidden one.
+- `clusters`: units whose columns of the last weight's gradient point the same way.
+- `candidates`: inputs of the last hidden layer, out of the clusters.
+- `certificate`: whether the network itself confirms a candidate, judged without the truth.
+- `readout`: the examples behind the gradient: candidates, certificate, earlier layers.
+- `dense_end`: the linear layers with ReLUs that a network ends in, forwards and backwards.
+- `single_layer`: features behind a single linear layer that a ReLU feeds.
+- `earlier_layers`: the way back from the last hidden layer's inputs to those of the first.
 """

@@ -1,4 +1,4 @@
-"""From clusters of exclusive units to the input of the last hidden layer (Pan et al. 2022, arXiv 2010.13356).
+"""Inputs of the last hidden layer from clusters of exclusive units (Pan et al. 2022, arXiv 2010.13356).
 
 A row of that layer's weight gradient that one example alone fires is delta * x, with delta = dL/db of the row.
 Without a bias delta = s (V^T d) is known up to the scale s of the example's derivative s d by the logits; V is the last

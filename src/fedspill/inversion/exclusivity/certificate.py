@@ -1,4 +1,4 @@
-"""Does the network itself confirm what exclusive units show? Judged without the truth.
+"""A blind certificate: whether the network itself confirms what exclusive units show.
 
 A mixture of examples passes for an input, and its units may agree. Passed through the network, it does not give the
 direction and the sizes of the columns that it was read from, nor fires just the units that were fired.
@@ -55,7 +55,7 @@ def told(evidence: Evidence, proposed: Sequence[Candidate]) -> list[Told]:
 
 
 def _rounding(evidence: Evidence, way: Passed) -> tuple[Float[Tensor, "m units"], Float[Tensor, " m"]]:
-    """Of the units' outputs, and relative of the derivative by the logits, in the client's precision."""
+    """The rounding of the units' outputs, and that of the derivative by the logits, relative, at the client."""
     hidden, last = (evidence.params[layer.weight] for layer in evidence.layers)
     blur = 8 * evidence.eps * (way.inputs[0].norm(dim=1)[:, None] * hidden.norm(dim=1) + 1)
     logits = 4 * evidence.eps * (float(last.norm(dim=1).max()) * way.inputs[1].norm(dim=1) + 1)

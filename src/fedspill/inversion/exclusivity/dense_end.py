@@ -136,7 +136,7 @@ def passed(layers: Sequence[Dense], params: Params, x: Float[Tensor, "n d"]) -> 
 def derivatives(
     layers: Sequence[Dense], params: Params, way: Passed, errors: Float[Tensor, "n classes"]
 ) -> list[Tensor]:
-    """Of the loss by each layer's output, (n, out), in the order of the layers.
+    """The derivatives of the loss by each layer's output, (n, out), in the order of the layers.
 
     Args:
         layers: those that were passed.
@@ -151,7 +151,7 @@ def derivatives(
 
 
 def gradients(layers: Sequence[Dense], way: Passed, by_output: Sequence[Tensor]) -> dict[str, Tensor]:
-    """Of the layers' weights and biases, from the derivatives by their outputs."""
+    """The gradients of the layers' weights and biases, from the derivatives by their outputs."""
     values = dict[str, Tensor]()
     for layer, x, delta in zip(layers, way.inputs, by_output, strict=True):
         values[layer.weight] = delta.T @ x

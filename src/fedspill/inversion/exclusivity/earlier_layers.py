@@ -1,4 +1,4 @@
-"""From the inputs of the last hidden layer back to those of the first, by the patterns of activation (Pan et al. 2022).
+"""The way back from the last hidden layer's inputs to those of the first, by activation patterns (Pan et al. 2022).
 
 With a layer's output known for every example, so is which units fire, and hence the derivative of the loss by the
 layer's output; the gradient of its weight is then linear in its inputs.
@@ -86,7 +86,7 @@ def _solved(
 def _entered(
     end: DenseEnd, params: Params, gradient: Params, rebuilt: Sequence[Rebuilt], count: int, number: int
 ) -> list[Rebuilt]:
-    """From what a layer and its ReLU put out to what entered the layer."""
+    """What entered a layer, from what the layer and its ReLU put out."""
     if not rebuilt:
         return []
     layer, above = end.layers[number], end.layers[number + 1 :]

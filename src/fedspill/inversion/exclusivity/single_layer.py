@@ -28,7 +28,7 @@ SOLVED = 1e-3
 def read_features(
     end: DenseEnd, params: Params, gradient: Params, count: int | None, rules: Rules, *, eps: float, noise: float
 ) -> Readout:
-    """The examples behind one linear layer; see `neuron_readout.read_neurons`."""
+    """The examples behind one linear layer; see `readout.read_neurons`."""
     (layer,) = end.layers
     columns, total = gradient[layer.weight], gradient.get(layer.bias or "")
     made = ratio_clusters(columns, (columns != 0).any(0), tolerance=rules.tolerance, noise=noise)

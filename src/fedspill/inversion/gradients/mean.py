@@ -1,4 +1,4 @@
-"""From an update to the mean gradient of a local step: one scale for FedSGD and FedAvg."""
+"""The mean gradient of a local step out of an update: one scale for FedSGD and FedAvg."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

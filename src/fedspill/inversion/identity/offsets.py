@@ -29,7 +29,7 @@ class Offsets:
 
 
 def thinned(places: Sequence[int], cell: int, count: int, keep: Sequence[int] = ()) -> tuple[int, ...]:
-    """At most `count` of the places (at least those to keep), as even as they can be left in a repeating cell.
+    """The places thinned to at most `count` (at least those to keep), as even as can be in a repeating cell.
 
     The one whose loss leaves the smallest gap goes first.
     """

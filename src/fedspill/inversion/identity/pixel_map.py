@@ -1,8 +1,8 @@
-"""From the features of a network that hands pixels on, one by one, back to the picture.
+"""The way back from the features of a network that hands pixels on, one by one, to the picture.
 
 Which pixel a feature shows, and how its value depends on it, is found by passing probe pictures through the
 network, so nothing has to be known of strides, padding and pools. A maximum pool shows the brightest pixel of a
-window, or the darkest if the network mirrored the picture (`inversion.windows`).
+window, or the darkest if the network mirrored the picture (`pixels.between`).
 """
 
 from collections.abc import Callable
@@ -78,7 +78,7 @@ def pixel_map(model: Model, at: str, levels: int = 65) -> PixelMap:
 
     Args:
         model: with the layers before `at` as identities.
-        at: see `inversion.taps.layer_inputs`.
+        at: see `network.layers.layer_inputs`.
         levels: of grey, if a feature does not depend linearly on its pixel.
 
     Raises:

@@ -26,7 +26,7 @@ class Unit:
 
     @property
     def stride(self) -> int:
-        """Of the convolution, in its own positions."""
+        """The stride of the convolution, in its own positions."""
         return self.conv.stride[0]
 
     def tap(self, offset: int) -> int | None:
@@ -55,7 +55,7 @@ class Block:
 
     @property
     def stride(self) -> int:
-        """Of the whole block."""
+        """The stride of the whole block."""
         stride = 1
         for unit in self.units:
             stride *= unit.stride

@@ -29,7 +29,7 @@ def linearised(model: Model, at: str, *, lanes: Lanes, relu: Relu) -> Model:
         model: a ResNet (of the zoo, or with parts named as torchvision's), or a plain stack of convolutions; in
             eval mode.
         at: a stage, a block, a pool, the average (`avgpool`), or what comes after it; read what enters it with
-            `inversion.picture`, which behind an average over the picture is impossible.
+            `pixel_map`, which behind an average over the picture is impossible.
         lanes: "three" hands on one channel per colour, as the paper does; "all" fills the others with shifted
             copies (the paper: "off-set pixels"), so that strides lose as few pixels as possible.
         relu: "shift" changes parameters only; "remove" also takes the activations before `at` out of the

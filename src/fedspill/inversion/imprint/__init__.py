@@ -2,14 +2,14 @@
 
 Fowl et al., ICLR 2022, arXiv 2110.13057.
 
-- `measurement`: the linear function of the input, and the cutoffs of its bins.
-- `rows`: bins as rows of a linear layer.
-- `making`: an imprint module for a model.
-- `readout`: from the gradient of the module to examples.
-- `bins`: differences of neighbouring rows: what each bin holds.
-- `contents`: how many examples a bin holds, and which holds one.
-- `certificate`: the share that one example sends, as a blind test.
-- `peeling`: known examples taken out of the bins that they share.
-- `rescaling`: the scale of bins that drifted in local training.
-- `views`: from what the module sees to pictures, sentences and rows.
+- `measurement`: linear functions of an input, and the cutoffs that share their values out to bins.
+- `rows`: the bins as rows of a linear layer: all that the server knows of its module.
+- `making`: an imprint from hyperparameters.
+- `readout`: the secret that the server keeps, and how it reads the answer.
+- `contents`: what each bin holds: differences of neighbouring rows of the gradient, and their rounding.
+- `bins`: candidates read out of bins, each bin for itself.
+- `certificate`: the share test: whether a candidate would send the number that was observed.
+- `peeling`: recognised examples taken out of the bins of the other groups, and least squares over all bins.
+- `rescaling`: bins whose sum of derivatives was lost in rounding, as after local training.
+- `views`: the inputs behind what the module sees: pictures, sentences and rows.
 """

@@ -1,4 +1,4 @@
-"""Would a candidate send the number that was observed? A test of single examples that holds for any data.
+"""The share test: would a candidate send the number that was observed? It tells single examples in any data.
 
 The share c of one example is the derivative of its own loss by the output of the planted rows. The server knows the
 network, so it can compute c for a candidate and each label; the mean of several examples sends another number.
@@ -33,7 +33,7 @@ Accounts = Callable[[Float[Tensor, "m f"], Float[Tensor, " m"]], Bool[Tensor, " 
 
 @dataclass(frozen=True)
 class Outlet:
-    """Where the planted rows go on to.
+    """The modules that the planted rows go on to.
 
     Attributes:
         enter: name of the module that gets the features.

@@ -19,13 +19,13 @@ ROUNDINGS = 8.0
 
 @dataclass(frozen=True)
 class Contents:
-    """Of each bin of one group the sum of c (x, 1) over its examples; c is the derivative by the row's output.
+    """The sums of c (x, 1) over the examples of each bin of one group; c is the derivative by the row's output.
 
     Attributes:
         weight: sums of c x, float64.
         bias: sums of c.
         noise: size of the rounding error in `bias`; what is smaller is nothing.
-        rough: likewise of the norm of `weight`.
+        rough: size of the rounding error in the norm of a row of `weight`.
     """
 
     weight: Float[Tensor, "k features"]

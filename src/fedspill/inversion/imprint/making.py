@@ -1,4 +1,4 @@
-"""From hyperparameters to an imprint: linear functions, cutoffs, the order of the rows."""
+"""The making of an imprint from hyperparameters: linear functions, cutoffs, the order of the rows."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

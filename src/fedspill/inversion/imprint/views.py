@@ -1,4 +1,4 @@
-"""From features of the place where they are read back to inputs, and what stored data look like there."""
+"""Views: the inputs behind the features of the place where they are read, and what stored data look like there."""
 
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -56,7 +56,7 @@ class InputView:
 
 @dataclass(frozen=True)
 class SentenceView:
-    """Behind an embedding."""
+    """The view behind an embedding."""
 
     codebook: TokenCodebook
     whole: bool = True
@@ -68,7 +68,7 @@ class SentenceView:
 
 @dataclass(frozen=True)
 class PictureView:
-    """Deep in a network that hands the picture on (`inversion.linearised`).
+    """The view deep in a network that hands the picture on (`identity.transparent`).
 
     Attributes:
         seen: which pixel each feature shows.
@@ -96,7 +96,7 @@ def view_at(model: Model, at: str, *, transparent: bool = False) -> View:
     Args:
         model: before a layer is planted.
         at: name of the layer; "" is the network.
-        transparent: the layers before it hand pixels on (`inversion.linearised`).
+        transparent: the layers before it hand pixels on (`identity.transparent`).
 
     Raises:
         NotApplicable: it does not show it.

@@ -2,7 +2,7 @@
 
 A layer computes as usual and notes points: a tensor on its way, and what the products are once the gradient of this
 tensor is known. Stacked candidates lie one after another in the batch, `tape.stack` of them; observed gradients have a
-dimension before those of the parameter, j of which r / j candidates each are compared with (`inner_products.py`).
+dimension before those of the parameter, j of which r / j candidates each are compared with (`products.py`).
 """
 
 from collections.abc import Callable

@@ -105,7 +105,7 @@ class GhostNetwork:
         return bool((off < TOLERANCE).all())
 
     def products(self, z: Float[Tensor, "r n ..."], labels: Labels) -> Products:
-        """For each of r candidates the product of its gradient with its observed one, and its squared norm."""
+        """The product of each of r candidates' gradients with its observed one, and its squared norm."""
         try:
             return self._products(z, labels)
         except RuntimeError as error:
@@ -145,7 +145,7 @@ class GhostNetwork:
 
 
 def _sum(tape: Tape) -> Products:
-    """Of everything on the tape; the many small gradients together, as the calls for them would take longest."""
+    """The sum of all products on the tape; the many small gradients go together, as their calls would take longest."""
     small = [(g, o) for g, o in tape.formed if g.shape[1] <= SMALL]
     terms = [*tape.products, *(formed(g, o) for g, o in tape.formed if g.shape[1] > SMALL)]
     if small:

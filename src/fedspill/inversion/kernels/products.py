@@ -20,12 +20,12 @@ There are j observed gradients: the first r / j candidates are compared with the
 
 
 def formed(gradient: Float[Tensor, "r k"], observed: Float[Tensor, "j k"]) -> Products:
-    """Of gradients that are there; differentiable once in `gradient`."""
+    """The products of gradients that are there; differentiable once in `gradient`."""
     return cast("Tensor", _Formed.apply(gradient, observed))
 
 
 def unformed(rows: Float[Tensor, "r p i"], outer: Float[Tensor, "r p o"], image: Float[Tensor, "r p o"]) -> Products:
-    """Of the gradients outer^T rows, from their factors; differentiable once.
+    """The products of the gradients outer^T rows, from their factors; differentiable once.
 
     Args:
         rows: what enters the layer at p positions.

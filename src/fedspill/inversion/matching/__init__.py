@@ -3,10 +3,10 @@
 Zhu et al. 2019 (DLG, arXiv 1906.08935); Geiping et al. 2020 (Inverting Gradients, 2003.14053).
 
 - `hypotheses`: what must be guessed: number of examples, labels, local steps.
-- `forward_model`: a hypothesis with the update that it predicts.
-- `recursive_reading`: what one example tells exactly, before any search.
-- `many_updates`: searches for many updates in one stack.
+- `forward_model`: a hypothesis with what its search compares.
+- `recursive_reading`: what one example's gradient tells exactly, before any search.
+- `many_updates`: searches of many jobs under one watch, those that are alike in stacks.
 - `quality`: how good a search seems to be, without the truth.
-- `outcome`: from the best iterate to a reconstruction.
+- `outcome`: the best iterate as a reconstruction.
 - `deep_leakage`: what DLG and iDLG share.
 """

@@ -44,7 +44,7 @@ class ForwardModel:
     def of(
         cls, hypothesis: Hypothesis, knowledge: ServerKnowledge, observed: Update, distance: Distance, *, shorten: bool
     ) -> "ForwardModel":
-        """Of a hypothesis with labels.
+        """The model of a hypothesis with labels.
 
         Args:
             shorten: look for a gradient that stands in for local training.
@@ -85,7 +85,7 @@ class ForwardModel:
 
     @cached_property
     def single_gradient(self) -> Matching:
-        """With one gradient, where there is one: that of the client, or the one that stands in for its training."""
+        """The matching of one gradient, where there is one: the client's, or that which stands in for its training."""
         if self.surrogate is None:
             return self.matching
         return replace(
@@ -97,7 +97,7 @@ class ForwardModel:
 
     @property
     def gradient(self) -> Params | None:
-        """Of one example, if that is what was observed, or what stands in for it; at `single_gradient.model`."""
+        """One example's gradient, if that, or what stands in for it, was observed; taken at `single_gradient.model`."""
         single = self.hypothesis.num_examples == 1 and isinstance(self.single_gradient.training, FedSGD)
         return self.single_gradient.observed.values if single and self.sure else None
 

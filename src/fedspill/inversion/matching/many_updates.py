@@ -72,7 +72,7 @@ class Searching:
         return results
 
     def _search(self, jobs: list[Pending], watch: Watch) -> list[Found]:
-        """Of one job, or of several in a stack."""
+        """The results of one job, or of several in a stack."""
         if len(jobs) == 1 or self.together is None:
             return [self._one(job, watch) for job in jobs]
         many = _many(jobs, self.together.restarts)

@@ -1,4 +1,4 @@
-"""From the best iterate of a gradient-matching search to a Reconstruction, judged without the truth."""
+"""The outcome of a gradient-matching search: its best iterate as a Reconstruction, judged without the truth."""
 
 import math
 

@@ -49,7 +49,7 @@ class Reading:
 
     @property
     def confidence(self) -> float:
-        """Of the picture, in [0, 1]; -1 without one."""
+        """The confidence in the picture, in [0, 1]; -1 without one."""
         if self.picture is None or self.picture.confidence is None:
             return -1.0
         return float(self.picture.confidence.min())
@@ -94,7 +94,7 @@ class _Quiet(Unwatched):
     whole: Watch
 
     def out_of_time(self) -> bool:
-        """Of whoever watches the search."""
+        """Whether the time of whoever watches the search is up."""
         return self.whole.out_of_time()
 
 

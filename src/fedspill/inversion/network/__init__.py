@@ -1,10 +1,10 @@
 """What a network is made of, and surgery on it.
 
-- `trace`: the chain of operations that torch.fx finds.
-- `activations`: activations that can be undone.
-- `dense`: the layers of a fully connected network.
-- `head`: the classification layer.
-- `extractor`: a frozen extractor and its head.
+- `trace`: the layers that one forward pass calls, in their order.
+- `activations`: activations that can be undone, and their slopes.
+- `dense`: the layers of a plain fully connected network.
+- `head`: the last linear layer, what enters it and what leaves it.
+- `extractor`: a frozen feature extractor and its head.
 - `layers`: what enters a layer.
-- `planting`: a layer put in front of another.
+- `planting`: a layer planted in front of a network or of one of its layers.
 """

@@ -28,7 +28,7 @@ FIRES = 1e-5
 
 
 def named_kind(target: Any) -> Kind | None:
-    """Of a layer's class, a function or a method's name; None if it is no activation known here."""
+    """The kind of a layer's class, a function or a method's name; None if it is no activation known here."""
     return _NAMED.get(target)
 
 

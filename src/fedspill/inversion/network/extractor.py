@@ -110,6 +110,6 @@ def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
 
 
 def representation_shape(model: Model, at: str) -> tuple[int, ...]:
-    """Of one representation, as the head is given it."""
+    """The shape of one representation, as the head is given it."""
     z = model.like.new_zeros(1, *model.input.encoded_shape)
     return tuple(layer_inputs(replace(model, training=False), at, z).shape[1:])

@@ -2,11 +2,11 @@
 
 Geiping et al. 2020 (arXiv 2003.14053), equation 4.
 
-- `distances`: cosine and squared distance.
+- `distances`: distances between updates, and their gradients.
 - `matching`: the objective, whole or in parts of a batch.
-- `autograd`: values and gradients computed by hand as one autograd function.
-- `stacked`: objectives of many updates at once.
-- `unrolled`: many local steps, differentiated one at a time.
+- `autograd`: an objective that brings its own gradient, as a part of a differentiable sum.
+- `stacked`: cosine distances to many observed gradients at once.
+- `unrolled`: the vector-Jacobian product of many local steps, in the memory of one.
 - `surrogate`: local training as one gradient (Zhu et al. 2023, arXiv 2306.00127), corrected by training.
 - `memory`: what an evaluation takes, and what fits.
 """

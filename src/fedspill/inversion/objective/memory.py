@@ -37,7 +37,7 @@ class Demand:
     example: float
 
     def of(self, examples: int, steps: int = 1) -> int:
-        """Of so many steps with so many examples each."""
+        """The bytes that so many steps with so many examples each take."""
         more = (examples - self.size) * self.example
         return int(self.first + more + (steps - 1) * (self.further + more))
 
@@ -177,7 +177,7 @@ class MemoryPlan:
         return self._whole(z, labels)
 
     def _whole(self, z: Tensor, labels: Tensor) -> int:
-        """Of all examples at once; of many local steps the graphs are not kept (`inversion/objective/unrolled.py`)."""
+        """The bytes of all examples at once; of many local steps the graphs are not kept (`unrolled`)."""
         steps, size = self._steps(len(z))
         demand = self._demand(z, labels, "whole")
         need = demand.of(size, steps)

@@ -100,7 +100,7 @@ def graph_bytes(model: Model, z: Tensor, labels: Tensor, training: FedAvg) -> in
 
 
 def _spacing(model: Model, training: FedAvg, share: int, clients: int) -> int:
-    """Of the steps whose states are kept: every one, or every sqrt(steps)-th."""
+    """The distance of the steps whose states are kept: 1, or about sqrt(steps)."""
     steps = training.local_steps(share)
     copies = 2 if training.momentum else 1
     size = copies * sum(v.numel() * v.element_size() for v in first_state(model, training).params.values())
@@ -145,7 +145,7 @@ class _Run:
         return totals
 
     def _states(self, first: int) -> list[LocalState]:
-        """Of the steps from one whose state was kept to before the next one."""
+        """The states of the steps from one whose state was kept to before the next one."""
         states = [self.kept[first]]
         for number in range(first, min(first + self.spacing, len(self.batches)) - 1):
             states.append(self._step(number, states[-1]))
@@ -173,7 +173,7 @@ class _Run:
 
 
 class _Cotangent(NamedTuple):
-    """Of a state between two steps."""
+    """The cotangent of a state between two steps."""
 
     params: list[Tensor]
     velocity: list[Tensor]

@@ -1,4 +1,4 @@
-"""What is known of images before anything was observed."""
+"""Total variation of images, whole or one by one (Rudin, Osher, Fatemi 1992)."""
 
 from typing import Literal
 

@@ -54,7 +54,7 @@ class KnownValues:
         return node in self.facts and self.facts[node].complete
 
     def values(self, nodes: list[Node]) -> dict[Node, Tensor]:
-        """Of those nodes that are complete."""
+        """The values of those nodes that are complete."""
         return {n: self.facts[n].value for n in nodes if self.complete(n)}
 
     def learn(self, node: Node, value: Tensor, known: Tensor) -> bool:
@@ -104,7 +104,7 @@ class KnownValues:
         return self.learn_all(node, self.flow.apply(node, self.values(inputs)))
 
     def _undo(self, node: Node) -> bool:
-        """From an operation's output to its only unknown input."""
+        """Learns an operation's only unknown input from its output."""
         inputs = self.flow.inputs(node)
         unknown = [n for n in inputs if not self.complete(n)]
         if node not in self.facts or len(unknown) != 1:
@@ -150,7 +150,7 @@ class KnownValues:
         return None
 
     def _upward(self, node: Node) -> bool:
-        """From an input without another use, to which the operation only hands its own cotangent on."""
+        """Learns a cotangent from that of an input without another use, to which the operation only hands it on."""
         if node in self.cotangents or self.flow.kind(node) != "affine" or self._weighs(node):
             return False
         for n in self.flow.inputs(node):

@@ -73,7 +73,7 @@ class Dataflow:
         return node in self._opaque
 
     def inputs(self, node: Node) -> list[Node]:
-        """Those of its arguments that hold an example's values."""
+        """The arguments of an operation that hold an example's values."""
         return [n for n in node.all_input_nodes if n in self._held]
 
     def users(self, node: Node) -> list[Node]:
@@ -128,7 +128,7 @@ class Dataflow:
         return self._diagonals[key]
 
     def until(self, names: list[str]) -> Callable[[Tensor], list[Tensor]]:
-        """From the encoded input (1, ...) to the values of these nodes; nothing past them is computed."""
+        """The function from the encoded input (1, ...) to the values of these nodes; nothing past them is computed."""
         ends = [next(n for n in self.nodes if n.name == name) for name in names]
         needed, remaining = set[Node](), list(ends)
         while remaining:

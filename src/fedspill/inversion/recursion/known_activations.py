@@ -1,4 +1,4 @@
-"""From activations that the gradient tells exactly to the picture behind them."""
+"""Activations that the gradient tells exactly, and how far a picture is from giving them."""
 
 import math
 from collections.abc import Callable
@@ -46,7 +46,7 @@ class KnownActivations:
 
     @property
     def suffices(self) -> bool:
-        """So much is known that the picture is found without its gradient."""
+        """Whether so much is known that the picture is found without its gradient."""
         active = sum(int(v.count_nonzero()) for v in self.values.values())
         return self.picture is not None or active > OVERDETERMINED * math.prod(self.model.input.encoded_shape)
 

@@ -110,7 +110,7 @@ class Solution:
 
 @dataclass
 class Equations:
-    """For an input (1, c, h, w), the same for every channel but for the right-hand side.
+    """Linear equations for an input (1, c, h, w), the same for every channel but for the right-hand side.
 
     Attributes:
         rows: by layer: (e, h * w), where e = out channels * taps, out channels first.
@@ -208,7 +208,7 @@ def _stray(off: Tensor, targets: Tensor, pairs: Tensor, owner: Tensor, kept: Ten
 
 @dataclass(frozen=True)
 class _Spectrum:
-    """Of the normal equations.
+    """The spectrum of the normal equations.
 
     Attributes:
         vectors: eigenvectors, in columns.

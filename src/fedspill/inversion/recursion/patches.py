@@ -37,7 +37,7 @@ def is_plain(layer: nn.Conv2d) -> bool:
 
 
 def geometry(layer: nn.Conv2d, inside: torch.Size) -> Geometry:
-    """Of the layer on an input (1, i, h, w)."""
+    """The sizes of the layer on an input (1, i, h, w)."""
     ways = range(2)
     padding = [_padding(layer, w) for w in ways]
     reach = [inside[2 + w] + 2 * padding[w] - layer.dilation[w] * (layer.kernel_size[w] - 1) - 1 for w in ways]

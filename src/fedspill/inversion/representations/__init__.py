@@ -2,9 +2,9 @@
 
 Dabholkar et al. 2025, arXiv 2509.11451.
 
-- `two_layer`: the gradient of a head of two layers.
-- `readout`: representations out of it.
-- `certificate`: whether they explain the gradient, by replaying them.
-- `heads/`: heads that leak: random, quantile, SpAB.
-- `images/`: from representations to images.
+- `two_layer`: a head of two linear layers as numbers, and its gradient.
+- `readout`: representations out of the gradient of the head's first layer.
+- `certificate`: whether what a row shows, passed through the head, gives the row's gradient.
+- `heads/`: heads that leak representations: plain, random, quantile-bias, SpAB.
+- `images/`: images behind representations.
 """

@@ -63,7 +63,7 @@ class Replay:
     step: float
 
     def slack(self, x: Float[Tensor, "m d"]) -> Float[Tensor, "m h"]:
-        """Of the first layer's outputs, below which it is open whether a row fires."""
+        """The size of the first layer's outputs below which it is open whether a row fires."""
         return self.rounding * self._size(x)
 
     def _size(self, x: Float[Tensor, "m d"]) -> Float[Tensor, "m h"]:

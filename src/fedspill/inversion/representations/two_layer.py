@@ -44,15 +44,15 @@ class TwoLayer:
 
     @property
     def classes(self) -> int:
-        """How many there are."""
+        """The number of classes."""
         return len(self.last_bias)
 
     def outputs(self, x: Float[Tensor, "m d"]) -> Float[Tensor, "m h"]:
-        """Of the first layer, before the ReLU."""
+        """The outputs of the first layer, before the ReLU."""
         return x.double() @ self.weight.T + self.bias
 
     def logits(self, outputs: Float[Tensor, "m h"]) -> Float[Tensor, "m classes"]:
-        """From the first layer's outputs."""
+        """The logits behind the first layer's outputs."""
         return outputs.relu() @ self.last_weight.T + self.last_bias
 
     def errors(

@@ -4,7 +4,7 @@ The paper's objective (section 5.2.2, eq. 8; its values are lost) is cross-entro
 of the activation + a softplus term against dead neurons), with lambda_t on a cosine schedule and noise on the first
 layer in each epoch. It rewards sparse columns, not examples that own one, and leaves examples that fire no row as they
 are. Here the wanted number itself is trained: the probability that an example owns a row in its batch, for several
-batch sizes at once (`leakage_rate.expected_leakage`), from rows that fire at different rates. The paper's terms remain.
+batch sizes at once (`ownership.expected_leakage`), from rows that fire at different rates. The paper's terms remain.
 """
 
 from dataclasses import replace

@@ -43,11 +43,11 @@ class HeadWeights:
     last_bias: Float[Tensor, " classes"]
 
     def module(self, *, flatten: bool = False) -> nn.Sequential:
-        """To put in the place of a network's head; see `transfer.two_layer_head`."""
+        """The module to put in the place of a network's head; see `network.extractor.two_layer_head`."""
         return two_layer_head((self.weight, self.bias), (self.last_weight, self.last_bias), flatten=flatten)
 
     def outputs(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n h"]:
-        """Of the first layer, before the ReLU."""
+        """The outputs of the first layer, before the ReLU."""
         return functional.linear(features, self.weight, self.bias)
 
     def logits(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n classes"]:
@@ -67,7 +67,7 @@ class HeadWeights:
 
 
 def default_layers(length: int, width: int, classes: int, rng: torch.Generator, like: Tensor) -> HeadWeights:
-    """As PyTorch draws linear layers: uniform within 1 / sqrt(inputs)."""
+    """A head drawn as PyTorch draws linear layers: uniform within 1 / sqrt(inputs)."""
 
     def draw(shape: tuple[int, ...], inputs: int) -> Tensor:
         return (2 * rand(shape, rng, like) - 1) / inputs**0.5

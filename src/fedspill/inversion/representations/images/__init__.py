@@ -1,11 +1,11 @@
-"""From representations to images.
+"""Images behind representations, searched for or given by a trained network.
 
 Dabholkar et al. 2025 (Maui, arXiv 2509.11451), Algorithm 1.
 
-- `settings`: hyperparameters.
-- `distance`: of representations.
-- `search`: images by a deep image prior, pixels, or a decoder.
+- `settings`: how images are searched for.
+- `distance`: how far representations are from those that were read.
+- `candidates`: what a search varies: a generator's weights for each image, or the pixels.
+- `search`: images whose representations match, side by side (Algorithm 1).
 - `decoder`: a network that answers at once.
-- `decoder_training`: its training.
-- `candidates`: images of candidates that were read.
+- `decoder_training`: its training on public images.
 """

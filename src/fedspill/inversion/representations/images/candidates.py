@@ -95,7 +95,7 @@ class Pixels:
 
     @classmethod
     def at(cls, spec: ImageSpec, images: Tensor | None, count: int, like: Tensor) -> "Pixels":
-        """At these images, or at `count` grey ones."""
+        """Pixels that start at these images, or at `count` grey ones."""
         start = like.new_full((count, *spec.shape), sum(spec.bounds) / 2) if images is None else images.to(like)
         return cls(spec, start.clamp(*spec.bounds).clone().requires_grad_())
 

@@ -1,4 +1,4 @@
-"""From intermediate representations back to images: Maui (Dabholkar et al. 2025, arXiv 2509.11451), Algorithm 1.
+"""The search for images behind intermediate representations: Maui (Dabholkar et al. 2025, arXiv 2509.11451), Alg. 1.
 
 Stated: AdamW with a step schedule on the weights of a U-Net, KL and MSE on the representation, total variation,
 Gaussian noise on the seed every so often. The paper's numbers are not at hand, so the defaults were measured
