@@ -25,6 +25,7 @@ from torch.torch_version import TorchVersion
 
 import fedspill
 from fedspill import catalogue
+from fedspill.core.settings import flat_fields
 from fedspill.auditing import read_plan, run_audit
 from fedspill.auditing.components import components_of
 from fedspill.core.errors import BadInput
@@ -130,7 +131,7 @@ def test_the_folder_of_another_plan_is_left_alone(interrupted: Path) -> None:
 
 def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value):
-        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {name: _plain(part) for name, part in flat_fields(value).items()}
     return repr(value)
 
 

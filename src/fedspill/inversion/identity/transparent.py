@@ -42,11 +42,8 @@ def linearised(model: Model, at: str, *, lanes: Lanes, relu: Relu) -> Model:
     if model.training:
         raise NotApplicable("the model is in train mode: with batch statistics no BatchNorm is an identity")
     if is_residual(model):
-        found = residual_before(model, at)
-        changed = model.with_params(residual_params(model, spec, found, fill=lanes == "all"))
-        names = _activations(model, found)
         residual = residual_before(model, at)
-        changed = model.with_params(residual_params(model, model.input, residual, fill=lanes == "all"))
+        changed = model.with_params(residual_params(model, spec, residual, fill=lanes == "all"))
         names = _activations(model, residual)
     else:
         traced = trace(model)
