@@ -25,10 +25,10 @@ from torch.torch_version import TorchVersion
 
 import fedspill
 from fedspill import catalogue
-from fedspill.core.settings import flat_fields
 from fedspill.auditing import read_plan, run_audit
 from fedspill.auditing.components import components_of
 from fedspill.core.errors import BadInput
+from fedspill.core.settings import flat_fields
 from fedspill.plan.file import read_as
 from fedspill.rendering.folder import write_views
 from fedspill.rendering.html.page import render

@@ -77,7 +77,7 @@ class InvertingGradients:
         unknowns: how to guess what the server was not granted.
         converged_below: share of a blank image's cosine distance of updates below which the search calls itself
             converged.
-        analytic: of one example's gradient in eval mode, first recover exactly as many layers' activations as it
+        analytic: first recover exactly as many layers' activations as the gradient of one example in eval mode
             determines (`fedspill.inversion.recursion`). Where these determine the picture, there is nothing to search
             for; where they do not, a candidate's activations must agree with them as well. Not in the paper.
         surrogate: match local training, where it is short enough, as one gradient at parameters between those that
@@ -103,15 +103,17 @@ class InvertingGradients:
         return self._end(begun, self.search.loop(watch).run(begun.problems, rng, watch), watch)
 
     def reconstruct_many(self, jobs: Sequence[Job], watch: Watch = UNWATCHED) -> list[Reconstruction]:
-        """As `reconstruct` of each; searches for one gradient of the same model in eval mode share a stack (Adam only).
+        """Each job as by `reconstruct`; searches for one gradient of one model in eval mode share a stack (Adam only).
 
         What a gradient tells exactly is still read job by job.
         """
         parts = JobsWatch(watch)
         begun = {i: self._begin_part(i, jobs, parts) for i in range(len(jobs))}
         pending = {i: job for i, job in begun.items() if isinstance(job, Pending)}
-        found = Searching(self.search.loop, self.search.stacked(watch), self.prior.objective).run(pending, parts)
-        return [job if isinstance(job, Reconstruction) else self._end(job, found[i], watch) for i, job in begun.items()]
+        outcomes = Searching(self.search.loop, self.search.stacked(watch), self.prior.objective).run(pending, parts)
+        return [
+            job if isinstance(job, Reconstruction) else self._end(job, outcomes[i], watch) for i, job in begun.items()
+        ]
 
     def _begin_part(self, i: int, jobs: Sequence[Job], parts: JobsWatch) -> Reconstruction | Pending:
         name = f"read {i}"
@@ -134,14 +136,14 @@ class InvertingGradients:
             return replace(read.picture, notes=(*read.picture.notes, *read.notes))
         return Pending(assumed, [self._problem(a, read.known) for a in assumed], read, rng)
 
-    def _end(self, job: Pending, found: Found, watch: Watch) -> Reconstruction:
-        kept, read, tried = job.assumed[found.problem], job.read, [a.hypothesis for a in job.assumed]
-        result = conclude(kept.matching, found.variables[0], kept.labels, found, tried, self.converged_below)
-        if self.analytic and found.complete:
-            again = read_again(kept, found.variables[0], self.converged_below, watch)
+    def _end(self, job: Pending, outcome: Found, watch: Watch) -> Reconstruction:
+        kept, read, tried = job.assumed[outcome.problem], job.read, [a.hypothesis for a in job.assumed]
+        result = conclude(kept.matching, outcome.variables[0], kept.labels, outcome, tried, self.converged_below)
+        if self.analytic and outcome.complete:
+            again = read_again(kept, outcome.variables[0], self.converged_below, watch)
             if again.picture is not None and again.sure:
                 notes = (*result.notes, *again.picture.notes)
-                result = replace(again.picture, objective=found.history, notes=notes)
+                result = replace(again.picture, objective=outcome.history, notes=notes)
                 read = replace(read, notes=(*again.notes, AFTER))
         return replace(result, notes=(*result.notes, *kept.notes, *read.notes))
 

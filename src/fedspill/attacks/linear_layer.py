@@ -66,13 +66,13 @@ class LinearLayer:
         gradient = mean_gradient(update, knowledge, names, 1)
         x, residual = recursive_input(layers, knowledge.model.params, gradient.values)
         labels = known_labels(update, knowledge, rng, 1)
-        found = single_example(update, knowledge, (layers[0].weight,), x, residual, labels)
-        return found if one_step(update, replace(knowledge, num_examples=1)) else _drifting(found)
+        reconstruction = single_example(update, knowledge, (layers[0].weight,), x, residual, labels)
+        return reconstruction if one_step(update, replace(knowledge, num_examples=1)) else _drifting(reconstruction)
 
 
-def _drifting(found: Reconstruction) -> Reconstruction:
+def _drifting(reconstruction: Reconstruction) -> Reconstruction:
     note = "Inputs of later layers drift over several local steps, so walking back from one is not exact."
-    return replace(found, notes=(*found.notes, note))
+    return replace(reconstruction, notes=(*reconstruction.notes, note))
 
 
 CARD: Card[Attack] = Card(

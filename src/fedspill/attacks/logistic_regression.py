@@ -76,9 +76,9 @@ def _counts(gradient: LayerGradient, knowledge: ServerKnowledge) -> Tensor:
     """Examples of each class; -1 for some, of classes whose bias gradient is negative, if labels are not granted."""
     if knowledge.labels is not None:
         return torch.bincount(knowledge.labels.flatten(), minlength=len(gradient.bias)).to(gradient.bias.device)
-    found = -(gradient.bias < 0).long()
+    labels = -(gradient.bias < 0).long()
     # As many classes as examples: then each holds one.
-    return found.abs() if int(found.abs().sum()) == knowledge.num_examples else found
+    return labels.abs() if int(labels.abs().sum()) == knowledge.num_examples else labels
 
 
 CARD: Card[Attack] = Card(

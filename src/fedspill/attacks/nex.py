@@ -47,7 +47,7 @@ class NEX:
         least: exclusive units of the last hidden layer that must agree; 2 in the paper. One alone is told from a
             mixture by passing it through the network.
         peel: take certified examples out of the gradient and look again (not in the paper).
-        scale: of an example's gradient where no bias tells it: "published" (p_y = 1/3) or "fitted" to the network.
+        scale: that of an example's gradient where no bias tells it: "published" (p_y = 1/3) or "fitted" to the network.
         matching: how images are searched whose representations were read, if a feature extractor stands before the
             layers.
         converged_below: distance of a rebuilt image's representation from the one that was read, over its length.
@@ -127,13 +127,13 @@ class NEX:
         kept = [r for r in _kept(read) if r.mark != "mixture"]
         if not kept:
             return _shown(kept, spec.decode(like.new_zeros(0, *spec.shape)), read)
-        found = match_representations(front, spec, torch.stack([r.x for r in kept]), self.matching, rng, watch)
-        met = (1 - found.distance.clamp(0, 1)).tolist()
+        matched = match_representations(front, spec, torch.stack([r.x for r in kept]), self.matching, rng, watch)
+        met = (1 - matched.distance.clamp(0, 1)).tolist()
         trusted = [replace(r, confidence=r.confidence * m) for r, m in zip(kept, met, strict=True)]
-        got = _shown(trusted, found.inputs, read)
-        close = float(found.distance.max()) < self.converged_below
+        got = _shown(trusted, matched.inputs, read)
+        close = float(matched.distance.max()) < self.converged_below
         return replace(
-            got, objective=found.objective, converged=read.complete and close, notes=(*got.notes, _met(found))
+            got, objective=matched.objective, converged=read.complete and close, notes=(*got.notes, _met(matched))
         )
 
     def predict(self, model: Model, z: Tensor) -> Prediction:
@@ -144,8 +144,8 @@ class NEX:
         end = dense_end(model)
         fired = fired_units(model, end, z)
         places = tuple(tuple(f"unit {j}" for j in f.nonzero()[:, 0].tolist()) for f in fired[-1])
-        found = exclusive(fired, self.least)
-        return Prediction(places, found if end.at_input else torch.zeros_like(found))
+        readable = exclusive(fired, self.least)
+        return Prediction(places, readable if end.at_input else torch.zeros_like(readable))
 
 
 def fired_units(model: Model, end: DenseEnd, z: Float[Tensor, "n ..."]) -> list[Bool[Tensor, "n _"]]:
@@ -165,17 +165,17 @@ def _computed(read: Readout, knowledge: ServerKnowledge) -> Reconstruction:
     return replace(got, converged=read.complete and all(r.mark == "alone" for r in kept))
 
 
-def _met(found: Matched) -> str:
-    ended = "" if found.complete else " The budget ended before the last iteration."
+def _met(matched: Matched) -> str:
+    ended = "" if matched.complete else " The budget ended before the last iteration."
     return (
         "Images were searched for by their representations, which they meet within"
-        f" {float(found.distance.min()):.1e} to {float(found.distance.max()):.1e} of their length.{ended}"
+        f" {float(matched.distance.min()):.1e} to {float(matched.distance.max()):.1e} of their length.{ended}"
     )
 
 
-def _checked(found: Rebuilt, valid: bool) -> Rebuilt:
+def _checked(rebuilt: Rebuilt, valid: bool) -> Rebuilt:
     """A certified input outside the range is not believed."""
-    return found if valid or found.mark != "alone" else replace(found, mark="unsure", confidence=0.5)
+    return rebuilt if valid or rebuilt.mark != "alone" else replace(rebuilt, mark="unsure", confidence=0.5)
 
 
 def _kept(read: Readout) -> Sequence[Rebuilt]:

@@ -30,7 +30,7 @@ def _gaussian(like: Tensor, rng: torch.Generator) -> Tensor:
 
 
 def _laplace(like: Tensor, rng: torch.Generator) -> Tensor:
-    """Of variance 1."""
+    """Noise of variance 1."""
     uniform = rand(tuple(like.shape), rng, like) - 0.5
     return -uniform.sign() * (1 - 2 * uniform.abs()).clamp_min(1e-12).log() / 2**0.5
 
@@ -42,7 +42,7 @@ class GradientNoise:
     Attributes:
         sigma: standard deviation of the noise, in the update's unit, or as a share of its root mean square.
         relative: whether it is such a share.
-        distribution: of the noise.
+        distribution: law of the noise.
 
     Raises:
         BadInput: a negative sigma.

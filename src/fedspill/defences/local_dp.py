@@ -39,8 +39,8 @@ def log_delta(sigma: float, epsilon: float) -> float:
     overflows unless it is taken into the logarithm.
     """
     low, high = -0.5 / sigma - epsilon * sigma, 0.5 / sigma - epsilon * sigma
-    whole, part = float(log_ndtr(high)), epsilon + float(log_ndtr(low))
-    return whole + math.log1p(-math.exp(part - whole)) if part < whole else -math.inf
+    whole, subtracted = float(log_ndtr(high)), epsilon + float(log_ndtr(low))
+    return whole + math.log1p(-math.exp(subtracted - whole)) if subtracted < whole else -math.inf
 
 
 @cache
@@ -71,8 +71,8 @@ class LocalDP:
 
     Attributes:
         clip: C, the longest Euclidean norm of the whole update, in the update's unit.
-        epsilon: of one update; with neither it nor sigma, 8.
-        delta: of one update.
+        epsilon: what one update costs; with neither it nor sigma, 8.
+        delta: the failure probability of one update, in (0, 1).
         sensitivity: how far two updates can lie apart: "replace" is 2 C, the local model; "add_remove" is C.
         sigma: standard deviation of the noise over the sensitivity, instead of epsilon.
 
@@ -100,7 +100,7 @@ class LocalDP:
         return Stages(protect=self._protect)
 
     def cost(self) -> PrivacyCost:
-        """Of one update."""
+        """What one update costs."""
         epsilon = self._epsilon() if self.sigma is None else analytic_epsilon(self.sigma, self.delta)
         return PrivacyCost(epsilon, self.delta, UNITS[self.sensitivity], self.noise())
 

@@ -21,7 +21,7 @@ CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTran
 AT_ONCE = 2**22
 """Weights that are sorted together."""
 STORED = ((torch.bfloat16, 25, 2**8), (torch.float16, 9, 2**12))
-"""Of weights that fit 16 bits, the shortest vector and how much of a long one is looked at: more coincide by chance."""
+"""Formats of 16 bits, with the shortest vector and how much of a long one is looked at: more coincide by chance."""
 
 
 def entropy(vectors: Float[Tensor, "m n"], bin_width: float = 1e-6) -> Float[Tensor, " m"]:
@@ -31,7 +31,7 @@ def entropy(vectors: Float[Tensor, "m n"], bin_width: float = 1e-6) -> Float[Ten
     absolute value, so that scaling a row changes nothing.
     """
     step = max(1, AT_ONCE // vectors.shape[1])
-    return torch.cat([_entropy(part, bin_width) for part in vectors.split(step)])
+    return torch.cat([_entropy(rows, bin_width) for rows in vectors.split(step)])
 
 
 def _entropy(vectors: Tensor, bin_width: float) -> Tensor:
@@ -59,11 +59,11 @@ class Vectors:
 
 
 def weight_vectors(model: Model, smallest: int = 9, most: int = 2**17) -> Iterator[tuple[str, list[Vectors]]]:
-    """By parameter what there is to look at; without biases, norms, and layers that are 0 throughout.
+    """What there is to look at, by parameter; without biases, norms, and layers that are 0 throughout.
 
     Args:
         smallest: shorter vectors say too little.
-        most: of a longer one only so many numbers, evenly spread.
+        most: numbers that are looked at of a longer vector, evenly spread.
     """
     for path, module in model.module.named_modules():
         for name, _ in module.named_parameters(recurse=False):
@@ -102,7 +102,7 @@ def _cut(module: nn.Module, name: str, weight: Tensor, most: int) -> Iterator[Ve
 
 def _spread(matrix: Tensor, rows: int, columns: int) -> Tensor:
     """At most so many rows and columns, evenly spread."""
-    row, column = (-(-have // wanted) for have, wanted in zip(matrix.shape, (rows, columns), strict=True))
+    row, column = (-(-size // limit) for size, limit in zip(matrix.shape, (rows, columns), strict=True))
     return matrix[::row, ::column]
 
 
@@ -117,7 +117,7 @@ class WeightEntropy:
         bin_width: numbers nearer than this share of the vector's largest one may count as equal.
         threshold: a vector with a lower normalised entropy is reported.
         smallest: shorter vectors are passed over.
-        most: of a longer vector only so many numbers, evenly spread: the finite number of bins would lower it.
+        most: numbers that are looked at of a longer vector, evenly spread: the finite number of bins would lower it.
 
     Raises:
         BadInput: a field out of range.
@@ -138,8 +138,8 @@ class WeightEntropy:
     def inspect(self, incoming: Incoming) -> list[Finding]:
         """One finding per layer that has vectors below the threshold."""
         layers = weight_vectors(incoming.model, self.smallest, self.most)
-        found = (self._layer(name, cut) for name, cut in layers)
-        return [f for f in found if f is not None]
+        findings = (self._layer(name, cut) for name, cut in layers)
+        return [f for f in findings if f is not None]
 
     def _layer(self, name: str, cut: list[Vectors]) -> Finding | None:
         values = {v.unit: entropy(v.values, self.bin_width) for v in cut}

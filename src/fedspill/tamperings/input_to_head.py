@@ -78,7 +78,7 @@ class InputToHeadReadout:
     """Reads the added map's gradient: its rows belong to the classes.
 
     Attributes:
-        gain: of the tampering.
+        gain: that of the tampering.
     """
 
     gain: float

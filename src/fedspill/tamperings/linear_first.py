@@ -44,7 +44,7 @@ class LinearFirst:
     """Puts a biased layer of random rows in front; the network goes on working, on a slightly changed input.
 
     Attributes:
-        rows: of the planted layer.
+        rows: outputs of the planted layer.
         rarest: the row that fires least does so for this share of inputs; the others are spread up to one
             half, since the number of examples is not known beforehand.
         scale: size of the change of the input, where it is about 1.

@@ -35,7 +35,7 @@ from fedspill.inversion.theory.ownership import expected_rows
 
 Inversion = Literal["unet", "decoder", "refined"]
 UNET = IRMatching(lr=0.03, tv=0.1, weight_decay=0.01, jitter=0.03, kick=0.1)
-"""With the noise that the paper adds to the seed, in sizes found here."""
+"""The search of Algorithm 1, with the noise that the paper adds to the seed, in sizes found here."""
 REFINED = IRMatching(prior="decoder", iterations=300, lr=0.03, tv=0.1, anchor=1.0)
 """Chosen on training images that no decoder saw: docs/results-maui.md."""
 
@@ -52,8 +52,8 @@ class Maui:
         head: how the new head is made: "spab", trained for rows that one example of a batch fires (section 5.2.2);
             "quantile", random rows with biases that public data set (not in the paper); and the paper's
             baselines "plain" and "random".
-        objective: of "spab": "published" is the paper's, sparse columns; "expected" is the share of examples that own
-            a row.
+        objective: what "spab" trains for: "published" is the paper's, sparse columns; "expected" is the share of
+            examples that own a row.
         width: rows of its first layer.
         at: name of the head that is replaced; "" finds it.
         head_weights: file that `fedspill train spab` wrote, instead of training one.
@@ -61,11 +61,11 @@ class Maui:
         peel: take certified representations away, so that others show. Not in the paper.
         inversion: "unet" searches the weights of a deep image prior (Algorithm 1); "decoder" answers at once, by
             a network trained on public images; "refined" searches from the decoder's answer on.
-        iterations: of the search; 0 takes 1,000 for "unet", 300 for "refined".
+        iterations: steps of the search; 0 takes 1,000 for "unet", 300 for "refined".
         most: images that are searched, those first of which the attack is surest; the others are left to a decoder,
             or out where there is none. 0 searches all.
         decoder: file that `fedspill train decoder` wrote; "" trains one on the public images.
-        decoder_epochs: of that training.
+        decoder_epochs: epochs of that training.
     """
 
     head: Kind = "spab"
@@ -154,12 +154,12 @@ class MauiReadout:
 
     Attributes:
         head: name of the head.
-        at: of its first layer.
-        layer: of its weight and bias.
+        at: name of its first layer.
+        layer: names of that layer's weight and bias.
         matching: the search; None only decodes.
         most: see `Maui`.
-        peel: likewise.
-        decoder: of the extractor's representations.
+        peel: see `Maui`.
+        decoder: makes images of the extractor's representations.
     """
 
     head: str
@@ -214,9 +214,11 @@ class MauiReadout:
         parts, objective, notes = list[Tensor](), (), ()
         if self.matching is not None:
             extractor = Extractor(model, self.head)
-            found = match_representations(extractor, spec, targets[:searched], self.matching, rng, watch, self.decoder)
-            parts, objective = [found.inputs], found.objective
-            middle = float(found.distance.median())
+            matched = match_representations(
+                extractor, spec, targets[:searched], self.matching, rng, watch, self.decoder
+            )
+            parts, objective = [matched.inputs], matched.objective
+            middle = float(matched.distance.median())
             notes = (f"{searched} images were searched; the median distance left of a representation is {middle:.3f}.",)
         if self.decoder is not None and searched < len(targets):
             with torch.no_grad():
@@ -227,8 +229,8 @@ class MauiReadout:
         head = two_layer(model, self.layer)
         if head is None or len(read.values) == 0:
             return read.labels
-        said = head.logits(head.outputs(read.values)).argmax(1)
-        return torch.where(read.labels >= 0, read.labels, said)
+        predicted = head.logits(head.outputs(read.values)).argmax(1)
+        return torch.where(read.labels >= 0, read.labels, predicted)
 
 
 def _rows(rows: tuple[int, ...]) -> str:

@@ -124,19 +124,19 @@ class OneShotReadout:
         held = contents(update, knowledge, self.layer, self.imprint)[0]
         only = torch.zeros_like(held.bias, dtype=torch.bool)
         only[0] = True
-        found = read_group(held, self.imprint, 0, self.look.codebook, only)
+        readings = read_group(held, self.imprint, 0, self.look.codebook, only)
         n = knowledge.num_examples or self.planned
         chance = one_shot_chance(n, 1 / self.planned)
         notes = [f"A bin of mass 1/{self.planned} holds exactly one of {n} examples with a chance of {chance:.3f}."]
-        if not len(found):
+        if not len(readings):
             notes.append("This time it is empty; a server would try its luck with the next update.")
         return Reconstruction(
-            inputs=self.look.inputs(found.features).to(knowledge.model.like),
-            confidence=found.confidence.to(knowledge.model.like),
-            converged=bool((found.confidence >= SURE).any()),
+            inputs=self.look.inputs(readings.features).to(knowledge.model.like),
+            confidence=readings.confidence.to(knowledge.model.like),
+            converged=bool((readings.confidence >= SURE).any()),
             notes=tuple(notes),
-            origins=("the bin",) * len(found),
-            marks=found.marks,
+            origins=("the bin",) * len(readings),
+            marks=readings.marks,
         )
 
     def predict(self, model: Model, z: Tensor) -> Prediction:

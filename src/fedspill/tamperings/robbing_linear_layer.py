@@ -35,9 +35,9 @@ class RobbingLinearLayer:
         at: name of the linear layer; "" is the first one.
         rows: bins of all linear functions together; None takes all rows. The others stay ordinary rows.
         functions: see `robbing_the_fed`.
-        own: likewise.
-        cutoffs: likewise.
-        throughput: likewise.
+        own: see `robbing_the_fed`.
+        cutoffs: see `robbing_the_fed`.
+        throughput: see `robbing_the_fed`.
         shuffle: spread the bins over the layer's rows in a random order.
         active_from: before this round the layer stays as it is.
         decode: "bins" or "peel".
@@ -86,8 +86,10 @@ class RobbingLinearLayer:
         column = randn((second.output_shape[-1],), rng, model.like) * (self.throughput / rows)
         changed = _written(model, imprint, layer, Layer(*_names(second)), column, rng) if active else model
         outlet = Outlet(first.name, second.name, column)
-        look, own = view_at(model, first.name), model if self.predict_labels else None
-        return Tampered(changed, ImprintReadout(first.name, layer, imprint, look, self.decode, outlet, active, own))
+        look, classifier = view_at(model, first.name), model if self.predict_labels else None
+        return Tampered(
+            changed, ImprintReadout(first.name, layer, imprint, look, self.decode, outlet, active, classifier)
+        )
 
 
 def _names(step: Step) -> tuple[str, str]:

@@ -60,7 +60,7 @@ class Placement(Group):
         """The model with lanes in front of the place, if there are to be any."""
         return model if self.lanes == "none" else linearised(model, self.at, lanes=self.lanes, relu=self.bypass)
 
-    def found(self, model: Model) -> Place:
+    def find(self, model: Model) -> Place:
         """The place in the prepared model."""
         if self.at or not isinstance(model.input, TokenSpec):
             return find_place(model, self.at)
@@ -100,7 +100,7 @@ class ImprintModule(Group):
 
     @property
     def scale(self) -> float:
-        """By what the mean over the planted rows is multiplied."""
+        """The factor of the mean over the planted rows."""
         return self.throughput / self.gain
 
     def planted(self, model: Model, place: Place, imprint: Imprint, rng: torch.Generator, *, active: bool) -> Model:
@@ -142,7 +142,7 @@ class RobbingTheFed:
             NotApplicable: the place does not exist or does not fit, or cutoffs need public data that are not there.
         """
         model = self.place.prepared(model)
-        place, module = self.place.found(model), self.module
+        place, module = self.place.find(model), self.module
         imprint = make_imprint(
             self.bins,
             model,

@@ -48,7 +48,7 @@ class TrapWeights:
         scale: s, by which positive weights are smaller than negative ones (Algorithm 1). None takes the paper's best
             (Table 4) for rows of that length: 0.7 at 784 (MNIST), 0.95 at 3072 (CIFAR-10), 0.99 at 150528
             (ImageNet), interpolated between.
-        sigma: of the normal numbers; 0.5 in the paper.
+        sigma: standard deviation of the normal numbers; 0.5 in the paper.
         examples: how many the server expects in an update. With public data at hand s is then tuned until a row fires
             for FIRED of so many (not in the paper, which tries values of s); 0 never tunes.
         gain: the rows are multiplied by it, which changes no firing. Below 1 local training moves the biases, that
@@ -87,8 +87,8 @@ class TrapWeights:
         count = len(model.params[way.layer.weight])
         rows = draw_rows(count, len(way.used), self.sigma, rng, model.like.double())
         weight, bias = way.folded(self.gain * rows.at(self._scale(changed, way, rows, public_data)))
-        own = {way.layer.weight: weight.to(model.like), way.layer.bias: bias.to(model.like)}
-        sent_model = changed.with_params({**changed.params, **own})
+        trapped = {way.layer.weight: weight.to(model.like), way.layer.bias: bias.to(model.like)}
+        sent_model = changed.with_params({**changed.params, **trapped})
         if not gated(sent_model, way.at, way.layer, probe_inputs(model.input, PROBES, model.like)):
             raise NotApplicable(f"no ReLU follows {way.at!r}: every example moves every row, so none is alone in one")
         return Tampered(sent_model, TrapReadout(way, self.snap))
@@ -138,8 +138,8 @@ class TrapReadout:
             if count == 1 or residual < ONE_EXAMPLE:
                 return self._single(update, knowledge, rng, x, residual)
         labels = known_labels(update, knowledge, rng, count)
-        found = owned_rows(update, knowledge, self.way, None if labels is None else labels.values)
-        return self._reconstruction(knowledge, found)
+        candidates = owned_rows(update, knowledge, self.way, None if labels is None else labels.values)
+        return self._reconstruction(knowledge, candidates)
 
     def _single(
         self, update: Update, knowledge: ServerKnowledge, rng: torch.Generator, x: Tensor, residual: float
@@ -148,13 +148,13 @@ class TrapReadout:
         names = (self.way.layer.weight, self.way.layer.bias)
         return single_example(update, knowledge, names, z, residual, known_labels(update, knowledge, rng, 1))
 
-    def _reconstruction(self, knowledge: ServerKnowledge, found: list[OwnedRows]) -> Reconstruction:
+    def _reconstruction(self, knowledge: ServerKnowledge, candidates: list[OwnedRows]) -> Reconstruction:
         spec, like, count = knowledge.model.input, knowledge.model.like, knowledge.num_examples
-        sure = sum(c.mark == "alone" for c in found)
+        sure = sum(c.mark == "alone" for c in candidates)
         # Mixtures only fill up to n, for what a mixture of two looks like both; without n there is no telling.
-        kept = [c for c in found if c.mark != "mixture"] if count is None else found[: max(sure, count)]
+        kept = [c for c in candidates if c.mark != "mixture"] if count is None else candidates[: max(sure, count)]
         if not kept:
-            kept = found[:1]
+            kept = candidates[:1]
         z = self.way.encoded(torch.stack([c.x for c in kept]), spec)
         if self.snap and sure:
             z = torch.cat([nearest(spec, z[:sure]), z[sure:]])
@@ -162,15 +162,15 @@ class TrapReadout:
             inputs=spec.decode(z).to(like),
             confidence=like.new_tensor([c.confidence for c in kept]),
             converged=sure > 0,
-            notes=self._notes(found, sure, count),
+            notes=self._notes(candidates, sure, count),
             origins=tuple(f"row {int(c.rows[0])}" for c in kept),
             marks=tuple(c.mark for c in kept),
         )
 
-    def _notes(self, found: list[OwnedRows], sure: int, count: int | None) -> tuple[str, ...]:
-        shared = sum(c.mark == "mixture" for c in found)
+    def _notes(self, candidates: list[OwnedRows], sure: int, count: int | None) -> tuple[str, ...]:
+        shared = sum(c.mark == "mixture" for c in candidates)
         note = (
-            f"{len(found)} different inputs were read from rows; {sure} are certified to be one example, of"
+            f"{len(candidates)} different inputs were read from rows; {sure} are certified to be one example, of"
             f" {count if count is not None else 'an unknown number'}; {shared} are mixtures."
         )
         if self.way.seen is None:

@@ -51,7 +51,7 @@ class BatchedSearch:
         """
         state = watch.load()
         progress = _Progress([math.inf] * len(problems)) if state is None else _Progress(**state["progress"])
-        told = False
+        forecast_given = False
         for index, problem in enumerate(problems):
             starts = [problem.draw(rng) for _ in range(self.restarts)]
             if index < progress.problem:
@@ -59,10 +59,10 @@ class BatchedSearch:
             saved, state = state, None
             stack = self._stack(problem, [torch.stack(v) for v in zip(*starts, strict=True)])
             first = stack.load(dict(saved["stack"])) if saved else 0
-            if not told:
-                left = ((len(problems) - index) * self.steps - first) * self.restarts
-                watch.forecast(partial(forecast_side_by_side, problem, stack.variables, left))
-                told = True
+            if not forecast_given:
+                iterations = ((len(problems) - index) * self.steps - first) * self.restarts
+                watch.forecast(partial(forecast_side_by_side, problem, stack.variables, iterations))
+                forecast_given = True
             step, ended = self._all_steps(stack, problem, first, progress, watch)
             progress.take(stack, step)
             if ended or progress.enough or progress.value < self.tolerance:
@@ -75,7 +75,7 @@ class BatchedSearch:
         Args:
             problem: `draw` is of one run of any job; `values` and `project` are of all runs, job after job. A tolerance
                 ends nothing.
-            rngs: of the jobs, from which each draws its starts as a search of its own would.
+            rngs: generators, one a job, from which each draws its starts as a search of its own would.
 
         Raises:
             BadInput: the problem takes no stack.
@@ -143,7 +143,7 @@ def _state(progress: "_Progress", stack: Stack, step: int) -> State:
 
 @dataclass
 class _Progress:
-    """What the hypotheses before gave."""
+    """The outcomes of the hypotheses before."""
 
     best_by_problem: list[float]
     problem: int = 0

@@ -14,12 +14,12 @@ PATIENCE = 2.0
 
 
 def forecast(problem: "Problem", start: list[Tensor], iterations: int, evaluations: int = 1) -> Forecast:
-    """Of a search that takes one run after the other.
+    """The forecast of a search that takes one run after the other.
 
     Args:
         start: variables of one run.
-        iterations: that are left, of all runs.
-        evaluations: of the objective, with its gradient, in one iteration.
+        iterations: those still to come, of all runs.
+        evaluations: how often an iteration evaluates the objective with its gradient.
     """
     variables = [v.detach().clone().requires_grad_() for v in start]
     memory = None if problem.memory is None else problem.memory(variables, 1)
@@ -28,11 +28,11 @@ def forecast(problem: "Problem", start: list[Tensor], iterations: int, evaluatio
 
 
 def forecast_side_by_side(problem: "Problem", start: list[Tensor], iterations: int) -> Forecast:
-    """Of a search that takes all runs at once.
+    """The forecast of a search that takes all runs at once.
 
     Args:
         start: variables of all runs, stacked.
-        iterations: that are left, of all runs; each run's own count, as in the progress that is told.
+        iterations: those still to come, of all runs; each run's own count, as in the progress that is told.
     """
     assert problem.values is not None, "a batched search refuses a problem without"
     values, runs = problem.values, len(start[0])

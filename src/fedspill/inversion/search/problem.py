@@ -41,7 +41,7 @@ class Found:
         best_by_problem: the lowest objective of every hypothesis, infinite where none was finite.
         diverged: runs that were given up.
         complete: False if the budget ended before the last iteration.
-        estimate: of its PSNR in dB, if a quality was asked for.
+        estimate: PSNR in dB of the iterate as the search judges it, if a quality was asked for.
         enough: the search stopped since the estimate had reached that quality.
     """
 

@@ -47,15 +47,15 @@ class Search:
         progress = _Progress.resume(watch.load(), len(problems))
         runs = [p for p in range(len(problems)) for _ in range(self.restarts)]
         total = len(runs) * self.steps
-        told = False
+        forecast_given = False
         for number, index in enumerate(runs):
             start = problems[index].draw(rng)
             if number < progress.run:
                 continue
-            if not told:
-                left = total - progress.run * self.steps - progress.step
-                watch.forecast(partial(forecast, problems[index], start, left, self.rule.evaluations))
-                told = True
+            if not forecast_given:
+                iterations = total - progress.run * self.steps - progress.step
+                watch.forecast(partial(forecast, problems[index], start, iterations, self.rule.evaluations))
+                forecast_given = True
             if not self._one_run(problems[index], index, start, progress, watch, total):
                 return progress.found(complete=False)
             if progress.best_value < self.tolerance:

@@ -18,7 +18,7 @@ class SearchSettings(Group):
     Attributes:
         steps: iterations of one run (the paper: 4,800 for its tables, up to 24,000).
         lr: Adam's step in normalised space, in [0.01, 1].
-        schedule: of the step size: the paper's "drops" to a tenth after 3/8, 5/8 and 7/8 of the run, or "cosine".
+        schedule: how the step size falls: "drops" to a tenth after 3/8, 5/8 and 7/8 of the run (paper), or "cosine".
         signed: give Adam the sign of the gradient.
         boxed: keep the candidate inside the range of valid images.
         optimiser: "adam", or "lbfgs" as an ablation.

@@ -83,8 +83,8 @@ class Stack:
         pairs = [(self.best_values, state["best_values"]), (self.lost, state["lost"]), (self.history, state["history"])]
         pairs += [*zip(self.best, state["best"], strict=True)]
         pairs += [(v.detach(), s) for v, s in zip(self.variables, state["variables"], strict=True)]
-        for own, saved in pairs:
-            own.copy_(saved)
+        for current, saved in pairs:
+            current.copy_(saved)
         return int(state["step"])
 
 
@@ -113,7 +113,7 @@ def captured(stack: Stack) -> Step:
 
 
 def _on_a_side_stream(work: Step) -> None:
-    """As the capture needs of the iterations before it."""
+    """Runs an iteration where the capture wants those before it: on a stream of its own."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):

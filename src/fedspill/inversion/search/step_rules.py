@@ -33,7 +33,7 @@ class SignedAdam:
 
     @property
     def evaluations(self) -> int:
-        """Of the objective in one iteration, at most."""
+        """Evaluations of the objective in one iteration, at most."""
         return 1
 
     def optimiser(self, variables: Variables, *, capturable: bool = False) -> torch.optim.Optimizer:
@@ -49,7 +49,7 @@ class SignedAdam:
         self.sign(variables)
 
     def set_step_size(self, optimiser: torch.optim.Optimizer, done: float) -> None:
-        """For the share of the run that is done, in [0, 1]."""
+        """Sets the step size that belongs to the share of the run that is done, in [0, 1]."""
         size = self.step_size(done)
         for group in optimiser.param_groups:
             if isinstance(group["lr"], Tensor):
@@ -58,7 +58,7 @@ class SignedAdam:
                 group["lr"] = size
 
     def step_size(self, done: float) -> float:
-        """For the share of the run that is done, in [0, 1]."""
+        """The step size after this share of the run, in [0, 1]."""
         if self.schedule == "cosine":
             return self.lr * 0.5 * (1 + math.cos(math.pi * done))
         return self.lr * self.decay ** sum(done >= mark for mark in self.decay_at)
@@ -85,7 +85,7 @@ class LBFGS:
 
     @property
     def evaluations(self) -> int:
-        """Of the objective in one iteration, at most; a line search may add some."""
+        """Evaluations of the objective in one iteration, at most; a line search may add some."""
         return self.inner + 1
 
     def optimiser(self, variables: Variables) -> torch.optim.Optimizer:
