@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy.stats import binomtest
 
 from fedspill.core.errors import BadInput
 from fedspill.core.inputs import ImageSpec
@@ -17,6 +18,12 @@ from fedspill.scoring.metrics import MSE, PSNR, SSIM
 from fedspill.scoring.score import score_pairs
 
 NAN = float("nan")
+
+
+@pytest.mark.parametrize(("hits", "n"), [(0, 1), (1, 1), (0, 40), (1, 3), (7, 40), (39, 40), (40, 40), (500, 10_000)])
+def test_wilson_is_that_of_scipy(hits: int, n: int) -> None:
+    ends = binomtest(hits, n).proportion_ci(0.95, method="wilson")
+    assert wilson(hits, n) == pytest.approx((hits / n, ends.low, ends.high), abs=1e-14)
 
 
 @pytest.mark.parametrize(("hits", "n"), [(0, 8), (3, 8), (8, 8), (1, 1), (43, 64), (500, 1000)])

@@ -1,12 +1,13 @@
 """Statements from values per example: which examples leaked, what share, and how the values are spread."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
-from scipy.stats import binomtest
 from torch import Tensor
 
 from fedspill.core.errors import BadInput
@@ -14,6 +15,7 @@ from fedspill.core.roles import Metric
 from fedspill.scoring.metrics import capped
 
 QUANTILES = (10, 25, 75, 90)
+NORMAL_QUANTILE = NormalDist().inv_cdf(0.975)
 
 
 class Interval(NamedTuple):
@@ -25,7 +27,10 @@ class Interval(NamedTuple):
 
 
 def wilson(hits: int, n: int) -> Interval:
-    """The share hits / n with its Wilson score interval, 95 % (Wilson 1927; SciPy).
+    """The share hits / n with its Wilson score interval, 95 % (Wilson 1927).
+
+    One equation over the standard library's normal quantile, equal to SciPy's `binomtest`: importing scipy.stats takes
+    half as long as importing PyTorch, and every audit states a share.
 
     It treats the examples as independent draws from the audited population; examples of one batch are not
     quite.
@@ -35,8 +40,10 @@ def wilson(hits: int, n: int) -> Interval:
     """
     if n < 1 or not 0 <= hits <= n:
         raise BadInput(f"{hits} hits of {n} were got; at least 1 example and 0 to n hits are needed")
-    ends = binomtest(hits, n).proportion_ci(0.95, method="wilson")
-    return Interval(hits / n, float(ends.low), float(ends.high))
+    rate, spread = hits / n, NORMAL_QUANTILE**2 / n
+    centre = (rate + spread / 2) / (1 + spread)
+    half = math.sqrt(spread * (rate * (1 - rate) + spread / 4)) / (1 + spread)
+    return Interval(rate, centre - half if hits else 0.0, centre + half if hits < n else 1.0)
 
 
 def leaked(

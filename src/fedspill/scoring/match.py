@@ -2,7 +2,6 @@
 
 import torch
 from jaxtyping import Float, Int
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from fedspill.core.errors import BadInput
@@ -50,9 +49,20 @@ def match(
     cost = distances(rebuilt[usable.to(rebuilt.device)], private, table).cpu()
     if len(usable) and rebuilt_labels is not None and private_labels is not None:
         cost = cost + _label_penalty(rebuilt_labels.cpu()[usable], private_labels.cpu(), private)
-    rows, columns = (torch.as_tensor(i, dtype=torch.int64) for i in linear_sum_assignment(cost.numpy()))
+    rows, columns = _assignment(cost)
     order = columns.argsort()
     return usable[rows[order]], columns[order]
+
+
+def _assignment(cost: Float[Tensor, "m n"]) -> tuple[Int[Tensor, " k"], Int[Tensor, " k"]]:
+    """Rows and columns of the least total cost; SciPy is asked where there is more than one row and column."""
+    if cost.numel() and 1 in cost.shape:
+        least = int(cost.argmin())
+        return torch.tensor([least // cost.shape[1]]), torch.tensor([least % cost.shape[1]])
+    from scipy.optimize import linear_sum_assignment
+
+    rows, columns = (torch.as_tensor(i, dtype=torch.int64) for i in linear_sum_assignment(cost.numpy()))
+    return rows, columns
 
 
 def _label_penalty(rebuilt: Tensor, private: Tensor, examples: Tensor) -> Float[Tensor, "m n"]:
