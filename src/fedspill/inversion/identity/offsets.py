@@ -15,7 +15,7 @@ class Offsets:
 
     Attributes:
         rows: in [0, cell), ascending.
-        columns: likewise.
+        columns: in [0, cell), ascending.
         cell: the total stride, in pixels.
     """
 

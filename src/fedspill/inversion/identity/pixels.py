@@ -21,7 +21,7 @@ class Interpolation:
 
     Attributes:
         index: of the places, for each pixel in row order.
-        weight: likewise; the sum over the three is 1.
+        weight: of each of these places; the sum over the three is 1.
         size: rows and columns.
     """
 
@@ -73,7 +73,7 @@ def between(
 
     Args:
         first: row and column of the first pixel of each window; a window may have one pixel.
-        last: likewise.
+        last: row and column of the last pixel of each window.
         brightest: the window's value is its maximum, else its minimum.
         values: of the windows in m pictures.
         size: rows and columns of the pictures.

@@ -60,7 +60,7 @@ def matrix(kind: str, m: int, dtype: torch.dtype, device: torch.device) -> Tenso
 TRANSFORM = 60
 """What one number of a transformed tile costs beside one multiply-add of a matrix product (measured)."""
 WEIGHT = 40
-"""Likewise one number of a transformed weight."""
+"""What one number of a transformed weight costs, in the same unit (measured)."""
 
 
 def _matrix(kind: str, m: int, like: Tensor) -> Tensor:

@@ -31,7 +31,7 @@ class PassThrough:
         at: the layer's name.
         layer: names of its weight and bias.
         gain: unit = gain * feature + offset lies in [0, 1]; 0 for a feature that carries nothing. Float64.
-        offset: likewise.
+        offset: of every feature, see `gain`. Float64.
         seen: which pixel a feature shows behind convolutions; None in front of which nothing happens.
     """
 

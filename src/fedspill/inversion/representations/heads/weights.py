@@ -32,9 +32,9 @@ class HeadWeights:
 
     Attributes:
         weight: of the first layer.
-        bias: likewise.
+        bias: of the first layer.
         last_weight: of the second layer.
-        last_bias: likewise.
+        last_bias: of the second layer.
     """
 
     weight: Float[Tensor, "h d"]

@@ -33,7 +33,7 @@ class IRMatching:
         anchor: weight of the squared distance from the decoder's image, mean over pixels in [0, 1]; above 0 a decoder
             is needed, whatever is searched.
         jitter: standard deviation of fresh noise on the U-Net's seed in every step, but for the last phase.
-        kick: standard deviation of noise that is added to the seed for good every `kick_period` steps, likewise.
+        kick: standard deviation of noise that is added to the seed for good every `kick_period` steps, too.
         kick_period: steps.
         unet: the generator.
         together: images in one pass; changes time and memory, not what is found.
