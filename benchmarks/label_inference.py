@@ -18,7 +18,7 @@ from torch import Tensor
 
 from fedspill.core.errors import NotApplicable
 from fedspill.core.knowledge import ServerKnowledge
-from fedspill.core.local_update import FedAvg, FedSGD, LocalTraining, local_update
+from fedspill.core.local_training.update import FedAvg, FedSGD, LocalTraining, local_update
 from fedspill.core.model import Model
 from fedspill.core.rng import stream
 from fedspill.core.types import Batch

@@ -180,7 +180,7 @@ def test_a_captured_update_from_memory_and_from_a_file(kind: str, tmp_path: Path
 
     private, model = batch(1), relu_mlp()
     protocol = fedspill.FedSGD() if kind == "gradient" else fedspill.FedAvg(epochs=1, lr=0.1)
-    from fedspill.core.local_update import local_update
+    from fedspill.core.local_training.update import local_update
 
     update = local_update(model, private, protocol)
     sent = {k: v.contiguous() for k, v in update.values.items()}

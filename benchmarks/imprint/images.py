@@ -15,7 +15,7 @@ from collections.abc import Callable
 import torch
 
 from benchmarks.imprint.run import Found, mean_and_error, run
-from fedspill.core.local_update import FedAvg
+from fedspill.core.local_training.update import FedAvg
 from fedspill.core.model import Model
 from fedspill.core.rng import stream
 from fedspill.core.types import Batch, Update

@@ -12,7 +12,7 @@ import torch
 
 from fedspill.attacks.logistic_regression import CARD
 from fedspill.core.knowledge import ServerKnowledge
-from fedspill.core.local_update import FedSGD, local_update
+from fedspill.core.local_training.update import FedSGD, local_update
 from fedspill.core.rng import stream
 from fedspill.core.types import Batch
 from fedspill.scoring.metrics import PSNR

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from benchmarks.imprint.run import mean_and_error
 from fedspill.core.knowledge import ServerKnowledge
-from fedspill.core.local_update import FedSGD, local_update
+from fedspill.core.local_training.update import FedSGD, local_update
 from fedspill.core.model import Model
 from fedspill.core.rng import stream
 from fedspill.core.settings import with_fields

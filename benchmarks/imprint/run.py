@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fedspill.core.knowledge import ServerKnowledge
-from fedspill.core.local_update import FedSGD, LocalTraining, local_update
+from fedspill.core.local_training.update import FedSGD, LocalTraining, local_update
 from fedspill.core.model import Model
 from fedspill.core.rng import stream
 from fedspill.core.roles import Predicts, Tampering

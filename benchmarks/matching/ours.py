@@ -11,7 +11,7 @@ from fedspill.core.errors import BadInput
 from fedspill.core.rng import stream
 from fedspill.core.roles import State, Unwatched
 from fedspill.core.settings import field_names, flat_fields, plain_fields, with_fields
-from fedspill.core.values import set_fields
+from fedspill.plan.values import set_fields
 
 
 @dataclass(frozen=True)

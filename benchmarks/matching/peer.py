@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from benchmarks.common.clock import Probe, Snapshot
 from benchmarks.common.cpu_torchvision import DECLARED
 from benchmarks.matching.world import World
-from fedspill.core.local_update import FedAvg
+from fedspill.core.local_training.update import FedAvg
 from fedspill.core.rng import stream
 from fedspill.core.types import UpdateKind
 from fedspill.zoo.models.seeding import borrowed_globals

@@ -21,7 +21,7 @@ from benchmarks.common.clock import Stopwatch
 from benchmarks.common.cpu_torchvision import DECLARED  # noqa: F401
 from benchmarks.matching.world import FIRST, Case, world
 from fedspill.attacks.inverting_gradients import CARD, InvertingGradients
-from fedspill.core.local_update import FedAvg
+from fedspill.core.local_training.update import FedAvg
 from fedspill.core.rng import stream
 from fedspill.core.settings import described, with_fields
 from fedspill.scoring.metrics import PSNR

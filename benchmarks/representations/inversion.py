@@ -21,13 +21,13 @@ from torch import Tensor
 from benchmarks.common.extractors import add_arguments, extractor, title
 from fedspill.core.inputs import ImageSpec
 from fedspill.core.rng import stream
-from fedspill.core.values import set_fields
 from fedspill.inversion.network.extractor import Extractor
 from fedspill.inversion.priors.deep_image_prior import UNet
 from fedspill.inversion.representations.images.decoder import IRDecoder, read_decoder
 from fedspill.inversion.representations.images.distance import relative_distance
 from fedspill.inversion.representations.images.search import match_representations
 from fedspill.inversion.representations.images.settings import PRESETS, IRMatching
+from fedspill.plan.values import set_fields
 from fedspill.rendering.drawing.pictures import beside, enlarge, image, stacked
 from fedspill.scoring.metrics import PSNR, SSIM
 from fedspill.scoring.metrics.lpips import LPIPS, default_weights

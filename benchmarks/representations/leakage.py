@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from fedspill.core.inputs import ImageSpec
 from fedspill.core.knowledge import ServerKnowledge
-from fedspill.core.local_update import FedSGD, local_update
+from fedspill.core.local_training.update import FedSGD, local_update
 from fedspill.core.model import Model
 from fedspill.core.rng import stream
 from fedspill.core.types import Batch

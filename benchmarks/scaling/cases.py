@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 import torch
 
-from fedspill.core.local_update import FedAvg, FedSGD, LocalTraining, local_update
+from fedspill.core.local_training.update import FedAvg, FedSGD, LocalTraining, local_update
 from fedspill.core.rng import rand, randn, stream
 from fedspill.core.types import Batch
 from fedspill.inversion.objective import unrolled

@@ -17,7 +17,7 @@ from benchmarks.matching.curves import Task, record
 from benchmarks.matching.ours import presets
 from benchmarks.matching.world import Case, world
 from benchmarks.scaling.records import folder
-from fedspill.core.local_update import FedAvg
+from fedspill.core.local_training.update import FedAvg
 
 PRESET = "paper_fedavg_5_1_1"
 LOCAL_LR = 1e-4

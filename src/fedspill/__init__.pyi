@@ -13,8 +13,8 @@ from .core.inputs import TableSpec as TableSpec
 from .core.inputs import TokenSpec as TokenSpec
 from .core.knowledge import Knows as Knows
 from .core.knowledge import ServerKnowledge as ServerKnowledge
-from .core.local_update import FedAvg as FedAvg
-from .core.local_update import FedSGD as FedSGD
+from .core.local_training.update import FedAvg as FedAvg
+from .core.local_training.update import FedSGD as FedSGD
 from .core.model import Model as Model
 from .core.roles import Finding as Finding
 from .core.types import Batch as Batch

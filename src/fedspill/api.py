@@ -21,7 +21,7 @@ from fedspill.auditing.watch import Listener, Silent
 from fedspill.core.errors import BadInput
 from fedspill.core.inputs import ImageSpec, InputSpec
 from fedspill.core.knowledge import ServerKnowledge
-from fedspill.core.local_update import FedSGD, LocalTraining
+from fedspill.core.local_training.update import FedSGD, LocalTraining
 from fedspill.core.model import LossFn, Model
 from fedspill.core.roles import Finding, Incoming
 from fedspill.core.tensor_files import read_tensors

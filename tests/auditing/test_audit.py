@@ -7,7 +7,7 @@ import jsonschema
 import pytest
 
 from fedspill.auditing import parse_plan
-from fedspill.auditing.resolve import check_policy
+from fedspill.auditing.resolving.defaults import check_policy
 from fedspill.core.errors import BadInput, NotApplicable
 from fedspill.report.schema import AuditReport, json_schema
 from tests.support.audits import BRIEF, EXACT, audit

@@ -9,10 +9,10 @@ import torch
 from safetensors.torch import load_file
 
 from fedspill.auditing import parse_plan, run_audit
-from fedspill.auditing.evaluation import evaluation_of
 from fedspill.auditing.readings import most_confident
-from fedspill.auditing.resolve import resolved
-from fedspill.auditing.scenario import prepare
+from fedspill.auditing.resolving.defaults import resolved
+from fedspill.auditing.resolving.evaluation import evaluation_of
+from fedspill.auditing.resolving.scenario import prepare
 from fedspill.auditing.verdict import worst_examples
 from fedspill.auditing.watch import Silent
 from fedspill.core.errors import BadInput

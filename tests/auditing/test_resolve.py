@@ -3,8 +3,8 @@
 import pytest
 
 from fedspill.auditing import parse_plan
-from fedspill.auditing.evaluation import evaluation_of
-from fedspill.auditing.resolve import resolved
+from fedspill.auditing.resolving.defaults import resolved
+from fedspill.auditing.resolving.evaluation import evaluation_of
 from fedspill.core.errors import BadInput
 from fedspill.core.inputs import CategoricalColumn, ImageSpec, TableSpec, TokenSpec
 from fedspill.plan.defaults import IMAGES, SENTENCES, TABLES

@@ -7,11 +7,11 @@ import torch
 
 from fedspill.attacks.linear_layer import LinearLayer
 from fedspill.auditing import parse_plan, run_audit
-from fedspill.auditing.scenario import Scenario, prepare
+from fedspill.auditing.resolving.scenario import Scenario, prepare
 from fedspill.core.errors import BadInput, NotApplicable
 from fedspill.core.inputs import CategoricalColumn, NumericColumn, TableSpec
 from fedspill.core.knowledge import ServerKnowledge
-from fedspill.core.local_update import FedSGD, local_update
+from fedspill.core.local_training.update import FedSGD, local_update
 from fedspill.core.rng import stream
 from fedspill.core.roles import Attack
 from fedspill.tamperings.input_to_head import InputToHead

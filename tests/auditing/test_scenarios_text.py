@@ -7,11 +7,11 @@ import torch
 from torch import nn
 
 from fedspill.auditing import parse_plan, run_audit
-from fedspill.auditing.scenario import prepare
+from fedspill.auditing.resolving.scenario import prepare
 from fedspill.core.errors import BadInput, NotApplicable
 from fedspill.core.inputs import TokenSpec
 from fedspill.core.knowledge import ServerKnowledge
-from fedspill.core.local_update import FedSGD, local_update
+from fedspill.core.local_training.update import FedSGD, local_update
 from fedspill.core.rng import stream
 from fedspill.inversion.imprint.making import Bins
 from fedspill.tamperings.robbing_the_fed import RobbingTheFed

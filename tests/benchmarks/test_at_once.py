@@ -7,7 +7,7 @@ import torch
 from benchmarks.matching import at_once
 from benchmarks.matching.world import Case, World
 
-from fedspill.core.local_update import FedSGD
+from fedspill.core.local_training.update import FedSGD
 from tests.support.worlds import batch, relu_mlp
 
 

@@ -21,7 +21,7 @@ from benchmarks.matching.times import NEVER, Timed, compared, geometric_mean
 from benchmarks.matching.world import World, of
 
 from fedspill.core.errors import BadInput
-from fedspill.core.local_update import FedSGD
+from fedspill.core.local_training.update import FedSGD
 from fedspill.core.rng import stream
 from fedspill.core.settings import with_fields
 from fedspill.core.types import Reconstruction

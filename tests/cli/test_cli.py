@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from fedspill.cli.main import app, main
 from fedspill.core.errors import FedspillError
-from fedspill.core.local_update import FedSGD, local_update
+from fedspill.core.local_training.update import FedSGD, local_update
 from fedspill.core.types import Batch
 from fedspill.zoo.data import load
 from fedspill.zoo.models import build

@@ -5,10 +5,10 @@ from dataclasses import fields
 import pytest
 
 from fedspill import catalogue
-from fedspill.auditing.components import configure
+from fedspill.auditing.resolving.components import configure
 from fedspill.core.errors import BadInput
 from fedspill.core.knowledge import Knows, ServerKnowledge
-from fedspill.core.local_update import FedSGD
+from fedspill.core.local_training.update import FedSGD
 from fedspill.core.roles import Card
 from fedspill.core.settings import Group, field_names, flat_fields, plain_fields
 from fedspill.federation.threat import observe

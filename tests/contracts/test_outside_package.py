@@ -123,7 +123,7 @@ def test_a_plan_uses_it_and_standard_takes_it_and_the_report_says_where_it_comes
     origins = {f"{trial['attack']}:{trial['preset']}": trial.get("origin") for trial in report["trials"]}
     assert origins == {"grey:paper": "grey-attacks 1.2", "linear_layer:paper": None}
     assert "grey-attacks 1.2" in (tmp_path / "out" / "report.html").read_text()
-    chosen = "from fedspill.auditing.components import choose; from fedspill.plan import parse_plan;"
+    chosen = "from fedspill.auditing.resolving.components import choose; from fedspill.plan import parse_plan;"
     chosen += "print([c.label for c in choose(parse_plan({'audit': {'attacks': ['standard:quick']}}))])"
     standard = ran(python, "-W", "ignore", "-c", chosen, at=tmp_path)
     assert "grey:quick" in standard.stdout, standard.stderr

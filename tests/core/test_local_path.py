@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from fedspill.core.errors import BadInput
-from fedspill.core.local_path import local_path
-from fedspill.core.local_steps import FedAvg
+from fedspill.core.local_training.path import local_path
+from fedspill.core.local_training.steps import FedAvg
 
 START = 0.7
 MANY = [

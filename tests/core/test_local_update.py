@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional
 
 from fedspill.core.errors import BadInput
-from fedspill.core.local_update import FedAvg, FedSGD, aggregate_update, encoded_update, local_update
+from fedspill.core.local_training.update import FedAvg, FedSGD, aggregate_update, encoded_update, local_update
 from fedspill.core.types import UpdateKind
 from tests.support.worlds import batch, conv_bn, mlp
 

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from fedspill.core.nested_watch import PhaseWatch
 from fedspill.core.roles import State, Watch
+from fedspill.core.watching.nested import PhaseWatch
 from tests.support.watches import Kept
 
 

@@ -9,10 +9,10 @@ from scipy.stats import kstest
 from typer.testing import CliRunner
 
 from fedspill.auditing import parse_plan
-from fedspill.auditing.components import defences_of
+from fedspill.auditing.resolving.components import defences_of
 from fedspill.cli.main import app
 from fedspill.core.errors import BadInput
-from fedspill.core.local_update import FedAvg, FedSGD, local_update, mean_update
+from fedspill.core.local_training.update import FedAvg, FedSGD, local_update, mean_update
 from fedspill.core.rng import stream
 from fedspill.core.roles import ClientContext, Stages
 from fedspill.core.types import Update, UpdateKind

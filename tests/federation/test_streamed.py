@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fedspill.core.errors import BadInput
-from fedspill.core.local_update import FedAvg, FedSGD, local_update, streamed_gradient
+from fedspill.core.local_training.update import FedAvg, FedSGD, local_update, streamed_gradient
 from fedspill.core.rng import stream
 from fedspill.federation.aggregation import collect
 from fedspill.federation.client import Client, bn_statistics, in_parts, shared_out

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from fedspill.auditing.components import choose, configure
+from fedspill.auditing.resolving.components import choose, configure
 from fedspill.catalogue import attacks
 from fedspill.core.errors import BadInput
-from fedspill.core.local_update import FedAvg, FedSGD
+from fedspill.core.local_training.update import FedAvg, FedSGD
 from fedspill.core.settings import with_fields
 from fedspill.plan.file import parse_plan, read_plan
 from fedspill.plan.sections import AttackEntry, parse_seconds

@@ -26,7 +26,7 @@ from torch.torch_version import TorchVersion
 import fedspill
 from fedspill import catalogue
 from fedspill.auditing import read_plan, run_audit
-from fedspill.auditing.components import components_of
+from fedspill.auditing.resolving.components import components_of
 from fedspill.core.errors import BadInput
 from fedspill.core.settings import flat_fields
 from fedspill.plan.file import read_as

@@ -7,7 +7,7 @@ from torch.nn import functional
 from fedspill.attacks.nex import NEX
 from fedspill.core.inputs import ImageSpec, InputSpec
 from fedspill.core.knowledge import ServerKnowledge
-from fedspill.core.local_update import FedSGD, LocalTraining, local_update
+from fedspill.core.local_training.update import FedSGD, LocalTraining, local_update
 from fedspill.core.model import Model
 from fedspill.core.rng import rand, stream
 from fedspill.core.types import Batch, Reconstruction

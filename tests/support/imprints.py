@@ -3,7 +3,7 @@
 import torch
 
 from fedspill.core.knowledge import ServerKnowledge
-from fedspill.core.local_update import FedSGD, aggregate_update
+from fedspill.core.local_training.update import FedSGD, aggregate_update
 from fedspill.core.model import Model
 from fedspill.core.rng import stream
 from fedspill.core.types import Batch

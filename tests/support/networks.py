@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from fedspill.core.local_update import FedAvg, aggregate_update
+from fedspill.core.local_training.update import FedAvg, aggregate_update
 from fedspill.core.model import Model
 from fedspill.core.rng import rand, stream
 from fedspill.core.types import Batch

@@ -6,7 +6,7 @@ from torch.nn import functional
 
 from fedspill.core.inputs import CategoricalColumn, ImageSpec, InputSpec, NumericColumn, TableSpec
 from fedspill.core.knowledge import ServerKnowledge
-from fedspill.core.local_update import FedSGD, LocalTraining, local_update
+from fedspill.core.local_training.update import FedSGD, LocalTraining, local_update
 from fedspill.core.model import Model
 from fedspill.core.rng import rand, stream
 from fedspill.core.roles import Prediction, Predicts, Tampered

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from fedspill.core.errors import BadInput, NotApplicable
 from fedspill.core.inputs import TokenSpec
 from fedspill.core.knowledge import ServerKnowledge
-from fedspill.core.local_update import FedSGD, local_update
+from fedspill.core.local_training.update import FedSGD, local_update
 from fedspill.core.rng import stream
 from fedspill.inversion.network.extractor import Extractor
 from fedspill.inversion.representations.images.decoder_training import DecoderTraining

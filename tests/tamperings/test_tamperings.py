@@ -10,7 +10,7 @@ from torch.nn import functional
 from fedspill.core.errors import NotApplicable
 from fedspill.core.inputs import ImageSpec
 from fedspill.core.knowledge import ServerKnowledge
-from fedspill.core.local_update import FedAvg, FedSGD, LocalTraining, local_update
+from fedspill.core.local_training.update import FedAvg, FedSGD, LocalTraining, local_update
 from fedspill.core.model import Model
 from fedspill.core.rng import stream
 from fedspill.core.roles import Card, Tampering

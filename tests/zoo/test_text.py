@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fedspill.auditing import parse_plan
-from fedspill.auditing.scenario import prepare
+from fedspill.auditing.resolving.scenario import prepare
 from fedspill.core.errors import BadInput
 from fedspill.core.inputs import TokenSpec
 from fedspill.core.rng import stream

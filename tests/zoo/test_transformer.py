@@ -11,7 +11,7 @@ from torch.nn import functional
 from fedspill.core.errors import BadInput, NotApplicable
 from fedspill.core.inputs import TokenSpec
 from fedspill.core.knowledge import ServerKnowledge
-from fedspill.core.local_update import FedAvg, FedSGD, local_update
+from fedspill.core.local_training.update import FedAvg, FedSGD, local_update
 from fedspill.core.model import Model
 from fedspill.core.rng import stream
 from fedspill.core.types import Batch

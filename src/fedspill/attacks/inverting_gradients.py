@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.model import Model
-from fedspill.core.nested_watch import JobsWatch
 from fedspill.core.rng import randn
 from fedspill.core.roles import UNWATCHED, Attack, Card, Job, Watch
 from fedspill.core.settings import Group, with_fields
 from fedspill.core.types import Reconstruction, Update
+from fedspill.core.watching.nested import JobsWatch
 from fedspill.inversion.matching.forward_model import ForwardModel
 from fedspill.inversion.matching.hypotheses import Unknowns, check_observed, hypotheses
 from fedspill.inversion.matching.many_updates import Objective, Pending, Searching

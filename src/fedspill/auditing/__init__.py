@@ -1,9 +1,18 @@
-"""Plans, runs, reports.
+"""The run of an audit: from a plan to a report.
 
-from fedspill.auditing import parse_plan, run_audit
-
-result = run_audit(parse_plan({"model": {"name": "lenet"}, "audit": {"attacks": ["dlg"]}}))
-print(result.report.verdict.sentence)
+- `run`: a whole audit: every update, every attack, every seed.
+- `resolving/`: the plan resolved into what runs and judges its trials.
+- `schedule`: the trials in turn, within the budget, resumable.
+- `trial`: one trial: what the server sends, what it is answered, what is rebuilt.
+- `joint_trials`: trials that are attacked together.
+- `servers`: the model that a server sends, asked for once per world and seed.
+- `watch`: progress, checkpoints and the budget.
+- `judge`: the truth is opened: scores, beside guesses made without any update.
+- `prior_only`: what a search makes of the prior alone.
+- `readings`: every candidate that was read, and which are scored.
+- `verdict`: what the audit concludes.
+- `caveats`: what a reader of the verdict must know.
+- `captured`: an update without truth.
 """
 
 from fedspill.auditing.run import AuditResult, run_audit

@@ -13,8 +13,8 @@ from torch import Tensor
 
 import fedspill
 from fedspill import catalogue
-from fedspill.auditing.components import configure, misfit
-from fedspill.auditing.scenario import weights_sha256
+from fedspill.auditing.resolving.components import configure, misfit
+from fedspill.auditing.resolving.scenario import weights_sha256
 from fedspill.auditing.watch import Listener, TrialWatch
 from fedspill.core.errors import BadInput
 from fedspill.core.knowledge import ServerKnowledge

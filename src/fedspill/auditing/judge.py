@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fedspill.auditing.evaluation import Evaluation
 from fedspill.auditing.prior_only import tv_only
-from fedspill.auditing.scenario import Scenario
+from fedspill.auditing.resolving.evaluation import Evaluation
+from fedspill.auditing.resolving.scenario import Scenario
 from fedspill.core.inputs import ImageSpec, TableSpec, TokenSpec
 from fedspill.core.rng import stream
 from fedspill.core.tensor_files import sha256

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 import fedspill
 from fedspill.auditing import caveats
 from fedspill.auditing import verdict as verdicts
-from fedspill.auditing.components import ChosenDefence
-from fedspill.auditing.scenario import Scenario, prepare, weights_sha256
+from fedspill.auditing.resolving.components import ChosenDefence
+from fedspill.auditing.resolving.scenario import Scenario, prepare, weights_sha256
 from fedspill.auditing.schedule import Schedule
 from fedspill.auditing.trial import Finished, Task
 from fedspill.auditing.watch import Listener, Silent

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fedspill.auditing.joint_trials import run_jointly
 from fedspill.auditing.judge import prior_only
-from fedspill.auditing.scenario import Scenario
+from fedspill.auditing.resolving.scenario import Scenario
 from fedspill.auditing.servers import Servers
 from fedspill.auditing.trial import Finished, Task, run_trial
 from fedspill.auditing.watch import Listener, TrialWatch

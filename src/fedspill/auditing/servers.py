@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass, field, replace
 
-from fedspill.auditing.components import Chosen
-from fedspill.auditing.scenario import Scenario
+from fedspill.auditing.resolving.components import Chosen
+from fedspill.auditing.resolving.scenario import Scenario
 from fedspill.auditing.watch import TrialWatch
 from fedspill.core.model import Model
 from fedspill.core.rng import stream

@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fedspill.auditing.components import Chosen, misfit
 from fedspill.auditing.judge import judge
 from fedspill.auditing.readings import Ranked, most_confident, ranked, readings
-from fedspill.auditing.scenario import Scenario
+from fedspill.auditing.resolving.components import Chosen, misfit
+from fedspill.auditing.resolving.scenario import Scenario
 from fedspill.auditing.servers import Sent, Servers
 from fedspill.auditing.watch import TrialWatch
 from fedspill.core.errors import NotApplicable
-from fedspill.core.local_update import LocalTraining, aggregate_update
+from fedspill.core.local_training.update import LocalTraining, aggregate_update
 from fedspill.core.model import Model
 from fedspill.core.rng import stream
 from fedspill.core.roles import Attack, Card, Job, Prediction, Predicts, Stages

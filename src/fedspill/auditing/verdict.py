@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from fedspill.auditing.evaluation import Evaluation
+from fedspill.auditing.resolving.evaluation import Evaluation
 from fedspill.plan.sections import PolicySection
 from fedspill.report.schema import Verdict, VerdictName, WorstExample
 from fedspill.report.trial import Rate, Score, Trial

@@ -51,9 +51,9 @@ def capture_command(
     from fedspill.cli.progress import TerminalListener
     from fedspill.core.knowledge import ServerKnowledge
     from fedspill.core.tensor_files import read_tensors
-    from fedspill.core.values import set_fields
     from fedspill.plan.build import pick_device
     from fedspill.plan.sections import AttackEntry, parse_decibels, parse_seconds
+    from fedspill.plan.values import set_fields
     from fedspill.report.store import Store
     from fedspill.zoo.models import build
 

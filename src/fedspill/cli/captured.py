@@ -8,7 +8,7 @@ from rich.console import Console
 
 from fedspill.auditing.captured import Captured
 from fedspill.core.errors import BadInput
-from fedspill.core.local_update import FedAvg, FedSGD, LocalTraining
+from fedspill.core.local_training.update import FedAvg, FedSGD, LocalTraining
 from fedspill.core.model import Model
 from fedspill.core.tensor_files import write_whole
 from fedspill.rendering.drawing.pictures import enlarge, image, png

@@ -12,7 +12,7 @@ import torch
 
 import fedspill
 from fedspill.core.errors import BadInput
-from fedspill.core.local_update import FedSGD, local_update
+from fedspill.core.local_training.update import FedSGD, local_update
 from fedspill.core.rng import rand, stream
 from fedspill.core.types import Batch
 from fedspill.scoring.metrics.lpips import default_weights

@@ -5,15 +5,13 @@
 - `model`: a network and its loss as pure functions.
 - `knowledge`: what the server holds when it attacks.
 - `roles`: the verbs: attack, tampering, defence, check, metric, and the card of a component.
-- `local_steps`: FedSGD and FedAvg, and one step of a client.
-- `local_update`: what a client sends after all steps, and means over clients.
-- `watch`: whoever runs an attack: progress, state, budget.
-- `nested_watch`: many long steps under one watch.
+- `local_training/`: what a client does: steps, update, path.
+- `watching/`: whoever runs an attack: progress, state, budget.
 - `memory`: how much memory work takes, and how much there is.
 - `blocks`: work on many large rows, a few at a time.
 - `rng`: named random streams.
 - `tensor_files`: files written whole, tensors read without unpickling, digests.
-- `values`: FIELD=VALUE pairs of the command line.
+- `settings`: groups of hyperparameters, which plans name in one flat list.
 - `errors`: the errors that fedspill raises.
 - `callable_package`: packages that list their components when called.
 """

@@ -7,7 +7,7 @@ from enum import Enum
 from jaxtyping import Int
 from torch import Tensor
 
-from fedspill.core.local_update import LocalTraining
+from fedspill.core.local_training.update import LocalTraining
 from fedspill.core.model import Model
 from fedspill.core.types import Batch, Params
 

@@ -10,14 +10,14 @@ from torch import Tensor
 
 from fedspill.core.inputs import ImageSpec, Kind
 from fedspill.core.knowledge import Knows, ServerKnowledge
-from fedspill.core.local_update import LocalTraining
+from fedspill.core.local_training.update import LocalTraining
 from fedspill.core.model import Model
 from fedspill.core.types import Batch, Params, Reconstruction, ServerRole, Update
-from fedspill.core.watch import UNWATCHED as UNWATCHED
-from fedspill.core.watch import Forecast as Forecast
-from fedspill.core.watch import State as State
-from fedspill.core.watch import Unwatched as Unwatched
-from fedspill.core.watch import Watch as Watch
+from fedspill.core.watching.watch import UNWATCHED as UNWATCHED
+from fedspill.core.watching.watch import Forecast as Forecast
+from fedspill.core.watching.watch import State as State
+from fedspill.core.watching.watch import Unwatched as Unwatched
+from fedspill.core.watching.watch import Watch as Watch
 
 
 @runtime_checkable

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 
 from fedspill.core.errors import BadInput
-from fedspill.core.local_update import mean_update
+from fedspill.core.local_training.update import mean_update
 from fedspill.core.model import Model
 from fedspill.core.rng import split
 from fedspill.core.types import Update

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from fedspill.core.errors import BadInput
-from fedspill.core.local_update import (
+from fedspill.core.local_training.update import (
     FedSGD,
     Heard,
     LocalTraining,

@@ -3,7 +3,7 @@
 from collections.abc import Set
 
 from fedspill.core.knowledge import Knows, ServerKnowledge
-from fedspill.core.local_update import LocalTraining
+from fedspill.core.local_training.update import LocalTraining
 from fedspill.core.model import Model
 from fedspill.core.types import Batch
 from fedspill.federation.client import bn_statistics

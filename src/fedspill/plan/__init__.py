@@ -2,6 +2,7 @@
 
 - `sections`: the schema.
 - `file`: TOML files and `--set`, with errors that name the key.
+- `values`: FIELD=VALUE pairs.
 - `defaults`: what a plan that is silent takes.
 - `build`: the network and the device that a plan names.
 """

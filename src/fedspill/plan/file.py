@@ -7,8 +7,8 @@ from typing import Any, TypeVar, get_args
 from pydantic import ValidationError
 
 from fedspill.core.errors import BadInput
-from fedspill.core.values import toml_value
 from fedspill.plan.sections import AuditPlan, Section
+from fedspill.plan.values import toml_value
 
 P = TypeVar("P", bound=Section)
 

@@ -16,7 +16,7 @@ from pydantic import (
 
 from fedspill.core.errors import BadInput
 from fedspill.core.knowledge import Knows
-from fedspill.core.local_update import FedAvg, FedSGD, LocalTraining
+from fedspill.core.local_training.update import FedAvg, FedSGD, LocalTraining
 from fedspill.core.types import ServerRole
 from fedspill.plan.defaults import EVERY_METRIC
 
@@ -107,7 +107,7 @@ class AuditSection(Section):
 
     Attributes:
         attacks: entries, or "standard": all whose needs the server's knowledge meets.
-        metrics: None until the kind of data is known (`fedspill.auditing.resolve`).
+        metrics: None until the kind of data is known (`fedspill.auditing.resolving.defaults`).
         leak_threshold: metric to value; an example leaks when all are met. None likewise; {} judges nothing.
         budget: seconds for all trials together.
         quality: PSNR in dB of images at which a search may stop, by its own estimate.

@@ -15,10 +15,10 @@ from fedspill.core.errors import BadInput, NotApplicable
 from fedspill.core.inputs import image_spec
 from fedspill.core.knowledge import Knows, ServerKnowledge
 from fedspill.core.model import Model
-from fedspill.core.nested_watch import PhaseWatch
 from fedspill.core.rng import stream
 from fedspill.core.roles import UNWATCHED, Card, Prediction, State, Tampered, Tampering, Watch
 from fedspill.core.types import Batch, Reconstruction, ServerRole, Update
+from fedspill.core.watching.nested import PhaseWatch
 from fedspill.inversion.gradients.layer import Layer
 from fedspill.inversion.network.extractor import Extractor, head_module, representation_shape, with_module
 from fedspill.inversion.network.layers import layer_inputs

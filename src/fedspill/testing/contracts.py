@@ -15,7 +15,7 @@ from fedspill import catalogue
 from fedspill.core.errors import NotApplicable
 from fedspill.core.inputs import ImageSpec
 from fedspill.core.knowledge import Knows, ServerKnowledge
-from fedspill.core.local_update import FedAvg, FedSGD, LocalTraining, local_update
+from fedspill.core.local_training.update import FedAvg, FedSGD, LocalTraining, local_update
 from fedspill.core.model import Model
 from fedspill.core.rng import stream
 from fedspill.core.roles import UNWATCHED, Attack, Incoming, Tampered, Tampering

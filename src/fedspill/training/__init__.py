@@ -2,7 +2,7 @@
 
 - `plan`: plans of trainings, checked key by key.
 - `robust`: adversarial training of feature extractors (Maui, arXiv 2509.11451, equation 4).
-- `spab`: SpAB training of heads (the same, Algorithm 2).
+- `leaking_head`: SpAB training of heads (the same, Algorithm 2).
 - `spab_search`: its settings, searched with Optuna.
 - `decoder`: decoders, from representations to images.
 - `shipped`: the small networks whose weights the package ships.

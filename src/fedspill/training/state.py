@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from fedspill import __version__
 from fedspill.core.errors import BadInput
 from fedspill.core.tensor_files import write_state
-from fedspill.core.watch import Forecast
+from fedspill.core.watching.watch import Forecast
 
 
 @runtime_checkable

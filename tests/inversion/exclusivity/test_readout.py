@@ -8,7 +8,7 @@ from torch.nn import functional
 from fedspill.attacks.nex import NEX
 from fedspill.core.errors import NotApplicable
 from fedspill.core.inputs import NumericColumn, TableSpec
-from fedspill.core.local_update import FedAvg, FedSGD, local_update
+from fedspill.core.local_training.update import FedAvg, FedSGD, local_update
 from fedspill.core.rng import rand, stream
 from fedspill.core.types import Batch, Reconstruction
 from fedspill.inversion.exclusivity.clusters import ratio_clusters

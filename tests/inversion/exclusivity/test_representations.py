@@ -10,7 +10,7 @@ from torch.nn import functional
 from fedspill.attacks.nex import CARD, NEX
 from fedspill.core.errors import BadInput, NotApplicable
 from fedspill.core.knowledge import ServerKnowledge
-from fedspill.core.local_update import FedSGD, local_update
+from fedspill.core.local_training.update import FedSGD, local_update
 from fedspill.core.model import Model
 from fedspill.core.rng import rand, randn, stream
 from fedspill.core.types import Batch, Update

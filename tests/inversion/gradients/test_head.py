@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fedspill.core.knowledge import ServerKnowledge
-from fedspill.core.local_update import FedAvg, FedSGD, local_update
+from fedspill.core.local_training.update import FedAvg, FedSGD, local_update
 from fedspill.inversion.gradients.head import head_gradient
 from tests.support.worlds import batch, linear
 

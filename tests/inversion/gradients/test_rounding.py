@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from fedspill.core.knowledge import ServerKnowledge
-from fedspill.core.local_update import FedAvg, FedSGD, LocalTraining, local_update
+from fedspill.core.local_training.update import FedAvg, FedSGD, LocalTraining, local_update
 from fedspill.core.model import Model
 from fedspill.core.types import Params, Update
 from fedspill.inversion.gradients.mean import mean_gradient

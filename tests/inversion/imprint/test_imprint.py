@@ -7,7 +7,7 @@ from torch import nn
 from fedspill.core.errors import BadInput, NotApplicable
 from fedspill.core.inputs import ImageSpec
 from fedspill.core.knowledge import ServerKnowledge
-from fedspill.core.local_update import FedAvg, FedSGD, local_update
+from fedspill.core.local_training.update import FedAvg, FedSGD, local_update
 from fedspill.core.model import Model
 from fedspill.core.rng import rand, stream
 from fedspill.core.settings import with_fields

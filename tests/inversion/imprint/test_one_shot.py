@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fedspill.core.knowledge import ServerKnowledge
-from fedspill.core.local_update import FedSGD, local_update
+from fedspill.core.local_training.update import FedSGD, local_update
 from fedspill.core.rng import stream
 from fedspill.core.types import Batch
 from fedspill.tamperings.one_shot import OneShot

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fedspill.core.local_update import FedSGD, local_update
+from fedspill.core.local_training.update import FedSGD, local_update
 from fedspill.core.rng import stream
 from fedspill.core.settings import with_fields
 from fedspill.inversion.imprint.certificate import predicted_shares

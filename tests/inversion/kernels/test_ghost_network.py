@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from fedspill.core.local_update import FedAvg, FedSGD, encoded_update, local_update
+from fedspill.core.local_training.update import FedAvg, FedSGD, encoded_update, local_update
 from fedspill.core.model import Model
 from fedspill.core.rng import randn, stream
 from fedspill.core.types import Params, Update

@@ -6,7 +6,7 @@ from torch.nn import functional
 
 from fedspill.attacks.inverting_gradients import InvertingGradients
 from fedspill.core.knowledge import ServerKnowledge
-from fedspill.core.local_update import FedSGD, local_update
+from fedspill.core.local_training.update import FedSGD, local_update
 from fedspill.core.model import Model
 from fedspill.core.rng import stream
 from fedspill.inversion.search.settings import SearchSettings

@@ -7,7 +7,7 @@ import torch
 
 from fedspill.attacks.inverting_gradients import InvertingGradients, TotalVariation
 from fedspill.core.knowledge import ServerKnowledge
-from fedspill.core.local_update import FedAvg, FedSGD, local_update
+from fedspill.core.local_training.update import FedAvg, FedSGD, local_update
 from fedspill.core.model import Model
 from fedspill.core.rng import stream
 from fedspill.core.roles import UNWATCHED, Attack, Job, ReconstructsMany, Unwatched, Watch

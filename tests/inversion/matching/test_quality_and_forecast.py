@@ -11,7 +11,7 @@ from fedspill.auditing import parse_plan, run_audit
 from fedspill.auditing.watch import Silent, TrialWatch, duration, forecast_sentence
 from fedspill.core.errors import BadInput
 from fedspill.core.knowledge import ServerKnowledge
-from fedspill.core.local_update import FedSGD, local_update
+from fedspill.core.local_training.update import FedSGD, local_update
 from fedspill.core.rng import rand, randn, stream
 from fedspill.core.roles import UNWATCHED, Forecast
 from fedspill.inversion.matching.quality import agreement, combined, explained

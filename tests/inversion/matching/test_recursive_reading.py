@@ -7,7 +7,7 @@ import torch
 
 from fedspill.attacks.inverting_gradients import CARD, InvertingGradients
 from fedspill.core.knowledge import ServerKnowledge
-from fedspill.core.local_update import FedSGD, local_update
+from fedspill.core.local_training.update import FedSGD, local_update
 from fedspill.core.rng import randn, stream
 from fedspill.core.settings import with_fields
 from fedspill.core.types import Batch, Reconstruction

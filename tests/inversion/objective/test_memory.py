@@ -12,7 +12,7 @@ import torch
 from fedspill.attacks.inverting_gradients import InvertingGradients
 from fedspill.core.errors import BadInput
 from fedspill.core.knowledge import ServerKnowledge
-from fedspill.core.local_update import FedAvg, FedSGD, local_update
+from fedspill.core.local_training.update import FedAvg, FedSGD, local_update
 from fedspill.core.memory import free_bytes, peak_bytes, words
 from fedspill.core.rng import randn, stream
 from fedspill.inversion.objective import memory
@@ -161,7 +161,7 @@ STATUS = Path("/proc/self/status")
 REAL = """
 import torch
 from fedspill.core.inputs import ImageSpec
-from fedspill.core.local_update import FedSGD, local_update
+from fedspill.core.local_training.update import FedSGD, local_update
 from fedspill.core.rng import rand, stream
 from fedspill.core.types import Batch
 from fedspill.inversion.objective.distances import DISTANCES

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from fedspill.core.local_update import FedSGD, local_update
+from fedspill.core.local_training.update import FedSGD, local_update
 from fedspill.core.model import Model
 from fedspill.core.rng import randn, stream
 from fedspill.inversion.kernels import ghost_layers

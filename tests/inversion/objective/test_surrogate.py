@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fedspill.attacks.inverting_gradients import CARD, InvertingGradients, TotalVariation
 from fedspill.core.knowledge import ServerKnowledge
-from fedspill.core.local_update import FedAvg, FedSGD, encoded_update, local_update
+from fedspill.core.local_training.update import FedAvg, FedSGD, encoded_update, local_update
 from fedspill.core.model import Model
 from fedspill.core.rng import stream
 from fedspill.core.settings import with_fields

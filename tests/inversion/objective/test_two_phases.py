@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fedspill.core.local_update import FedAvg, FedSGD, local_update
+from fedspill.core.local_training.update import FedAvg, FedSGD, local_update
 from fedspill.core.rng import randn, stream
 from fedspill.inversion.objective.distances import DISTANCES, cotangent
 from fedspill.inversion.objective.matching import Matching

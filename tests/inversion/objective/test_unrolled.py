@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from fedspill.core.errors import BadInput
-from fedspill.core.local_update import FedAvg, aggregate_update, local_update
+from fedspill.core.local_training.update import FedAvg, aggregate_update, local_update
 from fedspill.core.model import Model
 from fedspill.core.rng import randn, stream
 from fedspill.inversion.objective import matching

@@ -8,7 +8,7 @@ import torch
 from fedspill.attacks.inverting_gradients import InvertingGradients
 from fedspill.core.errors import BadInput
 from fedspill.core.knowledge import ServerKnowledge
-from fedspill.core.local_update import FedAvg, FedSGD, local_update
+from fedspill.core.local_training.update import FedAvg, FedSGD, local_update
 from fedspill.core.rng import stream
 from fedspill.core.roles import UNWATCHED
 from fedspill.core.settings import with_fields

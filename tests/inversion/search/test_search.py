@@ -6,7 +6,7 @@ import torch
 from fedspill.attacks.inverting_gradients import TotalVariation
 from fedspill.core.errors import BadInput, NotApplicable
 from fedspill.core.knowledge import ServerKnowledge
-from fedspill.core.local_update import FedAvg, FedSGD, local_update
+from fedspill.core.local_training.update import FedAvg, FedSGD, local_update
 from fedspill.core.rng import randn, stream
 from fedspill.core.roles import UNWATCHED
 from fedspill.core.types import Update, UpdateKind

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from fedspill.core.errors import BadInput, NotApplicable
 from fedspill.core.inputs import ImageSpec
-from fedspill.core.local_update import FedAvg, local_update
+from fedspill.core.local_training.update import FedAvg, local_update
 from fedspill.core.model import Model
 from fedspill.core.rng import stream
 from fedspill.core.types import Reconstruction

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fedspill.core.inputs import InputSpec
 from fedspill.core.knowledge import ServerKnowledge
-from fedspill.core.local_update import FedSGD, LocalTraining, aggregate_update
+from fedspill.core.local_training.update import FedSGD, LocalTraining, aggregate_update
 from fedspill.core.model import Model
 from fedspill.core.types import Update, UpdateKind
 

@@ -4,8 +4,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from fedspill.core.knowledge import ServerKnowledge
-from fedspill.core.local_path import LocalPath, local_path
-from fedspill.core.local_update import FedAvg
+from fedspill.core.local_training.path import LocalPath, local_path
+from fedspill.core.local_training.update import FedAvg
 from fedspill.core.types import Params, Update, UpdateKind
 
 

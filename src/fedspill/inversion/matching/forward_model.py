@@ -6,7 +6,7 @@ from functools import cached_property
 from torch import Tensor
 
 from fedspill.core.knowledge import ServerKnowledge
-from fedspill.core.local_update import FedAvg, FedSGD
+from fedspill.core.local_training.update import FedAvg, FedSGD
 from fedspill.core.types import Params, Update
 from fedspill.inversion.matching.hypotheses import Hypothesis
 from fedspill.inversion.matching.outcome import distance_to

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fedspill.core.errors import BadInput, NotApplicable
 from fedspill.core.knowledge import ServerKnowledge
-from fedspill.core.local_update import FedAvg, FedSGD, LocalTraining
+from fedspill.core.local_training.update import FedAvg, FedSGD, LocalTraining
 from fedspill.core.model import Model
 from fedspill.core.types import Update, UpdateKind
 from fedspill.inversion.labels import methods as inference

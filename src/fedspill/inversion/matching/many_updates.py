@@ -8,10 +8,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fedspill.core.local_update import FedSGD
+from fedspill.core.local_training.update import FedSGD
 from fedspill.core.model import Model
-from fedspill.core.nested_watch import JobsWatch
 from fedspill.core.roles import Watch
+from fedspill.core.watching.nested import JobsWatch
 from fedspill.inversion.matching.forward_model import ForwardModel
 from fedspill.inversion.matching.recursive_reading import Reading
 from fedspill.inversion.objective.distances import cosine_distance

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fedspill.core.errors import BadInput
-from fedspill.core.local_update import FedAvg, FedSGD, LocalTraining, aggregate_update, encoded_update
+from fedspill.core.local_training.update import FedAvg, FedSGD, LocalTraining, aggregate_update, encoded_update
 from fedspill.core.model import Model
 from fedspill.core.types import Params, Update
 from fedspill.inversion.kernels.ghost_network import GhostNetwork

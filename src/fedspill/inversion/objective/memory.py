@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fedspill.core.errors import BadInput
-from fedspill.core.local_update import FedAvg, FedSGD, LocalTraining
+from fedspill.core.local_training.update import FedAvg, FedSGD, LocalTraining
 from fedspill.core.memory import free_bytes, peak_bytes, words
 from fedspill.inversion.objective.autograd import ValueAndGradients
 from fedspill.inversion.objective.unrolled import GRAPHS, STATES

@@ -19,9 +19,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fedspill.core.local_path import local_path
-from fedspill.core.local_steps import FedAvg, FedSGD
-from fedspill.core.local_update import aggregate_update, encoded_update
+from fedspill.core.local_training.path import local_path
+from fedspill.core.local_training.steps import FedAvg, FedSGD
+from fedspill.core.local_training.update import aggregate_update, encoded_update
 from fedspill.core.model import Model
 from fedspill.core.rng import randn, stream
 from fedspill.core.types import Params, Update, UpdateKind

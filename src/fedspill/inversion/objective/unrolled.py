@@ -20,8 +20,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fedspill.core.local_steps import FedAvg, LocalState, first_state, local_step, loss_gradients, minibatches
-from fedspill.core.local_update import equal_shares
+from fedspill.core.local_training.steps import FedAvg, LocalState, first_state, local_step, loss_gradients, minibatches
+from fedspill.core.local_training.update import equal_shares
 from fedspill.core.model import BATCH_NORMS, Model
 from fedspill.core.types import Params
 from fedspill.inversion.objective.autograd import product

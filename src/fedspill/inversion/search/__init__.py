@@ -6,4 +6,5 @@
 - `batched`: all restarts at once.
 - `stack`: variables of many runs in one.
 - `forecast`: time and memory that a search will need.
+- `settings`: the hyperparameters of a search that a plan sets.
 """

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from fedspill.core.watch import Forecast
+from fedspill.core.watching.watch import Forecast
 from fedspill.inversion.search.problem import Problem
 
 PATIENCE = 2.0

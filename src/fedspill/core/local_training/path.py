@@ -7,7 +7,7 @@ numbers, one of the start value and one of a constant gradient, tell all of it, 
 from dataclasses import dataclass
 
 from fedspill.core.errors import BadInput
-from fedspill.core.local_steps import FedAvg
+from fedspill.core.local_training.steps import FedAvg
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ class Evaluation:
 
 
 def evaluation_of(section: AuditSection, spec: InputSpec) -> Evaluation:
-    """The evaluation that the `audit` section of a resolved plan (`fedspill.auditing.resolve`) asks for.
+    """The evaluation that the `audit` section of a resolved plan (`fedspill.auditing.resolving.defaults`) asks for.
 
     Raises:
         BadInput: a metric is unknown.

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fedspill.core.errors import BadInput
-from fedspill.core.local_steps import (
+from fedspill.core.local_training.steps import (
     FedAvg,
     FedSGD,
     LocalTraining,

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from fedspill.core.roles import Forecast, State, Watch
+from fedspill.core.watching.watch import Forecast, State, Watch
 
 
 class JobsWatch:

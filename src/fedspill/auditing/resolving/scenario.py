@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import fedspill
-from fedspill.auditing.components import (
+from fedspill.auditing.resolving.components import (
     Chosen,
     ChosenDefence,
     ChosenTampering,
@@ -18,12 +18,12 @@ from fedspill.auditing.components import (
     check_kinds,
     components_of,
 )
-from fedspill.auditing.evaluation import Evaluation, evaluation_of
-from fedspill.auditing.resolve import check_policy, resolved
+from fedspill.auditing.resolving.defaults import check_policy, resolved
+from fedspill.auditing.resolving.evaluation import Evaluation, evaluation_of
 from fedspill.core.errors import BadInput
 from fedspill.core.inputs import ImageSpec, TableSpec, TokenSpec, kind
 from fedspill.core.knowledge import Knows
-from fedspill.core.local_update import LocalTraining
+from fedspill.core.local_training.update import LocalTraining
 from fedspill.core.model import Model
 from fedspill.core.rng import randn, stream
 from fedspill.core.roles import Stages

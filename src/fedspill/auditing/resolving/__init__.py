@@ -1,0 +1,7 @@
+"""A plan resolved, once, into what runs and judges its trials.
+
+- `scenario`: model, data, clients, attacks and limits; nothing below it reads the plan again.
+- `components`: attacks, defences and tampering, configured as the plan says.
+- `evaluation`: metrics and thresholds.
+- `defaults`: what a plan leaves out and the kind of data decides.
+"""

@@ -1,0 +1,5 @@
+"""Whoever runs an attack: hears of its progress, keeps its state, and may end it early.
+
+- `watch`: the protocol, and nobody who watches.
+- `nested`: many long steps under one watch.
+"""
