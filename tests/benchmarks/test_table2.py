@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 from benchmarks.common import records
-from benchmarks.matching import table2
 
+from benchmarks import table2
 from fedspill.core.types import Batch
 
 

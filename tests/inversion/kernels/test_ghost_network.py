@@ -12,7 +12,7 @@ from fedspill.core.types import Params, Update
 from fedspill.inversion.kernels import ghost_layers, ghost_network
 from fedspill.inversion.kernels.convolution import Geometry, correlate
 from fedspill.inversion.kernels.winograd import best_tile, convolve
-from fedspill.inversion.kernels.winograd_network import LeanConv2d, with_winograd
+from fedspill.inversion.kernels.winograd_network import WinogradConv2d, with_winograd
 from fedspill.inversion.objective.distances import DISTANCES
 from fedspill.inversion.objective.matching import Matching
 from tests.support.networks import DOUBLE, Viewing, network, plain
@@ -112,8 +112,8 @@ def test_the_lean_model_is_the_model_and_keeps_out_where_it_would_break() -> Non
     plain_model = Model.of(draw_weights(flattens), SPEC).to("cpu", DOUBLE)
     assert best_tile(8, (8, 8), 128, 128) > 0
     found = with_winograd(plain_model, 8)
-    assert [type(m) is LeanConv2d for m in found.module.modules()].count(True) == 2
-    assert not any(type(m) is LeanConv2d for m in plain_model.module.modules())
+    assert [type(m) is WinogradConv2d for m in found.module.modules()].count(True) == 2
+    assert not any(type(m) is WinogradConv2d for m in plain_model.module.modules())
     z, private = numbers(8, *SPEC.shape), batch(8, dtype=DOUBLE)
     for protocol in (FedSGD(), FedAvg(epochs=2, lr=0.1)):
         got, want = (

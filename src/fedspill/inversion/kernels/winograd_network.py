@@ -30,7 +30,7 @@ def with_winograd(model: Model, n: int) -> Model:
     module = copy.deepcopy(model.module)
     for layer in module.modules():
         if type(layer) is nn.Conv2d and _can_be_tiled(layer):
-            layer.__class__ = LeanConv2d
+            layer.__class__ = WinogradConv2d
     changed = replace(model, module=module)
     return changed if _runs(changed, n) else model
 
@@ -51,7 +51,7 @@ def _can_be_tiled(layer: nn.Conv2d) -> bool:
     return geometry == ((3, 3), (1, 1), (1, 1), 1, "zeros") and layer.padding in {(0, 0), (1, 1)}
 
 
-class LeanConv2d(nn.Conv2d):
+class WinogradConv2d(nn.Conv2d):
     """A 3x3 convolution of stride 1."""
 
     def forward(self, input: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
-"""How often a rule for stopping at a quality stops too early or too late, by what `quality_traces` kept.
+"""How often a rule for stopping at a quality stops too early or too late, by what `traces` kept.
 
-`python -m benchmarks.matching.quality_stop FILE.json`
+`python -m benchmarks.quality.stop FILE.json`
 """
 
 import argparse

@@ -1,8 +1,8 @@
 """Table 2 of Inverting Gradients (federated averaging on the ConvNet) with the preset `strong`.
 
-    python -m benchmarks.matching.table2 run                               # width 16, resumable
-    python -m benchmarks.matching.table2 run --cells 5,1,1 --width 64 --steps 240 --groups 5
-    python -m benchmarks.matching.table2 table                             # what is recorded, as a Markdown table
+    python -m benchmarks.table2 run                               # width 16, resumable
+    python -m benchmarks.table2 run --cells 5,1,1 --width 64 --steps 240 --groups 5
+    python -m benchmarks.table2 table                             # what is recorded, as a Markdown table
 
 A cell is E epochs on n images in mini-batches of B, local learning rate 1e-4, eval mode, labels granted and different
 within an update, as in the paper. CIFAR-10 test images from number 9,000 on, which no setting was chosen on; update k

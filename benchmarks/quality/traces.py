@@ -1,6 +1,6 @@
 """What a server sees while two runs of a search go on side by side, beside the truth that it does not see.
 
-`python -m benchmarks.matching.quality_traces --out FILE.json` records; `quality_stop` judges rules by it. CIFAR-10
+`python -m benchmarks.quality.traces --out FILE.json` records; `stop` judges rules by it. CIFAR-10
 test images below number 3,000, one image an update, labels granted, eval mode.
 """
 
@@ -18,7 +18,9 @@ from benchmarks.matching.world import Case, World, world
 from fedspill.attacks.inverting_gradients import InvertingGradients, TotalVariation
 from fedspill.core.rng import stream
 from fedspill.core.settings import with_fields
+from fedspill.inversion.matching.forward_model import ForwardModel
 from fedspill.inversion.matching.hypotheses import check_observed, hypotheses
+from fedspill.inversion.objective.distances import DISTANCES
 from fedspill.inversion.search.settings import SearchSettings
 from fedspill.inversion.search.stack import Stack
 from fedspill.inversion.search.step_rules import SignedAdam
@@ -48,8 +50,8 @@ def traced(given: World, attack: InvertingGradients, seed: int) -> list[dict[str
     knowledge = given.knowledge()
     observed = check_observed(given.update, given.model)
     (kept,) = hypotheses(observed, knowledge, attack.unknowns, stream(seed, "unused"))
-    matching = attack._matching(observed, knowledge, kept)
-    problem = attack._problem(matching, kept)
+    assumed = ForwardModel.of(kept, knowledge, observed, DISTANCES[attack.distance], shorten=False)
+    matching, problem = assumed.matching, attack._problem(assumed, None)
     assert problem.values is not None
     rng, rule, labels = (
         stream(seed, "traces"),
