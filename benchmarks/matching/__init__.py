@@ -1,5 +1,4 @@
 """Gradient matching, measured.
 
-Cost and quality beside breaching (`python -m benchmarks.matching`), Table 2, presets, many updates at once, stopping
-at a quality.
+Cost and quality beside breaching (`python -m benchmarks.matching`), presets side by side, many updates at once.
 """
