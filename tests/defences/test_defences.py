@@ -16,12 +16,13 @@ from fedspill.core.local_training.update import FedAvg, FedSGD, local_update, me
 from fedspill.core.rng import stream
 from fedspill.core.roles import ClientContext, Stages
 from fedspill.core.types import Update, UpdateKind
-from fedspill.defences.clipping import Clipping, clipped
+from fedspill.defences.clipping import Clipping
 from fedspill.defences.gradient_noise import GradientNoise
 from fedspill.defences.local_dp import LocalDP, analytic_epsilon, analytic_sigma
 from fedspill.federation.aggregation import collect
 from fedspill.federation.client import shared_out
 from fedspill.plan.file import read_plan
+from fedspill.privacy.mechanisms import clipped
 from tests.support.worlds import batch, conv_bn, mlp, relu_mlp
 
 

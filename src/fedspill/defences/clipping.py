@@ -12,12 +12,7 @@ from fedspill.core.errors import BadInput
 from fedspill.core.inputs import ImageSpec, TableSpec, TokenSpec
 from fedspill.core.roles import Card, ClientContext, Defence, PrivacyCost, Stages
 from fedspill.core.types import Update
-
-
-def clipped(update: Update, norm: float) -> Update:
-    """The update u times min(1, norm / ||u||), over all values as one vector; BatchNorm statistics stay as they are."""
-    scale = min(1.0, norm / max(update.norm(), 1e-300))
-    return Update(update.kind, {k: v * scale for k, v in update.values.items()}, update.buffers)
+from fedspill.privacy.mechanisms import clipped
 
 
 @dataclass(frozen=True)

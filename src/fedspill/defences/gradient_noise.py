@@ -5,34 +5,14 @@ Gradients", NeurIPS 2019, arXiv:1906.08935, section 5.1 (Gaussian and Laplace).
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
-from torch import Tensor
 
 from fedspill.core.errors import BadInput
 from fedspill.core.inputs import ImageSpec, TableSpec, TokenSpec
-from fedspill.core.rng import rand, randn
 from fedspill.core.roles import Card, ClientContext, Defence, PrivacyCost, Stages
 from fedspill.core.types import Update
-
-Distribution = Literal["laplace", "gaussian"]
-
-
-def noised(update: Update, sigma: float, distribution: Distribution, rng: torch.Generator) -> Update:
-    """The update with independent noise of standard deviation `sigma` on every value."""
-    draw = _laplace if distribution == "laplace" else _gaussian
-    return Update(update.kind, {k: v + sigma * draw(v, rng) for k, v in update.values.items()}, update.buffers)
-
-
-def _gaussian(like: Tensor, rng: torch.Generator) -> Tensor:
-    return randn(tuple(like.shape), rng, like)
-
-
-def _laplace(like: Tensor, rng: torch.Generator) -> Tensor:
-    """Noise of variance 1."""
-    uniform = rand(tuple(like.shape), rng, like) - 0.5
-    return -uniform.sign() * (1 - 2 * uniform.abs()).clamp_min(1e-12).log() / 2**0.5
+from fedspill.privacy.mechanisms import Distribution, noised
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,7 @@ from fedspill.core.errors import BadInput
 from fedspill.core.inputs import ImageSpec, TableSpec, TokenSpec
 from fedspill.core.roles import Card, ClientContext, Defence, PrivacyCost, Stages
 from fedspill.core.types import Update
-from fedspill.defences.clipping import clipped
-from fedspill.defences.gradient_noise import noised
+from fedspill.privacy.mechanisms import clipped, noised
 
 Sensitivity = Literal["replace", "add_remove"]
 

@@ -1,0 +1,4 @@
+"""Differential privacy: what is done to an update, and what is proven of it.
+
+- `mechanisms`: clipping and noise.
+"""
