@@ -1,6 +1,6 @@
 """What a reader of a verdict must know: what the evaluation was granted, assumed, and did not test."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from fedspill.core.types import ServerRole
@@ -85,7 +85,7 @@ def caveats(trials: Sequence[Trial], conditions: Conditions) -> list[Caveat]:
     return [*(c for c in specific if c is not None), *_general(conditions)]
 
 
-def _about(trials: Sequence[Trial], topic: str, text: str, concerns) -> Caveat | None:  # pyright: ignore[reportMissingParameterType]
+def _about(trials: Sequence[Trial], topic: str, text: str, concerns: Callable[[Trial], bool]) -> Caveat | None:
     names = [t.name for t in trials if concerns(t)]
     return Caveat(topic=topic, text=text, trials=names) if names else None
 

@@ -1,6 +1,6 @@
 """Simulated clients: with `threat.observe` the only holders of private data."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -117,7 +117,7 @@ def bn_statistics(model: Model, batch: Batch, micro_batch: int | None = None) ->
 def _part_statistics(model: Model, batch: Batch) -> dict[str, tuple[Tensor, Tensor]]:
     seen = dict[str, tuple[Tensor, Tensor]]()
 
-    def keep(name: str):
+    def keep(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             x = inputs[0].detach().transpose(0, 1).flatten(1)
             seen[name] = x.mean(1).double(), x.var(1, unbiased=False).double()

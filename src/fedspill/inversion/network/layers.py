@@ -83,7 +83,7 @@ def behind_embedding(model: Model, z: Tensor) -> str:
     """
     looked_up, behind = list[str](), list[str]()
 
-    def keep(name: str):
+    def keep(name: str) -> Callable[[nn.Module, tuple[object, ...]], None]:
         def hook(module: nn.Module, inputs: tuple[object, ...]) -> None:
             if isinstance(module, nn.Embedding):
                 looked_up.append(name)
