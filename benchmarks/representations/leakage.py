@@ -15,7 +15,7 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -26,6 +26,7 @@ from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.local_training.update import FedSGD, local_update
 from fedspill.core.model import Model
 from fedspill.core.rng import stream
+from fedspill.core.settings import with_fields
 from fedspill.core.types import Batch
 from fedspill.inversion.gradients.layer import Layer
 from fedspill.inversion.network.extractor import Extractor, head_module
@@ -52,14 +53,14 @@ HEADS: dict[str, tuple[Kind, SpAB]] = {
 }
 ABLATION: dict[str, tuple[Kind, SpAB]] = {
     "SpAB": ("spab", SpAB()),
-    "without expected leakage": ("spab", SpAB(leakage=0.0)),
-    "without column sparsity": ("spab", SpAB(sparsity=0.0)),
-    "without noise per epoch": ("spab", SpAB(noise=0.0)),
-    "constant biases at the start": ("spab", SpAB(start="constant")),
-    "all rows start at one rate": ("spab", SpAB(frequent=0.0, dense=0.0)),
-    "no dense rows": ("spab", SpAB(dense=0.0)),
-    "not whitened": ("spab", SpAB(shrinkage=1e4)),
-    "trained for 64 only": ("spab", SpAB(sizes=(64,))),
+    "without expected leakage": ("spab", with_fields(SpAB(), leakage=0.0)),
+    "without column sparsity": ("spab", with_fields(SpAB(), sparsity=0.0)),
+    "without noise per epoch": ("spab", with_fields(SpAB(), noise=0.0)),
+    "constant biases at the start": ("spab", with_fields(SpAB(), start="constant")),
+    "all rows start at one rate": ("spab", with_fields(SpAB(), frequent=0.0, dense=0.0)),
+    "no dense rows": ("spab", with_fields(SpAB(), dense=0.0)),
+    "not whitened": ("spab", with_fields(SpAB(), shrinkage=1e4)),
+    "trained for 64 only": ("spab", with_fields(SpAB(), sizes=(64,))),
     "trained on wrong labels": ("spab", SpAB(mislabel=True)),
 }
 
@@ -188,7 +189,7 @@ def main() -> None:
     for name, (kind, settings) in rows.items():
         if args.heads and name not in args.heads:
             continue
-        settings = replace(settings, epochs=args.epochs or settings.epochs)
+        settings = with_fields(settings, epochs=args.epochs or settings.schedule.epochs)
         began = time.perf_counter()
         head = make_head(kind, of.public, of.labels, 10, args.width, settings, stream(args.seed, "head", kind))
         head = HeadWeights(*(v.cpu() for v in vars(head).values()))

@@ -1,7 +1,7 @@
 """SpAB-training of a head on the representations of public data (Maui, arXiv 2509.11451, Algorithm 2)."""
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 from fedspill import __version__
 from fedspill.core.errors import BadInput
 from fedspill.core.rng import stream
+from fedspill.core.settings import plain_fields
 from fedspill.core.tensor_files import write_tensors, write_whole
 from fedspill.inversion.network.extractor import Extractor, head_module
 from fedspill.inversion.representations.heads.making import make_head
@@ -93,7 +94,7 @@ def train_spab(
     settings = plan.spab
     if trials:
         settings = best_settings(plan, features.public, features.labels, features.classes, trials, out, listener)
-    file = replace(file, key=f"{file.key} {asdict(settings)}")
+    file = replace(file, key=f"{file.key} {plain_fields(settings)}")
     rng = stream(plan.head.seed, "head", plan.head.kind)
     width, watch = plan.head.width, FileWatch(listener, file, seconds=0.0)
     head = make_head(plan.head.kind, features.public, features.labels, features.classes, width, settings, rng, watch)
@@ -151,10 +152,10 @@ def _report(
         kind=plan.head.kind,
         width=plan.head.width,
         length=features.public.shape[1],
-        rates=rates_of(head, features.test, settings.sizes, plan.head.batches),
+        rates=rates_of(head, features.test, settings.expected.sizes, plan.head.batches),
         accuracy=head.accuracy(features.test, features.test_labels),
         test_examples=len(features.test),
-        settings=asdict(settings),
+        settings=plain_fields(settings),
         command=command,
         versions=f"fedspill {__version__}, torch {torch.__version__}",
         device=device.type,

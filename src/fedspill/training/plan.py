@@ -3,11 +3,11 @@
 A head's has the sections `model`, `data`, `test`, `head` and `spab`.
 """
 
-from dataclasses import fields
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, PlainSerializer, TypeAdapter, ValidationError, model_validator
 
+from fedspill.core.settings import field_names, flat_path, grouped, plain_fields
 from fedspill.inversion.representations.heads.settings import SpAB
 from fedspill.inversion.representations.heads.weights import Kind
 from fedspill.inversion.representations.images.decoder import DecoderShape
@@ -154,11 +154,16 @@ class DecoderPlan(Section):
 
 
 def _known_keys(value: object) -> object:
-    names = [f.name for f in fields(SpAB)]
-    unknown = [k for k in value if k not in names] if isinstance(value, dict) else []
-    if unknown:
+    if not isinstance(value, dict):
+        return value
+    names = field_names(SpAB)
+    if unknown := [k for k in value if k not in names]:
         raise ValueError(f"{unknown} are unknown; allowed here: {', '.join(names)}")
-    return value
+    try:
+        return TypeAdapter(SpAB).validate_python(grouped(SpAB, value))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ValueError(f"{flat_path(SpAB, first['loc'])[0]}: {first['msg']}") from None
 
 
 class HeadSection(Section):
@@ -189,4 +194,4 @@ class SpabPlan(TestedPlan):
     data: PoolSection = PoolSection(name="cifar10", split="train")
     test: TestPool = TestPool(name="cifar10")
     head: HeadSection = HeadSection()
-    spab: Annotated[SpAB, BeforeValidator(_known_keys)] = SpAB()
+    spab: Annotated[SpAB, BeforeValidator(_known_keys), PlainSerializer(plain_fields)] = SpAB()

@@ -1,7 +1,6 @@
 """Hyperparameters of a head by Optuna's tree-structured Parzen estimator (the paper uses hyperopt's)."""
 
 import json
-from dataclasses import asdict, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from fedspill.core.errors import BadInput
 from fedspill.core.rng import stream
+from fedspill.core.settings import flat_fields, grouped, plain_fields, with_fields
 from fedspill.inversion.representations.heads.making import make_head
 from fedspill.inversion.representations.heads.settings import SpAB
 from fedspill.training.plan import SpabPlan
@@ -53,9 +53,9 @@ def ranges(settings: SpAB) -> dict[str, Range]:
     Without expected leakage (`leakage = 0`, the published objective) its weight and temperature mean nothing.
     """
     searched = dict(ALWAYS)
-    searched |= EXPECTED_LEAKAGE if settings.leakage else ALIVE
+    searched |= EXPECTED_LEAKAGE if settings.expected.leakage else ALIVE
     starts = {"quantile": QUANTILE_START, "constant": CONSTANT_START}
-    return searched | starts.get(settings.start, {})
+    return searched | starts.get(settings.rows.start, {})
 
 
 def best_settings(
@@ -71,20 +71,22 @@ def best_settings(
     if find_spec("optuna") is None:
         raise BadInput("a search of settings needs optuna: pip install 'fedspill[search]'")
     held = min(MOST_VALIDATION, int(VALIDATION * len(features)))
-    if held < max(plan.spab.sizes):
-        raise BadInput(f"{len(features)} public examples are too few to judge batches of {max(plan.spab.sizes)}")
+    if held < max(plan.spab.expected.sizes):
+        raise BadInput(
+            f"{len(features)} public examples are too few to judge batches of {max(plan.spab.expected.sizes)}"
+        )
     study, done = _study(plan, out, trials)
     for number in range(done, trials):
         trial = study.ask()
         settings = suggested(plan.spab, trial)
         rng = stream(plan.head.seed, "search", number)
         head = make_head("spab", features[:-held], labels[:-held], classes, plan.head.width, settings, rng)
-        rate = sum(head.leakage(features[-held:], s) for s in settings.sizes) / len(settings.sizes)
+        rate = sum(head.leakage(features[-held:], s) for s in settings.expected.sizes) / len(settings.expected.sizes)
         accuracy = head.accuracy(features[-held:], labels[-held:])
         study.tell(trial, rate + ACCURACY_TRADE * accuracy)
         listener.message(f"trial {number + 1} of {trials}: leakage {rate:.4f}, accuracy {accuracy:.4f}")
         listener.progress(number + 1, trials, -study.best_value)
-    return TypeAdapter(SpAB).validate_python(study.best_trial.user_attrs["settings"])
+    return TypeAdapter(SpAB).validate_python(grouped(SpAB, study.best_trial.user_attrs["settings"]))
 
 
 def _study(plan: SpabPlan, out: Path, trials: int) -> "tuple[optuna.Study, int]":
@@ -107,10 +109,10 @@ def _study(plan: SpabPlan, out: Path, trials: int) -> "tuple[optuna.Study, int]"
 
 def _values(settings: SpAB) -> dict[str, float]:
     """Settings in the words of `suggested`, each moved into its range."""
-    start, end = settings.temperature
+    start, end = settings.expected.temperature
     derived = {"start temperature": start, "cooling": end / start}
     limits = ranges(settings)
-    given = {k: derived[k] if k in derived else getattr(settings, k) for k in limits}
+    given = flat_fields(settings) | derived
     return {k: min(max(given[k], low), high) for k, (low, high, _) in limits.items()}
 
 
@@ -119,7 +121,7 @@ def suggested(settings: SpAB, trial: "optuna.Trial") -> SpAB:
     drawn = {k: trial.suggest_float(k, low, high, log=log) for k, (low, high, log) in ranges(settings).items()}
     if "cooling" in drawn:
         start = drawn.pop("start temperature")
-        settings = replace(settings, temperature=(start, start * drawn.pop("cooling")))
-    chosen = replace(settings, **drawn)
-    trial.set_user_attr("settings", asdict(chosen))
+        settings = with_fields(settings, temperature=(start, start * drawn.pop("cooling")))
+    chosen = with_fields(settings, **drawn)
+    trial.set_user_attr("settings", plain_fields(chosen))
     return chosen

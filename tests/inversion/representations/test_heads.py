@@ -12,6 +12,7 @@ from fedspill.cli.main import app
 from fedspill.core.errors import BadInput
 from fedspill.core.rng import rand, randn, stream
 from fedspill.core.roles import State, Unwatched
+from fedspill.core.settings import with_fields
 from fedspill.core.tensor_files import read_metadata, read_tensors
 from fedspill.inversion.representations.heads.making import make_head
 from fedspill.inversion.representations.heads.settings import PAPER, SpAB
@@ -25,9 +26,8 @@ from fedspill.training.spab_search import suggested
 from fedspill.training.state import Silent
 
 LIKE = torch.zeros(())
-QUICK = SpAB(
-    epochs=6, steps=8, minibatch=64, sizes=(8, 32), lr=2e-2, leakage=1.0, shrinkage=3.0, dense=0.1, frequent=0.1
-)
+SHORT = {"epochs": 6, "steps": 8, "minibatch": 64, "sizes": (8, 32)}
+QUICK = with_fields(SpAB(), **SHORT, lr=2e-2, leakage=1.0, shrinkage=3.0, dense=0.1, frequent=0.1)
 CPU = torch.device("cpu")
 
 
@@ -81,7 +81,7 @@ def test_batches_larger_than_the_data_are_judged_by_the_rates_of_rows() -> None:
 
 def test_training_raises_leakage_and_keeps_accuracy() -> None:
     features, labels = public(1600)[0][600:], public(1600)[1][600:]
-    heads = {kind: made(kind, replace(QUICK, epochs=20), 96) for kind in ("plain", "random", "quantile", "spab")}
+    heads = {kind: made(kind, with_fields(QUICK, epochs=20), 96) for kind in ("plain", "random", "quantile", "spab")}
     rates = {k: (h.leakage(features, 8), h.leakage(features, 32)) for k, h in heads.items()}
     for kind in ("plain", "random", "quantile"):
         assert rates["spab"][0] > rates[kind][0], rates
@@ -94,7 +94,7 @@ def test_training_raises_leakage_and_keeps_accuracy() -> None:
 
 def test_wrong_labels_are_learned_where_asked() -> None:
     features, labels = public()
-    head = made("spab", replace(QUICK, epochs=20, mislabel=True), 96)
+    head = made("spab", with_fields(QUICK, epochs=20, mislabel=True), 96)
     assert head.accuracy(features, labels) < 0.15
     assert head.accuracy(features, (labels + 1) % 4) > 0.6
 
@@ -135,7 +135,7 @@ class Keeper(Unwatched):
         return False
 
 
-@pytest.mark.parametrize("settings", [QUICK, replace(PAPER, epochs=6, steps=8, minibatch=64, sizes=(8, 32))])
+@pytest.mark.parametrize("settings", [QUICK, with_fields(PAPER, **SHORT)])
 def test_a_killed_training_goes_on_bit_for_bit(tmp_path: Path, settings: SpAB) -> None:
     with pytest.raises(Killed):
         made("spab", settings, watch=Keeper(tmp_path / "state", 4))
@@ -146,10 +146,12 @@ def test_a_killed_training_goes_on_bit_for_bit(tmp_path: Path, settings: SpAB) -
 def test_bad_settings_and_features_are_named() -> None:
     features, labels = public(20)
     for bad, match in [
-        (lambda: SpAB(epochs=0), "epochs=0"),
-        (lambda: SpAB(sizes=(1,)), "sizes="),
-        (lambda: SpAB(rate=0.0), "rate=0"),
-        (lambda: SpAB(dense=0.9, frequent=0.2), "dense=0.9"),
+        (lambda: with_fields(SpAB(), epochs=0), "epochs=0"),
+        (lambda: with_fields(SpAB(), sizes=(1,)), "sizes="),
+        (lambda: with_fields(SpAB(), rate=0.0), "rate=0"),
+        (lambda: with_fields(SpAB(), dense=0.9, frequent=0.2), "dense=0.9"),
+        (lambda: with_fields(SpAB(), temperature=(0.3, 0.0)), "temperature="),
+        (lambda: with_fields(SpAB(), noise=float("nan")), "noise=nan"),
         (lambda: make_head("spab", features[:1], labels[:1], 4, 8, QUICK, stream(0)), "n >= 2, are needed"),
         (lambda: make_head("spab", features, labels, 3, 8, QUICK, stream(0)), "largest label 3"),
         (lambda: check_kind("none"), "unknown head 'none'"),
@@ -212,11 +214,11 @@ def test_a_search_keeps_the_objective_that_was_asked_for(tmp_path: Path) -> None
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     for _ in range(5):
         published, expected = suggested(PAPER, study.ask()), suggested(SpAB(), study.ask())
-        assert published.leakage == 0.0
-        assert published.start == "constant"
-        assert published.constant != PAPER.constant
-        assert expected.leakage > 0
-        start, end = expected.temperature
+        assert published.expected.leakage == 0.0
+        assert published.rows.start == "constant"
+        assert published.rows.constant != PAPER.rows.constant
+        assert expected.expected.leakage > 0
+        start, end = expected.expected.temperature
         assert 0.1 * start <= end <= start
 
 
@@ -240,3 +242,6 @@ def test_the_command_trains_and_names_what_is_wrong(tmp_path: Path) -> None:
     assert wrong.exit_code != 0
     with pytest.raises(BadInput, match="allowed here: epochs"):
         parse_as(SpabPlan, {"spab": {"epoch": 3}})
+    with pytest.raises(BadInput, match="lr: Input should be a valid number"):
+        parse_as(SpabPlan, {"spab": {"lr": "fast"}})
+    assert list(parse_as(SpabPlan, TABLE).model_dump()["spab"])[:5] == ["epochs", "steps", "minibatch", "lr", "leakage"]

@@ -58,6 +58,7 @@ def make_head(
     if kind == "quantile":
         return quantile_head(features, classes, width, settings.quantile, rng)
     if kind == "plain":
-        length = {"epochs": settings.epochs, "steps": settings.steps, "minibatch": settings.minibatch}
-        settings = replace(PLAIN, sizes=settings.sizes, decay=settings.decay, mislabel=settings.mislabel, **length)
+        schedule = replace(settings.schedule, lr=PLAIN.schedule.lr)
+        sizes = replace(PLAIN.expected, sizes=settings.expected.sizes)
+        settings = replace(PLAIN, schedule=schedule, expected=sizes, decay=settings.decay, mislabel=settings.mislabel)
     return HeadTraining(features, labels.to(features.device), classes, width, settings, rng, watch).run()

@@ -42,7 +42,7 @@ class Coordinates:
 
     @classmethod
     def of(cls, features: Float[Tensor, "n d"], shrinkage: float) -> "Coordinates":
-        """Whitened, the small directions less so; see `SpAB.shrinkage`."""
+        """Whitened, the small directions less so; see `FirstRows.shrinkage`."""
         mean, length = features.mean(0), features.shape[1]
         centred = features - mean
         variance = centred.square().mean(0)
@@ -91,8 +91,8 @@ class HeadTraining:
         held = min(MOST_HELD_OUT, max(1, int(HELD_OUT * len(self.features))))
         self.held, self.held_labels = self.features[-held:], self.labels[-held:]
         train = self.features[:-held]
-        plain = self.settings.start == "default"
-        self.coordinates = Coordinates.plain(train) if plain else Coordinates.of(train, self.settings.shrinkage)
+        plain = self.settings.rows.start == "default"
+        self.coordinates = Coordinates.plain(train) if plain else Coordinates.of(train, self.settings.rows.shrinkage)
         self.inputs, self.targets = self.coordinates(train), self.labels[:-held]
         if self.settings.mislabel:
             # Another class by turns, the same for all examples of one class.
@@ -100,26 +100,26 @@ class HeadTraining:
         self.values = self._start()
         decayed = {"params": [self.values[2]], "weight_decay": self.settings.decay}
         self.optimiser = torch.optim.AdamW(
-            [{"params": [self.values[k] for k in (0, 1, 3)], "weight_decay": 0.0}, decayed], self.settings.lr
+            [{"params": [self.values[k] for k in (0, 1, 3)], "weight_decay": 0.0}, decayed], self.settings.schedule.lr
         )
 
     def _start(self) -> list[Tensor]:
         drawn = default_layers(self.inputs.shape[1], self.width, self.classes, self.rng, self.inputs)
-        if self.settings.start == "default":
+        if self.settings.rows.start == "default":
             values = [drawn.weight, drawn.bias, drawn.last_weight, drawn.last_bias]
             return [v.clone().requires_grad_() for v in values]
         length = self.inputs.square().sum(1).mean().sqrt()  # so that outputs deviate by about 1
         weight = randn(tuple(drawn.weight.shape), self.rng, self.inputs) / length
-        bias = torch.full_like(drawn.bias, self.settings.constant)
-        if self.settings.start == "quantile":
+        bias = torch.full_like(drawn.bias, self.settings.rows.constant)
+        if self.settings.rows.start == "quantile":
             bias = quantile_bias(weight, self.inputs, self._rates(bias))
         values = [weight, bias, drawn.last_weight, drawn.last_bias]
         return [v.clone().requires_grad_() for v in values]
 
     def _rates(self, like: Tensor) -> Float[Tensor, " h"]:
         settings = self.settings
-        rates = torch.full_like(like, settings.rate)
-        dense, frequent = round(settings.dense * self.width), round(settings.frequent * self.width)
+        rates = torch.full_like(like, settings.rows.rate)
+        dense, frequent = round(settings.rows.dense * self.width), round(settings.rows.frequent * self.width)
         rates[:dense] = 0.5
         rates[dense : dense + frequent] = torch.logspace(-math.log10(6), -math.log10(24), frequent).to(like)
         return rates
@@ -128,7 +128,7 @@ class HeadTraining:
         """All epochs, or as many as the budget allows; goes on from the watch's state."""
         if (state := self.watch.load()) is not None:
             self._resume(state)
-        total = self.settings.epochs
+        total = self.settings.schedule.epochs
         while self.done < total and not (self.watch.out_of_time() and self.best is not None):
             self._epoch()
             self.done += 1
@@ -139,43 +139,47 @@ class HeadTraining:
         return self.best
 
     def _epoch(self) -> None:
-        settings, total = self.settings, self.settings.epochs * self.settings.steps
+        settings, total = self.settings, self.settings.schedule.epochs * self.settings.schedule.steps
         self._disturb()
-        for step in range(self.done * settings.steps, (self.done + 1) * settings.steps):
+        for step in range(self.done * settings.schedule.steps, (self.done + 1) * settings.schedule.steps):
             progress = step / total
-            rate = settings.lr * min(1.0, (step + 1) / WARM_UP) * 0.5 * (1 + math.cos(math.pi * progress))
+            rate = settings.schedule.lr * min(1.0, (step + 1) / WARM_UP) * 0.5 * (1 + math.cos(math.pi * progress))
             for group in self.optimiser.param_groups:
                 group["lr"] = rate
-            chosen = torch.randint(len(self.inputs), (settings.minibatch,), generator=self.rng).to(self.inputs.device)
+            chosen = torch.randint(len(self.inputs), (settings.schedule.minibatch,), generator=self.rng).to(
+                self.inputs.device
+            )
             loss = self._loss(self.inputs[chosen], self.targets[chosen], progress)
             self.optimiser.zero_grad()
             loss.backward()
             self.optimiser.step()
 
     def _disturb(self) -> None:
-        if self.settings.noise:
+        if self.settings.columns.noise:
             with torch.no_grad():
                 for value in self.values[:2]:
-                    size = self.settings.noise * float(self.values[0].square().mean().sqrt())
+                    size = self.settings.columns.noise * float(self.values[0].square().mean().sqrt())
                     value += size * randn(tuple(value.shape), self.rng, value)
 
     def _loss(self, x: Tensor, labels: Tensor, progress: float) -> Tensor:
         settings = self.settings
         outputs = functional.linear(x, self.values[0], self.values[1])
         loss = functional.cross_entropy(functional.linear(outputs.relu(), self.values[2], self.values[3]), labels)
-        if settings.sparsity:
+        if settings.columns.sparsity:
             ramp = 0.5 * (1 - math.cos(math.pi * progress))
-            loss = loss + settings.sparsity * ramp * column_sparsity(outputs, settings.alive)
-        if settings.leakage:
-            start, end = settings.temperature
+            loss = loss + settings.columns.sparsity * ramp * column_sparsity(outputs, settings.columns.alive)
+        if settings.expected.leakage:
+            start, end = settings.expected.temperature
             u = outputs / (start * (end / start) ** progress)
-            loss = loss + settings.leakage * expected_loss(u, settings.sizes, settings.emphasis)
+            loss = loss + settings.expected.leakage * expected_loss(
+                u, settings.expected.sizes, settings.expected.emphasis
+            )
         return loss
 
     def _judge(self) -> None:
         """Keeps the epoch if it leaks more on held-out examples than those before, and classifies about as well."""
         head = self._head()
-        sizes = [s for s in self.settings.sizes if s <= len(self.held)] or [len(self.held)]
+        sizes = [s for s in self.settings.expected.sizes if s <= len(self.held)] or [len(self.held)]
         score = sum(head.leakage(self.held, s) for s in sizes) / len(sizes)
         targets = (self.held_labels + 1) % self.classes if self.settings.mislabel else self.held_labels
         accuracy = head.accuracy(self.held, targets)
@@ -217,7 +221,7 @@ def expected_loss(u: Float[Tensor, "n h"], sizes: tuple[int, ...], emphasis: flo
     Args:
         u: log odds of firing.
         sizes: of batches; those above n are judged by the rows' mean rates.
-        emphasis: see `SpAB`.
+        emphasis: see `ExpectedLeakage`.
     """
     total, softplus = u.new_zeros(()), functional.softplus(u)
     for size in sizes:
