@@ -21,6 +21,7 @@ from torch import Tensor
 from benchmarks.common.extractors import add_arguments, extractor, title
 from fedspill.core.inputs import ImageSpec
 from fedspill.core.rng import stream
+from fedspill.core.settings import flat_fields, with_fields
 from fedspill.inversion.network.extractor import Extractor
 from fedspill.inversion.priors.deep_image_prior import UNet
 from fedspill.inversion.representations.images.decoder import IRDecoder, read_decoder
@@ -32,7 +33,6 @@ from fedspill.rendering.drawing.pictures import beside, enlarge, image, stacked
 from fedspill.scoring.metrics import PSNR, SSIM
 from fedspill.scoring.metrics.lpips import LPIPS, default_weights
 from fedspill.zoo import data
-from fedspill.zoo.models.options import with_options
 
 UNUSED = "49000:50000"
 """Training images that choose settings and train nothing."""
@@ -74,9 +74,8 @@ def settings(changes: str) -> IRMatching:
     chosen = PRESETS[preset or str(given.get("prior", "unet"))]
     if widths := given.pop("widths", None):
         given["unet"] = UNet(widths=tuple(int(w) for w in str(widths).split("-")))
-    return with_options(
-        chosen, {k: float(v) if isinstance(getattr(chosen, k), float) else v for k, v in given.items()}, "matching"
-    )
+    held = flat_fields(chosen)
+    return with_fields(chosen, **{k: float(v) if isinstance(held.get(k), float) else v for k, v in given.items()})
 
 
 def scored(name: str, made: Tensor, private: Tensor, distance: Tensor, seconds: float) -> Row:

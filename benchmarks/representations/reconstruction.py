@@ -58,7 +58,7 @@ def sent(method: str, given: argparse.Namespace, worlds: dict[str, World]) -> tu
         return with_fields(attack, tv=given.ig_tv) if isinstance(attack, InvertingGradients) else attack, tampered.model
     if plain:
         attack = NEX.presets["strong"]
-        return replace(attack, matching=replace(attack.matching, iterations=given.iterations)), tampered.model
+        return replace(attack, matching=with_fields(attack.matching, iterations=given.iterations)), tampered.model
     assert tampered.readout is not None
     return tampered.readout, tampered.model
 

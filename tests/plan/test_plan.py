@@ -71,7 +71,7 @@ def test_bad_plans(table: dict, said: str) -> None:
         ({"name": "idlg", "restarts": 0}, "attack 'idlg': steps=300, restarts=0: both must be at least 1"),
         ({"name": "nex", "matching": {"prior": "decoder"}}, "attack 'nex': matching has prior='decoder', anchor=0.0:"),
         ({"name": "nex", "matching": {"anchor": 1.0}}, "attack 'nex': matching has prior='unet', anchor=1.0:"),
-        ({"name": "nex", "matching": {"kl": -1.0}}, "'nex', field 'matching': .*weights and noise of a matching"),
+        ({"name": "nex", "matching": {"kl": -1.0}}, "'nex', field 'matching': .*one of kl and mse above 0"),
         ("label_flip", "brings no readout of its own; name it in server.tampering"),
     ],
 )

@@ -18,6 +18,7 @@ from fedspill.core.inputs import ImageSpec, TableSpec
 from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.model import Model
 from fedspill.core.roles import UNWATCHED, Attack, Card, Prediction, Watch
+from fedspill.core.settings import with_fields
 from fedspill.core.types import Reconstruction, Update
 from fedspill.inversion.analytic.candidates import in_range
 from fedspill.inversion.exclusivity.candidates import Scale
@@ -65,10 +66,10 @@ class NEX:
             raise BadInput(
                 f"tolerance={self.tolerance} must lie between 0 and 0.1 radians, least={self.least} be 1 or more"
             )
-        if self.matching.prior == "decoder" or self.matching.anchor:
+        if self.matching.prior == "decoder" or self.matching.terms.anchor:
             raise BadInput(
-                f"matching has prior={self.matching.prior!r}, anchor={self.matching.anchor}: nex has no decoder; search"
-                " by 'unet' or 'pixels', without an anchor"
+                f"matching has prior={self.matching.prior!r}, anchor={self.matching.terms.anchor}: nex has no decoder;"
+                " search by 'unet' or 'pixels', without an anchor"
             )
 
     def reconstruct(
@@ -218,8 +219,10 @@ CARD: Card[Attack] = Card(
     summary="Reads examples that fire ReLUs of their own, their number and labels off the last gradients.",
     presets={
         "paper": _PAPER,
-        "quick": replace(_PAPER, matching=IRMatching(iterations=150)),
-        "strong": replace(_PAPER, least=1, peel=True, scale="fitted", matching=IRMatching(iterations=3000)),
+        "quick": replace(_PAPER, matching=with_fields(IRMatching(), iterations=150)),
+        "strong": replace(
+            _PAPER, least=1, peel=True, scale="fitted", matching=with_fields(IRMatching(), iterations=3000)
+        ),
     },
     iterative=True,
     accepts=frozenset({ImageSpec, TableSpec}),

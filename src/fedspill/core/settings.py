@@ -84,8 +84,13 @@ def grouped(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
 
 def flat_path(kind: type, path: tuple[int | str, ...]) -> tuple[int | str, ...]:
     """The path of a value inside a dataclass without the names of groups, as a plan's author knows it."""
+    if not path or not is_dataclass(kind):
+        return path
     groups = {group for group, names in _members(kind) if names}
-    return path[1:] if path and path[0] in groups else path
+    hint = get_type_hints(kind).get(str(path[0]))
+    if path[0] in groups:
+        return path[1:]
+    return path[:1] + (flat_path(hint, path[1:]) if isinstance(hint, type) else path[1:])
 
 
 def _members(kind: type) -> Iterator[tuple[str, list[str]]]:

@@ -17,6 +17,7 @@ from fedspill.core.knowledge import Knows, ServerKnowledge
 from fedspill.core.model import Model
 from fedspill.core.rng import stream
 from fedspill.core.roles import UNWATCHED, Card, Prediction, State, Tampered, Tampering, Watch
+from fedspill.core.settings import with_fields
 from fedspill.core.types import Batch, Reconstruction, ServerRole, Update
 from fedspill.core.watching.nested import PhaseWatch
 from fedspill.inversion.gradients.layer import Layer
@@ -28,15 +29,20 @@ from fedspill.inversion.representations.heads.weights import HeadWeights, Kind, 
 from fedspill.inversion.representations.images.decoder import IRDecoder, decoder_of, read_decoder
 from fedspill.inversion.representations.images.decoder_training import DecoderTraining, train_decoder
 from fedspill.inversion.representations.images.search import match_representations
-from fedspill.inversion.representations.images.settings import IRMatching
+from fedspill.inversion.representations.images.settings import (
+    IRMatching,
+    MatchingSchedule,
+    MatchingTerms,
+    SeedNoise,
+)
 from fedspill.inversion.representations.readout import Representations, read_representations
 from fedspill.inversion.representations.two_layer import two_layer
 from fedspill.inversion.theory.ownership import expected_rows
 
 Inversion = Literal["unet", "decoder", "refined"]
-UNET = IRMatching(lr=0.03, tv=0.1, weight_decay=0.01, jitter=0.03, kick=0.1)
+UNET = IRMatching(weight_decay=0.01, noise=SeedNoise(jitter=0.03, kick=0.1))
 """The search of Algorithm 1, with the noise that the paper adds to the seed, in sizes found here."""
-REFINED = IRMatching(prior="decoder", iterations=300, lr=0.03, tv=0.1, anchor=1.0)
+REFINED = IRMatching("decoder", MatchingSchedule(iterations=300), terms=MatchingTerms(anchor=1.0))
 """Chosen on training images that no decoder saw: docs/results-maui.md."""
 
 
@@ -143,7 +149,7 @@ class Maui:
         if self.inversion == "decoder":
             return None
         kept = UNET if self.inversion == "unet" else REFINED
-        return replace(kept, iterations=self.iterations) if self.iterations else kept
+        return with_fields(kept, iterations=self.iterations) if self.iterations else kept
 
 
 @dataclass(frozen=True)

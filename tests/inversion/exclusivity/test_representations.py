@@ -19,11 +19,11 @@ from fedspill.inversion.exclusivity.dense_end import dense_end, extractor
 from fedspill.inversion.exclusivity.readout import Readout, Rules, read_neurons
 from fedspill.inversion.exclusivity.single_layer import read_features
 from fedspill.inversion.priors.deep_image_prior import UNet
-from fedspill.inversion.representations.images.settings import IRMatching
+from fedspill.inversion.representations.images.settings import IRMatching, MatchingSchedule
 from fedspill.inversion.theory.ownership import exclusive, owned
 from tests.support.exclusivity import D64, PAPER, SPEC, STRONG, drawn, expected, mlp, pictures, read, sorted_labels
 
-SMALL = IRMatching(iterations=2, unet=UNet(widths=(4,), skip=2))
+SMALL = IRMatching(schedule=MatchingSchedule(iterations=2), unet=UNet(widths=(4,), skip=2))
 
 
 def convolutional(*head: int, dtype: torch.dtype = torch.float64) -> Model:

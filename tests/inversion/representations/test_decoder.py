@@ -9,6 +9,7 @@ from torch import nn
 
 from fedspill.core.errors import BadInput
 from fedspill.core.rng import rand, randn, stream
+from fedspill.core.settings import with_fields
 from fedspill.inversion.network.extractor import Extractor
 from fedspill.inversion.representations.images.decoder import DecoderShape, IRDecoder, fresh_decoder, read_decoder
 from fedspill.inversion.representations.images.decoder_training import DecoderTraining, train_decoder
@@ -103,13 +104,13 @@ def test_matching_from_a_decoder_only_improves_on_it() -> None:
     held = smooth(6, 1)
     wanted = extractor().of(held)
     decoder = train_decoder(extractor(), smooth(320), QUICK, stream(0))
-    settings = IRMatching(prior="decoder", iterations=30, lr=0.02, tv=0.0)
+    settings = with_fields(IRMatching(prior="decoder"), iterations=30, lr=0.02, tv=0.0)
     found = match_representations(extractor(), SPEC, wanted, settings, stream(0), decoder=decoder)
     begun = extractor().of(decoder(wanted))
     before = (begun - wanted).norm(dim=1) / wanted.norm(dim=1)
     assert bool((found.distance < before).all())
     held_back = match_representations(
-        extractor(), SPEC, wanted, replace(settings, anchor=1e4), stream(0), decoder=decoder
+        extractor(), SPEC, wanted, with_fields(settings, anchor=1e4), stream(0), decoder=decoder
     )
     moved, free = ((f.inputs - decoder(wanted)).square().mean() for f in (held_back, found))
     assert float(moved) < float(free)

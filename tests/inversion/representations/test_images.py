@@ -1,6 +1,7 @@
 """Images from representations: generators that run side by side, the objective, and the search."""
 
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from torch.nn import functional
 
 from fedspill.core.errors import BadInput
 from fedspill.core.rng import rand, randn, stream
+from fedspill.core.settings import with_fields
 from fedspill.inversion.network.extractor import Extractor
 from fedspill.inversion.priors.deep_image_prior import UNet
 from fedspill.inversion.priors.total_variation import each_total_variation, total_variation
@@ -22,7 +24,11 @@ from tests.support.worlds import SPEC, batch, conv_bn
 
 LIKE = torch.zeros((), dtype=torch.float64)
 SMALL = UNet(widths=(4, 6), skip=2)
-QUICK = IRMatching(iterations=12, jitter=0.03, kick=0.1, kick_period=3, unet=SMALL)
+QUICK = with_fields(IRMatching(unet=SMALL), iterations=12, jitter=0.03, kick=0.1, kick_period=3)
+
+
+def quick(prior: Literal["unet", "pixels", "decoder"]) -> IRMatching:
+    return QUICK if prior == "unet" else with_fields(QUICK, prior=prior, jitter=0.0, kick=0.0)
 
 
 def extractor(dtype=torch.float64) -> Extractor:
@@ -109,7 +115,7 @@ def test_the_total_variation_of_each_is_that_of_all() -> None:
 
 @pytest.mark.parametrize("prior", ["unet", "pixels"])
 def test_the_objective_falls_and_images_are_valid_and_repeatable(prior) -> None:
-    settings = replace(QUICK, prior=prior, iterations=40)
+    settings = with_fields(quick(prior), iterations=40)
     first, second = (match_representations(extractor(), SPEC, targets(3), settings, stream(0)) for _ in range(2))
     assert torch.equal(first.inputs, second.inputs)
     assert first.complete
@@ -123,7 +129,7 @@ def test_the_objective_falls_and_images_are_valid_and_repeatable(prior) -> None:
 
 def test_a_search_from_the_true_images_stays_there() -> None:
     truth = batch(3, dtype=torch.float64).inputs
-    settings = IRMatching(prior="decoder", iterations=8, tv=0.0)
+    settings = with_fields(IRMatching(prior="decoder"), iterations=8, tv=0.0)
     found = match_representations(extractor(), SPEC, targets(3), settings, stream(0), decoder=lambda _: truth)
     assert found.objective[0] < 1e-12
     torch.testing.assert_close(found.inputs, truth, rtol=0, atol=1e-5)
@@ -139,14 +145,14 @@ def test_a_linear_extractor_is_inverted_exactly_by_pixels() -> None:
             return lambda z: SPEC.decode(z).flatten(1) @ mixing.T
 
     exact = Linear(conv_bn(dtype=torch.float64), "6")
-    settings = IRMatching(prior="pixels", iterations=300, lr=0.05, phases=6, kl=0.0, tv=0.0)
+    settings = with_fields(IRMatching(prior="pixels"), iterations=300, lr=0.05, phases=6, kl=0.0, tv=0.0)
     found = match_representations(exact, SPEC, truth.flatten(1) @ mixing.T, settings, stream(0))
     assert float((found.inputs - truth).abs().max()) < 1e-3
 
 
 @pytest.mark.parametrize("prior", ["unet", "pixels"])
 def test_an_image_does_not_depend_on_its_batch(prior) -> None:
-    settings, wanted = replace(QUICK, prior=prior), targets(4)
+    settings, wanted = quick(prior), targets(4)
     whole = match_representations(extractor(), SPEC, wanted, settings, stream(0))
     order = torch.tensor([2, 0])
     part = match_representations(extractor(), SPEC, wanted[order], settings, stream(0))
@@ -156,7 +162,7 @@ def test_an_image_does_not_depend_on_its_batch(prior) -> None:
     torch.testing.assert_close(pieces.distance, whole.distance, rtol=1e-6, atol=1e-9)
 
 
-@pytest.mark.parametrize("settings", [QUICK, replace(QUICK, together=2), replace(QUICK, prior="pixels", signed=True)])
+@pytest.mark.parametrize("settings", [QUICK, replace(QUICK, together=2), replace(quick("pixels"), signed=True)])
 def test_a_broken_search_goes_on_as_if_it_had_not_been(settings: IRMatching, tmp_path) -> None:
     wanted = targets(3, torch.float32)
     whole = match_representations(extractor(torch.float32), SPEC, wanted, settings, stream(0))
@@ -171,11 +177,11 @@ def test_a_broken_search_goes_on_as_if_it_had_not_been(settings: IRMatching, tmp
     assert torch.equal(found.inputs, whole.inputs)
     assert found.objective == whole.objective
     assert torch.equal(found.distance, whole.distance)
-    assert len(rest.told) == settings.iterations - 7
+    assert len(rest.told) == settings.schedule.iterations - 7
 
 
 def test_what_is_returned_is_the_best_by_the_objective_alone() -> None:
-    settings = replace(QUICK, prior="pixels", lr=0.5, decay=1.0)
+    settings = with_fields(quick("pixels"), lr=0.5, decay=1.0)
     told = Recorder()
     found = match_representations(extractor(), SPEC, targets(1), settings, stream(0), told)
     assert told.told[-1] == pytest.approx(min(found.objective), rel=1e-12)
@@ -188,18 +194,21 @@ def test_what_is_returned_is_the_best_by_the_objective_alone() -> None:
         ({"iterations": 0}, "iterations=0"),
         ({"tv": -1.0}, "0 or more"),
         ({"kl": 0.0, "mse": 0.0}, "one of kl and mse"),
+        ({"jitter": float("nan")}, "jitter=nan"),
+        ({"prior": "pixels"}, "prior='pixels' searches pixels"),
+        ({"signed": True}, "signed is for pixels"),
     ],
 )
 def test_settings_out_of_range_are_named(change, words: str) -> None:
     with pytest.raises(BadInput, match=words):
-        replace(QUICK, **change)
+        with_fields(QUICK, **change)
 
 
 def test_representations_that_do_not_fit_are_named() -> None:
     for wrong in (torch.zeros(2, 31), torch.zeros(0, 32), torch.full((1, 32), torch.nan)):
         with pytest.raises(BadInput, match="32 finite numbers"):
             match_representations(extractor(), SPEC, wrong.double(), QUICK, stream(0))
-    for settings in (replace(QUICK, prior="decoder"), replace(QUICK, anchor=1.0)):
+    for settings in (quick("decoder"), with_fields(QUICK, anchor=1.0)):
         with pytest.raises(BadInput, match="need a decoder"):
             match_representations(extractor(), SPEC, targets(1), settings, stream(0))
 
@@ -207,9 +216,9 @@ def test_representations_that_do_not_fit_are_named() -> None:
 @pytest.mark.parametrize("prior", ["unet", "pixels", "decoder"])
 def test_an_anchor_ties_every_search_to_the_decoders_image(prior) -> None:
     guess = batch(2, seed=5, dtype=torch.float64).inputs
-    settings, apart = replace(QUICK, prior=prior, iterations=60, lr=0.03, tv=0.0), list[float]()
+    settings, apart = with_fields(quick(prior), iterations=60, lr=0.03, tv=0.0), list[float]()
     for weight in (0.0, 100.0):
-        tied = replace(settings, anchor=weight)
+        tied = with_fields(settings, anchor=weight)
         found = match_representations(extractor(), SPEC, targets(2), tied, stream(0), decoder=lambda _: guess)
         apart.append(float((found.inputs - guess).square().mean()))
     assert apart[1] < 0.8 * apart[0]

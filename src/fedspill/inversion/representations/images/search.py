@@ -85,13 +85,13 @@ class IRSearch:
             else Pixels.at(self.spec, anchor if settings.prior == "decoder" else None, len(targets), targets)
         )
         decay = settings.weight_decay if settings.prior == "unet" else 0.0
-        optimiser = torch.optim.AdamW(candidates.variables, settings.lr, weight_decay=decay)
+        optimiser = torch.optim.AdamW(candidates.variables, settings.schedule.lr, weight_decay=decay)
         best = targets.new_zeros(len(targets), *self.spec.shape)
         return Group(targets, anchor, candidates, optimiser, best, targets.new_full((len(targets),), torch.inf))
 
     def _anchor(self, targets: Tensor) -> Float[Tensor, "m c h w"] | None:
         """What the decoder says, where that is asked for."""
-        if self.settings.prior != "decoder" and not self.settings.anchor:
+        if self.settings.prior != "decoder" and not self.settings.terms.anchor:
             return None
         if self.decoder is None:
             raise BadInput('prior="decoder" and an anchor need a decoder, and none was got')
@@ -101,7 +101,7 @@ class IRSearch:
     def run(self, groups: list[Group], watch: Watch) -> bool:
         """All steps, or those that the budget allows; False if it ended the search."""
         self._resume(groups, watch.load())
-        total = self.settings.iterations
+        total = self.settings.schedule.iterations
         while self.step < total:
             jitter = self._disturb(groups)
             values = torch.cat([self._advance(g, jitter) for g in groups])
@@ -120,11 +120,11 @@ class IRSearch:
         if settings.prior != "unet" or not settings.noisy(self.step):
             return None
         like = groups[0].best
-        if settings.kick and self.step and self.step % settings.kick_period == 0:
-            kick = settings.kick * randn(self.spec.shape, self.rng, like)
+        if settings.noise.kick and self.step and self.step % settings.noise.kick_period == 0:
+            kick = settings.noise.kick * randn(self.spec.shape, self.rng, like)
             for group in groups:
                 group.candidates.kick(kick)
-        return settings.jitter * randn(self.spec.shape, self.rng, like) if settings.jitter else None
+        return settings.noise.jitter * randn(self.spec.shape, self.rng, like) if settings.noise.jitter else None
 
     def _advance(self, group: Group, jitter: Tensor | None) -> Float[Tensor, " m"]:
         """One step; gives the objective of each image before it."""
@@ -137,7 +137,7 @@ class IRSearch:
         for variable, gradient in zip(variables, gradients, strict=True):
             variable.grad = gradient.sign() if self.settings.signed else gradient
         for options in group.optimiser.param_groups:
-            options["lr"] = self.settings.rate(self.step)
+            options["lr"] = self.settings.schedule.rate(self.step)
         group.optimiser.step()
         group.candidates.project()
         return values.detach()
@@ -145,13 +145,13 @@ class IRSearch:
     def _objective(self, group: Group, images: Tensor) -> Float[Tensor, " m"]:
         settings, got = self.settings, self.represent(self.spec.encode(images))
         low, high = self.spec.bounds
-        value = settings.tv * each_total_variation(images) / (high - low)
-        if settings.kl:
-            value = value + settings.kl * divergence(got, group.targets)
-        if settings.mse:
-            value = value + settings.mse * scaled_mse(got, group.targets)
-        if settings.anchor and group.anchor is not None:
-            value = value + settings.anchor * ((images - group.anchor) / (high - low)).square().flatten(1).mean(1)
+        value = settings.terms.tv * each_total_variation(images) / (high - low)
+        if settings.terms.kl:
+            value = value + settings.terms.kl * divergence(got, group.targets)
+        if settings.terms.mse:
+            value = value + settings.terms.mse * scaled_mse(got, group.targets)
+        if settings.terms.anchor and group.anchor is not None:
+            value = value + settings.terms.anchor * ((images - group.anchor) / (high - low)).square().flatten(1).mean(1)
         return value
 
     def _state(self, groups: list[Group]) -> State:
