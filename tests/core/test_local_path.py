@@ -42,7 +42,7 @@ def weights(training: FedAvg) -> list[float]:
 @pytest.mark.parametrize("training", MANY)
 def test_the_delta_of_any_gradients(training: FedAvg) -> None:
     """It is decay * start + the weighted sum of the gradients, which is `gradient` times their weighted mean."""
-    path, counts = local_path(training, training.epochs), weights(training)
+    path, counts = local_path(training, 1), weights(training)
     values = trained(training, lambda t, p: torch.full_like(p, 1.0 + t * t))
     mean = sum(w * (1.0 + t * t) for t, w in enumerate(counts)) / sum(counts)
     assert values[0] - values[-1] == pytest.approx(path.decay * START + path.gradient * mean, rel=1e-12)
@@ -53,13 +53,13 @@ def test_the_delta_of_any_gradients(training: FedAvg) -> None:
 def test_the_middle_is_the_mean_place_of_constant_gradients(training: FedAvg) -> None:
     values, counts = trained(training, lambda _, p: torch.full_like(p, 2.0)), weights(training)
     place = sum(w * v for w, v in zip(counts, values[:-1], strict=True)) / sum(counts)
-    path = local_path(training, training.epochs)
+    path = local_path(training, 1)
     assert values[0] - path.middle * (values[0] - values[-1]) == pytest.approx(place, rel=1e-12)
 
 
 @pytest.mark.parametrize(("momentum", "middle"), [(0.0, 0.45), (0.9, 0.2110420584628457)])
 def test_momentum_brings_the_middle_nearer_to_the_start(momentum: float, middle: float) -> None:
-    assert local_path(FedAvg(momentum=momentum), 10).middle == pytest.approx(middle, rel=1e-12)
+    assert local_path(FedAvg(epochs=10, momentum=momentum), 1).middle == pytest.approx(middle, rel=1e-12)
 
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
@@ -72,7 +72,7 @@ def test_on_a_parabola_the_error_falls_with_the_square_of_the_way(
     right, half = list[float](), list[float]()
     for lr in (1e-3, 5e-4):
         training = FedAvg(epochs=steps, lr=lr, momentum=momentum, weight_decay=weight_decay)
-        values, path = trained(training, lambda _, p: p - 2.0), local_path(training, steps)
+        values, path = trained(training, lambda _, p: p - 2.0), local_path(training, 1)
         delta = values[0] - values[-1]
         mean = (delta - path.decay * START) / path.gradient
         right.append(abs(START - path.middle * delta - 2.0 - mean))
@@ -85,5 +85,5 @@ def test_on_a_parabola_the_error_falls_with_the_square_of_the_way(
 
 
 def test_no_step_is_no_path() -> None:
-    with pytest.raises(BadInput, match="steps=0"):
+    with pytest.raises(BadInput, match="num_examples=0"):
         local_path(FedAvg(), 0)

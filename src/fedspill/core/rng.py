@@ -1,7 +1,11 @@
 """Named random streams: adding a component never shifts another's numbers."""
 
 import hashlib
+import random
+from collections.abc import Generator
+from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,3 +30,22 @@ def randn(shape: tuple[int, ...], rng: torch.Generator, like: Tensor) -> Tensor:
 def rand(shape: tuple[int, ...], rng: torch.Generator, like: Tensor) -> Tensor:
     """Uniform numbers in [0, 1), drawn as `randn` draws."""
     return torch.rand(shape, generator=rng, dtype=torch.float32).to(like)
+
+
+@contextmanager
+def seeded_globals(rng: torch.Generator) -> Generator[None]:
+    """Inside, the global generators of torch, NumPy and Python follow from `rng`; then they are as before.
+
+    Other people's code (factories, dropout) draws from nothing else.
+    """
+    seed = int(torch.randint(2**31, (), generator=rng))
+    kept, kept_numpy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        try:
+            torch.manual_seed(seed)  # noqa: TID251
+            np.random.seed(seed)  # noqa: TID251
+            random.seed(seed)  # noqa: TID251
+            yield
+        finally:
+            random.setstate(kept)
+            np.random.set_state(kept_numpy)

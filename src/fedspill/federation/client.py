@@ -147,4 +147,7 @@ def shared_out(
 ) -> list[Client]:
     """Clients with equal, consecutive shares of the examples."""
     share = len(private) // clients
-    return [Client(private[k * share : (k + 1) * share], training, defences, micro_batch) for k in range(clients)]
+    return [
+        Client(private[k * share : (k + 1) * share], training.of_client(k), defences, micro_batch)
+        for k in range(clients)
+    ]

@@ -1,13 +1,19 @@
 """The path of local training: how often each step's gradient is in a delta, and where on the path they are taken.
 
-SGD with momentum and weight decay is linear in the start value and in the gradients, so that two runs on single
-numbers, one of the start value and one of a constant gradient, tell all of it, for every parameter and step size.
+SGD with momentum, weight decay, a proximal term and a schedule is linear in the start value and in the gradients, so
+that one run on single numbers, of the start value and of each step's gradient apart, tells all of it, for every
+parameter. Adam and its kin, and gradients that are clipped, have no such path.
 """
 
 from dataclasses import dataclass
 
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
 from fedspill.core.errors import BadInput
-from fedspill.core.local_training.steps import FedAvg
+from fedspill.core.local_training.optimizers import Memory
+from fedspill.core.local_training.protocol import FedAvg
 
 
 @dataclass(frozen=True)
@@ -32,26 +38,33 @@ class LocalPath:
     middle: float
 
 
-def local_path(training: FedAvg, steps: int) -> LocalPath:
-    """The path of a client that takes `steps` steps.
+def local_path(training: FedAvg, num_examples: int) -> LocalPath | None:
+    """The path of a client with this many examples; None where its end is not linear in its gradients.
 
     Raises:
-        BadInput: there is no step.
+        BadInput: there is no example, or `drop_last` leaves no step.
     """
-    if steps < 1:
-        raise BadInput(f"steps={steps}: local training has at least 1 step")
-    moved = [-value for value in _values(training, steps, 0.0, 1.0)]
-    whole = moved[-1]
-    # The gradient of step t acts for T - t steps; that of the first of k steps is what k steps move more than k - 1 do.
-    weights = [moved[steps - t] - moved[steps - t - 1] for t in range(steps)]
-    middle = sum(w * m for w, m in zip(weights, moved[:-1], strict=True)) / whole / whole
-    return LocalPath(decay=1.0 - _values(training, steps, 1.0, 0.0)[-1], gradient=whole, middle=middle)
+    if num_examples < 1:
+        raise BadInput(f"num_examples={num_examples}: local training has at least 1 example")
+    if not training.is_linear:
+        return None
+    values = _values(training, num_examples)
+    moved = -values[:, 1:].sum(1)  # under a constant gradient, before each step and after the last one
+    weights, whole = -values[-1, 1:], float(moved[-1])
+    middle = float((weights * moved[:-1]).sum()) / whole / whole
+    return LocalPath(decay=1.0 - float(values[-1, 0]), gradient=whole, middle=middle)
 
 
-def _values(training: FedAvg, steps: int, start: float, gradient: float) -> list[float]:
-    """A parameter before each step and after the last one, under a constant gradient."""
-    values, velocity = [start], 0.0
-    for _ in range(steps):
-        velocity = training.momentum * velocity + gradient + training.weight_decay * values[-1]
-        values.append(values[-1] - training.lr * velocity)
-    return values
+def _values(training: FedAvg, num_examples: int) -> Float[Tensor, "places runs"]:
+    """Single numbers before each step and after the last: one that starts at 1, and one for each step's gradient."""
+    batches = training.batches(num_examples)
+    start = torch.zeros(len(batches) + 1, dtype=torch.float64)
+    start[0] = 1.0
+    values, memory = [start], Memory()
+    for number, rows in enumerate(batches):
+        gradient = training.proximal * (values[-1] - start)
+        gradient[number + 1] += len(rows) / training.accumulate  # less than 1 at an epoch's end
+        lr = training.lr * training.schedule.factor(number, len(batches))
+        value, memory = training.rule.step(values[-1], gradient, memory, lr)
+        values.append(value)
+    return torch.stack(values)

@@ -10,16 +10,9 @@ import torch
 from torch import Tensor
 
 from fedspill.core.errors import BadInput
-from fedspill.core.local_training.steps import (
-    FedAvg,
-    FedSGD,
-    LocalTraining,
-    first_state,
-    local_step,
-    loss_gradients,
-    minibatches,
-    trained_names,
-)
+from fedspill.core.local_training.conditions import clipped
+from fedspill.core.local_training.protocol import FedAvg, FedSGD, LocalTraining, trained_names
+from fedspill.core.local_training.steps import first_state, local_step, loss_gradients, turns
 from fedspill.core.model import Model
 from fedspill.core.types import Batch, Encoded, Update, UpdateKind
 
@@ -67,6 +60,8 @@ def streamed_gradient(model: Model, parts: Iterable[Batch], training: FedSGD, pr
     Raises:
         BadInput: the model is in train mode, where batch statistics need the whole batch; or there is no part.
     """
+    if not training.is_plain:
+        raise BadInput("micro-batches want the plain gradient; clipping, autocast and augmentation see the whole batch")
     if model.training:
         raise BadInput(
             "mode='train' was got with micro-batches; batch statistics need the whole batch, use mode='eval'"
@@ -94,15 +89,19 @@ def weighted_mean(parts: Iterable[tuple[int, Update]], progress: Heard = unheard
 def _gradient_update(model: Model, z: Tensor, labels: Tensor, training: FedSGD, create_graph: bool) -> Update:
     names = trained_names(list(model.params), training.trainable)
     current = {k: model.params[k].detach().requires_grad_() for k in names}
-    gradients, buffers = loss_gradients(model, current, model.buffers, z, labels, create_graph)
-    return Update(UpdateKind.GRADIENT, gradients, buffers if model.training else None)
+    gradients, buffers = loss_gradients(
+        model, current, model.buffers, z, labels, create_graph, training.conditions, training.rng()
+    )
+    values = clipped(gradients, training.conditions.clip_norm)
+    return Update(UpdateKind.GRADIENT, values, buffers if model.training else None)
 
 
 def _trained_update(model: Model, z: Tensor, labels: Tensor, training: FedAvg, create_graph: bool) -> Update:
     state = start = first_state(model, training)
-    for minibatch in minibatches(training, len(z)):
-        state = local_step(model, state, z[minibatch], labels[minibatch], training, create_graph=create_graph)
-    values = {k: v.detach() - state.params[k] for k, v in start.params.items()}
+    for turn in turns(training, len(z)):
+        state = local_step(model, state, z, labels, training, turn, create_graph=create_graph)
+    # What never had a gradient took no step.
+    values = {k: v.detach() - state.params[k] for k, v in start.params.items() if k in state.memory}
     if not create_graph:
         values = {k: v.detach() for k, v in values.items()}
     return Update(UpdateKind.DELTA, values, state.buffers if model.training else None)
@@ -124,10 +123,13 @@ def aggregate_update(
     Raises:
         BadInput: the examples cannot be shared out equally.
     """
+    if clients == 1:
+        return encoded_update(model, z, labels, training.of_client(0), create_graph=create_graph)
     parts = equal_shares(len(z), clients)
-    if clients == 1 or (isinstance(training, FedSGD) and not model.training):
+    if isinstance(training, FedSGD) and training.is_plain and not model.training:
         return encoded_update(model, z, labels, training, create_graph=create_graph)
-    return mean_update([encoded_update(model, z[p], labels[p], training, create_graph=create_graph) for p in parts])
+    each = [(z[p], labels[p], training.of_client(k)) for k, p in enumerate(parts)]
+    return mean_update([encoded_update(model, *one, create_graph=create_graph) for one in each])
 
 
 def equal_shares(num_examples: int, clients: int) -> list[slice]:
@@ -143,9 +145,12 @@ def equal_shares(num_examples: int, clients: int) -> list[slice]:
 
 
 def mean_update(updates: list[Update]) -> Update:
-    """The mean of updates with equal weights; buffers too, where the protocol sends them."""
-    first = updates[0]
-    values = {k: torch.stack([u.values[k] for u in updates]).mean(0) for k in first.values}
+    """The mean of updates with equal weights; buffers too, where the protocol sends them.
+
+    A parameter that some did not train counts as unchanged there.
+    """
+    first, names = updates[0], dict.fromkeys(k for u in updates for k in u.values)
+    values = {k: torch.stack([u.values[k] for u in updates if k in u.values]).sum(0) / len(updates) for k in names}
     sent = [u.buffers for u in updates if u.buffers is not None]
     buffers = {
         k: torch.stack([b[k] for b in sent]).double().mean(0).to(v.dtype) for k, v in (first.buffers or {}).items()

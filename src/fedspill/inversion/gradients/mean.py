@@ -15,7 +15,8 @@ class MeanGradient:
 
     Attributes:
         values: keyed as the update.
-        scaled: False if the protocol is unknown, so that the scale is arbitrary and weight decay remains.
+        scaled: False if the protocol is unknown or clips, so that the scale is arbitrary and weight decay remains; or
+            if its optimiser leaves no more of a gradient than signs (see `is_proportional`).
         scale: by what the update was multiplied, and with it its rounding.
     """
 
@@ -25,30 +26,44 @@ class MeanGradient:
 
 
 def local_steps(knowledge: ServerKnowledge, num_examples: int | None = None) -> int | None:
-    """How many SGD steps each client took, None if the server cannot tell."""
-    training = knowledge.local_training
-    count = num_examples or knowledge.num_examples
-    if not isinstance(training, FedAvg):
-        return None
-    if training.minibatch_size is None:
-        return training.epochs
-    return None if count is None else training.local_steps(max(1, count // knowledge.num_clients))
+    """How many steps each client took, None if the server cannot tell."""
+    training, count = knowledge.local_training, _share(knowledge, num_examples)
+    return training.local_steps(count) if isinstance(training, FedAvg) and count is not None else None
+
+
+def _share(knowledge: ServerKnowledge, num_examples: int | None) -> int | None:
+    """How many examples a client holds, as far as it matters: any number makes the same full batches."""
+    training, count = knowledge.local_training, num_examples or knowledge.num_examples
+    if count is None:
+        return 1 if isinstance(training, FedAvg) and training.minibatch_size is None else None
+    return max(1, count // knowledge.num_clients)
 
 
 def client_path(knowledge: ServerKnowledge, num_examples: int | None = None) -> LocalPath | None:
     """The path of each client's local training, None if the server cannot tell its protocol or its steps.
 
+    None, too, where the end of training is not linear in its gradients (Adam and its kin; clipping).
+
     Args:
         knowledge: the protocol, the number of clients.
         num_examples: n over all clients, if the server has it from elsewhere than `knowledge`.
     """
-    training, steps = knowledge.local_training, local_steps(knowledge, num_examples)
-    return local_path(training, steps) if isinstance(training, FedAvg) and steps is not None else None
+    training, count = knowledge.local_training, _share(knowledge, num_examples)
+    return local_path(training, count) if isinstance(training, FedAvg) and count is not None else None
 
 
 def one_step(update: Update, knowledge: ServerKnowledge) -> bool:
     """The update is known to hold a single gradient per client, all taken at the parameters that were sent."""
-    return update.kind is UpdateKind.GRADIENT or local_steps(knowledge) == 1
+    return update.kind is UpdateKind.GRADIENT or (local_steps(knowledge) == 1 and is_proportional(update, knowledge))
+
+
+def is_proportional(update: Update, knowledge: ServerKnowledge) -> bool:
+    """A delta is a combination of gradients, alike for every parameter, as far as the server knows.
+
+    Not of Adam and its kin, which scale every parameter's gradient apart.
+    """
+    training = knowledge.local_training
+    return update.kind is UpdateKind.GRADIENT or not isinstance(training, FedAvg) or training.rule.is_linear
 
 
 def mean_gradient(

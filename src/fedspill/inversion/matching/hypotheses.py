@@ -54,7 +54,7 @@ def protocols(
     trained = tuple(update.values)
     known = knowledge.local_training
     if update.kind is UpdateKind.GRADIENT:
-        return [FedSGD(trainable=trained)]
+        return [replace(known, trainable=trained) if isinstance(known, FedSGD) else FedSGD(trainable=trained)]
     if isinstance(known, FedAvg):
         return [replace(known, trainable=trained)]
     if known is not None:

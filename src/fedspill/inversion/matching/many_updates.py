@@ -130,7 +130,8 @@ def _alike(pending: Mapping[int, Pending]) -> list[list[int]]:
 def _kind(job: Pending) -> object:
     """Equal for jobs that are alike; None of one that has to be alone."""
     matching, tried = job.assumed[0].single_gradient, job.assumed[0].hypothesis
-    one_gradient = isinstance(matching.training, FedSGD) and not matching.model.training
+    training = matching.training
+    one_gradient = isinstance(training, FedSGD) and training.is_plain and not matching.model.training
     if len(job.assumed) > 1 or not one_gradient or matching.distance is not cosine_distance:
         return None
     return id(matching.model), matching.training, tried.num_examples

@@ -80,9 +80,9 @@ class Matching:
         z, labels = z.detach(), labels.detach()
         size = self.chunk or self._memory_plan.part(z, labels)
         if size is None or size >= len(z):
-            return aggregate_update(self.model, z, labels, self.training, self.clients).values
+            return self._like(aggregate_update(self.model, z, labels, self.training, self.clients))
         return in_parts(
-            lambda z, labels, _: encoded_update(self.model, z, labels, self.training).values, z, labels, size
+            lambda z, labels, _: self._like(encoded_update(self.model, z, labels, self.training)), z, labels, size
         )
 
     def need(self, z: Float[Tensor, "n ..."], labels: Tensor, candidates: int = 1) -> int:
@@ -128,11 +128,12 @@ class Matching:
         return chunked(self._update_of_part, self.observed.values, self.distance, z, labels, size)
 
     def _update_of_part(self, z: Tensor, labels: Tensor, create_graph: bool) -> Params:
-        return encoded_update(self._arithmetic(len(z)), z, labels, self.training, create_graph=create_graph).values
+        model = self._arithmetic(len(z))
+        return self._like(encoded_update(model, z, labels, self.training, create_graph=create_graph))
 
     @property
     def _is_mean_of_examples(self) -> bool:
-        return isinstance(self.training, FedSGD) and not self.model.training
+        return isinstance(self.training, FedSGD) and self.training.is_plain and not self.model.training
 
     def _whole(self, z: Tensor, labels: Tensor) -> Valued:
         network = self._network
@@ -156,9 +157,15 @@ class Matching:
         """The update of a candidate, and its vector-Jacobian product, of many local steps without their graph."""
         model, training = self._arithmetic(len(z) // self.clients), self.training
         if variables and isinstance(training, FedAvg) and self._pays_to_unroll(model, z, labels, training):
-            return unrolled(model, z, labels, training, self.clients)
-        guess = aggregate_update(model, z, labels, training, self.clients, create_graph=bool(variables)).values
+            guess, pullback = unrolled(model, z, labels, training, self.clients)
+            return self._like(Update(self.observed.kind, guess)), pullback
+        guess = self._like(aggregate_update(model, z, labels, training, self.clients, create_graph=bool(variables)))
         return guess, lambda direction: product([guess[k] for k in direction], list(direction.values()), variables)
+
+    def _like(self, update: Update) -> Params:
+        """What of an update is compared: 0 of a parameter that the candidate's loss does not reach."""
+        held = update.values
+        return {k: held[k] if k in held else torch.zeros_like(v) for k, v in self.observed.values.items()}
 
     def _pays_to_unroll(self, model: Model, z: Tensor, labels: Tensor, training: FedAvg) -> bool:
         if len(z) not in self._unrolled:

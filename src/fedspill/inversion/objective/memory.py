@@ -57,7 +57,9 @@ def measured(prepare: Prepare, z: Tensor, labels: Tensor, training: LocalTrainin
     """
 
     def peak(count: int, steps: int) -> int:
-        shorter = replace(training, epochs=steps, minibatch_size=None) if isinstance(training, FedAvg) else training
+        shorter = training
+        if isinstance(training, FedAvg):
+            shorter = replace(training, epochs=steps, minibatch_size=None, accumulate=1, drop_last=False)
         return _peak(prepare(shorter), z[:count], labels[:count])
 
     few = min(FEW, len(z))
@@ -96,7 +98,7 @@ def local_steps(training: LocalTraining, n: int, clients: int) -> tuple[int, int
     share = n // clients
     if not isinstance(training, FedAvg):
         return clients, share
-    return clients * training.local_steps(share), min(training.minibatch_size or share, share)
+    return clients * training.local_steps(share) * training.accumulate, min(training.minibatch_size or share, share)
 
 
 Evaluation = Literal["whole", "stack", "parts"]
@@ -228,7 +230,7 @@ class MemoryPlan:
 
     @property
     def _is_one_gradient(self) -> bool:
-        return isinstance(self.training, FedSGD) and not self.batch_statistics
+        return isinstance(self.training, FedSGD) and self.training.is_plain and not self.batch_statistics
 
     def _is_small(self, z: Tensor) -> bool:
         return (self.parameters + z.numel()) * self._steps(len(z))[0] < NEGLIGIBLE

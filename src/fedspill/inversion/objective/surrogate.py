@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fedspill.core.local_training.path import local_path
-from fedspill.core.local_training.steps import FedAvg, FedSGD
+from fedspill.core.local_training.protocol import FedAvg, FedSGD
 from fedspill.core.local_training.update import aggregate_update, encoded_update
 from fedspill.core.model import Model
 from fedspill.core.rng import randn, stream
@@ -85,13 +85,19 @@ def find_surrogate(model: Model, delta: Update, training: FedAvg, labels: Tensor
     """
     share = len(labels) // clients
     size = training.minibatch_size or share
-    if share % size or (model.training and (size < share or clients > 1)):
+    uneven = training.used(share) % size or training.local_steps(share) % training.epochs
+    if uneven or not training.is_linear or (model.training and (size < share or clients > 1)):
         return None
     exact = _middle(model, delta, training, clients, len(labels))
     if exact.model is model:
         return exact
-    off = _bend(model, delta, replace(training, epochs=training.local_steps(share), minibatch_size=None), labels[:FEW])
+    off = _bend(model, delta, _full_batches(training, share), labels[:FEW])
     return replace(exact, off=off) if off < BENT else None
+
+
+def _full_batches(training: FedAvg, share: int) -> FedAvg:
+    """As many steps, each on all examples."""
+    return replace(training, epochs=training.local_steps(share), minibatch_size=None, accumulate=1, drop_last=False)
 
 
 def _bend(model: Model, delta: Update, training: FedAvg, labels: Tensor) -> float:
@@ -109,7 +115,8 @@ def _bend(model: Model, delta: Update, training: FedAvg, labels: Tensor) -> floa
 
 
 def _middle(model: Model, delta: Update, training: FedAvg, clients: int, examples: int) -> Surrogate:
-    path, start = local_path(training, training.local_steps(examples // clients)), model.params
+    path, start = local_path(training, examples // clients), model.params
+    assert path is not None, "find_surrogate() asks for a linear training"
     between = {k: start[k] - path.middle * d for k, d in delta.values.items()}
     gradient = {k: (d - path.decay * start[k]) / path.gradient for k, d in delta.values.items()}
     middle = replace(model, params={**start, **between}) if path.middle else model
