@@ -1,6 +1,7 @@
 """The plan of an audit: TOML or a mapping, checked key by key.
 
 - `sections`: the schema.
+- `training`: what its section `client` says of optimisers and schedules.
 - `file`: TOML files and `--set`, with errors that name the key.
 - `values`: FIELD=VALUE pairs.
 - `defaults`: what a plan that is silent takes.

@@ -1,7 +1,7 @@
 """The plan of an audit as data: every section with its keys, their defaults and what is allowed."""
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     BaseModel,
@@ -11,20 +11,31 @@ from pydantic import (
     TypeAdapter,
     ValidationError,
     field_validator,
+    model_serializer,
     model_validator,
 )
 
 from fedspill.core.errors import BadInput
 from fedspill.core.knowledge import Knows
-from fedspill.core.local_training.update import FedAvg, FedSGD, LocalTraining
+from fedspill.core.local_training.conditions import Augmentation, Conditions, Precision
+from fedspill.core.local_training.protocol import FedAvg, FedSGD, LocalTraining
+from fedspill.core.losses import loss_of
 from fedspill.core.types import ServerRole
 from fedspill.plan.defaults import EVERY_METRIC
+from fedspill.plan.training import Named, augmentation_of, optimizer_of, schedule_of
 
 
 class Section(BaseModel):
     """A table of a plan: no unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    _later: ClassVar[frozenset[str]] = frozenset()
+    """Keys that came later: while they say nothing they are left out, so that an older run is known again."""
+
+    @model_serializer(mode="wrap")
+    def _without_later(self, serialise: Any) -> dict[str, Any]:  # a protocol that is not checked at run time
+        silent = {k for k in self._later if getattr(self, k) == type(self).model_fields[k].default}
+        return {k: v for k, v in serialise(self).items() if k not in silent}
 
 
 def _as_entry(value: object) -> object:
@@ -187,7 +198,24 @@ class ClientSection(Section):
         clients: how many clients' updates are averaged before the server sees anything.
         distinct_labels: skip an example whose label its mini-batch already holds (Inverting Gradients, C.2).
         micro_batch: examples that a client holds in memory at a time; None is all. Changes no result but by rounding.
+        loss: a name of `fedspill.core.losses`, a table of a name and its fields, a list of such for their sum, or
+            "package.module:function"; None is the network's own: cross-entropy, of sentences on next tokens.
+        optimizer: a name, or a table of a name and its fields, as in `torch.optim`.
+        schedule: of the learning rate over the local steps, likewise.
+        clip_norm: the norm that gradients are clipped to before a step; of FedSGD before they are sent.
+        precision: "bfloat16" and "float16" are autocast.
+        loss_scale: by which the loss is multiplied and the gradient divided.
+        augmentation: `flip`, a probability, and `crop`, pixels of padding.
+        proximal: mu of FedProx.
+        accumulate: mini-batches to a step.
+        shuffle: every epoch takes the examples in an order of its own.
+        drop_last: a smaller last mini-batch of an epoch is left out.
     """
+
+    _later: ClassVar[frozenset[str]] = frozenset(
+        {"loss", "optimizer", "schedule", "clip_norm", "precision", "loss_scale", "augmentation", "proximal"}
+        | {"accumulate", "shuffle", "drop_last"}
+    )
 
     protocol: Literal["fedsgd", "fedavg"] = "fedsgd"
     num_examples: int = Field(default=1, ge=1)
@@ -200,24 +228,58 @@ class ClientSection(Section):
     clients: int = Field(default=1, ge=1)
     distinct_labels: bool = False
     micro_batch: int | None = Field(default=None, ge=1)
+    loss: Named | list[Named] | None = None
+    optimizer: Named = "sgd"
+    schedule: Named = "constant"
+    clip_norm: float | None = Field(default=None, gt=0)
+    precision: Precision = "float32"
+    loss_scale: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    augmentation: dict[str, Any] | None = None
+    proximal: float = Field(default=0.0, ge=0)
+    accumulate: int = Field(default=1, ge=1)
+    shuffle: bool = False
+    drop_last: bool = False
 
     @model_validator(mode="after")
     def _check(self) -> "ClientSection":
         if self.num_examples % self.clients:
             raise ValueError(f"num_examples={self.num_examples} cannot be shared out equally to clients={self.clients}")
-        steps_only = ("epochs", "minibatch_size", "lr", "momentum", "weight_decay")
+        steps_only = (
+            *("epochs", "minibatch_size", "lr", "momentum", "weight_decay", "optimizer", "schedule", "proximal"),
+            *("accumulate", "shuffle", "drop_last"),
+        )
         given = [k for k in steps_only if k in self.model_fields_set]
         if self.protocol == "fedsgd" and given:
             raise ValueError(f"{', '.join(given)} given with protocol='fedsgd', which sends one gradient; use 'fedavg'")
         if self.protocol == "fedavg" and self.micro_batch is not None:
             raise ValueError("micro_batch given with protocol='fedavg', whose minibatch_size bounds the memory")
+        self.training()
+        if self.loss is not None:
+            loss_of(self.loss)
         return self
 
     def training(self) -> LocalTraining:
         """The protocol as the client runs it."""
+        augmentation = Augmentation() if self.augmentation is None else augmentation_of(self.augmentation)
+        conditions = Conditions(self.clip_norm, self.precision, self.loss_scale, augmentation)
         if self.protocol == "fedsgd":
-            return FedSGD(self.trainable)
-        return FedAvg(self.epochs, self.minibatch_size, self.lr, self.momentum, self.weight_decay, self.trainable)
+            return FedSGD(self.trainable, conditions)
+        optimizer = optimizer_of(self.optimizer, self.momentum, self.weight_decay)
+        return FedAvg(
+            self.epochs,
+            self.minibatch_size,
+            self.lr,
+            self.momentum if optimizer is None else 0.0,
+            self.weight_decay if optimizer is None else 0.0,
+            self.trainable,
+            optimizer,
+            schedule_of(self.schedule),
+            conditions,
+            self.proximal,
+            self.accumulate,
+            self.shuffle,
+            self.drop_last,
+        )
 
 
 class ServerSection(Section):

@@ -1,6 +1,9 @@
 """Local training, differentiable in its inputs: the one implementation that clients and attacks share.
 
-- `steps`: FedSGD and FedAvg, and one step of a client.
+- `protocol`: FedSGD and FedAvg: what a client is told to compute; learning rates, orders, draws.
+- `optimizers`: SGD, Adam, AdamW, RMSprop, Adagrad as pure functions.
+- `conditions`: clipping, precision and augmentation.
+- `steps`: one step of a client.
 - `update`: what a client sends after all steps, and means over clients.
 - `path`: where on the path of local training the mean gradient is taken.
 """

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from fnmatch import fnmatchcase
 from typing import Literal, get_args
 
@@ -87,6 +87,9 @@ class FedSGD:
     conditions: Conditions = Conditions()
     draws: int | None = None
 
+    def __str__(self) -> str:
+        return _told(self)
+
     @property
     def is_plain(self) -> bool:
         """The gradient of the loss is sent as it is."""
@@ -99,6 +102,14 @@ class FedSGD:
     def rng(self, step: int = 0, part: int = 0) -> torch.Generator | None:
         """What the client draws from; None if that is not known."""
         return None if self.draws is None else stream(self.draws, "step", step, part)
+
+
+def _told(training: "FedSGD | FedAvg") -> str:
+    """A protocol in few words: what differs from the defaults; parameters are counted."""
+    changed = {f.name: getattr(training, f.name) for f in fields(training) if getattr(training, f.name) != f.default}
+    if len(changed.get("trainable", ())) > 1:
+        changed["trainable"] = f"{len(changed['trainable'])} parameters"
+    return f"{type(training).__name__}({', '.join(f'{k}={v}' for k, v in changed.items())})"
 
 
 Rows = slice | tuple[int, ...]
@@ -165,6 +176,9 @@ class FedAvg:
                 f" {type(self.optimizer).__name__}(...)"
             )
         self.rule  # noqa: B018 - momentum and weight decay are checked by SGD
+
+    def __str__(self) -> str:
+        return _told(self)
 
     @property
     def rule(self) -> Optimizer:
