@@ -146,11 +146,34 @@ def test_what_decides_results_is_in_the_key(tmp_path: Path) -> None:
             run_audit(plan, device="cpu", out=tmp_path / "out", **variant)
 
 
-def test_dropout_in_train_mode_is_refused() -> None:
-    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Dropout(0.5), torch.nn.Linear(192, 10))
-    with pytest.raises(BadInput, match="dropout .* is not repeatable"):
-        audit({"audit": BRIEF}, model=Model.of(net, SPEC, training=True))
-    assert audit({"audit": BRIEF}, n=1, model=Model.of(draw_weights(net), SPEC)).report.trials
+class Dropping(torch.nn.Module):
+    """Dropout as a function, which no list of modules shows."""
+
+    def __init__(self, always: bool = False) -> None:
+        super().__init__()
+        self.first, self.second, self.always = torch.nn.Linear(192, 32), torch.nn.Linear(32, 10), always
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        hidden = self.first(z.flatten(1)).relu()
+        return self.second(torch.nn.functional.dropout(hidden, 0.5, self.training or self.always))
+
+
+def test_dropout_in_train_mode_is_drawn_for_each_client_and_said() -> None:
+    model = Model.of(draw_weights(Dropping()), SPEC, training=True)
+    plan = {"audit": BRIEF, "client": {"num_examples": 2, "clients": 2}}
+    unknown = audit(plan, n=2, model=model).report
+    granted = {**plan, "server": {"knows": ["labels", "num_examples", "local_training", "draws"]}}
+    known = audit(granted, n=2, model=model).report
+    assert "random draws" in [c.topic for c in unknown.caveats]
+    assert "random draws" not in [c.topic for c in known.caveats]
+    for report in (unknown, known):
+        assert report.trials[0].self_check == pytest.approx(0, abs=1e-6), "the evaluation knows the draws"
+    assert unknown.trials[0].gradient_norm == known.trials[0].gradient_norm
+
+
+def test_a_network_that_draws_in_eval_mode_is_refused() -> None:
+    with pytest.raises(BadInput, match="random numbers in eval mode"):
+        audit({"audit": BRIEF}, model=Model.of(draw_weights(Dropping(always=True)), SPEC))
 
 
 def test_labels_that_the_model_does_not_know_are_refused() -> None:

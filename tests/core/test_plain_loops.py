@@ -12,12 +12,13 @@ from torch.nn import functional
 from fedspill.core.errors import BadInput
 from fedspill.core.inputs import ImageSpec
 from fedspill.core.local_training.conditions import Augmentation, Conditions
+from fedspill.core.local_training.draws import draws_anything, is_random, without_draws
 from fedspill.core.local_training.optimizers import SGD, Adagrad, Adam, AdamW, RMSprop
 from fedspill.core.local_training.protocol import FedAvg, FedSGD, LocalTraining, Schedule
 from fedspill.core.local_training.update import aggregate_update, encoded_update, local_update
 from fedspill.core.losses import BinaryCrossEntropy, CrossEntropy, Focal, MeanSquaredError, loss_of
 from fedspill.core.model import Model
-from fedspill.core.rng import rand, stream
+from fedspill.core.rng import rand, seeded_globals, stream
 from fedspill.core.types import Batch, UpdateKind
 from fedspill.inversion.objective.distances import cosine_distance, squared_distance
 from fedspill.inversion.objective.matching import Matching
@@ -261,6 +262,42 @@ def test_a_clipped_gradient_is_sent_clipped() -> None:
     assert got.kind is UpdateKind.GRADIENT
     assert_equal(got.values, {k: v.grad for k, v in net.named_parameters() if v.grad is not None})
     assert got.norm() == pytest.approx(0.01, rel=1e-3)
+
+
+class Masked(Net):
+    """Dropout of a module, of a function, and of whole examples as timm's and torchvision's stochastic depth drops them."""
+
+    def forward(self, z: Tensor) -> Tensor:
+        hidden = functional.dropout(functional.gelu(self.conv(z)).flatten(1), 0.3, self.training)
+        if self.training:
+            hidden = hidden * hidden.new_empty(len(z), 1).bernoulli_(0.8) / 0.8
+        return self.fc(hidden)
+
+
+def test_masks_of_known_draws_and_none_of_unknown_ones() -> None:
+    net = Masked().double()
+    net.load_state_dict(dict(model().params))
+    of, data, training = Model.of(net, SPEC, training=True), batch(), FedAvg(2, 3, 0.1, draws=4)
+    z = SPEC.encode(data.inputs)
+    assert draws_anything(of, FedSGD(), z)
+    twin = Masked().double()
+    twin.load_state_dict(net.state_dict())
+    optimizer = torch.optim.SGD(twin.train().parameters(), lr=0.1)
+    for step, rows in enumerate(batches(3, 2)):
+        rng = training.rng(step)
+        assert rng is not None
+        optimizer.zero_grad()
+        with seeded_globals(rng):
+            functional.cross_entropy(twin(z[rows]), data.labels[rows]).backward()
+        optimizer.step()
+    drawn = encoded_update(of, z, data.labels, training)
+    assert_equal(drawn.values, delta(of, twin))
+    assert torch.equal(encoded_update(of, z, data.labels, training).values["fc.bias"], drawn.values["fc.bias"])
+    assumed, unknown = without_draws(of, training)
+    assert isinstance(unknown, FedAvg)
+    assert not is_random(assumed, z)
+    calm = encoded_update(of.in_eval_mode(), z, data.labels, unknown)
+    assert torch.allclose(encoded_update(assumed, z, data.labels, unknown).values["fc.bias"], calm.values["fc.bias"])
 
 
 WEIGHT = (1.0, 2.0, 0.5, 1.0, 3.0)

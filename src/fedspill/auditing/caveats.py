@@ -23,6 +23,7 @@ class Conditions:
         one_seed: every attack was run from one random start only.
         defended: the clients apply defences.
         private: a defence states what an update costs in privacy.
+        drawn: clients draw masks, views or orders that the server does not know.
     """
 
     training: bool
@@ -32,6 +33,7 @@ class Conditions:
     one_seed: bool
     defended: bool
     private: bool
+    drawn: bool
 
 
 def caveats(trials: Sequence[Trial], conditions: Conditions) -> list[Caveat]:
@@ -108,6 +110,8 @@ def _general(conditions: Conditions) -> list[Caveat]:
         "untrained weights": "The model was untrained; leakage changes over training: audit the stages that you send.",
         "privacy cost": "The epsilon stated is of one update: every further one of the same data adds to it, and what"
         " the server is granted besides is not covered by it.",
+        "random draws": "The clients drew dropout masks, views of their examples, or an order, which the server"
+        " does not know; attacks assumed a network without dropout, and examples as they are, in one order.",
         "no labels": "The data has no labels, so every example was given class 0; real labels can change the result.",
     }
     if not conditions.one_seed:
@@ -120,6 +124,8 @@ def _general(conditions: Conditions) -> list[Caveat]:
         del texts["batch normalisation"]
     if not conditions.private:
         del texts["privacy cost"]
+    if not conditions.drawn:
+        del texts["random draws"]
     return [Caveat(topic=topic, text=text) for topic, text in texts.items()]
 
 

@@ -42,6 +42,7 @@ EXPLAINED = {
     Knows.LOCAL_TRAINING: "the protocol: epochs, mini-batches, learning rate, momentum, weight decay",
     Knows.PUBLIC_DATA: "examples from the clients' distribution",
     Knows.BN_STATISTICS: "mean and variance of the private batch at every BatchNorm layer",
+    Knows.DRAWS: "what the clients drew: dropout masks, augmentation, the order of examples",
 }
 
 
@@ -212,6 +213,7 @@ def _conditions(scenario: Scenario) -> caveats.Conditions:
         one_seed=len(scenario.seeds) == 1,
         defended=bool(scenario.defences),
         private=any(d.component.cost() is not None for d in scenario.defences),
+        drawn=scenario.clients.draws and Knows.DRAWS not in scenario.knows,
     )
 
 

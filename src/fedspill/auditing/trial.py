@@ -137,7 +137,7 @@ def judged(
             "foreseen": _forecast(watch, returned),
             "gradient_norm": update.norm(),
             "added_parameters": posed.served.added,
-            "self_check": _self_check(scenario, sent, update, private),
+            "self_check": _self_check(scenario, task, sent, update, private),
         }
     )
     return Finished(record, _tensors(returned, rebuilt, order))
@@ -169,13 +169,14 @@ def _tensors(returned: Reconstruction, rebuilt: Reconstruction, order: Ranked) -
 
 
 def _answer(scenario: Scenario, sent: Model, private: Batch, task: Task, watch: TrialWatch) -> Update | None:
-    clients = _clients(scenario, private, scenario.clients.defences)
+    clients = _clients(scenario, task, private, scenario.clients.defences)
     return collect(sent, clients, stream(task.seed, "clients", task.update), watch.listener.clients)
 
 
-def _clients(scenario: Scenario, private: Batch, defences: tuple[Stages, ...]) -> list[Client]:
+def _clients(scenario: Scenario, task: Task, private: Batch, defences: tuple[Stages, ...]) -> list[Client]:
     clients = scenario.clients
-    return shared_out(private, clients.count, clients.training, defences=defences, micro_batch=clients.micro_batch)
+    training = clients.drawing(task.update, task.seed)
+    return shared_out(private, clients.count, training, defences=defences, micro_batch=clients.micro_batch)
 
 
 def _job(scenario: Scenario, sent: Model, update: Update, private: Batch, task: Task) -> Job:
@@ -184,7 +185,7 @@ def _job(scenario: Scenario, sent: Model, update: Update, private: Batch, task: 
         sent,
         private,
         clients.count,
-        clients.training,
+        clients.drawing(task.update, task.seed),
         scenario.public_batch,
         scenario.knows,
         micro_batch=clients.micro_batch,
@@ -192,7 +193,7 @@ def _job(scenario: Scenario, sent: Model, update: Update, private: Batch, task: 
     return Job(update, knowledge, stream(task.seed, "attack", task.world.label, task.update))
 
 
-def _self_check(scenario: Scenario, sent: Model, update: Update, private: Batch) -> float | None:
+def _self_check(scenario: Scenario, task: Task, sent: Model, update: Update, private: Batch) -> float | None:
     """Cosine distance at the true input: 0 up to rounding where attacker and client compute the same.
 
     With micro-batches on one of them alone, which the client then takes in two parts. With defences on an update
@@ -203,17 +204,21 @@ def _self_check(scenario: Scenario, sent: Model, update: Update, private: Batch)
         private = private[: clients.micro_batch]
         update = _in_halves(sent, private, clients.training)
     elif clients.defences:
-        bare = collect(sent, _clients(scenario, private, ()), stream(0, "self-check"))
+        bare = collect(sent, _clients(scenario, task, private, ()), stream(0, "self-check"))
         assert bare is not None, "a client without defences withholds nothing"
         update = bare
     if update.norm() == 0:
         return None
     private = private.to(sent.like)
     count = 1 if clients.micro_batch else clients.count
-    again = aggregate_update(sent, sent.input.encode(private.inputs), private.labels, clients.training, count)
+    training = clients.drawing(task.update, task.seed)
+    again = aggregate_update(sent, sent.input.encode(private.inputs), private.labels, training, count)
     with torch.no_grad():
-        doubled = {k: v.double() for k, v in again.values.items()}
-        return abs(float(cosine_distance(doubled, {k: v.double() for k, v in update.values.items()})))
+        observed = {k: v.double() for k, v in update.values.items()}
+        doubled = {
+            k: again.values[k].double() if k in again.values else torch.zeros_like(v) for k, v in observed.items()
+        }
+        return abs(float(cosine_distance(doubled, observed)))
 
 
 def _in_halves(sent: Model, private: Batch, training: LocalTraining) -> Update:

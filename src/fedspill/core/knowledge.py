@@ -26,6 +26,7 @@ class Knows(Enum):
     LOCAL_TRAINING = "local_training"
     PUBLIC_DATA = "public_data"
     BN_STATISTICS = "bn_statistics"
+    DRAWS = "draws"
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class ServerKnowledge:
         num_clients: how many updates were averaged into the one that is attacked; a server always knows.
         num_examples: n, over all clients.
         labels: of the private examples, in their order: classes (n,), or next tokens (n, t).
-        local_training: the protocol with its settings.
+        local_training: the protocol with its settings; its `draws` are None unless they are known, too.
         public_data: examples from the clients' distribution, disjoint from the private ones.
         bn_statistics: mean and variance of the private batch at every BatchNorm layer: "NAME.mean", "NAME.var".
 
@@ -58,6 +59,11 @@ class ServerKnowledge:
     public_data: Batch | None = None
     bn_statistics: Params | None = None
 
+    @property
+    def draws(self) -> int | None:
+        """The seed of what the clients drew: orders, augmentation, dropout."""
+        return None if self.local_training is None else self.local_training.draws
+
     def holds(self) -> frozenset[Knows]:
         """The grants that this server has."""
         held = {
@@ -66,6 +72,7 @@ class ServerKnowledge:
             Knows.LOCAL_TRAINING: self.local_training,
             Knows.PUBLIC_DATA: self.public_data,
             Knows.BN_STATISTICS: self.bn_statistics,
+            Knows.DRAWS: self.draws,
         }
         return frozenset(k for k, v in held.items() if v is not None)
 

@@ -28,6 +28,7 @@ class Model:
 
     Attributes:
         training: BatchNorm uses batch statistics and dropout is on; False is eval mode.
+        masks: in train mode, dropout and its kin are on; False leaves batch statistics alone.
 
     Example:
         >>> import fedspill, torch
@@ -43,11 +44,18 @@ class Model:
     loss_fn: LossFn
     input: InputSpec
     training: bool = False
+    masks: bool = True
 
     def __post_init__(self) -> None:
-        if any(m.training != self.training for m in self.module.modules()):
+        if any(m.training is not self._mode(m) for m in self.module.modules()):
             # A template shared with a Model in the other mode must not change under its feet.
-            object.__setattr__(self, "module", copy.deepcopy(self.module).train(self.training))
+            template = copy.deepcopy(self.module)
+            for module in template.modules():
+                module.training = self._mode(module)
+            object.__setattr__(self, "module", template)
+
+    def _mode(self, module: nn.Module) -> bool:
+        return self.training and (self.masks or isinstance(module, BATCH_NORMS))
 
     @classmethod
     def of(
@@ -104,6 +112,10 @@ class Model:
     def in_eval_mode(self) -> "Model":
         """This model with running statistics and without dropout: no example's output depends on others."""
         return replace(self, training=False)
+
+    def without_masks(self) -> "Model":
+        """This model in its mode, but without dropout, stochastic depth and the like."""
+        return replace(self, masks=False) if self.training else self
 
     @property
     def like(self) -> Tensor:

@@ -18,7 +18,7 @@ from fedspill.core.local_training.update import (
     weighted_mean,
 )
 from fedspill.core.model import BATCH_NORMS, Model
-from fedspill.core.rng import split
+from fedspill.core.rng import seeded_globals, split, stream
 from fedspill.core.roles import ClientContext, Stages
 from fedspill.core.types import Batch, Params, Update, UpdateKind
 
@@ -82,7 +82,7 @@ class Client:
             return local_update(model, batch, self.training)
         if not isinstance(self.training, FedSGD):
             raise BadInput("a defence on gradients of single examples needs protocol='fedsgd', got 'fedavg'")
-        single = [local_update(model, batch[i : i + 1], self.training) for i in range(len(batch))]
+        single = [local_update(model, batch[i : i + 1], self.training.of_client(i)) for i in range(len(batch))]
         gradients: Params = {k: torch.stack([u.values[k] for u in single]) for k in single[0].values}
         for stage, generator in stages:
             gradients = stage(gradients, generator)
@@ -127,7 +127,7 @@ def _part_statistics(model: Model, batch: Batch) -> dict[str, tuple[Tensor, Tens
     layers = [(n, m) for n, m in model.module.named_modules() if isinstance(m, BATCH_NORMS)]
     handles = [m.register_forward_hook(keep(n)) for n, m in layers]
     try:
-        with torch.no_grad():
+        with torch.no_grad(), seeded_globals(stream(0, "statistics")):
             buffers = {k: v.clone() for k, v in model.buffers.items()}
             z = model.input.encode(batch.to(model.like).inputs)
             functional_call(model.module, {**model.params, **buffers}, (z,))

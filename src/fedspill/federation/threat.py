@@ -3,7 +3,8 @@
 from collections.abc import Set
 
 from fedspill.core.knowledge import Knows, ServerKnowledge
-from fedspill.core.local_training.update import LocalTraining
+from fedspill.core.local_training.draws import without_draws
+from fedspill.core.local_training.protocol import LocalTraining
 from fedspill.core.model import Model
 from fedspill.core.types import Batch
 from fedspill.federation.client import bn_statistics
@@ -13,7 +14,7 @@ def observe(
     sent: Model,
     private: Batch,
     clients: int,
-    training: LocalTraining,
+    training: LocalTraining | None,
     public_data: Batch | None,
     grants: Set[Knows],
     *,
@@ -25,11 +26,13 @@ def observe(
         sent: the model that the clients received.
         private: all examples behind the update, on any device.
         clients: how many updates are averaged.
-        training: the protocol.
+        training: the protocol, with the draws of these clients.
         public_data: what the server has of its own.
         grants: what it knows.
         micro_batch: private examples that are passed through the network at a time; None is all.
     """
+    if Knows.DRAWS not in grants:
+        sent, training = without_draws(sent, training)
     counted = Knows.NUM_EXAMPLES in grants or Knows.LABELS in grants
     return ServerKnowledge(
         model=sent,

@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass, replace
 
 import torch
-from torch import nn
+from torch import Tensor
 
 import fedspill
 from fedspill.auditing.resolving.components import (
@@ -23,9 +23,11 @@ from fedspill.auditing.resolving.evaluation import Evaluation, evaluation_of
 from fedspill.core.errors import BadInput
 from fedspill.core.inputs import ImageSpec, TableSpec, TokenSpec, kind
 from fedspill.core.knowledge import Knows
-from fedspill.core.local_training.update import LocalTraining
+from fedspill.core.local_training.draws import draws_anything, is_random, with_draws
+from fedspill.core.local_training.protocol import LocalTraining
+from fedspill.core.losses import loss_of
 from fedspill.core.model import Model
-from fedspill.core.rng import randn, stream
+from fedspill.core.rng import randn, seeded_globals, stream
 from fedspill.core.roles import Stages
 from fedspill.core.tensor_files import sha256
 from fedspill.core.types import Batch
@@ -41,8 +43,6 @@ from fedspill.zoo.models import default_network
 MOST_LOGITS = 1000
 """Logits by which a network's behaviour is known again, at most."""
 
-DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
-
 
 @dataclass(frozen=True)
 class Clients:
@@ -52,12 +52,18 @@ class Clients:
         count: clients whose updates are averaged before the server sees anything.
         micro_batch: examples that a client holds in memory at a time; None is all.
         defences: what every client applies, in this order.
+        draws: they draw something: masks, views or orders.
     """
 
     count: int
     training: LocalTraining
     micro_batch: int | None
     defences: tuple[Stages, ...]
+    draws: bool = False
+
+    def drawing(self, update: int, seed: int) -> LocalTraining:
+        """The protocol with the draws behind one update."""
+        return with_draws(self.training, stream(seed, "draws", update)) if self.draws else self.training
 
 
 @dataclass(frozen=True)
@@ -202,7 +208,7 @@ def prepare(
         policy=plan.policy,
     )
     _check_fit(scenario)
-    return scenario
+    return replace(scenario, clients=replace(clients, draws=_draw_anything(scenario)))
 
 
 def _checked(plan: AuditPlan) -> Components:
@@ -220,8 +226,11 @@ def _clients(section: ClientSection, components: Components) -> Clients:
 
 def _model(plan: AuditPlan, pool: DataPool, given: Model | None, device: torch.device) -> Model:
     if given is None:
-        return network(plan.model, pool, plan.data.root, device)
-    return _callers_model(plan, pool, given, device)
+        model = network(plan.model, pool, plan.data.root, device)
+    else:
+        model = _callers_model(plan, pool, given, device)
+    loss = plan.client.loss
+    return model if loss is None else replace(model, loss_fn=loss_of(loss))
 
 
 def _groups(section: ClientSection, pool: DataPool) -> list[list[int]]:
@@ -246,42 +255,59 @@ def _callers_model(plan: AuditPlan, pool: DataPool, model: Model, device: torch.
     return model.to(device, getattr(torch, plan.model.dtype))
 
 
+def _first(scenario: Scenario) -> Batch:
+    """The first examples of the first client, as many as are on the device at a time."""
+    share = len(scenario.groups[0]) // scenario.clients.count
+    return scenario.private(0)[:share][: scenario.clients.micro_batch].to(scenario.model.like)
+
+
+def _draw_anything(scenario: Scenario) -> bool:
+    model = scenario.model
+    return draws_anything(model, scenario.clients.training, model.input.encode(_first(scenario).inputs))
+
+
 def _check_fit(scenario: Scenario) -> None:
     """Computes a first update (of one micro-batch): what does not fit is told now, not in the midst of an audit.
 
     Raises:
-        BadInput: dropout in train mode, labels that the model does not know, or an update that cannot be computed.
+        BadInput: a network that draws in eval mode, labels that the model does not know, or an update that cannot be
+            computed.
     """
-    model, clients = scenario.model, scenario.clients
-    active = [n for n, m in model.module.named_modules() if isinstance(m, DROPOUTS) and m.p > 0]
-    if model.training and active:
-        raise BadInput(
-            f"mode='train' with dropout ({active[0]!r}) is not repeatable, so no attack can be judged by it;"
-            " use mode='eval', or a network without dropout"
-        )
-    labels = scenario.pool.batch.labels
-    highest = int(labels.max())
-    first = scenario.private(0)[: len(scenario.groups[0]) // clients.count][: clients.micro_batch]
-    z = model.input.encode(first[:1].to(model.like).inputs)
+    model, clients, first = scenario.model, scenario.clients, _first(scenario)
     try:
-        logits = model.in_eval_mode().logits(model.params, z)
-        classes = logits.shape[-1]
-        if logits.ndim != labels.ndim + 1:
+        _check_labels(model, first, scenario.pool.batch.labels)
+        if is_random(model.in_eval_mode(), model.input.encode(first.inputs)):
             raise BadInput(
-                f"the model's logits for one example have shape {tuple(logits.shape)}, its labels"
-                f" {tuple(labels[:1].shape)}: next tokens want logits at every token, classes want them once"
-            )
-        if highest >= classes:
-            raise BadInput(
-                f"the data has labels up to {highest}, the model knows {classes} classes (0 to {classes - 1})"
+                "the network draws random numbers in eval mode too, so that no two answers agree; F.dropout and its kin"
+                " want training=self.training"
             )
         client = Client(first, clients.training, clients.defences, clients.micro_batch)
-        client.respond(model, stream(0, "check"))
+        with seeded_globals(stream(0, "check")):
+            client.respond(model, stream(0, "check"))
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         if isinstance(error, BadInput):
             raise
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise BadInput(f"the client cannot compute an update with this model, data and mode: {reason}") from error
+
+
+def _check_labels(model: Model, first: Batch, labels: Tensor) -> None:
+    """Labels are classes that the model knows, or targets of the logits' shape.
+
+    Raises:
+        BadInput: they are neither.
+    """
+    logits = model.in_eval_mode().logits(model.params, model.input.encode(first[:1].inputs))
+    if labels[:1].shape == logits.shape:
+        return
+    if logits.ndim != labels.ndim + 1:
+        raise BadInput(
+            f"the model's logits for one example have shape {tuple(logits.shape)}, its labels"
+            f" {tuple(labels[:1].shape)}: next tokens want logits at every token, classes want them once"
+        )
+    highest, classes = int(labels.max()), max(2, logits.shape[-1])  # one output tells two classes apart
+    if highest >= classes:
+        raise BadInput(f"the data has labels up to {highest}, the model knows {classes} classes (0 to {classes - 1})")
 
 
 def _pool(section: PoolSection) -> DataPool:
