@@ -265,7 +265,7 @@ def test_a_clipped_gradient_is_sent_clipped() -> None:
 
 
 class Masked(Net):
-    """Dropout of a module, of a function, and of whole examples as timm's and torchvision's stochastic depth drops them."""
+    """Dropout as a function, and of whole examples as stochastic depth drops them."""
 
     def forward(self, z: Tensor) -> Tensor:
         hidden = functional.dropout(functional.gelu(self.conv(z)).flatten(1), 0.3, self.training)

@@ -1,0 +1,191 @@
+"""Many rounds: the server sends a model, some clients answer, the server steps along the mean of what they send."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fedspill.core.errors import BadInput
+from fedspill.core.local_training.draws import with_draws
+from fedspill.core.local_training.protocol import LocalTraining
+from fedspill.core.model import Model
+from fedspill.core.rng import split, stream
+from fedspill.core.roles import Stages
+from fedspill.core.types import Batch, Params, Update
+from fedspill.federation.client import Client
+
+
+@dataclass(frozen=True)
+class ServerStep:
+    """How the server follows what clients send (Reddi et al. 2021, FedAvgM).
+
+    Attributes:
+        lr: of the server; 1 takes the mean of deltas as it is. For FedSGD this is the learning rate itself.
+        momentum: in [0, 1), of the means over rounds.
+
+    Raises:
+        BadInput: a value is out of range.
+    """
+
+    lr: float = 1.0
+    momentum: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not self.lr > 0 or not 0 <= self.momentum < 1:
+            raise BadInput(f"server: lr={self.lr} must be above 0, momentum={self.momentum} in [0, 1)")
+
+
+@dataclass(frozen=True)
+class Round:
+    """One round.
+
+    Attributes:
+        number: from 0.
+        sent: the model that clients got.
+        answers: what each participant sent, by its number; one whose defences withheld its update is left out.
+        mean: of the answers, weighted by examples; None if there is none.
+        moved: what the server subtracted from the parameters, over its learning rate: with momentum not the mean alone.
+        after: the model after the server's step.
+    """
+
+    number: int
+    sent: Model
+    answers: dict[int, Update]
+    mean: Update | None
+    moved: Params
+    after: Model
+
+
+@dataclass(frozen=True)
+class Federation:
+    """Clients with examples of their own, and how their rounds go.
+
+    Attributes:
+        private: the examples of each client, of any sizes.
+        participation: share of the clients that a round asks, drawn anew; at least one.
+        defences: what every client applies.
+        drawn: clients draw: masks, views or orders.
+
+    Raises:
+        BadInput: there is no client, or a share is out of range.
+    """
+
+    private: tuple[Batch, ...]
+    training: LocalTraining
+    server: ServerStep = ServerStep()
+    participation: float = 1.0
+    defences: tuple[Stages, ...] = ()
+    drawn: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.private or not 0 < self.participation <= 1:
+            raise BadInput(
+                f"a federation of {len(self.private)} clients with participation={self.participation}: at least one"
+                " client and a share above 0 and at most 1 are needed"
+            )
+
+    def asked(self, number: int, seed: int) -> list[int]:
+        """The clients that take part in a round, in order."""
+        count, most = len(self.private), max(1, round(self.participation * len(self.private)))
+        return sorted(torch.randperm(count, generator=stream(seed, "asked", number))[:most].tolist())
+
+    def training_of(self, client: int, number: int, seed: int) -> LocalTraining:
+        """The protocol of a client in a round, with its draws."""
+        if not self.drawn:
+            return self.training
+        return with_draws(self.training, stream(seed, "draws", number, client))
+
+    def rounds(
+        self, model: Model, count: int, seed: int, tampered: Callable[[Model, int], Model] | None = None
+    ) -> Iterator[Round]:
+        """Round after round.
+
+        Args:
+            model: the server's, before the first round.
+            count: of rounds.
+            seed: of what clients draw and of who takes part.
+            tampered: what the server makes of its model before it sends it; parameters that the model has not are
+                the server's affair, round by round.
+        """
+        held = dict[str, Tensor]()
+        for number in range(count):
+            sent = model if tampered is None else tampered(model, number)
+            done, held = self._round(model, sent, number, seed, held)
+            yield done
+            model = done.after
+
+    def _round(
+        self, model: Model, sent: Model, number: int, seed: int, held: dict[str, Tensor]
+    ) -> tuple[Round, dict[str, Tensor]]:
+        chosen = self.asked(number, seed)
+        streams = split(stream(seed, "clients", number), len(chosen))
+        answers = dict[int, Update]()
+        for client, rng in zip(chosen, streams, strict=True):
+            training = self.training_of(client, number, seed)
+            answer = Client(self.private[client], training, self.defences).respond(sent, rng)
+            if answer is not None:
+                answers[client] = answer
+        if not answers:
+            return Round(number, sent, {}, None, {}, model), held
+        mean = weighted([(len(self.private[k]), u) for k, u in answers.items()])
+        moved = self._along(mean.values, held)
+        return Round(number, sent, answers, mean, moved, stepped(model, moved, self.server.lr, mean.buffers)), moved
+
+    def _along(self, mean: Params, held: dict[str, Tensor]) -> dict[str, Tensor]:
+        beta = self.server.momentum
+        return {k: v + beta * held[k] if beta and k in held else v for k, v in mean.items()}
+
+
+def stepped(model: Model, moved: Params, lr: float, buffers: Params | None) -> Model:
+    """The server's model after its step; what it does not have is left out."""
+    params = {k: v - lr * moved[k].to(v) if k in moved else v for k, v in model.params.items()}
+    held = dict(model.buffers) | {k: v for k, v in (buffers or {}).items() if k in model.buffers}
+    return model.with_params(params, held)
+
+
+def weighted(answers: Sequence[tuple[int, Update]]) -> Update:
+    """The mean of updates, each with its number of examples; buffers alike, counters rounded down.
+
+    A parameter that a client did not train counts as unchanged there.
+    """
+    total, first = sum(n for n, _ in answers), answers[0][1]
+    names = dict.fromkeys(k for _, u in answers for k in u.values)
+    values = {k: _mean([(n, u.values[k]) for n, u in answers if k in u.values], total) for k in names}
+    sent = [(n, u.buffers) for n, u in answers if u.buffers is not None]
+    buffers = {k: _mean([(n, b[k]) for n, b in sent], total) for k in first.buffers or {}}
+    return Update(first.kind, values, buffers if sent else None)
+
+
+def _mean(parts: Sequence[tuple[int, Tensor]], total: int) -> Tensor:
+    like = parts[0][1]
+    exact = torch.stack([v.double() * n for n, v in parts]).sum(0) / total
+    return exact.to(like.dtype) if like.is_floating_point() else exact.floor().to(like.dtype)
+
+
+def seen_by_client(round: Round, client: int, sizes: Sequence[int]) -> Update | None:
+    """What a participant learns of the others: from two consecutive global models, less its own share.
+
+    It knows the server's learning rate and momentum, and how many examples took part. None if it was alone.
+
+    Args:
+        round: in which it took part.
+        client: its number.
+        sizes: examples of every client.
+
+    Raises:
+        BadInput: it took no part.
+    """
+    if client not in round.answers:
+        raise BadInput(f"client {client} took no part in round {round.number}; it sees two models of a round it is in")
+    assert round.mean is not None, "a client that takes part sends something"
+    total = sum(sizes[k] for k in round.answers)
+    rest = total - sizes[client]
+    if rest == 0:
+        return None
+    own = round.answers[client].values
+    values = {
+        k: (v * total - own[k] * sizes[client]) / rest if k in own else v * total / rest
+        for k, v in round.mean.values.items()
+    }
+    return Update(round.mean.kind, values)
