@@ -76,7 +76,7 @@ def test_20_rounds_of_4_unequal_clients(train: bool, participation: float, serve
     model = Model.of(network(), SPEC, training=train)
     if not train:
         model = model.in_eval_mode()
-    asked = [federation.asked(number, 7) for number in range(20)]
+    asked = [federation.asked(number) for number in range(20)]
     last = list(federation.rounds(model, 20, 7))[-1].after
     wanted = plain(training, server, asked, train)
     assert {len(a) for a in asked} == {round(4 * participation)}

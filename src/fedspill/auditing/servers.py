@@ -1,13 +1,18 @@
 """What the servers of an audit send: one model per world and seed, made once, whatever number of updates it gets."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from fedspill.auditing.resolving.components import Chosen
+from fedspill.auditing.resolving.rounds import Observation, Rounds
 from fedspill.auditing.resolving.scenario import Scenario
 from fedspill.auditing.watch import TrialWatch
+from fedspill.core.local_training.protocol import LocalTraining
 from fedspill.core.model import Model
 from fedspill.core.rng import stream
 from fedspill.core.roles import Attack, Tampering
+from fedspill.core.types import Batch, Update
+from fedspill.federation.rounds import Federation, Round, seen_by_client, weighted
 
 
 @dataclass(frozen=True)
@@ -23,41 +28,123 @@ class Sent:
     added: int
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What of one round an attacker holds.
+
+    Attributes:
+        update: None if nothing arrived.
+        private: the examples behind it.
+        sizes: of the clients behind it.
+        training: theirs, with their draws.
+        again: what an attack that knows all computes, to be compared with what came without defences.
+    """
+
+    sent: Sent
+    update: Update | None
+    private: Batch
+    sizes: tuple[int, ...]
+    training: LocalTraining
+    again: Callable[[], tuple[Update, Update]]
+
+
 @dataclass
 class Servers:
     """The servers of the world that is being run; a tampering may train what it plants, so it is asked once."""
 
     scenario: Scenario
     _world: str = ""
-    _sent: dict[int, Sent] = field(default_factory=dict[int, Sent])
+    _sent: dict[tuple[int, int], Sent] = field(default_factory=dict[tuple[int, int], Sent])
+    _rounds: dict[int, dict[int, Round]] = field(default_factory=dict[int, dict[int, Round]])
 
     def sent(self, world: Chosen, seed: int, watch: TrialWatch) -> Sent:
-        """What this world's server sends.
+        """What this world's server sends in the first round.
 
         Raises:
             NotApplicable: the tampering does not fit.
         """
-        if world.label != self._world:
-            self._world, self._sent = world.label, {}
-        if seed not in self._sent:
-            self._sent[seed] = self._make(world, seed, watch)
-        return self._sent[seed]
+        return self._asked(world, seed, 0, self.scenario.model, watch)
 
-    def _make(self, world: Chosen, seed: int, watch: TrialWatch) -> Sent:
+    def seen(self, world: Chosen, seed: int, update: int, watch: TrialWatch) -> Seen:
+        """What is attacked of the federation; its rounds are run once.
+
+        Raises:
+            NotApplicable: the tampering does not fit.
+        """
+        rounds = self.scenario.rounds
+        assert rounds is not None, "asked only of a federation"
+        observation, federation = rounds.observations[update], rounds.federation
+        done = self._run(world, seed, rounds, watch)[observation.round]
+        clients, number = observation.clients, observation.round
+        private = self.scenario.private(update)
+
+        def again() -> tuple[Update, Update]:
+            answers = [(federation.sizes[k], federation.bare(done.sent, k, number, seed)) for k in clients]
+            return weighted(answers), federation.recomputed(done.sent, clients, number, seed)
+
+        return Seen(
+            self._sent[seed, number],
+            _observed(observation, done, federation),
+            private,
+            tuple(federation.sizes[k] for k in clients),
+            federation.training_of(clients, number, seed),
+            again,
+        )
+
+    def history(self, seed: int) -> list[Round]:
+        """The rounds that were observed in the world that is being run."""
+        return list(self._rounds.get(seed, {}).values())
+
+    def _run(self, world: Chosen, seed: int, rounds: Rounds, watch: TrialWatch) -> dict[int, Round]:
+        self._turn_to(world)
+        if seed not in self._rounds:
+            wanted = {o.round for o in rounds.observations}
+            run = rounds.federation.rounds(
+                self.scenario.model,
+                rounds.count,
+                seed,
+                lambda model, number: self._asked(world, seed, number, model, watch).model,
+            )
+            kept = dict[int, Round]()
+            for done in run:
+                if done.number in wanted:
+                    kept[done.number] = done
+                else:
+                    self._sent.pop((seed, done.number), None)
+            self._rounds[seed] = kept
+        return self._rounds[seed]
+
+    def _turn_to(self, world: Chosen) -> None:
+        if world.label != self._world:
+            self._world, self._sent, self._rounds = world.label, {}, {}
+
+    def _asked(self, world: Chosen, seed: int, number: int, model: Model, watch: TrialWatch) -> Sent:
+        self._turn_to(world)
+        if (seed, number) not in self._sent:
+            self._sent[seed, number] = self._make(world, seed, number, model, watch)
+        return self._sent[seed, number]
+
+    def _make(self, world: Chosen, seed: int, number: int, model: Model, watch: TrialWatch) -> Sent:
         scenario, component = self.scenario, world.component
-        model, public = scenario.model, scenario.granted_public
+        public, size = scenario.granted_public, _size(model)
         if isinstance(component, Tampering):
             server_watch = _server_watch(watch)
-            tampered = component.tamper(model, public, 0, stream(seed, "server", world.name), server_watch)
+            tampered = component.tamper(model, public, number, stream(seed, "server", world.name), server_watch)
             assert tampered.readout is not None, "components.choose() takes only tamperings that bring a readout"
             if server_watch.checkpoint is not None:
                 server_watch.checkpoint.unlink(missing_ok=True)
-            return Sent(tampered.model, tampered.readout, _size(tampered.model) - _size(model))
+            return Sent(tampered.model, tampered.readout, _size(tampered.model) - size)
         if scenario.tampering is not None:
             model = scenario.tampering.component.tamper(
-                model, public, 0, stream(seed, "server"), _server_watch(watch)
+                model, public, number, stream(seed, "server"), _server_watch(watch)
             ).model
-        return Sent(model, component, _size(model) - _size(scenario.model))
+        return Sent(model, component, _size(model) - size)
+
+
+def _observed(observation: Observation, done: Round, federation: Federation) -> Update | None:
+    if observation.by_client is not None:
+        return seen_by_client(done, observation.by_client, federation.sizes) if done.answers else None
+    return done.answers.get(observation.clients[0]) if len(observation.clients) == 1 else done.mean
 
 
 def _server_watch(watch: TrialWatch) -> TrialWatch:

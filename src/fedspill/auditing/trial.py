@@ -14,7 +14,7 @@ from fedspill.auditing.judge import judge
 from fedspill.auditing.readings import Ranked, most_confident, ranked, readings
 from fedspill.auditing.resolving.components import Chosen, misfit
 from fedspill.auditing.resolving.scenario import Scenario
-from fedspill.auditing.servers import Sent, Servers
+from fedspill.auditing.servers import Seen, Sent, Servers
 from fedspill.auditing.watch import TrialWatch
 from fedspill.core.errors import NotApplicable
 from fedspill.core.local_training.update import LocalTraining, aggregate_update
@@ -72,12 +72,14 @@ class Posed:
 
     Attributes:
         private: what no attack sees.
+        seen: of a federation, what of which round this is.
     """
 
     task: Task
     private: Batch
     served: Sent
     job: Job
+    seen: Seen | None = None
 
 
 def run_trial(servers: Servers, task: Task, watch: TrialWatch, priors: Priors) -> Finished:
@@ -94,7 +96,7 @@ def run_trial(servers: Servers, task: Task, watch: TrialWatch, priors: Priors) -
         job = posed.job
         returned = posed.served.attack.reconstruct(job.update, job.knowledge, job.rng, watch)
     except NotApplicable as reason:
-        if task.world.explicit:
+        if task.world.explicit and servers.scenario.rounds is None:  # another round may be different
             raise NotApplicable(f"attack {task.world.label!r} does not apply: {reason}") from None
         return Finished(_blank(servers.scenario, task, skipped=str(reason)), {})
     return judged(servers, posed, returned, time.perf_counter() - began, watch, priors)
@@ -107,16 +109,20 @@ def pose(servers: Servers, task: Task, watch: TrialWatch) -> Posed | Finished:
         NotApplicable: the attack does not fit.
     """
     scenario = servers.scenario
-    private = scenario.private(task.update)
+    private, seen = scenario.private(task.update), None
     if (reason := misfit(task.world.card, scenario.model.input)) is not None:
         raise NotApplicable(reason)
-    served = servers.sent(task.world, task.seed, watch)
-    update = _answer(scenario, served.model, private, task, watch)
+    if scenario.rounds is None:
+        served = servers.sent(task.world, task.seed, watch)
+        update = _answer(scenario, served.model, private, task, watch)
+    else:
+        seen = servers.seen(task.world, task.seed, task.update, watch)
+        served, update = seen.sent, seen.update
     if update is None:
         return Finished(_blank(scenario, task, skipped="the clients' defences withheld every update"), {})
     if (nothing := _nothing_in(update)) is not None:
         return Finished(_blank(scenario, task, skipped=nothing), {})
-    return Posed(task, private, served, _job(scenario, served.model, update, private, task))
+    return Posed(task, private, served, _job(scenario, served.model, update, private, task, seen), seen)
 
 
 def judged(
@@ -137,7 +143,7 @@ def judged(
             "foreseen": _forecast(watch, returned),
             "gradient_norm": update.norm(),
             "added_parameters": posed.served.added,
-            "self_check": _self_check(scenario, task, sent, update, private),
+            "self_check": _self_check(scenario, task, sent, update, private, posed.seen),
         }
     )
     return Finished(record, _tensors(returned, rebuilt, order))
@@ -179,27 +185,33 @@ def _clients(scenario: Scenario, task: Task, private: Batch, defences: tuple[Sta
     return shared_out(private, clients.count, training, defences=defences, micro_batch=clients.micro_batch)
 
 
-def _job(scenario: Scenario, sent: Model, update: Update, private: Batch, task: Task) -> Job:
+def _job(scenario: Scenario, sent: Model, update: Update, private: Batch, task: Task, seen: Seen | None) -> Job:
     clients = scenario.clients
     knowledge = observe(
         sent,
         private,
-        clients.count,
-        clients.drawing(task.update, task.seed),
+        clients.count if seen is None else len(seen.sizes),
+        clients.drawing(task.update, task.seed) if seen is None else seen.training,
         scenario.public_batch,
         scenario.knows,
         micro_batch=clients.micro_batch,
+        sizes=None if seen is None else seen.sizes,
     )
     return Job(update, knowledge, stream(task.seed, "attack", task.world.label, task.update))
 
 
-def _self_check(scenario: Scenario, task: Task, sent: Model, update: Update, private: Batch) -> float | None:
+def _self_check(
+    scenario: Scenario, task: Task, sent: Model, update: Update, private: Batch, seen: Seen | None
+) -> float | None:
     """Cosine distance at the true input: 0 up to rounding where attacker and client compute the same.
 
     With micro-batches on one of them alone, which the client then takes in two parts. With defences on an update
     that was computed without them: what they change is meant to differ.
     """
     clients = scenario.clients
+    if seen is not None:
+        bare, again = seen.again()
+        return _apart(bare if clients.defences else update, again)
     if clients.micro_batch is not None and len(private) > clients.micro_batch:
         private = private[: clients.micro_batch]
         update = _in_halves(sent, private, clients.training)
@@ -212,7 +224,11 @@ def _self_check(scenario: Scenario, task: Task, sent: Model, update: Update, pri
     private = private.to(sent.like)
     count = 1 if clients.micro_batch else clients.count
     training = clients.drawing(task.update, task.seed)
-    again = aggregate_update(sent, sent.input.encode(private.inputs), private.labels, training, count)
+    return _apart(update, aggregate_update(sent, sent.input.encode(private.inputs), private.labels, training, count))
+
+
+def _apart(update: Update, again: Update) -> float:
+    """The cosine distance of two updates, over what the first holds."""
     with torch.no_grad():
         observed = {k: v.double() for k, v in update.values.items()}
         doubled = {
@@ -239,6 +255,7 @@ def _blank(scenario: Scenario, task: Task, *, skipped: str | None = None) -> Tri
         seed=task.seed,
         update=task.update,
         examples=[scenario.pool.indices[i] for i in scenario.groups[task.update]],
+        round=None if scenario.rounds is None else scenario.rounds.observations[task.update].round,
         skipped=skipped,
         origin=card.origin or None,
     )

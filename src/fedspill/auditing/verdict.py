@@ -64,6 +64,8 @@ def verdict(policy: PolicySection, evaluation: Evaluation, trials: Sequence[Tria
 
 def _not_shown(policy: PolicySection, evaluation: Evaluation, trials: Sequence[Trial], share: Rate | None) -> Verdict:
     ran = [t for t in trials if t.skipped is None]
+    if not ran:
+        return _nothing_tested(trials)
     why = list[str]()
     if not any(t.converged for t in ran):
         why.append("no attack converged")
@@ -80,3 +82,10 @@ def _not_shown(policy: PolicySection, evaluation: Evaluation, trials: Sequence[T
     if why:
         return Verdict(name=VerdictName.NOT_SHOWN, sentence=f"{sentence} ({'; '.join(why)}).", exit_code=3)
     return Verdict(name=VerdictName.NOT_SHOWN, sentence=f"{sentence}.", exit_code=0)
+
+
+def _nothing_tested(trials: Sequence[Trial]) -> Verdict:
+    reasons = list(dict.fromkeys(t.skipped for t in trials if t.skipped is not None))
+    more = f"; and {len(reasons) - 1} more reasons" if len(reasons) > 1 else ""
+    sentence = f"Nothing was tested: every one of {len(trials)} trials was skipped ({reasons[0]}{more})."
+    return Verdict(name=VerdictName.NOT_SHOWN, sentence=sentence, exit_code=3)

@@ -40,6 +40,8 @@ class ServerKnowledge:
         labels: of the private examples, in their order: classes (n,), or next tokens (n, t).
         local_training: the protocol with its settings; its `draws` are None unless they are known, too.
         public_data: examples from the clients' distribution, disjoint from the private ones.
+        client_sizes: examples of each client in their order, where the server was granted their number and they differ;
+            the mean over clients is then weighted by them.
         bn_statistics: mean and variance of the private batch at every BatchNorm layer: "NAME.mean", "NAME.var".
 
     Example:
@@ -58,6 +60,7 @@ class ServerKnowledge:
     local_training: LocalTraining | None = None
     public_data: Batch | None = None
     bn_statistics: Params | None = None
+    client_sizes: tuple[int, ...] | None = None
 
     @property
     def draws(self) -> int | None:

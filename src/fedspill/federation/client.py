@@ -148,6 +148,6 @@ def shared_out(
     """Clients with equal, consecutive shares of the examples."""
     share = len(private) // clients
     return [
-        Client(private[k * share : (k + 1) * share], training.of_client(k), defences, micro_batch)
-        for k in range(clients)
+        Client(part, training if clients == 1 else training.of_client(k), defences, micro_batch)
+        for k, part in enumerate(private[k * share : (k + 1) * share] for k in range(clients))
     ]

@@ -9,6 +9,7 @@ from torch import Tensor
 from fedspill.core.errors import BadInput
 from fedspill.core.local_training.draws import with_draws
 from fedspill.core.local_training.protocol import LocalTraining
+from fedspill.core.local_training.update import encoded_update
 from fedspill.core.model import Model
 from fedspill.core.rng import split, stream
 from fedspill.core.roles import Stages
@@ -45,7 +46,8 @@ class Round:
         sent: the model that clients got.
         answers: what each participant sent, by its number; one whose defences withheld its update is left out.
         mean: of the answers, weighted by examples; None if there is none.
-        moved: what the server subtracted from the parameters, over its learning rate: with momentum not the mean alone.
+        moved: what the server subtracted from its parameters, over its learning rate: with momentum not the mean
+            alone.
         after: the model after the server's step.
     """
 
@@ -66,6 +68,7 @@ class Federation:
         participation: share of the clients that a round asks, drawn anew; at least one.
         defences: what every client applies.
         drawn: clients draw: masks, views or orders.
+        seed: of who takes part.
 
     Raises:
         BadInput: there is no client, or a share is out of range.
@@ -77,6 +80,12 @@ class Federation:
     participation: float = 1.0
     defences: tuple[Stages, ...] = ()
     drawn: bool = False
+    seed: int = 0
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Examples of every client."""
+        return tuple(len(batch) for batch in self.private)
 
     def __post_init__(self) -> None:
         if not self.private or not 0 < self.participation <= 1:
@@ -85,16 +94,33 @@ class Federation:
                 " client and a share above 0 and at most 1 are needed"
             )
 
-    def asked(self, number: int, seed: int) -> list[int]:
+    def asked(self, number: int) -> list[int]:
         """The clients that take part in a round, in order."""
         count, most = len(self.private), max(1, round(self.participation * len(self.private)))
-        return sorted(torch.randperm(count, generator=stream(seed, "asked", number))[:most].tolist())
+        return sorted(torch.randperm(count, generator=stream(self.seed, "asked", number))[:most].tolist())
 
-    def training_of(self, client: int, number: int, seed: int) -> LocalTraining:
-        """The protocol of a client in a round, with its draws."""
+    def training_of(self, clients: Sequence[int], number: int, seed: int) -> LocalTraining:
+        """The protocol of those who take part in a round, or of one of them, with their draws."""
         if not self.drawn:
             return self.training
-        return with_draws(self.training, stream(seed, "draws", number, client))
+        asked, drawn = self.asked(number), with_draws(self.training, stream(seed, "draws", number))
+        return drawn if len(asked) == 1 or len(clients) > 1 else drawn.of_client(asked.index(clients[0]))
+
+    def recomputed(self, sent: Model, clients: Sequence[int], number: int, seed: int) -> Update:
+        """What these clients' answers are the mean of before any defence, as an attack computes it."""
+        parts = list[tuple[int, Update]]()
+        for k in clients:
+            batch = self.private[k].to(sent.like)
+            training = self.training_of([k], number, seed)
+            parts.append((len(batch), encoded_update(sent, sent.input.encode(batch.inputs), batch.labels, training)))
+        return weighted(parts)
+
+    def bare(self, sent: Model, client: int, number: int, seed: int) -> Update:
+        """What a client computes before its defences."""
+        training = self.training_of([client], number, seed)
+        update = Client(self.private[client], training).respond(sent, stream(seed, "bare"))
+        assert update is not None, "a client without defences withholds nothing"
+        return update
 
     def rounds(
         self, model: Model, count: int, seed: int, tampered: Callable[[Model, int], Model] | None = None
@@ -104,7 +130,7 @@ class Federation:
         Args:
             model: the server's, before the first round.
             count: of rounds.
-            seed: of what clients draw and of who takes part.
+            seed: of what clients draw.
             tampered: what the server makes of its model before it sends it; parameters that the model has not are
                 the server's affair, round by round.
         """
@@ -118,23 +144,45 @@ class Federation:
     def _round(
         self, model: Model, sent: Model, number: int, seed: int, held: dict[str, Tensor]
     ) -> tuple[Round, dict[str, Tensor]]:
-        chosen = self.asked(number, seed)
+        chosen = self.asked(number)
         streams = split(stream(seed, "clients", number), len(chosen))
         answers = dict[int, Update]()
         for client, rng in zip(chosen, streams, strict=True):
-            training = self.training_of(client, number, seed)
+            training = self.training_of([client], number, seed)
             answer = Client(self.private[client], training, self.defences).respond(sent, rng)
             if answer is not None:
                 answers[client] = answer
         if not answers:
             return Round(number, sent, {}, None, {}, model), held
         mean = weighted([(len(self.private[k]), u) for k, u in answers.items()])
-        moved = self._along(mean.values, held)
+        own = counterparts(model, sent)
+        moved = self._along({k: mean.values[v] for k, v in own.items() if v in mean.values}, held)
         return Round(number, sent, answers, mean, moved, stepped(model, moved, self.server.lr, mean.buffers)), moved
 
     def _along(self, mean: Params, held: dict[str, Tensor]) -> dict[str, Tensor]:
         beta = self.server.momentum
         return {k: v + beta * held[k] if beta and k in held else v for k, v in mean.items()}
+
+
+def counterparts(model: Model, sent: Model) -> dict[str, str]:
+    """The server's parameters by their names in a model that it altered: what it put around them adds to these.
+
+    A parameter that the altered model does not have is left out.
+    """
+    found = {k: k for k, v in model.params.items() if k in sent.params and sent.params[k].shape == v.shape}
+    others = [k for k in sent.params if k not in found]
+    for name in model.params.keys() - found.keys():
+        alike = [k for k in others if _holds(k, name) and sent.params[k].shape == model.params[name].shape]
+        if len(alike) == 1:
+            found[name] = alike[0]
+    return {k: found[k] for k in model.params if k in found}
+
+
+def _holds(longer: str, name: str) -> bool:
+    """All parts of a name are parts of a longer one, in their order, its end among them."""
+    parts = iter(reversed(longer.split(".")))
+    wanted = name.split(".")
+    return longer.endswith(wanted[-1]) and all(any(p == part for p in parts) for part in reversed(wanted))
 
 
 def stepped(model: Model, moved: Params, lr: float, buffers: Params | None) -> Model:

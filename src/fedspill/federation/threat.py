@@ -19,6 +19,7 @@ def observe(
     grants: Set[Knows],
     *,
     micro_batch: int | None = None,
+    sizes: tuple[int, ...] | None = None,
 ) -> ServerKnowledge:
     """The server's knowledge, reduced to what was granted; labels bring their number with them.
 
@@ -29,6 +30,7 @@ def observe(
         training: the protocol, with the draws of these clients.
         public_data: what the server has of its own.
         grants: what it knows.
+        sizes: examples of each client, where they differ.
         micro_batch: private examples that are passed through the network at a time; None is all.
     """
     if Knows.DRAWS not in grants:
@@ -41,5 +43,6 @@ def observe(
         labels=private.labels.to(sent.like.device) if Knows.LABELS in grants else None,
         local_training=training if Knows.LOCAL_TRAINING in grants else None,
         public_data=public_data if Knows.PUBLIC_DATA in grants else None,
+        client_sizes=sizes if counted and sizes and len(set(sizes)) > 1 else None,
         bn_statistics=bn_statistics(sent, private, micro_batch) if Knows.BN_STATISTICS in grants else None,
     )

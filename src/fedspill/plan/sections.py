@@ -282,6 +282,42 @@ class ClientSection(Section):
         )
 
 
+class FederationSection(Section):
+    """Many rounds in place of single updates; the pool's first examples are the clients', in their order.
+
+    Attributes:
+        rounds: how many; those before an observed one train the model that it starts from.
+        sizes: examples of each client; None shares `client.num_examples` out equally to `client.clients`.
+        participation: share of the clients that a round asks.
+        server_lr: None takes 1 with FedAvg; FedSGD has no other learning rate, so it must be said.
+        server_momentum: of the mean updates over rounds.
+        observed: rounds, from 0, whose updates are attacked; () is the last.
+        observes: "mean", what secure aggregation lets through, or "each" client's update by itself.
+        observer: who attacks: "server", or "client", who took part and sees two global models.
+        as_client: which client that is, from 0.
+    """
+
+    rounds: int = Field(default=1, ge=1)
+    sizes: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] | None = None
+    participation: float = Field(default=1.0, gt=0, le=1)
+    server_lr: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    server_momentum: float = Field(default=0.0, ge=0, lt=1)
+    observed: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    observes: Literal["mean", "each"] = "mean"
+    observer: Literal["server", "client"] = "server"
+    as_client: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _check(self) -> "FederationSection":
+        if self.observed and max(self.observed) >= self.rounds:
+            raise ValueError(
+                f"observed={list(self.observed)}: rounds={self.rounds} are those from 0 to {self.rounds - 1}"
+            )
+        if self.observer == "client" and self.observes == "each":
+            raise ValueError("observes='each' is the server's; another client sees global models, so the mean")
+        return self
+
+
 class ServerSection(Section):
     """What the server knows, and what it is willing to do.
 
@@ -331,9 +367,13 @@ class AuditPlan(Section):
     server: ServerSection = ServerSection()
     defences: tuple[Entry, ...] = ()
     policy: PolicySection = PolicySection()
+    federation: FederationSection | None = None
+    _later: ClassVar[frozenset[str]] = frozenset({"federation"})
 
     @model_validator(mode="after")
     def _check(self) -> "AuditPlan":
+        if self.federation is not None:
+            self._check_federation(self.federation)
         if len(set(self.audit.seeds)) != len(self.audit.seeds):
             raise ValueError(f"audit.seeds={list(self.audit.seeds)} names one seed twice")
         asked = self.audit.metrics or EVERY_METRIC
@@ -341,3 +381,15 @@ class AuditPlan(Section):
         if unscored:
             raise ValueError(f"leak_threshold names {unscored}, which metrics={list(asked)} lacks")
         return self
+
+    def _check_federation(self, federation: FederationSection) -> None:
+        client = self.client
+        if federation.sizes is not None and {"num_examples", "clients"} & client.model_fields_set:
+            raise ValueError("federation.sizes says how many clients with how many examples; leave out client's own")
+        if client.protocol == "fedsgd" and federation.server_lr is None:
+            raise ValueError("federation.server_lr is missing: with protocol='fedsgd' it is the learning rate")
+        for key in ("micro_batch", "distinct_labels"):
+            if getattr(client, key):
+                raise ValueError(f"client.{key} is of single updates; leave it out with a federation")
+        if self.audit.at_once > 1:
+            raise ValueError("audit.at_once is of updates of one model; in a federation every round has its own")

@@ -150,6 +150,7 @@ class Trial(Record):
     Attributes:
         name: unique within the report; also the stem of the trial's pictures.
         examples: indices of the private examples within the data split.
+        round: of the federation, from 0; None where an update is answered to the model as it is.
         seconds: from the server's model to the reconstruction; of trials that ran at once each one's share.
         gradient_norm: of the update as the server got it; close to 0 there is nothing to invert.
         self_check: the attack's matching value at the true input (0 up to rounding when attacker and client
@@ -174,6 +175,7 @@ class Trial(Record):
     seed: int
     update: int
     examples: list[int]
+    round: int | None = None
     seconds: float = 0.0
     iterations: int = 0
     objective: list[tuple[int, float]] = Field(default_factory=list)

@@ -2,6 +2,7 @@
 
 - `scenario`: model, data, clients, attacks and limits; nothing below it reads the plan again.
 - `components`: attacks, defences and tampering, configured as the plan says.
+- `rounds`: the federation, if the plan asks for rounds.
 - `evaluation`: metrics and thresholds.
 - `defaults`: what a plan leaves out and the kind of data decides.
 """

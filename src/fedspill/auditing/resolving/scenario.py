@@ -20,6 +20,7 @@ from fedspill.auditing.resolving.components import (
 )
 from fedspill.auditing.resolving.defaults import check_policy, resolved
 from fedspill.auditing.resolving.evaluation import Evaluation, evaluation_of
+from fedspill.auditing.resolving.rounds import Rounds, rounds_of, sizes_of
 from fedspill.core.errors import BadInput
 from fedspill.core.inputs import ImageSpec, TableSpec, TokenSpec, kind
 from fedspill.core.knowledge import Knows
@@ -34,7 +35,7 @@ from fedspill.core.types import Batch
 from fedspill.federation.client import Client
 from fedspill.inversion.network.trace import probe_inputs
 from fedspill.plan.build import network
-from fedspill.plan.sections import AuditPlan, ClientSection, PolicySection, PoolSection
+from fedspill.plan.sections import AuditPlan, ClientSection, FederationSection, PolicySection, PoolSection
 from fedspill.scoring.metrics import by_names
 from fedspill.zoo.data import DataPool, load, takes
 from fedspill.zoo.data.cut import cut
@@ -91,6 +92,7 @@ class Scenario:
         weights: where the plan's model has its parameters from, in the plan's words; None likewise.
         model: as the defences' `prepare` left it.
         groups: for each update the positions of its examples in the pool.
+        rounds: the federation that updates are out of; None where each is answered to the model as it is.
         worlds: attacks, and tamperings that bring their own readout.
         tampering: on whose model the attacks are run, if any.
         knows: what the server is granted.
@@ -112,6 +114,7 @@ class Scenario:
     evaluation: Evaluation
     limits: Limits
     policy: PolicySection
+    rounds: Rounds | None = None
 
     def private(self, update: int) -> Batch:
         """The examples behind one update, on the model's device; where they are if clients take micro-batches."""
@@ -195,7 +198,7 @@ def prepare(
         weights=None if given else plan.model.weights,
         model=model,
         pool=pool,
-        groups=_groups(plan.client, pool),
+        groups=_groups(plan, pool),
         public=public,
         worlds=components.worlds,
         seeds=plan.audit.seeds,
@@ -208,7 +211,9 @@ def prepare(
         policy=plan.policy,
     )
     _check_fit(scenario)
-    return replace(scenario, clients=replace(clients, draws=_draw_anything(scenario)))
+    clients = replace(clients, draws=_draw_anything(scenario))
+    scenario = replace(scenario, clients=clients)
+    return scenario if plan.federation is None else _in_rounds(scenario, plan.federation)
 
 
 def _checked(plan: AuditPlan) -> Components:
@@ -233,8 +238,19 @@ def _model(plan: AuditPlan, pool: DataPool, given: Model | None, device: torch.d
     return model if loss is None else replace(model, loss_fn=loss_of(loss))
 
 
-def _groups(section: ClientSection, pool: DataPool) -> list[list[int]]:
-    """The positions of each update's examples in the pool."""
+def _in_rounds(scenario: Scenario, section: FederationSection) -> Scenario:
+    clients = scenario.clients
+    rounds = rounds_of(
+        section, scenario.plan.client, scenario.pool.batch, clients.training, clients.defences, clients.draws
+    )
+    return replace(scenario, rounds=rounds, groups=rounds.groups())
+
+
+def _groups(plan: AuditPlan, pool: DataPool) -> list[list[int]]:
+    """The positions of each update's examples in the pool; of a federation those of its first client."""
+    section = plan.client
+    if plan.federation is not None:
+        return cut(pool, sizes_of(plan.federation, section)[0])[:1]
     size, share = section.minibatch_size, section.num_examples // section.clients
     if section.clients > 1:  # mini-batches begin anew with every client
         size = size if size and share % size == 0 else None
@@ -257,7 +273,7 @@ def _callers_model(plan: AuditPlan, pool: DataPool, model: Model, device: torch.
 
 def _first(scenario: Scenario) -> Batch:
     """The first examples of the first client, as many as are on the device at a time."""
-    share = len(scenario.groups[0]) // scenario.clients.count
+    share = len(scenario.groups[0]) // (scenario.clients.count if scenario.plan.federation is None else 1)
     return scenario.private(0)[:share][: scenario.clients.micro_batch].to(scenario.model.like)
 
 

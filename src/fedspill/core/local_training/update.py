@@ -124,10 +124,10 @@ def aggregate_update(
         BadInput: the examples cannot be shared out equally.
     """
     if clients == 1:
-        return encoded_update(model, z, labels, training.of_client(0), create_graph=create_graph)
-    parts = equal_shares(len(z), clients)
+        return encoded_update(model, z, labels, training, create_graph=create_graph)
     if isinstance(training, FedSGD) and training.is_plain and not model.training:
         return encoded_update(model, z, labels, training, create_graph=create_graph)
+    parts = equal_shares(len(z), clients)
     each = [(z[p], labels[p], training.of_client(k)) for k, p in enumerate(parts)]
     return mean_update([encoded_update(model, *one, create_graph=create_graph) for one in each])
 

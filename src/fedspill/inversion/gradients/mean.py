@@ -34,7 +34,7 @@ def local_steps(knowledge: ServerKnowledge, num_examples: int | None = None) -> 
 def _share(knowledge: ServerKnowledge, num_examples: int | None) -> int | None:
     """How many examples a client holds, as far as it matters: any number makes the same full batches."""
     training, count = knowledge.local_training, num_examples or knowledge.num_examples
-    if count is None:
+    if count is None or knowledge.client_sizes is not None:
         return 1 if isinstance(training, FedAvg) and training.minibatch_size is None else None
     return max(1, count // knowledge.num_clients)
 

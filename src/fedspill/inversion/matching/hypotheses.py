@@ -117,6 +117,9 @@ def hypotheses(
         infer: infer labels that were not granted; otherwise leave them to the search.
     """
     trainings = protocols(update, knowledge, unknowns.epochs, unknowns.assumed_lr)
+    if knowledge.client_sizes is not None and not _one_gradient(trainings, knowledge):
+        sizes = ", ".join(map(str, knowledge.client_sizes))
+        raise NotApplicable(f"the update is a mean over clients with {sizes} examples; only equally many are searched")
     candidates = [
         Hypothesis(n, labels, training, method)
         for n in _counts(knowledge, unknowns)
@@ -129,6 +132,11 @@ def hypotheses(
             f" {knowledge.num_clients} clients"
         )
     return candidates
+
+
+def _one_gradient(trainings: list[LocalTraining], knowledge: ServerKnowledge) -> bool:
+    """The mean over clients is one gradient, however the examples are shared out."""
+    return not knowledge.model.training and all(isinstance(t, FedSGD) and t.is_plain for t in trainings)
 
 
 def _counts(knowledge: ServerKnowledge, unknowns: Unknowns) -> list[int]:

@@ -48,7 +48,8 @@ def unrolled(model: Model, z: Tensor, labels: Tensor, training: FedAvg, clients:
     """
     spacing = _spacing(model, training, len(z) // clients, clients)
     shares = enumerate(equal_shares(len(z), clients))
-    runs = [_Run(model, z[p], labels[p], training.of_client(k), spacing) for k, p in shares]
+    each = [(p, training if clients == 1 else training.of_client(k)) for k, p in shares]
+    runs = [_Run(model, z[p], labels[p], own, spacing) for p, own in each]
     ends = [run.forward() for run in runs]
     update = mean_update([Update(UpdateKind.DELTA, end) for end in ends]).values if clients > 1 else ends[0]
 
