@@ -147,6 +147,10 @@ class Model:
                 raise BadInput(f"trainable={pattern!r} matches none of the parameters {_some(names)}")
         return [n for n in names if n in exact or any(fnmatchcase(n, p) for p in patterns)]
 
+    def own_module(self) -> nn.Module:
+        """A copy of the network that holds this model's parameters, as constants, and buffers: to be called, or cut."""
+        return copied(self.module, {**self.params, **self.buffers})
+
     @property
     def like(self) -> Tensor:
         """A parameter to copy device and dtype from."""

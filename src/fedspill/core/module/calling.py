@@ -37,11 +37,16 @@ def called(
     runner = _Runner(module, {id(held[k]): v for k, v in given.items() if k in held})
     entering = z if module in _readers else z.clone()
     version = entering._version
-    with _without_reentrance():
+    with _replaced(CheckpointFunction=_Plainly):
         output = functional_call(runner, {f"module.{k}": v for k, v in given.items()}, (entering,))
     _note_writing(module, entering is z, entering._version != version)
     after = dict(runner.ran[0].named_buffers())
     return output, {k: after.get(k, given[k]) for k in buffers}
+
+
+def only_reads(module: nn.Module) -> bool:
+    """Whether the module was called and did not write into its input."""
+    return module in _readers
 
 
 def _note_writing(module: nn.Module, handed_over: bool, written: bool) -> None:
@@ -79,11 +84,27 @@ class _Plainly:
         return function(*args)
 
 
+def _no_checkpoint(*args: Any, **kwargs: Any) -> Generator[None]:
+    """In the place of what is done before and after a part that is evaluated again."""
+    yield
+
+
 @contextmanager
-def _without_reentrance() -> Generator[None]:
-    kept = torch.utils.checkpoint.CheckpointFunction
-    torch.utils.checkpoint.CheckpointFunction = _Plainly  # pyright: ignore[reportAttributeAccessIssue]
+def _replaced(**values: Any) -> Generator[None]:
+    """Inside, these names of `torch.utils.checkpoint` stand for other things, however networks have imported it."""
+    place = torch.utils.checkpoint
+    kept = {name: getattr(place, name) for name in values}
     try:
+        for name, value in values.items():
+            setattr(place, name, value)
         yield
     finally:
-        torch.utils.checkpoint.CheckpointFunction = kept  # pyright: ignore[reportAttributeAccessIssue]
+        for name, value in kept.items():
+            setattr(place, name, value)
+
+
+@contextmanager
+def without_checkpoints() -> Generator[None]:
+    """Inside, nothing is left to be evaluated again in the backward pass."""
+    with _replaced(CheckpointFunction=_Plainly, _checkpoint_without_reentrant_generator=_no_checkpoint):
+        yield

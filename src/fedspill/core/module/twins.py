@@ -27,11 +27,16 @@ OWN = frozenset(nn.Module().__dict__)
 """Attributes that every module has; those of `TABLES` are made anew in their own way."""
 
 
-def copied(module: nn.Module) -> nn.Module:
-    """An independent copy with tensors of its own, which keeps ties, and hooks."""
-    made: dict[int, Any] = {}
-    for tensor in _tensors(module):
-        made[id(tensor)] = _cloned(tensor)
+def copied(module: nn.Module, values: Mapping[str, Tensor] | None = None) -> nn.Module:
+    """An independent copy with tensors of its own, which keeps ties, and hooks.
+
+    Args:
+        values: of parameters and buffers, which the copy holds instead of those of the module; parameters among them
+            take no gradient.
+    """
+    values = values or {}
+    named = [*module.named_parameters(), *module.named_buffers()]
+    made: dict[int, Any] = {id(old): _valued(old, values[k]) if k in values else _cloned(old) for k, old in named}
     return _Twins(module, made, deep=True).root
 
 
@@ -44,9 +49,8 @@ def instance(module: nn.Module, made: Mapping[int, Tensor]) -> nn.Module:
     return _Twins(module, dict(made), deep=False).root
 
 
-def _tensors(module: nn.Module) -> list[Tensor]:
-    """All parameters and buffers, once each."""
-    return [t for _, t in (*module.named_parameters(), *module.named_buffers())]
+def _valued(old: Tensor, value: Tensor) -> Tensor:
+    return nn.Parameter(value.detach(), False) if isinstance(old, nn.Parameter) else value.detach().clone()
 
 
 def _cloned(tensor: Tensor) -> Tensor:
