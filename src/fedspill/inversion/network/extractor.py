@@ -10,29 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fedspill.core.errors import NotApplicable
 from fedspill.core.model import Model
 from fedspill.core.module.twins import copied
 from fedspill.inversion.network.layers import layer_at, layer_inputs
-
-NAMES = ("head", "fc", "classifier", "heads")
-"""What networks call their head, in the zoo and in torchvision, timm and transformers."""
-
-
-def head_module(model: Model) -> str:
-    """Name of the head: a module of a usual name at the top, else the last linear layer.
-
-    Raises:
-        NotApplicable: there is neither.
-    """
-    top = dict(model.module.named_children())
-    for name in NAMES:
-        if name in top and any(isinstance(m, nn.Linear) for m in top[name].modules()):
-            return name
-    linear = [n for n, m in model.module.named_modules() if isinstance(m, nn.Linear)]
-    if not linear or linear[-1] == "":
-        raise NotApplicable("the network has no linear layer behind a feature extractor, so no head to share")
-    return linear[-1]
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from fedspill.core.errors import NotApplicable
-from fedspill.core.inputs import InputSpec, TokenSpec
+from fedspill.core.inputs import InputSpec
 from fedspill.core.model import Model, parameter_name
-from fedspill.core.rng import rand, stream
+from fedspill.core.probing.inputs import probe_inputs
 
 SEEN_THROUGH = (nn.Flatten, nn.Unflatten, nn.Identity)
 
@@ -53,12 +53,6 @@ class Trace:
     def is_chain(self) -> bool:
         """Every step feeds the next one and nothing else happens in between."""
         return self.closed and all(s.linked for s in self.steps)
-
-
-def probe_inputs(spec: InputSpec, count: int, like: Tensor) -> Tensor:
-    """Arbitrary valid encoded inputs (count, ...), the same at every call."""
-    drawn = rand((count, *spec.encoded_shape), stream(0, "trace"), like)
-    return spec.decode(drawn * spec.vocabulary) if isinstance(spec, TokenSpec) else spec.project(drawn)
 
 
 def trace(model: Model) -> Trace:
