@@ -12,11 +12,11 @@ from fedspill.core.inputs import ImageSpec
 from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.local_training.update import FedAvg, FedSGD, LocalTraining, local_update
 from fedspill.core.model import Model
+from fedspill.core.probing.head import last_linear
 from fedspill.core.rng import stream
 from fedspill.core.types import Batch, Update, UpdateKind
 from fedspill.inversion.labels.methods import METHODS, LabelMethod, default_method, infer
 from fedspill.inversion.labels.probe import nearest_counts
-from fedspill.core.probing.head import last_linear
 
 SPEC = ImageSpec((3, 8, 8))
 CLASSES = 100

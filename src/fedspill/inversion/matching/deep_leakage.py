@@ -12,7 +12,7 @@ from fedspill.core.probing.head import last_linear
 from fedspill.core.rng import randn
 from fedspill.core.roles import Watch
 from fedspill.core.types import Reconstruction, Update
-from fedspill.inversion.matching.hypotheses import Hypothesis, Unknowns, check_observed, hypotheses
+from fedspill.inversion.matching.hypotheses import Hypothesis, Unknowns, hypotheses, observed_by
 from fedspill.inversion.matching.outcome import conclude
 from fedspill.inversion.objective.distances import squared_distance
 from fedspill.inversion.objective.matching import Matching
@@ -53,8 +53,9 @@ class DeepLeakage:
         joint_labels: bool,
     ) -> Reconstruction:
         """Searches for images (and labels) whose update equals the observed one."""
-        observed = check_observed(update, knowledge.model)
-        tried = hypotheses(observed, knowledge, self.unknowns, rng, infer=not joint_labels)
+        found = observed_by(update, knowledge)
+        observed, knowledge = found.update, found.knowledge
+        tried = hypotheses(observed, knowledge, self.unknowns, rng, infer=not joint_labels, notes=found.notes)
         matchings = [
             Matching(knowledge.model, observed, h.training, knowledge.num_clients, squared_distance) for h in tried
         ]

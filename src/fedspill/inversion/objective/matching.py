@@ -193,7 +193,7 @@ def differentiated(function: Callable[[Tensor, Tensor], Tensor], z: Tensor, labe
     variables = [v for v in (z, labels) if v.requires_grad]
     # The network's weights are constants, so its own gradients need an input that is none.
     value = function(z if variables else z.detach().requires_grad_(), labels)
-    gradients = list(torch.autograd.grad(value.sum(), variables)) if variables else []
+    gradients = product([value], [torch.ones_like(value)], variables) if variables else []
     return value.detach(), _placed(gradients, [z, labels], 1.0)
 
 
