@@ -93,3 +93,13 @@ def test_where_no_single_example_is_taken_it_is_no_mean() -> None:
 def test_next_tokens_are_a_mean_over_sentences() -> None:
     model = Model.of(nn.Sequential(nn.Embedding(5, 3), nn.Linear(3, 5)), TokenSpec(4, 5), next_token_loss)
     assert is_mean_of_examples(model, torch.tensor([[0, 1, 2, 3], [4, 4, 1, 0]]))
+
+
+def test_a_loss_without_a_hash_is_tried_too() -> None:
+    class Listed:
+        __hash__ = None  # pyright: ignore[reportAssignmentType]
+
+        def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
+            return functional.cross_entropy(logits, labels)
+
+    assert is_mean_of_examples(Model.of(network(), SPEC, Listed()), LABELS)

@@ -1,7 +1,10 @@
 """Whether the loss of a batch is the mean of its examples' own, found by trying."""
 
+from collections.abc import Hashable
+from weakref import WeakKeyDictionary
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fedspill.core.model import Model
 from fedspill.core.probing.inputs import probe_inputs, random_like
@@ -10,6 +13,10 @@ KINDS, FIRST = 64, 4
 """Examples of different labels, and of whatever labels, by which a loss is tried, at most."""
 ON_GPU = 3e-3
 """Share by which a GPU's rounding may depend on the size of the batch."""
+
+
+_found: WeakKeyDictionary[nn.Module, dict[Hashable, bool]] = WeakKeyDictionary()
+"""By network, loss, and kinds of labels."""
 
 
 def is_mean_of_examples(model: Model, labels: Tensor) -> bool:
@@ -23,6 +30,18 @@ def is_mean_of_examples(model: Model, labels: Tensor) -> bool:
         model: in the mode in which it is run.
         labels: (n, ...), of any kind that the loss takes.
     """
+    known = _found.setdefault(model.module, {})
+    kinds = None if labels.is_floating_point() else tuple(labels.unique().tolist())
+    key = (model.loss_fn, labels.shape, labels.dtype, kinds)
+    try:
+        if key not in known:
+            known[key] = _tried(model, labels)
+        return known[key]
+    except TypeError:  # a loss that has no hash
+        return _tried(model, labels)
+
+
+def _tried(model: Model, labels: Tensor) -> bool:
     try:
         with torch.random.fork_rng(devices=[]):  # dropout in train mode draws
             return not _mixes_examples(model) and _is_mean(model, _chosen(labels.detach()))
