@@ -23,6 +23,8 @@ class Conditions:
         one_seed: every attack was run from one random start only.
         defended: the clients apply defences.
         private: a defence states what an update costs in privacy.
+        small_stem: the network is a ResNet with the stem for small pictures, on large ones, which the plan did not ask
+            for.
     """
 
     training: bool
@@ -32,6 +34,7 @@ class Conditions:
     one_seed: bool
     defended: bool
     private: bool
+    small_stem: bool = False
 
 
 def caveats(trials: Sequence[Trial], conditions: Conditions) -> list[Caveat]:
@@ -108,12 +111,16 @@ def _general(conditions: Conditions) -> list[Caveat]:
         "untrained weights": "The model was untrained; leakage changes over training: audit the stages that you send.",
         "privacy cost": "The epsilon stated is of one update: every further one of the same data adds to it, and what"
         " the server is granted besides is not covered by it.",
+        "stem": "The ResNet has the stem for small pictures (a 3x3 convolution at full resolution), which is the"
+        ' default at every size; for pictures this large torchvision has another: model.stem = "imagenet". State one.',
         "no labels": "The data has no labels, so every example was given class 0; real labels can change the result.",
     }
     if not conditions.one_seed:
         del texts["one seed"]
     if not conditions.untrained:
         del texts["untrained weights"]
+    if not conditions.small_stem:
+        del texts["stem"]
     if conditions.labelled:
         del texts["no labels"]
     if not conditions.batch_norm:
