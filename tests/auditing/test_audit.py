@@ -6,7 +6,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from fedspill.auditing import parse_plan
+from fedspill.auditing import parse_plan, run_audit
 from fedspill.auditing.resolving.defaults import check_policy
 from fedspill.core.errors import BadInput, NotApplicable
 from fedspill.report.schema import AuditReport, json_schema
@@ -120,3 +120,15 @@ def test_unknown_numbers_of_examples_are_searched() -> None:
     table = {"audit": {**BRIEF, "attacks": [entry]}, "client": {"num_examples": 2}, "server": {"knows": []}}
     trial = audit(table, n=2).report.trials[0]
     assert any("2 hypotheses" in note for note in trial.notes)
+
+
+@pytest.mark.parametrize("options", [{}, {"stem": "cifar"}])
+def test_a_small_stem_on_large_pictures_is_a_caveat_unless_it_was_asked_for(options: dict) -> None:
+    plan = {
+        "audit": {"attacks": [{"name": "inverting_gradients", "steps": 1}]},
+        "model": {"name": "resnet20_4", "width": 1, **options},
+        "data": {"name": "photos", "size": 66, "indices": "0:1"},
+        "server": {"knows": ["labels", "num_examples"]},
+    }
+    report = run_audit(parse_plan(plan)).report
+    assert ("stem" in {c.topic for c in report.caveats}) == (not options)

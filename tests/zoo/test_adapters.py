@@ -36,7 +36,7 @@ def pair():
             super().__init__()
             self.net = net()
         def forward(self, x):
-            return self.net(x), x
+            return {"a": self.net(x), "b": x}
     return Pair()
 """
 
@@ -83,7 +83,7 @@ def test_a_module_that_does_not_import(tmp_path, monkeypatch):
     ("name", "change", "said"),
     [
         ("number", {}, "gave a int; a torch.nn.Module is needed"),
-        ("pair", {}, "returns tuple for one image"),
+        ("pair", {}, "returns a dict of a, b; a tensor of logits"),
         ("net", {"options": {"depth": 2}}, "unexpected keyword argument 'depth'"),
         ("net", {"options": {"classes": 5}}, "knows 5 classes, the data has 10"),
         ("net", {"input_shape": (3, 5, 5)}, "cannot take images of"),

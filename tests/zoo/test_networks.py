@@ -8,7 +8,7 @@ from fedspill.core.errors import BadInput
 from fedspill.core.inputs import ImageSpec
 from fedspill.core.rng import stream
 from fedspill.zoo.models import build, listing
-from fedspill.zoo.networks.registry import NETWORKS
+from fedspill.zoo.networks.registry import NETWORKS, has_unsaid_small_stem
 from fedspill.zoo.networks.shufflenet import Unit
 from tests.support.worlds import CIFAR
 
@@ -195,3 +195,14 @@ def test_listing_names_every_network():
     assert set(NETWORKS) < set(entries)
     assert "width = 160" in entries["resnet32_10"].options
     assert "hf:NAME" in entries
+
+
+def test_the_stem_is_the_same_at_every_size_and_said_to_be_on_large_pictures():
+    for size in (32, 224):
+        built = build("resnet18", input_shape=(3, size, size), num_classes=7, options={"width": 2}).module
+        assert built.conv1.kernel_size == (3, 3)
+    assert has_unsaid_small_stem("resnet18", {"width": 2}, (3, 224, 224))
+    assert not has_unsaid_small_stem("resnet18", {"stem": "cifar"}, (3, 224, 224))
+    assert not has_unsaid_small_stem("resnet18", {}, (3, 64, 64))
+    assert not has_unsaid_small_stem("convnet", {}, (3, 224, 224))
+    assert not has_unsaid_small_stem("torchvision:resnet18", {}, (3, 224, 224))

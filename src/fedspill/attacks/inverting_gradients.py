@@ -20,7 +20,7 @@ from fedspill.core.settings import Group, with_fields
 from fedspill.core.types import Reconstruction, Update
 from fedspill.core.watching.nested import JobsWatch
 from fedspill.inversion.matching.forward_model import ForwardModel
-from fedspill.inversion.matching.hypotheses import Unknowns, check_observed, hypotheses
+from fedspill.inversion.matching.hypotheses import Unknowns, hypotheses, observed_by
 from fedspill.inversion.matching.many_updates import Objective, Pending, Searching
 from fedspill.inversion.matching.outcome import conclude
 from fedspill.inversion.matching.quality import estimator
@@ -126,9 +126,9 @@ class InvertingGradients:
 
     def _begin(self, job: Job, watch: Watch) -> Reconstruction | Pending:
         """The picture, if the update tells it exactly, else what is to be searched."""
-        knowledge, rng = job.knowledge, job.rng
-        observed = check_observed(job.update, knowledge.model)
-        tried = hypotheses(observed, knowledge, self.unknowns, rng)
+        found, rng = observed_by(job.update, job.knowledge), job.rng
+        observed, knowledge = found.update, found.knowledge
+        tried = hypotheses(observed, knowledge, self.unknowns, rng, notes=found.notes)
         distance = DISTANCES[self.distance]
         assumed = [ForwardModel.of(h, knowledge, observed, distance, shorten=self.surrogate) for h in tried]
         read = read_exactly(assumed, self.converged_below, rng, watch) if self.analytic else Reading()

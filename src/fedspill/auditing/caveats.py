@@ -24,6 +24,8 @@ class Conditions:
         defended: the clients apply defences.
         private: a defence states what an update costs in privacy.
         drawn: clients draw masks, views or orders that the server does not know.
+        small_stem: the network is a ResNet with the stem for small pictures, on large ones, which the plan did not ask
+            for.
     """
 
     training: bool
@@ -33,7 +35,8 @@ class Conditions:
     one_seed: bool
     defended: bool
     private: bool
-    drawn: bool
+    drawn: bool = False
+    small_stem: bool = False
 
 
 def caveats(trials: Sequence[Trial], conditions: Conditions) -> list[Caveat]:
@@ -112,12 +115,16 @@ def _general(conditions: Conditions) -> list[Caveat]:
         " the server is granted besides is not covered by it.",
         "random draws": "The clients drew dropout masks, views of their examples, or an order, which the server"
         " does not know; attacks assumed a network without dropout, and examples as they are, in one order.",
+        "stem": "The ResNet has the stem for small pictures (a 3x3 convolution at full resolution), which is the"
+        ' default at every size; for pictures this large torchvision has another: model.stem = "imagenet". State one.',
         "no labels": "The data has no labels, so every example was given class 0; real labels can change the result.",
     }
     if not conditions.one_seed:
         del texts["one seed"]
     if not conditions.untrained:
         del texts["untrained weights"]
+    if not conditions.small_stem:
+        del texts["stem"]
     if conditions.labelled:
         del texts["no labels"]
     if not conditions.batch_norm:

@@ -33,6 +33,7 @@ from fedspill.report.store import REPORT_FILE, TENSOR_FILE, TEXT_FILE, Store, Te
 from fedspill.report.trial import Trial
 from fedspill.zoo.data import DataPool, from_tensors
 from fedspill.zoo.models import of_module
+from fedspill.zoo.networks.registry import has_unsaid_small_stem
 
 MOST_KEPT = 1024
 """Private examples of one update beyond which only those that were matched are kept beside the report."""
@@ -212,6 +213,8 @@ def _conditions(scenario: Scenario) -> caveats.Conditions:
         batch_norm=any(isinstance(m, BATCH_NORMS) for m in scenario.model.module.modules()),
         one_seed=len(scenario.seeds) == 1,
         defended=bool(scenario.defences),
+        small_stem=scenario.network is not None
+        and has_unsaid_small_stem(scenario.network, scenario.plan.model.options, scenario.model.input.encoded_shape),
         private=any(d.component.cost() is not None for d in scenario.defences),
         drawn=scenario.clients.draws and Knows.DRAWS not in scenario.knows,
     )

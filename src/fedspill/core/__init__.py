@@ -5,6 +5,8 @@
 - `model`: a network and its loss as pure functions.
 - `knowledge`: what the server holds when it attacks.
 - `roles`: the verbs: attack, tampering, defence, check, metric, and the card of a component.
+- `module/`: anyone's `nn.Module` as a pure function.
+- `probing/`: what calling a model tells of it.
 - `local_training/`: what a client does: steps, update, path.
 - `watching/`: whoever runs an attack: progress, state, budget.
 - `memory`: how much memory work takes, and how much there is.

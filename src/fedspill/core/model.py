@@ -1,16 +1,19 @@
 """A network and its loss as pure functions of parameters and encoded inputs."""
 
-import copy
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn import functional
 
 from fedspill.core.errors import BadInput
-from fedspill.core.inputs import InputSpec
+from fedspill.core.inputs import InputSpec, TokenSpec
+from fedspill.core.module.answers import logits_of
+from fedspill.core.module.calling import called
+from fedspill.core.module.twins import copied
+from fedspill.core.module.unwrapping import check_usable, materialised, unwrapped
 from fedspill.core.types import Encoded, LossFn, Params
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
@@ -29,6 +32,7 @@ class Model:
     Attributes:
         training: BatchNorm uses batch statistics and dropout is on; False is eval mode.
         masks: in train mode, dropout and its kin are on; False leaves batch statistics alone.
+        frozen: names of parameters that take no gradient (`requires_grad` is False), which no client trains.
 
     Example:
         >>> import fedspill, torch
@@ -45,11 +49,12 @@ class Model:
     input: InputSpec
     training: bool = False
     masks: bool = True
+    frozen: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         if any(m.training is not self._mode(m) for m in self.module.modules()):
             # A template shared with a Model in the other mode must not change under its feet.
-            template = copy.deepcopy(self.module)
+            template = copied(self.module)
             for module in template.modules():
                 module.training = self._mode(module)
             object.__setattr__(self, "module", template)
@@ -66,18 +71,30 @@ class Model:
         *,
         training: bool = False,
     ) -> "Model":
-        """A Model with the weights that `module` has now."""
-        params = {k: v.detach().clone() for k, v in module.named_parameters()}
+        """A Model with the weights that `module` has now, and of its parameters those frozen that take no gradient.
+
+        Wrappers of `torch.compile`, `DataParallel`, DDP and Opacus are taken off, so that names are the network's own;
+        lazy layers get their shapes.
+
+        Raises:
+            BadInput: the network is a TorchScript module, or a parameter has no dense, real, floating values.
+        """
+        module = materialised(unwrapped(module), _blank(input))
+        check_usable(module)
+        named = dict(module.named_parameters())
+        params = {k: v.detach().clone() for k, v in named.items()}
         buffers = {k: v.detach().clone() for k, v in module.named_buffers()}
-        return cls(module, params, buffers, loss_fn, input, training)
+        frozen = frozenset(k for k, v in named.items() if not v.requires_grad)
+        return cls(module, params, buffers, loss_fn, input, training, frozen=frozen)
 
     def forward(self, params: Params, buffers: Params, z: Tensor) -> tuple[Tensor, Params]:
-        """Logits, and the buffers afterwards; nothing that was passed in is written to.
+        """Logits, and the buffers afterwards; nothing that was passed in is written to, nor is the module.
 
-        In train mode BatchNorm writes its running statistics in place, so it is handed clones.
+        Raises:
+            BadInput: the network returns something in which no logits can be told.
         """
-        after = {k: v.clone() for k, v in buffers.items()} if self.training else dict(buffers)
-        return functional_call(self.module, {**params, **after}, (z,)), after
+        answer, after = called(self.module, params, buffers, z)
+        return logits_of(answer), after
 
     def logits(self, params: Params, z: Encoded) -> Tensor:
         """The network's output for encoded inputs, before any softmax."""
@@ -117,10 +134,44 @@ class Model:
         """This model in its mode, but without dropout, stochastic depth and the like."""
         return replace(self, masks=False) if self.training else self
 
+    def trained_names(self, trainable: tuple[str, ...] | None) -> list[str]:
+        """Names of the parameters that a client trains, in the model's order.
+
+        Args:
+            trainable: exact names, or patterns (`fnmatch`), which select frozen parameters too; None, or "*" alone, is
+                whatever takes a gradient.
+
+        Raises:
+            BadInput: a pattern selects nothing, or nothing takes a gradient.
+        """
+        names = list(self.params)
+        if trainable is None or trainable == ("*",):
+            free = [name for name in names if name not in self.frozen]
+            if not free:
+                raise BadInput(
+                    "no parameter takes a gradient (requires_grad is False for all); `trainable` can name some"
+                )
+            return free
+        exact = frozenset(names).intersection(trainable)
+        patterns = [pattern for pattern in trainable if pattern not in exact]
+        for pattern in patterns:
+            if not any(fnmatchcase(name, pattern) for name in names):
+                raise BadInput(f"trainable={pattern!r} matches none of the parameters {_some(names)}")
+        return [n for n in names if n in exact or any(fnmatchcase(n, p) for p in patterns)]
+
+    def own_module(self) -> nn.Module:
+        """A copy of the network that holds this model's parameters, as constants, and buffers: to be called, or cut."""
+        return copied(self.module, {**self.params, **self.buffers})
+
     @property
     def like(self) -> Tensor:
         """A parameter to copy device and dtype from."""
         return next(iter(self.params.values()))
+
+
+def _blank(spec: InputSpec) -> Tensor:
+    """One encoded input of zeros, to give lazy layers their shapes."""
+    return torch.zeros(1, *spec.encoded_shape, dtype=torch.long if isinstance(spec, TokenSpec) else None)
 
 
 def conform(got: Params, template: Params, what: str) -> Params:

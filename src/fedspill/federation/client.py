@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from fedspill.core.errors import BadInput
 from fedspill.core.local_training.update import (
@@ -128,9 +127,8 @@ def _part_statistics(model: Model, batch: Batch) -> dict[str, tuple[Tensor, Tens
     handles = [m.register_forward_hook(keep(n)) for n, m in layers]
     try:
         with torch.no_grad(), seeded_globals(stream(0, "statistics")):
-            buffers = {k: v.clone() for k, v in model.buffers.items()}
             z = model.input.encode(batch.to(model.like).inputs)
-            functional_call(model.module, {**model.params, **buffers}, (z,))
+            model.forward(model.params, model.buffers, z)
     finally:
         for handle in handles:
             handle.remove()

@@ -10,12 +10,13 @@ from typing import Literal
 
 import torch
 from jaxtyping import Bool
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
-from fedspill.core.errors import BadInput
+from fedspill.core.errors import BadInput, NotApplicable
 from fedspill.core.inputs import InputSpec
 from fedspill.core.model import Model
+from fedspill.core.probing.head import features_and_logits, last_linear
 from fedspill.core.types import Batch
 from fedspill.scoring.distances import same_examples, squared_errors
 from fedspill.scoring.metrics.lpips import alexnet
@@ -84,26 +85,17 @@ def feature_distance(features: Callable[[Tensor], Tensor], spec: InputSpec) -> D
 
 
 def penultimate_features(model: Model) -> Callable[[Tensor], Tensor]:
-    """What enters the model's last linear layer, in eval mode: no image's features depend on others.
+    """What enters the layer that makes the logits, in eval mode: no image's features depend on others.
 
     Raises:
-        NotComputed: the model has no linear layer.
+        NotComputed: the model has no linear head.
     """
     calm = model.in_eval_mode()
-    linear = [m for m in calm.module.modules() if isinstance(m, nn.Linear)]
-    if not linear:
-        raise NotComputed("the model has no linear layer whose inputs could serve as features")
-
-    def features(z: Tensor) -> Tensor:
-        seen: list[Tensor] = []
-        handle = linear[-1].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
-        try:
-            calm.logits(calm.params, z.to(calm.like))
-        finally:
-            handle.remove()
-        return seen[-1]
-
-    return features
+    try:
+        head = last_linear(calm)
+    except NotApplicable as error:
+        raise NotComputed(f"{error}, whose inputs could serve as features") from error
+    return lambda z: features_and_logits(calm, calm.params, z.to(calm.like), head)[0]
 
 
 def identify(

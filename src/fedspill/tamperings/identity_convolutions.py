@@ -13,6 +13,7 @@ from torch import Tensor
 from fedspill.core.inputs import image_spec
 from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.model import Model
+from fedspill.core.probing.head import last_linear
 from fedspill.core.roles import UNWATCHED, Card, Tampered, Tampering, Watch
 from fedspill.core.types import Batch, Reconstruction, ServerRole, Update
 from fedspill.inversion.analytic.candidates import ONE_EXAMPLE
@@ -24,7 +25,6 @@ from fedspill.inversion.identity.lanes import identity_params
 from fedspill.inversion.identity.pixel_map import PixelMap, pictures, pixel_map
 from fedspill.inversion.labels.known import known_labels
 from fedspill.inversion.network.dense import dense_layers
-from fedspill.inversion.network.head import last_linear
 from fedspill.inversion.network.trace import Trace, trace
 
 

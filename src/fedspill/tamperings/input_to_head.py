@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from fedspill.core.inputs import ImageSpec, TableSpec
 from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.model import Model
+from fedspill.core.probing.head import last_linear
 from fedspill.core.roles import UNWATCHED, Card, Tampered, Tampering, Watch
 from fedspill.core.types import Batch, Reconstruction, ServerRole, Update
 from fedspill.inversion.analytic.readout import by_class, read_layer
 from fedspill.inversion.gradients.layer import Layer
-from fedspill.inversion.network.head import last_linear
 from fedspill.inversion.network.planting import enclosed
 from fedspill.inversion.network.trace import probe_inputs
 

@@ -10,9 +10,9 @@ import torch
 from fedspill.core.errors import NotApplicable
 from fedspill.core.inputs import ImageSpec, TableSpec
 from fedspill.core.model import Model
+from fedspill.core.probing.head import last_linear
 from fedspill.core.roles import UNWATCHED, Card, Tampered, Tampering, Watch
 from fedspill.core.types import Batch, ServerRole
-from fedspill.inversion.network.head import last_linear
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,14 @@ class LabelFlip:
             NotApplicable: there is no head, or it has one row.
         """
         head = last_linear(model)
-        classes = len(model.params[head.weight])
+        classes = len(head.rows(model.params[head.weight]))
         if classes < 2:
             raise NotApplicable(f"the head {head.name!r} has {classes} row; at least 2 are needed to permute")
         order = _shifted(classes, rng) if self.all_rows else _exchanged(classes, rng)
-        names = [n for n in (head.weight, head.bias) if n is not None]
-        flipped = {n: model.params[n][order.to(model.params[n].device)] for n in names}
+        order = order.to(model.like.device)
+        flipped = {head.weight: model.params[head.weight].index_select(1 if head.across else 0, order)}
+        if head.bias is not None:
+            flipped[head.bias] = model.params[head.bias][order]
         return Tampered(model.with_params({**model.params, **flipped}))
 
 

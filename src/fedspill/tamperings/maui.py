@@ -15,13 +15,14 @@ from fedspill.core.errors import BadInput, NotApplicable
 from fedspill.core.inputs import image_spec
 from fedspill.core.knowledge import Knows, ServerKnowledge
 from fedspill.core.model import Model
+from fedspill.core.probing.head import head_module
 from fedspill.core.rng import stream
 from fedspill.core.roles import UNWATCHED, Card, Prediction, State, Tampered, Tampering, Watch
 from fedspill.core.settings import with_fields
 from fedspill.core.types import Batch, Reconstruction, ServerRole, Update
 from fedspill.core.watching.nested import PhaseWatch
 from fedspill.inversion.gradients.layer import Layer
-from fedspill.inversion.network.extractor import Extractor, head_module, representation_shape, with_module
+from fedspill.inversion.network.extractor import Extractor, representation_shape, with_module
 from fedspill.inversion.network.layers import layer_inputs
 from fedspill.inversion.representations.heads.making import make_head
 from fedspill.inversion.representations.heads.settings import PAPER, SpAB

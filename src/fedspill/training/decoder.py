@@ -9,9 +9,10 @@ from torch import Tensor
 from fedspill import __version__
 from fedspill.core.errors import BadInput
 from fedspill.core.inputs import image_spec
+from fedspill.core.probing.head import head_module
 from fedspill.core.rng import stream
 from fedspill.core.tensor_files import write_tensors, write_whole
-from fedspill.inversion.network.extractor import Extractor, head_module
+from fedspill.inversion.network.extractor import Extractor
 from fedspill.inversion.representations.images.decoder import IRDecoder, decoder_metadata
 from fedspill.inversion.representations.images.decoder_training import train_decoder
 from fedspill.plan.build import network

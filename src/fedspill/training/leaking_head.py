@@ -10,10 +10,11 @@ from torch import Tensor
 
 from fedspill import __version__
 from fedspill.core.errors import BadInput
+from fedspill.core.probing.head import head_module
 from fedspill.core.rng import stream
 from fedspill.core.settings import plain_fields
 from fedspill.core.tensor_files import write_tensors, write_whole
-from fedspill.inversion.network.extractor import Extractor, head_module
+from fedspill.inversion.network.extractor import Extractor
 from fedspill.inversion.representations.heads.making import make_head
 from fedspill.inversion.representations.heads.settings import SpAB
 from fedspill.inversion.representations.heads.weights import HeadWeights

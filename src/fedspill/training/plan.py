@@ -112,7 +112,7 @@ class DecoderSection(Section):
     """Training of a decoder from representations to images. The defaults suit CIFAR-10 on 2 CPU cores.
 
     Attributes:
-        at: the head; None finds it (`inversion.network.extractor.head_module`).
+        at: the head; None finds it (`core.probing.head.head_module`).
         widths: channels at each size, from the smallest; between two sizes both sides double.
         blocks: residual blocks at each size.
         consistency: weight of the representation of what was decoded.

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.nn import functional
 
 from fedspill.attacks.inverting_gradients import InvertingGradients
 from fedspill.core.errors import BadInput
@@ -15,8 +16,9 @@ from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.local_training.update import FedAvg, FedSGD, local_update
 from fedspill.core.memory import free_bytes, peak_bytes, words
 from fedspill.core.rng import randn, stream
+from fedspill.core.types import Batch
 from fedspill.inversion.objective import memory
-from fedspill.inversion.objective.distances import DISTANCES
+from fedspill.inversion.objective.distances import DISTANCES, cosine_distance
 from fedspill.inversion.objective.matching import Matching
 from fedspill.inversion.search.settings import SearchSettings
 from tests.support.worlds import SPEC, batch, conv_bn, mlp, relu_mlp
@@ -164,7 +166,7 @@ from fedspill.core.inputs import ImageSpec
 from fedspill.core.local_training.update import FedSGD, local_update
 from fedspill.core.rng import rand, stream
 from fedspill.core.types import Batch
-from fedspill.inversion.objective.distances import DISTANCES
+from fedspill.inversion.objective.distances import DISTANCES, cosine_distance
 from fedspill.inversion.objective.matching import Matching
 from fedspill.zoo import models
 torch.set_num_threads(1)
@@ -196,3 +198,25 @@ def test_the_prediction_is_near_the_process_own_peak() -> None:
 def test_the_machine_says_what_it_has() -> None:
     assert 1 << 20 < free_bytes(CPU) < 1 << 50
     assert (words(0), words(1234), words(2.5e9), words(1e16)) == ("0 B", "1.23 KB", "2.5 GB", "1e+04 TB")
+
+
+def weighted(logits, labels):
+    return functional.cross_entropy(logits, labels, weight=torch.arange(1.0, 11.0).to(logits))
+
+
+@pytest.mark.parametrize("runs", [1, 3])
+@pytest.mark.parametrize("loss", [weighted, functional.cross_entropy], ids=["weighted", "mean"])
+def test_a_loss_that_is_no_mean_is_taken_whole(loss, runs: int) -> None:
+    private, model = batch(4), replace(mlp(), loss_fn=loss)
+    z = torch.stack([model.input.encode(batch(4, seed).inputs) for seed in range(runs)])
+    matching = matching_of(model, private)
+    got = matching.each(z, private.labels)
+    for value, one in zip(got, z, strict=True):
+        guess = local_update(model, Batch(model.input.decode(one), private.labels), FedSGD()).values
+        torch.testing.assert_close(value, cosine_distance(guess, matching.observed.values))
+    parts = replace(matching, chunk=1)
+    if loss is weighted:
+        with pytest.raises(BadInput, match="chunk=1: the gradient of these examples is not the mean"):
+            parts(z[0], private.labels)
+    else:
+        torch.testing.assert_close(parts(z[0], private.labels), matching(z[0], private.labels))

@@ -131,6 +131,7 @@ def test_graphs_are_kept_of_steps_that_may_not_be_computed_twice(monkeypatch, la
 def test_the_bytes_of_a_step_hold_its_activations() -> None:
     z, labels = draw(4, False)
     model = relu_mlp(dtype=DOUBLE)
+    model.logits(model.params, z)  # a network's first call is handed a copy of the input
     one, four = (graph_bytes(model, z[:n], labels[:n], PLAIN) for n in (1, 4))
     hidden = 8 * (24 + 16)  # what ReLUs keep of an example; the second-order graph keeps gradients of the same shape
     assert 3 * 2 * hidden <= four - one <= 3 * 4 * hidden

@@ -1,9 +1,7 @@
 """Protocols of local training: what a client is told to compute, as data."""
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
-from fnmatch import fnmatchcase
 from typing import Literal, get_args
 
 import torch
@@ -73,7 +71,8 @@ class FedSGD:
     """Send the mean gradient over all examples.
 
     Attributes:
-        trainable: patterns of parameter names (`fnmatch`); ("head.*",) is head-only training.
+        trainable: names of parameters, or patterns (`fnmatch`); ("head.*",) is head-only training, ("*",) whatever
+            takes a gradient.
         conditions: precision, augmentation, and a norm to which the gradient is clipped before it is sent.
         draws: seed of what the client draws: augmentation and dropout; None is not known.
 
@@ -126,7 +125,7 @@ class FedAvg:
         lr: step size.
         momentum: as in `torch.optim.SGD`; with `optimizer` it is said there.
         weight_decay: likewise.
-        trainable: patterns of parameter names (`fnmatch`).
+        trainable: see `FedSGD`.
         optimizer: None is SGD with `momentum` and `weight_decay`.
         schedule: of the step size.
         conditions: how each gradient is taken, and clipped.
@@ -239,20 +238,3 @@ def _of_client(draws: int | None, number: int) -> int | None:
     if draws is None:
         return None
     return int(torch.randint(2**62, (), generator=stream(draws, "client", number)))
-
-
-def trained_names(names: Iterator[str] | list[str], trainable: tuple[str, ...]) -> list[str]:
-    """The parameters that the patterns select, in the model's order.
-
-    Raises:
-        BadInput: a pattern selects nothing.
-    """
-    names = list(names)
-    known = set(names)
-    for pattern in trainable:
-        if pattern not in known and not any(fnmatchcase(name, pattern) for name in names):
-            shown = names if len(names) <= 8 else [*names[:8], "..."]
-            raise BadInput(f"trainable={pattern!r} matches none of the parameters {shown}")
-    exact = known.intersection(trainable)
-    patterns = [p for p in trainable if p not in exact]
-    return [n for n in names if n in exact or any(fnmatchcase(n, p) for p in patterns)]

@@ -13,7 +13,6 @@ from fedspill.core.local_training.protocol import FedAvg as FedAvg
 from fedspill.core.local_training.protocol import FedSGD as FedSGD
 from fedspill.core.local_training.protocol import LocalTraining as LocalTraining
 from fedspill.core.local_training.protocol import Rows
-from fedspill.core.local_training.protocol import trained_names as trained_names
 from fedspill.core.model import Model
 from fedspill.core.rng import seeded_globals
 from fedspill.core.types import Encoded, Params
@@ -37,7 +36,7 @@ class LocalState(NamedTuple):
 
 def first_state(model: Model, training: FedAvg) -> LocalState:
     """The client before its first step: the trained parameters as the server sent them."""
-    names = trained_names(list(model.params), training.trainable)
+    names = model.trained_names(training.trainable)
     return LocalState({k: model.params[k].detach().clone().requires_grad_() for k in names}, {}, model.buffers)
 
 

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from fedspill.core.errors import BadInput
 from fedspill.core.local_training.conditions import clipped
-from fedspill.core.local_training.protocol import FedAvg, FedSGD, LocalTraining, trained_names
+from fedspill.core.local_training.protocol import FedAvg, FedSGD, LocalTraining
 from fedspill.core.local_training.steps import first_state, local_step, loss_gradients, turns
 from fedspill.core.model import Model
+from fedspill.core.probing.mean import is_mean_of_examples
 from fedspill.core.types import Batch, Encoded, Update, UpdateKind
 
 Heard = Callable[[int], None]
@@ -51,6 +52,8 @@ def encoded_update(
 def streamed_gradient(model: Model, parts: Iterable[Batch], training: FedSGD, progress: Heard = unheard) -> Update:
     """`local_update` of all parts together, with no more than one part in memory at a time.
 
+    Whether the gradient of the whole is the mean of the parts' is tried on the first part.
+
     Args:
         model: in eval mode; its dtype is that of the sums, as on a client.
         parts: micro-batches of the one batch, of any sizes; each is moved to the model's device when its turn comes.
@@ -66,7 +69,19 @@ def streamed_gradient(model: Model, parts: Iterable[Batch], training: FedSGD, pr
         raise BadInput(
             "mode='train' was got with micro-batches; batch statistics need the whole batch, use mode='eval'"
         )
-    return weighted_mean(((len(part), local_update(model, part, training)) for part in parts), progress)
+    return weighted_mean(
+        ((len(part), _part(model, part, training, number)) for number, part in enumerate(parts)), progress
+    )
+
+
+def _part(model: Model, part: Batch, training: FedSGD, number: int) -> Update:
+    part = part.to(model.like)
+    if not number and not is_mean_of_examples(model, part.labels):
+        raise BadInput(
+            "micro-batches want a loss and a network that are means over examples; this one's gradient of a batch is"
+            " none (class weights, a sum, pairs of examples, or batch statistics): leave micro_batch out"
+        )
+    return local_update(model, part, training)
 
 
 def weighted_mean(parts: Iterable[tuple[int, Update]], progress: Heard = unheard) -> Update:
@@ -87,7 +102,7 @@ def weighted_mean(parts: Iterable[tuple[int, Update]], progress: Heard = unheard
 
 
 def _gradient_update(model: Model, z: Tensor, labels: Tensor, training: FedSGD, create_graph: bool) -> Update:
-    names = trained_names(list(model.params), training.trainable)
+    names = model.trained_names(training.trainable)
     current = {k: model.params[k].detach().requires_grad_() for k in names}
     gradients, buffers = loss_gradients(
         model, current, model.buffers, z, labels, create_graph, training.conditions, training.rng()
@@ -125,7 +140,7 @@ def aggregate_update(
     """
     if clients == 1:
         return encoded_update(model, z, labels, training, create_graph=create_graph)
-    if isinstance(training, FedSGD) and training.is_plain and not model.training:
+    if isinstance(training, FedSGD) and training.is_plain and is_mean_of_examples(model, labels):
         return encoded_update(model, z, labels, training, create_graph=create_graph)
     parts = equal_shares(len(z), clients)
     each = [(z[p], labels[p], training.of_client(k)) for k, p in enumerate(parts)]

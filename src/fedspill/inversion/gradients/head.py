@@ -7,10 +7,10 @@ from torch import Tensor
 
 from fedspill.core.errors import NotApplicable
 from fedspill.core.knowledge import ServerKnowledge
+from fedspill.core.probing.head import Head, last_linear
 from fedspill.core.types import Params, Update
 from fedspill.inversion.gradients.layer import sent
 from fedspill.inversion.gradients.mean import client_path, mean_gradient
-from fedspill.inversion.network.head import Head, last_linear
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class ClassifierGradient:
 
     def rows(self) -> Float[Tensor, "k d"]:
         """The gradient of the weight, one row per class."""
-        return self.values[self.head.weight]
+        return self.head.rows(self.values[self.head.weight])
 
     def row_sums(self) -> Float[Tensor, " k"]:
         """s_c, the sum of class c's row."""
@@ -63,7 +63,7 @@ def head_gradient(update: Update, knowledge: ServerKnowledge, num_examples: int)
     mean = mean_gradient(update, knowledge, names, num_examples)
     middle = {n: _middle(update, knowledge, n, num_examples) for n in names}
     offset = None if head.bias is None else middle[head.bias]
-    return ClassifierGradient(head, mean.values, num_examples, mean.scaled, middle[head.weight], offset)
+    return ClassifierGradient(head, mean.values, num_examples, mean.scaled, head.rows(middle[head.weight]), offset)
 
 
 def _middle(update: Update, knowledge: ServerKnowledge, name: str, num_examples: int) -> Tensor:

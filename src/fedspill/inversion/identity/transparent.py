@@ -4,7 +4,6 @@ Fowl et al., "Robbing the Fed", ICLR 2022, arXiv:2110.13057, section 4.3 and Fig
 Goldblum et al., "Truth or Backpropaganda?", 2019, arXiv:1910.00359.
 """
 
-import copy
 from dataclasses import replace
 from typing import Literal
 
@@ -13,6 +12,7 @@ from torch import nn
 from fedspill.core.errors import NotApplicable
 from fedspill.core.inputs import image_spec
 from fedspill.core.model import Model
+from fedspill.core.module.twins import copied
 from fedspill.inversion.identity.lanes import identity_params
 from fedspill.inversion.identity.resnet import PASSING, Residual, is_residual, residual_before
 from fedspill.inversion.identity.resnet_lanes import residual_params
@@ -64,7 +64,7 @@ def _activations(model: Model, residual: Residual) -> list[str]:
 
 
 def _without(model: Model, names: list[str]) -> Model:
-    module = copy.deepcopy(model.module)
+    module = copied(model.module)
     for name in names:
         parent, _, child = name.rpartition(".")
         setattr(module.get_submodule(parent), child, nn.Identity())

@@ -5,7 +5,6 @@ of them over a graph of the weights; and several candidates in one batch, since 
 candidates for different updates.
 """
 
-import copy
 from typing import Any
 
 import torch
@@ -15,6 +14,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fedspill.core.local_training.update import FedSGD, encoded_update
 from fedspill.core.model import Model
+from fedspill.core.module.answers import logits_of
+from fedspill.core.module.calling import only_reads, without_checkpoints
 from fedspill.core.rng import randn, stream
 from fedspill.core.types import Params
 from fedspill.inversion.kernels.ghost_layers import GhostBatchNorm2d, GhostConv2d, GhostLinear, Tape
@@ -50,7 +51,7 @@ class GhostNetwork:
         self.model, self.observed, self.tape = model, observed, Tape()
         self._agreements: dict[int, bool] = {}
         self.wanted = torch.stack([v.pow(2).reshape(len(v), -1).sum(1) for v in observed.values()]).sum(0)
-        self.module = _constant_copy(model)
+        self.module = model.own_module()
         remaining = set(observed)
         for name, layer in self.module.named_modules():
             if type(layer) in TAPPED and _has_ghost(layer):
@@ -99,7 +100,10 @@ class GhostNetwork:
                 for i, guess in enumerate(guesses)
             ]
         )
+        before = {k: v.clone() for k, v in self.module.named_buffers()}
         dot, norm = self.products(z.requires_grad_(), labels).detach()
+        if not all(torch.equal(v, before[k]) for k, v in self.module.named_buffers()):
+            return False  # one call would tell on the next
         observed = self.wanted.repeat_interleave(runs)
         off = (dot - dots).abs() / (norms * observed).sqrt() + (norm - norms).abs() / norms
         return bool((off < TOLERANCE).all())
@@ -118,7 +122,8 @@ class GhostNetwork:
         tape = self.tape
         tape.stack = len(z)
         try:
-            with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+            # Layers called again in the backward pass would be noted again.
+            with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), without_checkpoints():
                 self._read(z, labels)
                 return _sum(tape)
         finally:
@@ -127,7 +132,8 @@ class GhostNetwork:
 
     def _read(self, z: Tensor, labels: Tensor) -> None:
         tape, others = self.tape, list(self.others.values())
-        logits = self.module(z.flatten(0, 1))
+        examples = z.flatten(0, 1)
+        logits = logits_of(self.module(examples if only_reads(self.model.module) else examples.clone()))
         # The mean over all, times their number, is the sum of the candidates' means.
         loss = self.model.loss_fn(logits, labels.flatten(0, 1)) * len(z)
         gradients: Any = torch.autograd.grad(loss, [*tape.tensors, *others], create_graph=True, allow_unused=True)
@@ -152,16 +158,6 @@ def _sum(tape: Tape) -> Products:
         gradients, observed = zip(*small, strict=True)
         terms.append(formed(torch.cat(gradients, 1), torch.cat(observed, 1)))
     return torch.stack(terms).sum(0)
-
-
-def _constant_copy(model: Model) -> nn.Module:
-    module = copy.deepcopy(model.module)
-    values = {**model.params, **model.buffers}
-    for name, old in [*module.named_parameters(), *module.named_buffers()]:
-        owner, _, end = name.rpartition(".")
-        new = values[name].detach()
-        setattr(module.get_submodule(owner), end, nn.Parameter(new, False) if isinstance(old, nn.Parameter) else new)
-    return module
 
 
 def _has_ghost(layer: nn.Module) -> bool:

@@ -1,6 +1,5 @@
 """A network whose 3x3 convolutions go by Winograd's method where that is cheaper; the function stays the same."""
 
-import copy
 from dataclasses import replace
 
 import torch
@@ -8,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fedspill.core.model import Model
+from fedspill.core.module.twins import copied
 from fedspill.inversion.kernels.winograd import best_tile, convolve
 
 LARGE = 1 << 20
@@ -27,7 +27,7 @@ def with_winograd(model: Model, n: int) -> Model:
     """
     if model.like.is_cuda:
         return model
-    module = copy.deepcopy(model.module)
+    module = copied(model.module)
     for layer in module.modules():
         if type(layer) is nn.Conv2d and _can_be_tiled(layer):
             layer.__class__ = WinogradConv2d

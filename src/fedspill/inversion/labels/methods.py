@@ -15,13 +15,13 @@ from torch import Tensor
 from fedspill.core.errors import BadInput, NotApplicable
 from fedspill.core.inputs import TokenSpec
 from fedspill.core.knowledge import ServerKnowledge
+from fedspill.core.probing.head import last_linear
 from fedspill.core.rng import stream
 from fedspill.core.types import Update
 from fedspill.inversion.gradients.head import ClassifierGradient, head_gradient
 from fedspill.inversion.gradients.mean import one_step
 from fedspill.inversion.labels.probe import Probe, greedy, nearest_counts, probe, probe_path, rescaled
 from fedspill.inversion.labels.self_consistent import self_consistent
-from fedspill.inversion.network.head import last_linear
 from fedspill.inversion.network.trace import probe_inputs
 
 LabelMethod = Literal[

@@ -8,10 +8,10 @@ from torch import Tensor
 
 from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.model import Model
+from fedspill.core.probing.head import Head, features_and_logits, last_linear
 from fedspill.core.rng import randn
 from fedspill.core.types import Params, Update
 from fedspill.inversion.gradients.mean import client_path
-from fedspill.inversion.network.head import Head, features_and_logits, last_linear
 
 PROBES = 64
 """How many inputs a white-box method passes through the network."""

@@ -8,12 +8,12 @@ from torch import Tensor
 
 from fedspill.core.errors import NotApplicable
 from fedspill.core.knowledge import ServerKnowledge
+from fedspill.core.probing.head import last_linear
 from fedspill.core.rng import randn
 from fedspill.core.roles import Watch
 from fedspill.core.types import Reconstruction, Update
-from fedspill.inversion.matching.hypotheses import Hypothesis, Unknowns, check_observed, hypotheses
+from fedspill.inversion.matching.hypotheses import Hypothesis, Unknowns, hypotheses, observed_by
 from fedspill.inversion.matching.outcome import conclude
-from fedspill.inversion.network.head import last_linear
 from fedspill.inversion.objective.distances import squared_distance
 from fedspill.inversion.objective.matching import Matching
 from fedspill.inversion.search.problem import Problem
@@ -53,8 +53,9 @@ class DeepLeakage:
         joint_labels: bool,
     ) -> Reconstruction:
         """Searches for images (and labels) whose update equals the observed one."""
-        observed = check_observed(update, knowledge.model)
-        tried = hypotheses(observed, knowledge, self.unknowns, rng, infer=not joint_labels)
+        found = observed_by(update, knowledge)
+        observed, knowledge = found.update, found.knowledge
+        tried = hypotheses(observed, knowledge, self.unknowns, rng, infer=not joint_labels, notes=found.notes)
         matchings = [
             Matching(knowledge.model, observed, h.training, knowledge.num_clients, squared_distance) for h in tried
         ]
@@ -95,7 +96,7 @@ def _problem(matching: Matching, hypothesis: Hypothesis) -> Problem:
 
 def _num_classes(matching: Matching) -> int:
     head = last_linear(matching.model)
-    classes = len(matching.model.params[head.weight])
+    classes = len(head.rows(matching.model.params[head.weight]))
     if classes < 2:
         raise NotApplicable(f"joint labels need at least 2 classes; the head {head.weight!r} has {classes}")
     return classes

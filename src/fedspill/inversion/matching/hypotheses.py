@@ -12,6 +12,8 @@ from fedspill.core.errors import BadInput, NotApplicable
 from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.local_training.update import FedAvg, FedSGD, LocalTraining
 from fedspill.core.model import Model
+from fedspill.core.probing.inputs import probe_inputs
+from fedspill.core.probing.reach import differentiable, reached_names, reaches_input
 from fedspill.core.types import Update, UpdateKind
 from fedspill.inversion.labels import methods as inference
 
@@ -62,6 +64,79 @@ def protocols(
     return [FedAvg(epochs=e, lr=assumed_lr, trainable=trained) for e in epochs]
 
 
+THROUGH = (
+    "No gradient reaches the input in the clients' network (no_grad or detach), so that they send nothing of the layers"
+    " before; the search differentiates through these all the same."
+)
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What is to be matched.
+
+    Attributes:
+        update: as checked, of the parameters that the network's logits depend on.
+        knowledge: with a network through which the search has a gradient.
+        notes: where these are not what came.
+    """
+
+    update: Update
+    knowledge: ServerKnowledge
+    notes: tuple[str, ...] = ()
+
+
+def observed_by(update: Update, knowledge: ServerKnowledge) -> Observed:
+    """What can be matched of an update.
+
+    Raises:
+        BadInput: the update does not fit the model.
+        NotApplicable: there is nothing to match, or no gradient reaches the input, nor can be made to without changing
+            what a client sends.
+    """
+    model = knowledge.model
+    checked = check_observed(update, model)
+    reached = frozenset(reached_names(model))
+    idle = [k for k in checked.values if k not in reached]
+    kept = replace(checked, values={k: v for k, v in checked.values.items() if k in reached})
+    if not kept.values or kept.norm() == 0:
+        raise NotApplicable(f"the update holds nothing but {idle[0]!r} and the like, on which the logits do not depend")
+    notes = _on_idle([k for k in idle if bool(checked.values[k].any())])
+    if reaches_input(model):
+        return Observed(kept, knowledge, notes)
+    through = differentiable(model)
+    if through is None or not _sends_the_same(model, through, tuple(kept.values)):
+        raise NotApplicable(
+            "no gradient of the network reaches its input (it rounds, compares, or cuts the gradient off), so nothing"
+            " can be searched for"
+        )
+    return Observed(kept, replace(knowledge, model=through), (*notes, THROUGH))
+
+
+def _on_idle(names: list[str]) -> tuple[str, ...]:
+    if not names:
+        return ()
+    return (
+        f"Left out: {len(names)} tensors of the update ({names[0]}, ...) that are not 0, though the network's logits do"
+        " not depend on these parameters; is it the clients' network?",
+    )
+
+
+def _sends_the_same(model: Model, other: Model, names: tuple[str, ...]) -> bool:
+    """Whether the logits of both networks have the same derivatives by the parameters that are sent."""
+    z = probe_inputs(model.input, 2, model.like)
+    derivatives = [_by_params(m, z, names) for m in (model.in_eval_mode(), other.in_eval_mode())]
+    return all(
+        torch.allclose(a, b, rtol=1e-3, atol=1e-3 * float(a.abs().max())) for a, b in zip(*derivatives, strict=True)
+    )
+
+
+def _by_params(model: Model, z: Tensor, names: tuple[str, ...]) -> list[Tensor]:
+    leaves = {k: model.params[k].detach().requires_grad_() for k in names}
+    with torch.enable_grad():
+        total = model.logits({**model.params, **leaves}, z).pow(2).sum()
+    return list(torch.autograd.grad(total, list(leaves.values())))
+
+
 @dataclass(frozen=True)
 class Unknowns:
     """How to guess what was not granted.
@@ -91,12 +166,14 @@ class Hypothesis:
 
     Attributes:
         num_examples: n, over all clients.
+        notes: on all guesses, for the report.
     """
 
     num_examples: int
     labels: Int[Tensor, " n"] | None
     training: LocalTraining
     label_method: str
+    notes: tuple[str, ...] = ()
 
     def describe(self) -> str:
         """A few words for a note."""
@@ -110,28 +187,58 @@ def hypotheses(
     rng: torch.Generator,
     *,
     infer: bool = True,
+    notes: tuple[str, ...] = (),
 ) -> list[Hypothesis]:
     """Every combination of what may be; a single one where all was granted.
 
     Args:
         infer: infer labels that were not granted; otherwise leave them to the search.
+        notes: to go with them.
+
+    Raises:
+        NotApplicable: no number of examples is a multiple of the clients, or the network takes none of them.
     """
     trainings = protocols(update, knowledge, unknowns.epochs, unknowns.assumed_lr)
     if knowledge.client_sizes is not None and not _one_gradient(trainings, knowledge):
         sizes = ", ".join(map(str, knowledge.client_sizes))
         raise NotApplicable(f"the update is a mean over clients with {sizes} examples; only equally many are searched")
-    candidates = [
-        Hypothesis(n, labels, training, method)
-        for n in _counts(knowledge, unknowns)
-        for labels, method in [_labels(update, knowledge, unknowns, n, rng, infer)]
-        for training in trainings
-    ]
-    if not candidates:
+    counts = _counts(knowledge, unknowns)
+    if not counts:
         raise NotApplicable(
             f"none of the candidate numbers of examples {unknowns.examples} is a multiple of the"
             f" {knowledge.num_clients} clients"
         )
-    return candidates
+    refused = {n: reason for n in counts if (reason := _refusal(knowledge, n, trainings[0])) is not None}
+    if len(refused) == len(counts):
+        raise NotApplicable(f"the clients' network takes no batch of {_or(counts)}: {refused[counts[0]]}")
+    if refused:
+        notes += (f"Left out: {_or(list(refused))} examples, which the clients' network does not take.",)
+    return [
+        Hypothesis(n, labels, training, method, notes)
+        for n in counts
+        if n not in refused
+        for labels, method in [_labels(update, knowledge, unknowns, n, rng, infer)]
+        for training in trainings
+    ]
+
+
+def _refusal(knowledge: ServerKnowledge, n: int, training: LocalTraining) -> str | None:
+    """What the network says where it takes no batch as small as a client's smallest (BatchNorm in train mode)."""
+    model, share = knowledge.model, n // knowledge.num_clients
+    size = training.minibatch_size or share if isinstance(training, FedAvg) else share
+    z = probe_inputs(model.input, share % size or size, model.like)
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            model.logits(model.params, z)
+    except (RuntimeError, ValueError) as error:
+        if isinstance(error, BadInput):
+            raise
+        return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return None
+
+
+def _or(numbers: list[int]) -> str:
+    return " or ".join(map(str, numbers))
 
 
 def _one_gradient(trainings: list[LocalTraining], knowledge: ServerKnowledge) -> bool:
@@ -166,9 +273,10 @@ def _labels(
 def notes_on(tried: list[Hypothesis], objectives: tuple[float, ...], kept: int) -> tuple[str, ...]:
     """What a reader must know about the guesses that were made."""
     if len(tried) == 1:
-        return ()
+        return tried[0].notes
     listed = "; ".join(f"{h.describe()}: {v:.4g}" for h, v in zip(tried, objectives, strict=True))
     return (
+        *tried[0].notes,
         f"{len(tried)} hypotheses about what was not granted were searched and the one with the lowest"
         f" objective kept ({tried[kept].describe()}). Lowest objectives: {listed}.",
     )

@@ -3,7 +3,6 @@
 - `trace`: the layers that one forward pass calls, in their order.
 - `activations`: activations that can be undone, and their slopes.
 - `dense`: the layers of a plain fully connected network.
-- `head`: the last linear layer, what enters it and what leaves it.
 - `extractor`: a frozen feature extractor and its head.
 - `layers`: what enters a layer.
 - `planting`: a layer planted in front of a network or of one of its layers.

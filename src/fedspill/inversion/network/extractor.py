@@ -3,37 +3,16 @@
 Dabholkar et al. 2025 (Maui, arXiv 2509.11451), section 2.1: clients train and send the head alone.
 """
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.func import functional_call
 
-from fedspill.core.errors import NotApplicable
 from fedspill.core.model import Model
+from fedspill.core.module.twins import copied
 from fedspill.inversion.network.layers import layer_at, layer_inputs
-
-NAMES = ("head", "fc", "classifier", "heads")
-"""What networks call their head, in the zoo and in torchvision, timm and transformers."""
-
-
-def head_module(model: Model) -> str:
-    """Name of the head: a module of a usual name at the top, else the last linear layer.
-
-    Raises:
-        NotApplicable: there is neither.
-    """
-    top = dict(model.module.named_children())
-    for name in NAMES:
-        if name in top and any(isinstance(m, nn.Linear) for m in top[name].modules()):
-            return name
-    linear = [n for n, m in model.module.named_modules() if isinstance(m, nn.Linear)]
-    if not linear or linear[-1] == "":
-        raise NotApplicable("the network has no linear layer behind a feature extractor, so no head to share")
-    return linear[-1]
 
 
 @dataclass(frozen=True)
@@ -53,11 +32,10 @@ class Extractor:
     def function(self) -> Callable[[Tensor], Tensor]:
         """The same, with the head cut off once and for all: for loops."""
         calm = self.model.in_eval_mode()
-        module = with_module(calm, self.at, nn.Flatten()).module
-        tensors = {k: v for k, v in {**calm.params, **calm.buffers}.items() if not k.startswith(f"{self.at}.")}
+        cut = with_module(calm, self.at, nn.Flatten())
 
         def represent(z: Tensor) -> Tensor:
-            return functional_call(module, tensors, (z,)).flatten(1)
+            return cut.logits(cut.params, z).flatten(1)
 
         return represent
 
@@ -76,7 +54,7 @@ def with_module(model: Model, at: str, module: nn.Module) -> Model:
         NotApplicable: there is no such place.
     """
     layer_at(model, at)
-    network = copy.deepcopy(model.module)
+    network = copied(model.module)
     parent, _, name = at.rpartition(".")
     setattr(network.get_submodule(parent), name, module.train(model.training))
     inside = f"{at}."
@@ -84,9 +62,15 @@ def with_module(model: Model, at: str, module: nn.Module) -> Model:
     buffers = {k: v for k, v in model.buffers.items() if not k.startswith(inside)}
     params |= {inside + k: v.detach().to(model.like) for k, v in module.named_parameters()}
     buffers |= {inside + k: v.detach().to(model.like.device) for k, v in module.named_buffers()}
+    frozen = {k for k in model.frozen if not k.startswith(inside)}
+    frozen |= {inside + k for k, v in module.named_parameters() if not v.requires_grad}
     order = [k for k, _ in network.named_parameters()], [k for k, _ in network.named_buffers()]
     return replace(
-        model, module=network, params={k: params[k] for k in order[0]}, buffers={k: buffers[k] for k in order[1]}
+        model,
+        module=network,
+        params={k: params[k] for k in order[0]},
+        buffers={k: buffers[k] for k in order[1]},
+        frozen=frozenset(frozen),
     )
 
 

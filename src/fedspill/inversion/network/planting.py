@@ -1,8 +1,7 @@
 """A layer planted into any network: in front of it or of one of its layers, or around them."""
 
-import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any, Literal
 
@@ -13,6 +12,7 @@ from torch.nn import functional
 
 from fedspill.core.errors import NotApplicable
 from fedspill.core.model import Model, parameter_name
+from fedspill.core.module.twins import copied
 from fedspill.core.types import Params
 from fedspill.inversion.network.layers import layer_at, layer_inputs
 from fedspill.inversion.network.trace import probe_inputs
@@ -149,7 +149,7 @@ def enclosed(model: Model, at: str, around: Callable[[nn.Module], nn.Module], va
         around: makes the module that holds a layer as its attribute `base`; parameters are on the meta device.
         values: of the parameters that `around` adds, named as in the module that it makes.
     """
-    module = copy.deepcopy(model.module)
+    module = copied(model.module)
     if at == "":
         module = around(module)
     else:
@@ -166,7 +166,8 @@ def enclosed(model: Model, at: str, around: Callable[[nn.Module], nn.Module], va
     buffers = {moved(k): v for k, v in model.buffers.items()}
     # The order of named_parameters(), which an update and its readers go by.
     ordered = {k: params[k] for k, _ in module.named_parameters()}
-    return Model(module, ordered, buffers, model.loss_fn, model.input, model.training)
+    frozen = frozenset(moved(k) for k in model.frozen)
+    return replace(model, module=module, params=ordered, buffers=buffers, frozen=frozen)
 
 
 def equal_columns(rows: int, features: int, size: float, like: Tensor) -> Float[Tensor, "features rows"]:

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from fedspill.core.errors import NotApplicable
-from fedspill.core.inputs import InputSpec, TokenSpec
+from fedspill.core.inputs import InputSpec
 from fedspill.core.model import Model, parameter_name
-from fedspill.core.rng import rand, stream
+from fedspill.core.probing.inputs import probe_inputs
 
 SEEN_THROUGH = (nn.Flatten, nn.Unflatten, nn.Identity)
 
@@ -55,12 +55,6 @@ class Trace:
         return self.closed and all(s.linked for s in self.steps)
 
 
-def probe_inputs(spec: InputSpec, count: int, like: Tensor) -> Tensor:
-    """Arbitrary valid encoded inputs (count, ...), the same at every call."""
-    drawn = rand((count, *spec.encoded_shape), stream(0, "trace"), like)
-    return spec.decode(drawn * spec.vocabulary) if isinstance(spec, TokenSpec) else spec.project(drawn)
-
-
 def trace(model: Model) -> Trace:
     """Runs the network once and watches its layers.
 
@@ -69,19 +63,29 @@ def trace(model: Model) -> Trace:
     calls: list[tuple[str, nn.Module, object, object]] = []
     links: list[bool] = []
     z = probe_inputs(model.input, 2, model.like)
-    last: list[tuple[object, int]] = [(z, z._version)]
+    last: list[tuple[object, int]] = []
+
+    def entering(module: nn.Module, inputs: tuple[object, ...]) -> None:
+        given = inputs[0]  # the network's own copy of the input
+        last.append((given, given._version if isinstance(given, Tensor) else 0))
 
     def before(module: nn.Module, inputs: tuple[object, ...]) -> None:
         links.append(bool(inputs) and _same(inputs[0], *last[-1]))
 
-    handles: list[torch.utils.hooks.RemovableHandle] = []
+    handles = [model.module.register_forward_pre_hook(entering)]
     for name, module in model.module.named_modules():
         if any(True for _ in module.children()):
             continue
 
-        def after(m: nn.Module, inputs: tuple[object, ...], output: object, name: str = name) -> None:
+        def after(
+            _: nn.Module,
+            inputs: tuple[object, ...],
+            output: object,
+            name: str = name,
+            module: nn.Module = module,
+        ) -> None:
             # All outputs are kept, so that no new tensor can stand at an old one's address.
-            calls.append((name, m, inputs[0] if inputs else None, output))
+            calls.append((name, module, inputs[0] if inputs else None, output))
             last.append((output, output._version if isinstance(output, Tensor) else 0))
 
         handles += [module.register_forward_pre_hook(before), module.register_forward_hook(after)]

@@ -1,8 +1,9 @@
 """Gradient matching: how far the update of a candidate is from the update that was observed.
 
 A large batch may have a part of it in memory at a time. In eval mode the gradient of the mean loss is the mean over
-examples. So is its derivative: the direction in which the distance falls is one for all, and an example's share of it
-asks for that example's own graph only.
+examples, unless the loss is no mean (class weights, sums, pairs) or a layer mixes them, which is tried. So is its
+derivative: the direction in which the distance falls is one for all, and an example's share of it asks for that
+example's own graph only.
 """
 
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from torch import Tensor
 from fedspill.core.errors import BadInput
 from fedspill.core.local_training.update import FedAvg, FedSGD, LocalTraining, aggregate_update, encoded_update
 from fedspill.core.model import Model
+from fedspill.core.probing.mean import is_mean_of_examples
 from fedspill.core.types import Params, Update
 from fedspill.inversion.kernels.ghost_network import GhostNetwork
 from fedspill.inversion.kernels.winograd_network import LARGE, with_winograd
@@ -45,7 +47,7 @@ class Matching:
     chunk: int | None = None
 
     def __post_init__(self) -> None:
-        if self.chunk is not None and (self.chunk < 1 or not self._is_mean_of_examples):
+        if self.chunk is not None and (self.chunk < 1 or not self._is_one_gradient):
             raise BadInput(f"chunk={self.chunk}: at least 1 example is needed, and one gradient in eval mode")
 
     def __call__(self, z: Float[Tensor, "n ..."], labels: Tensor) -> Float[Tensor, ""]:
@@ -58,7 +60,7 @@ class Matching:
         Args:
             labels: the same for all.
         """
-        if self._stacks(labels) and self._memory_plan.side_by_side(z, labels):
+        if self._stacks(labels) and self._plan(labels).side_by_side(z, labels):
             return evaluated(self._stacked, z, labels)
         return torch.stack([self(one, labels) for one in z])
 
@@ -70,15 +72,15 @@ class Matching:
         and one vector-Jacobian product. The weights' second derivatives are never asked for.
 
         Raises:
-            BadInput: there is too little memory.
+            BadInput: there is too little memory, or `chunk` is asked for where the gradient is no mean over examples.
         """
-        size = self.chunk or self._memory_plan.part(z, labels)
+        size = self._part(z, labels)
         return self._whole(z, labels) if size is None or size >= len(z) else self._in_parts(z, labels, size)
 
     def guess(self, z: Float[Tensor, "n ..."], labels: Tensor) -> Params:
         """The update of a candidate as a client computes it, without a graph; in parts where the memory asks for it."""
         z, labels = z.detach(), labels.detach()
-        size = self.chunk or self._memory_plan.part(z, labels)
+        size = self._part(z, labels)
         if size is None or size >= len(z):
             return self._like(aggregate_update(self.model, z, labels, self.training, self.clients))
         return in_parts(
@@ -92,8 +94,8 @@ class Matching:
             candidates: asked for at once by `each`.
         """
         stacked = z.detach().expand(candidates, *z.shape)
-        fit = candidates > 1 and self._stacks(labels) and self._memory_plan.side_by_side(stacked, labels)
-        return self._memory_plan.need(z, labels, candidates if fit else 1)
+        fit = candidates > 1 and self._stacks(labels) and self._plan(labels).side_by_side(stacked, labels)
+        return self._plan(labels).need(z, labels, candidates if fit else 1)
 
     def release(self) -> None:
         """Lets go of copies of the network and of the update; the next evaluation makes them anew."""
@@ -101,10 +103,25 @@ class Matching:
         if network is not None:
             network.close()
 
+    def _part(self, z: Tensor, labels: Tensor) -> int | None:
+        if self.chunk is not None and not self._is_mean(labels):
+            raise BadInput(f"chunk={self.chunk}: the gradient of these examples is not the mean over them")
+        return self.chunk or self._plan(labels).part(z, labels)
+
+    def _plan(self, labels: Tensor) -> MemoryPlan:
+        return self._memory_plan if self._is_mean(labels) or not self._is_one_gradient else self._whole_plan
+
     @cached_property
     def _memory_plan(self) -> MemoryPlan:
+        return self._planned(self.model.training)
+
+    @cached_property
+    def _whole_plan(self) -> MemoryPlan:
+        return self._planned(True)
+
+    def _planned(self, needs_whole_batch: bool) -> MemoryPlan:
         size = sum(v.numel() for v in self.observed.values.values())
-        return MemoryPlan(self.training, self.clients, self.model.training, size, self._prepared)
+        return MemoryPlan(self.training, self.clients, needs_whole_batch, size, self._prepared)
 
     def _prepared(self, way: Evaluation, training: LocalTraining) -> ValueAndGradients:
         """The objective of one client by itself."""
@@ -117,7 +134,8 @@ class Matching:
         return ways[way]
 
     def _stacks(self, labels: Tensor) -> bool:
-        return self._network is not None and self._network.stackable(labels.expand(2, *labels.shape))
+        network = self._ghost(labels)
+        return network is not None and network.stackable(labels.expand(2, *labels.shape))
 
     def _stacked(self, z: Tensor, labels: Tensor) -> Valued:
         network = self._network
@@ -132,11 +150,19 @@ class Matching:
         return self._like(encoded_update(model, z, labels, self.training, create_graph=create_graph))
 
     @property
-    def _is_mean_of_examples(self) -> bool:
+    def _is_one_gradient(self) -> bool:
         return isinstance(self.training, FedSGD) and self.training.is_plain and not self.model.training
 
+    def _is_mean(self, labels: Tensor) -> bool:
+        """Whether the update is the mean over examples of one gradient each."""
+        return self._is_one_gradient and is_mean_of_examples(self.model, labels)
+
+    def _ghost(self, labels: Tensor) -> GhostNetwork | None:
+        """The network by which one gradient is computed; that of several clients is one only if it is a mean."""
+        return self._network if self.clients == 1 or self._is_mean(labels) else None
+
     def _whole(self, z: Tensor, labels: Tensor) -> Valued:
-        network = self._network
+        network = self._ghost(labels)
         if network is not None and network.pays and network.agrees(labels[None]):
             return differentiated(lambda z, labels: network.distances(z[None], labels[None])[0], z, labels)
         variables = [v for v in (z, labels) if v.requires_grad]
@@ -150,7 +176,7 @@ class Matching:
 
     @cached_property
     def _network(self) -> GhostNetwork | None:
-        possible = self._is_mean_of_examples and self.distance is cosine_distance
+        possible = self._is_one_gradient and self.distance is cosine_distance
         return GhostNetwork(self.model, {k: v[None] for k, v in self.observed.values.items()}) if possible else None
 
     def _update(self, z: Tensor, labels: Tensor, variables: list[Tensor]) -> tuple[Params, Pullback]:
@@ -200,7 +226,7 @@ def differentiated(function: Callable[[Tensor, Tensor], Tensor], z: Tensor, labe
     variables = [v for v in (z, labels) if v.requires_grad]
     # The network's weights are constants, so its own gradients need an input that is none.
     value = function(z if variables else z.detach().requires_grad_(), labels)
-    gradients = list(torch.autograd.grad(value.sum(), variables)) if variables else []
+    gradients = product([value], [torch.ones_like(value)], variables) if variables else []
     return value.detach(), _placed(gradients, [z, labels], 1.0)
 
 

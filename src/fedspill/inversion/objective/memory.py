@@ -114,7 +114,8 @@ IN_STEPS = (
     "; a local step cannot be taken in parts. Take fewer examples or local steps, a smaller network or smaller inputs"
 )
 IN_TRAINING = (
-    "; batch statistics need the whole batch. Take fewer examples, or mode='eval', which goes example by example"
+    "; batch statistics need the whole batch, and so does a loss that is no mean. Take fewer examples, or mode='eval',"
+    " which goes example by example"
 )
 BY_EXAMPLES = "; even one example at a time is too much. Take a smaller network or smaller inputs"
 OR_ELSE = ", or a machine or card with more memory"
@@ -136,7 +137,7 @@ class MemoryPlan:
     Attributes:
         training: what is matched.
         clients: that share the examples.
-        batch_statistics: the network is in train mode.
+        batch_statistics: the network is in train mode, or else needs the whole batch at once.
         parameters: numbers in the update.
         prepare: the objective of one client in one of the ways, under another local training; of a "stack" that of
             candidates (r, n, ...).

@@ -1,6 +1,5 @@
 """A network as a graph of operations on one example, each of which can be run, transposed and, often, undone."""
 
-import copy
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -195,9 +194,7 @@ def _traced(module: nn.Module) -> fx.GraphModule:
 
 
 def _copied(model: Model, dtype: torch.dtype) -> nn.Module:
-    module = copy.deepcopy(model.module).to(model.like.device, dtype)
-    module.load_state_dict({**model.params, **model.buffers}, strict=False)
-    return module.requires_grad_(False)
+    return model.to(model.like.device, dtype).own_module()
 
 
 def _reached(graph: fx.Graph) -> dict[Node, None]:

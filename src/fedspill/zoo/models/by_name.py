@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from fedspill.core.errors import BadInput
 from fedspill.core.inputs import ImageSpec, InputSpec, TableSpec, TokenSpec, kind
@@ -164,7 +163,7 @@ def _answers(model: Model) -> Any:
     kept = torch.long if isinstance(spec, TokenSpec) else None
     with torch.no_grad(), borrowed_globals(stream(0, "probe")):
         zeros = torch.zeros(1, *spec.encoded_shape, dtype=kept).to(calm.like.device, kept or calm.like.dtype)
-        return functional_call(calm.module, {**calm.params, **calm.buffers}, (zeros,))
+        return calm.logits(calm.params, zeros)
 
 
 def _make(name: str, shape: tuple[int, ...], num_classes: int, seed: int, options: dict[str, Any]) -> nn.Module | Model:

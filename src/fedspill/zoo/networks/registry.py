@@ -1,6 +1,6 @@
 """The zoo's own networks by name, with their options."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -94,6 +94,28 @@ NETWORKS: dict[str, Network] = {
     ),
     **{f"resnet{layers}": _option_a(layers) for layers in (20, 32, 44, 56)},
 }
+
+SMALL = 64
+"""Pixels on a side up to which a picture counts as one for which ResNets have a small stem."""
+
+
+def has_unsaid_small_stem(name: str, options: Mapping[str, object], shape: tuple[int, ...]) -> bool:
+    """Whether a network has the stem for small pictures, on large ones, and nobody asked for it.
+
+    The default depends on no picture; whoever audits a network on large ones most likely runs the other one.
+
+    Args:
+        options: those that were given.
+        shape: of one encoded input.
+    """
+    network = NETWORKS.get(name)
+    return (
+        network is not None
+        and isinstance(network.options, ResNetOptions)
+        and "stem" not in options
+        and max(shape[1:], default=0) > SMALL
+    )
+
 
 DEFAULTS: dict[type[Any], str] = {ImageSpec: "convnet", TokenSpec: "transformer", TableSpec: "mlp"}
 """The network of a plan that names none."""

@@ -14,7 +14,8 @@ class ResNetOptions:
 
     Attributes:
         width: channels of the first stage; each later stage doubles it.
-        stem: "cifar" is a 3x3 convolution at full resolution, "imagenet" a 7x7 one of stride 2 and a pool.
+        stem: "cifar" is a 3x3 convolution at full resolution, "imagenet" a 7x7 one of stride 2 and a pool; the
+            default is the same for pictures of every size.
         padding: "zeros", or "circular", which makes the convolutions translation equivariant.
     """
 
