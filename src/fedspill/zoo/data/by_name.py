@@ -16,7 +16,7 @@ from fedspill.zoo.data.sources.cifar import cifar
 from fedspill.zoo.data.sources.folder import folder
 from fedspill.zoo.data.sources.npz import npz
 from fedspill.zoo.data.sources.photos import DEFAULT_SIZE, photos
-from fedspill.zoo.data.sources.source import Source, check_size
+from fedspill.zoo.data.sources.source import Source, check_room, check_size
 from fedspill.zoo.data.sources.tokenizer import BYTES, open_tokenizer
 from fedspill.zoo.root import VARIABLE, data_root, located
 
@@ -116,6 +116,8 @@ def load(
     _check_keys(name, keys)
     source, split = _open(name, root, split, keys)
     chosen = parse_indices(indices, len(source))
+    if size is not None:
+        check_room(f"data {name!r}: {len(chosen)} images of size={size}", 3 * len(chosen) * size * size)
     batch = Batch(source.read(chosen), source.labels[chosen])
     return _pool(source, batch, f"{name}/{split}", tuple(chosen))
 
