@@ -62,7 +62,10 @@ def test_deep_colour_is_read_to_eight_bits(tmp_path):
 
 REFUSED = {
     "int32": ((SHARES * 1000).astype(np.int32), "whole numbers of 32 bits, whose range nothing tells"),
-    "floats to 255": ((SHARES * 255).astype(np.float32), r"pixels from 0 to 255; values in \[0, 1\] are needed, so div"),
+    "floats to 255": (
+        (SHARES * 255).astype(np.float32),
+        r"pixels from 0 to 255; values in \[0, 1\] are needed",
+    ),
     "normalised": (((SHARES - 0.5) / 0.25).astype(np.float32), "normalising is the model's"),
     "not a number": (np.full((4, 4), np.nan, np.float32), "NaN or infinite"),
 }

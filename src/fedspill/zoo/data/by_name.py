@@ -9,6 +9,7 @@ import numpy as np
 
 from fedspill.core.errors import BadInput
 from fedspill.core.types import Batch
+from fedspill.zoo.data.factory import from_factory, is_factory
 from fedspill.zoo.data.indices import parse_indices
 from fedspill.zoo.data.pool import DataPool
 from fedspill.zoo.data.sources import tables, text
@@ -56,6 +57,8 @@ class Keys:
 IMAGES, SENTENCES = ("size",), ("length", "tokenizer")
 HALVES = ("private", "public")
 
+OWN = "package.module:factory"
+
 LISTING = (
     Entry("photos", "Embedded colour photographs, cut into tiles of any size (default 32)", HALVES, IMAGES),
     Entry("cifar10", "CIFAR-10, official python folder under the data root", ("test", "train"), IMAGES),
@@ -71,6 +74,7 @@ LISTING = (
     Entry("text:PATH", "Text file (UTF-8), cut into sentences of equal length", ("all",), SENTENCES),
     *(Entry(name, f"Embedded table {name!r} of scikit-learn", HALVES, ()) for name in tables.EMBEDDED),
     Entry("adult", "Adult census table, tabular/adult.* under the data root", ("test", "train"), ()),
+    Entry(OWN, "What your own factory returns: a Dataset, a DataLoader, a pair of arrays, ...", ("its own",), ()),
     Entry("csv:PATH", "CSV file with a header line; the last column is the label", ("all",), ("label",)),
 )
 
@@ -114,6 +118,8 @@ def load(
     """
     keys = Keys(size, length, tokenizer, label)
     _check_keys(name, keys)
+    if _entry(name).name == OWN:
+        return from_factory(name, split, indices)
     source, split = _open(name, root, split, keys)
     chosen = parse_indices(indices, len(source))
     if size is not None:
@@ -125,6 +131,8 @@ def load(
 def _entry(name: str) -> Entry:
     kind, _, path = name.partition(":")
     entry = next((e for e in LISTING if e.name == (f"{kind}:PATH" if path else name) and path != "PATH"), None)
+    if entry is None and is_factory(name):
+        entry = next(e for e in LISTING if e.name == OWN)
     if entry is None or name.endswith(":PATH"):
         raise BadInput(f"unknown data {name!r}; there are {', '.join(e.name for e in LISTING)}")
     return entry

@@ -105,7 +105,7 @@ def _deep(image: Image.Image, values: NDArray[Any], where: str) -> Float[Tensor,
     elif image.mode != "I":
         bits = int(tags.get(BITS, (16,))[0])
     elif image.format not in ("PNG", "PPM"):
-        raise BadInput(f"{where} holds whole numbers of 32 bits, whose range nothing tells; save 8 or 16 bits a channel")
+        raise BadInput(f"{where} holds whole numbers of 32 bits, whose range nothing tells; 8 or 16 bits are needed")
     shares = check_pixels(torch.from_numpy(values / (2**bits - 1) if bits else values), where)
     return 1 - shares if tags.get(PHOTOMETRIC) == 0 else shares
 
