@@ -47,8 +47,8 @@ OWN_FILES = (
 def _held_key(folder: Path) -> str | None:
     """The key of the run that a folder holds; None if the file is missing or not ours."""
     try:
-        held = json.loads((folder / KEY_FILE).read_text())["key"]
-    except (OSError, ValueError, KeyError, TypeError):
+        held = json.loads((folder / KEY_FILE).read_bytes())["key"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     return held if isinstance(held, str) and len(held) == 64 else None
 
@@ -110,7 +110,7 @@ class Store:
         if not record.is_file():
             return None
         try:
-            trial_record = Trial.model_validate_json(record.read_text())
+            trial_record = Trial.model_validate_json(record.read_bytes())
             return trial_record, load_file(tensors) if tensors.is_file() else {}
         except (ValidationError, SafetensorError):
             return None  # damaged from outside: the trial is run again
@@ -150,7 +150,7 @@ def read_report(folder: Path) -> tuple[AuditReport, Mapping[str, Tensor]]:
     if not path.is_file():
         raise BadInput(f"{str(folder)!r} holds no {REPORT_FILE}; give the output folder of an audit")
     try:
-        report = AuditReport.model_validate_json(path.read_text())
+        report = AuditReport.model_validate_json(path.read_bytes())
     except ValidationError as error:
         first = error.errors()[0]
         raise BadInput(

@@ -11,7 +11,7 @@ from fedspill.core.inputs import CategoricalColumn, Column, TableSpec, TokenSpec
 from fedspill.core.types import Batch
 from fedspill.zoo.data.indices import parse_indices
 from fedspill.zoo.data.sources.columns import shown_rows
-from fedspill.zoo.data.sources.source import check_pixels
+from fedspill.zoo.data.sources.source import MOST_CLASSES, check_pixels
 from fedspill.zoo.data.sources.text import shown_by
 from fedspill.zoo.statistics import PLAIN
 
@@ -221,10 +221,11 @@ def _given(
 
 
 def _checked(labels: Tensor, count: int) -> Tensor:
-    if labels.shape != (count,) or labels.is_floating_point() or (count and int(labels.min()) < 0):
+    fits = labels.shape == (count,) and not labels.is_floating_point() and not labels.is_complex()
+    if not fits or (count and not 0 <= int(labels.min()) <= int(labels.max()) < MOST_CLASSES):
         raise BadInput(
             f"labels of shape {tuple(labels.shape)} and {labels.dtype};"
-            f" one class number from 0 for each of {count} inputs is needed"
+            f" one class number from 0 for each of {count} inputs, below {MOST_CLASSES}, is needed"
         )
     return labels.detach().cpu().long()
 

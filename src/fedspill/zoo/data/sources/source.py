@@ -19,6 +19,8 @@ from fedspill.zoo.statistics import PLAIN, Statistics
 
 MOST_PIXELS = 2**15
 """A side."""
+MOST_CLASSES = 2**21
+"""Class numbers beyond belong to something else than classes, and no network would have as many logits."""
 BITS, PHOTOMETRIC = 258, 262
 """Tags of TIFF."""
 
