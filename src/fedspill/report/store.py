@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from fedspill.core.errors import BadInput
-from fedspill.core.tensor_files import write_tensors, write_whole
+from fedspill.core.tensor_files import partial_of, write_tensors, write_whole
 from fedspill.report.schema import AuditReport
 from fedspill.report.trial import Trial
 
@@ -40,7 +40,6 @@ OWN_FILES = (
     "worst.png",
     "attack.json",
     "checkpoint.pt",
-    KEY_FILE,
 )
 
 
@@ -54,11 +53,19 @@ def _held_key(folder: Path) -> str | None:
 
 
 def _clear(folder: Path) -> None:
-    """Removes what fedspill writes, and nothing else."""
+    """Removes what fedspill writes, and nothing else; a kill meanwhile leaves the key, by which the folder is known."""
     for name in OWN_FOLDERS:
         shutil.rmtree(folder / name, ignore_errors=True)
     for path in [*(folder / name for name in OWN_FILES), *folder.glob("rebuilt-*.png")]:
         path.unlink(missing_ok=True)
+    _sweep(folder)
+
+
+def _sweep(folder: Path) -> None:
+    """Removes the half-written files of a run that was killed."""
+    for place in (folder, *(folder / name for name in OWN_FOLDERS)):
+        for path in place.glob(partial_of(Path("*")).name):
+            path.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
@@ -78,20 +85,30 @@ class Store:
         Raises:
             BadInput: it holds something else.
         """
-        cleared = fresh and _held_key(self.folder) is not None
-        if cleared:
-            _clear(self.folder)
         if self.folder.exists() and not self.folder.is_dir():
             raise BadInput(f"--out {str(self.folder)!r} is a file; a folder is needed")
-        if (self.folder / KEY_FILE).is_file():
+        held = (self.folder / KEY_FILE).is_file()
+        if held and fresh and _held_key(self.folder) is not None:
+            _clear(self.folder)
+            self._claim()
+        elif held:
             self._check_key()
-        elif not cleared and self.folder.is_dir() and any(self.folder.iterdir()):
+            _sweep(self.folder)
+        elif self.folder.is_dir() and self._holds_others():
             raise BadInput(f"folder {str(self.folder)!r} is not empty and holds no audit; choose another --out")
         else:
-            try:
-                write_whole(self.folder / KEY_FILE, json.dumps({"key": self.key}))
-            except OSError as error:
-                raise BadInput(f"cannot write to {str(self.folder)!r}: {error.strerror}") from None
+            self._claim()
+
+    def _holds_others(self) -> bool:
+        """Whether it holds more than the half-written key of a run that was killed at once."""
+        first = partial_of(self.folder / KEY_FILE)
+        return any(path != first for path in self.folder.iterdir())
+
+    def _claim(self) -> None:
+        try:
+            write_whole(self.folder / KEY_FILE, json.dumps({"key": self.key}))
+        except OSError as error:
+            raise BadInput(f"cannot write to {str(self.folder)!r}: {error.strerror}") from None
 
     def _check_key(self) -> None:
         if _held_key(self.folder) != self.key:
