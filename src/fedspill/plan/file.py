@@ -97,7 +97,8 @@ def _lay_over(table: dict[str, Any], setting: str) -> None:
     for step in parts[:-1]:
         here = _inside(here, step, setting)
     if not isinstance(here, dict):
-        raise BadInput(f"--set {shortened(setting)}: {shortened(parts[-2])} is a list; name the place of one of its tables and a key")
+        whose = f"--set {shortened(setting)}: {shortened(parts[-2])}"
+        raise BadInput(f"{whose} is a list; name the place of one of its tables and a key")
     here[parts[-1]] = toml_value(text)
 
 
@@ -108,7 +109,8 @@ def _inside(here: Any, key: str, setting: str) -> Any:
     elif key.isdecimal() and len(key) < MOST_DIGITS and int(key) < len(here):
         inner = here[int(key)]
     else:
-        raise BadInput(f"--set {shortened(setting)}: {shortened(key)} is no place in a list of {len(here)}; they count from 0")
+        place = f"{shortened(key)} is no place in a list of {len(here)}"
+        raise BadInput(f"--set {shortened(setting)}: {place}; they count from 0")
     if not isinstance(inner, dict | list):
         raise BadInput(f"--set {shortened(setting)}: {shortened(key)} is a value, not a section")
     return inner

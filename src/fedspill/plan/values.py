@@ -52,7 +52,7 @@ def toml_value(text: str) -> Any:
 def check_values(table: Any) -> None:
     """Raises BadInput if a value of a plan, at any depth, is one that no key can take.
 
-    Such are whole numbers beyond 64 bits, NaN and infinity (but as a budget), dates, text with a null byte, and deep nesting.
+    Such are whole numbers beyond 64 bits, NaN, infinity (but as a budget), dates, text with a null byte, deep nesting.
     """
     waiting: list[tuple[str, Any, int]] = [("", table, 0)]
     while waiting:
