@@ -101,13 +101,13 @@ scalars = st.one_of(
     st.text(st.characters(exclude_categories=["Cs"]), max_size=12),
     st.sampled_from([datetime.date(1979, 5, 27), datetime.time(7, 32), datetime.datetime(1979, 5, 27)]),
 )
+lists = st.lists(scalars, max_size=3)
 values = st.one_of(
     scalars,
-    st.recursive(
-        scalars,
-        lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=3),
-        max_leaves=6,
-    ),
+    scalars,
+    lists,
+    st.dictionaries(st.sampled_from(KEYS), scalars | lists, max_size=3),
+    st.lists(lists | st.dictionaries(st.sampled_from(KEYS), scalars, max_size=3), max_size=3),
     st.builds(_nested, st.sampled_from([3, 40, 400]), st.booleans()),
 )
 

@@ -73,7 +73,7 @@ def check_values(table: Any) -> None:
 
 def _wrong(value: Any) -> str | None:
     """Why a value is none of a plan."""
-    if isinstance(value, int) and not -LARGEST <= value <= LARGEST:
+    if isinstance(value, int) and not -LARGEST - 1 <= value <= LARGEST:
         return "a whole number of more than 64 bits"
     if isinstance(value, float) and not math.isfinite(value):
         return "no finite number"
@@ -86,7 +86,7 @@ def _wrong(value: Any) -> str | None:
 
 def shortened(value: Any) -> str:
     """A value as it is written in Python, cut to a readable length, on one line."""
-    if isinstance(value, int) and abs(value) > LARGEST:
+    if isinstance(value, int) and abs(value) > LARGEST + 1:
         return f"a whole number of {value.bit_length()} bits"
     try:
         text = repr(value)

@@ -173,11 +173,46 @@ def read_report(folder: Path) -> tuple[AuditReport, Mapping[str, Tensor]]:
         raise BadInput(
             f"{str(path)!r} is not a report of this version: {'.'.join(map(str, first['loc']))}: {first['msg']}"
         ) from None
-    tensors = folder / TENSOR_FILE
+    return report, _fitting(report, folder / TENSOR_FILE)
+
+
+def _fitting(report: AuditReport, path: Path) -> Mapping[str, Tensor]:
+    """The tensors of a file, if they are those of which the report speaks."""
     try:
-        return report, load_file(tensors) if tensors.is_file() else {}
-    except SafetensorError as error:
-        raise BadInput(f"{str(tensors)!r} is no whole safetensors file: {error}") from None
+        tensors = load_file(path) if path.is_file() else {}
+    except (SafetensorError, ValueError, RuntimeError, TypeError, KeyError) as error:
+        raise BadInput(f"{str(path)!r} is no whole safetensors file: {str(error).splitlines()[0]}") from None
+    for trial in report.trials:
+        if (reason := misfit(trial, tensors)) is not None:
+            raise BadInput(f"{str(path)!r} is not of this report: trial {trial.name!r} {reason}")
+    return tensors
+
+
+def misfit(trial: Trial, tensors: Mapping[str, Tensor]) -> str | None:
+    """Why a trial's record and the tensors of its examples cannot belong together; None if they can."""
+    private = [tensors[key] for k in trial.examples if (key := f"private/{k}") in tensors]
+    rebuilt, unscored = (tensors.get(f"{kind}/{trial.name}") for kind in ("rebuilt", "unscored"))
+    if any(not t.numel() or t.is_complex() for t in private):
+        return "has private examples without contents"
+    if any(t.ndim == 3 and not t.is_floating_point() for t in private):
+        return "has pictures that are not floats"
+    if len({t.shape for t in private}) > 1:
+        return "has private examples of different shapes"
+    for stack, used in ((rebuilt, _used(trial)), (unscored, [r.unscored for r in trial.readings])):
+        if stack is None:
+            continue
+        if not stack.ndim or any(not 0 <= k < len(stack) for k in used if k is not None):
+            return f"speaks of more reconstructions than the {len(stack) if stack.ndim else 0} there are"
+        if private and (stack.shape[1:] != private[0].shape or stack.is_complex()):
+            return f"has reconstructions {tuple(stack.shape[1:])} of examples {tuple(private[0].shape)}"
+    lengths = {len(s.values) for s in trial.scores if s.values}
+    if lengths - {len(trial.examples)}:
+        return f"has {lengths.pop()} scores for {len(trial.examples)} examples"
+    return None
+
+
+def _used(trial: Trial) -> list[int | None]:
+    return [*trial.matched, *(reading.scored for reading in trial.readings)]
 
 
 def read_texts(folder: Path) -> Texts:

@@ -35,6 +35,7 @@ def _arrays(path: Path, split: str) -> tuple[Array, Array | None, tuple[str, ...
         raise
     except Exception as error:  # a broken, encrypted or oddly packed archive fails in any way
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = "it holds pickled objects, which are never read" if "allow_pickle" in reason else reason
         raise BadInput(f"{str(path)!r} is no .npz archive of plain arrays: {reason}") from error
 
 
