@@ -6,13 +6,18 @@ STAMP := $(VENV)/.installed
 BENCH ?= .venv-bench
 CONFIG ?= plans/quick.toml
 
-.PHONY: demo test check audit docs bench-env constraints clean
+.PHONY: demo test fuzz check audit docs bench-env constraints clean
 
 demo: $(STAMP)
 	$(BIN)/fedspill demo --out fedspill-demo
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n 2
+
+# 10,000 broken plans and files, new ones each time, and a kill at every file operation; 300 and some are in `make test`.
+FUZZ ?= 10000
+fuzz: $(STAMP)
+	FEDSPILL_FUZZ=$(FUZZ) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests/fuzz tests/cli/test_kills.py
 
 check: $(STAMP)
 	$(BIN)/ruff format --check src tests benchmarks

@@ -9,10 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
-import numpy as np
-import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, IterableDataset
 
 from fedspill import catalogue
 from fedspill.auditing.captured import Kind, as_update, attack_captured, check_entry, run_key
@@ -30,7 +27,7 @@ from fedspill.plan.build import pick_device
 from fedspill.plan.file import parse_plan, read_plan
 from fedspill.plan.sections import AttackEntry, AuditPlan, parse_seconds
 from fedspill.report.store import Store
-from fedspill.zoo.data import DataPool, from_dataset, from_tensors
+from fedspill.zoo.data import DataPool, pool_of
 from fedspill.zoo.models import of_module
 
 
@@ -45,7 +42,8 @@ UNSAID: Final = Unsaid()
 Normalise = tuple[tuple[float, ...], tuple[float, ...]] | None
 """Mean and standard deviation per channel, of pixels in [0, 1]; None: pixels are fed as they are."""
 Data = DataPool | tuple[Any, Any] | object
-"""A pool; a pair of images (n, c, h, w) in [0, 1] and labels (n,), tensors or arrays; a torch Dataset or DataLoader."""
+"""A pool; images in [0, 1] or of bytes with labels: a pair of tensors or arrays, a list of (image, label), a Dataset of
+torch or Hugging Face, a DataLoader; see `fedspill.zoo.data.pool_of`."""
 
 
 def audit(
@@ -97,7 +95,7 @@ def audit(
         if not seconds > 0:
             raise BadInput(f"budget={budget!r}: more than 0 seconds are needed")
         read = read.model_copy(update={"audit": read.audit.model_copy(update={"budget": seconds})})
-    pool = None if data is None else _pool(data, read.data.indices)
+    pool = None if data is None else pool_of(data, read.data.indices)
     sent = None if model is None else _audited(model, pool, normalise, loss, read)
     if model is None and (loss is not None or not isinstance(normalise, Unsaid)):
         raise BadInput("loss and normalise are of `model`, which was not given; a plan states its own under [model]")
@@ -272,22 +270,6 @@ def _plan(plan: AuditPlan | Mapping[str, Any] | str | Path) -> AuditPlan:
     if isinstance(plan, AuditPlan):
         return plan
     return parse_plan(dict(plan)) if isinstance(plan, Mapping) else read_plan(Path(plan))
-
-
-def _pool(data: Data, indices: str | None) -> DataPool:
-    if isinstance(data, DataPool):
-        return data
-    if isinstance(data, tuple | list):
-        if len(data) != 2:
-            raise BadInput(f"data holds {len(data)} things; a pair (images, labels) is needed")
-        return from_tensors(*(torch.from_numpy(part) if isinstance(part, np.ndarray) else part for part in data))
-    source = data.dataset if isinstance(data, DataLoader) else data
-    if isinstance(source, IterableDataset) or not (hasattr(source, "__getitem__") and hasattr(source, "__len__")):
-        raise BadInput(
-            f"data is a {type(source).__name__}; a pair (images, labels), a map-style Dataset, or a DataLoader of one"
-            " is needed"
-        )
-    return from_dataset(source, indices=indices)
 
 
 def _audited(

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from fedspill.core.errors import BadInput
+from fedspill.core.libraries import vision
 from fedspill.core.model import Model
 from fedspill.zoo.models import adapters, build
 from tests.support.worlds import CIFAR
@@ -122,7 +123,7 @@ def test_torchvision_beside_cpu_torch(monkeypatch):
     monkeypatch.setattr(adapters.importlib, "import_module", attempt)
     assert adapters.import_torchvision().__name__ == "torchvision"
     assert len(tries) == 2
-    adapters._kept.clear()
+    vision._kept.clear()
 
 
 def test_other_torchvision_failures_are_told(monkeypatch):

@@ -192,9 +192,11 @@ def test_from_dataset():
     assert pool.batch.inputs[:, :, 0, 0].tolist() == [[1, 0, 0], [1, 1, 1], [0, 0, 0]]
     assert pool.batch.labels.tolist() == [1, 0, 2]
     assert pool.indices == (0, 1, 2)
-    with pytest.raises(BadInput, match="a dataset of equally large"):
+    with pytest.raises(BadInput, match=r"images of shape \(1,\) were got; c, h, w are needed"):
         from_dataset(items)
-    with pytest.raises(BadInput, match="a dataset of equally large"):
+    with pytest.raises(BadInput, match=r"images of one shape are needed; these have \(3, 4, 5\), \(3, 4, 6\)"):
+        from_dataset([(byte, 0), (torch.zeros(3, 4, 6), 1)])
+    with pytest.raises(BadInput, match="TypeError.*a Dataset"):
         from_dataset(3)
 
 

@@ -1,6 +1,7 @@
 """The `fedspill` command.
 
 - `main`: the commands; what one needs is imported when it runs.
+- `exits`: how a command ends: one line and an exit code.
 - `audit`: `fedspill audit` and `fedspill report`.
 - `attack`: `fedspill attack`, on a captured update.
 - `captured`: its options read, its results shown.

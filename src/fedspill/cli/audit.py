@@ -1,18 +1,22 @@
 """`fedspill audit` and `fedspill report`: a run, its views, and a summary in the terminal."""
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import typer
 from rich.console import Console
+from torch import Tensor
 
 from fedspill.auditing import run_audit
 from fedspill.cli.progress import TerminalListener
+from fedspill.core.errors import BadInput, FedspillError
 from fedspill.plan.sections import AuditPlan
 from fedspill.rendering.folder import HTML_FILE, write_views
 from fedspill.rendering.terminal import summary
+from fedspill.report.schema import AuditReport
 from fedspill.report.schema import redact as redacted
-from fedspill.report.store import read_report, read_texts
+from fedspill.report.store import Texts, read_report, read_texts
 
 
 def audit_plan(plan: AuditPlan, folder: Path, device: str, *, as_json: bool, redact: bool, fresh: bool) -> int:
@@ -38,9 +42,23 @@ def audit_plan(plan: AuditPlan, folder: Path, device: str, *, as_json: bool, red
 
 
 def show_again(folder: Path, redact: bool) -> None:
-    """Writes the views of a finished audit again, without private examples if wanted, and shows its summary."""
+    """Writes the views of a finished audit again, without private examples if wanted, and shows its summary.
+
+    Raises:
+        BadInput: its files are broken, or hold what no view can show.
+    """
     report, tensors = read_report(folder)
     texts = read_texts(folder)
+    try:
+        _show(folder, redact, report, tensors, texts)
+    except (FedspillError, OSError):
+        raise
+    except Exception as error:  # the files may come from anywhere, and say anything
+        reason = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+        raise BadInput(f"the report in {str(folder)!r} cannot be shown; was it changed by hand? ({reason})") from error
+
+
+def _show(folder: Path, redact: bool, report: AuditReport, tensors: Mapping[str, Tensor], texts: Texts) -> None:
     console = Console()
     if redact:
         views = folder / "redacted"

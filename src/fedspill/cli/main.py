@@ -1,8 +1,8 @@
 """Commands of `fedspill`. What a command needs is imported when it runs, so that `--help` and `list` answer at once."""
 
 import sys
-import traceback
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -14,12 +14,9 @@ from rich.table import Table
 import fedspill
 from fedspill.cli import listing
 from fedspill.cli.attack import capture_command
+from fedspill.cli.exits import exit_code_of
 from fedspill.cli.train import app as train_app
 from fedspill.cli.vet import vet_command
-from fedspill.core.errors import FedspillError
-
-BAD_INPUT = 2
-DEFECT = 70
 
 app = typer.Typer(
     name="fedspill",
@@ -45,7 +42,11 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
+@app.callback(
+    epilog="Exit codes: 0 passed or not shown, 1 leaks (vet: a finding; doctor: a problem), 2 bad input, 3"
+    " inconclusive, 70 a defect (its traceback is written to a file, or shown with FEDSPILL_TRACEBACK=1), 130"
+    " interrupted, 141 nobody reads the output."
+)
 def _root(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
@@ -180,18 +181,7 @@ def _warn(message: Warning | str, category: type[Warning], *where: object) -> No
 
 
 def main() -> None:
-    """The command's entry: errors that a user can mend are one line on stderr and exit code 2."""
+    """The command's entry: errors that a user can mend are one line on stderr and exit code 2; see `exits`."""
     sys.path.insert(0, "")  # the user's own package.module:factory lies in the current folder
     warnings.showwarning = _warn
-    try:
-        app()
-    except FedspillError as error:
-        _console().print(f"fedspill: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-        sys.exit(BAD_INPUT)
-    except OSError as error:
-        where = f" ({error.filename})" if error.filename else ""
-        _console().print(f"fedspill: {error.strerror or error}{where}", style="red", markup=False, soft_wrap=True)
-        sys.exit(BAD_INPUT)
-    except Exception:  # a defect of fedspill or of the user's own code must not read as "leaks" (1)
-        traceback.print_exc()
-        sys.exit(DEFECT)
+    sys.exit(exit_code_of(partial(app, standalone_mode=False)))

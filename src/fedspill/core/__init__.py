@@ -15,5 +15,6 @@
 - `tensor_files`: files written whole, tensors read without unpickling, digests.
 - `settings`: groups of hyperparameters, which plans name in one flat list.
 - `errors`: the errors that fedspill raises.
+- `libraries/`: libraries that an installation can spoil, imported with care.
 - `callable_package`: packages that list their components when called.
 """

@@ -90,6 +90,11 @@ def read_metadata(path: str | Path) -> dict[str, str]:
         raise BadInput(f"{str(path)!r} is no whole safetensors file: {_line(error)}") from error
 
 
+def partial_of(path: Path) -> Path:
+    """Where `whole_file` writes until the file is whole; a kill leaves it."""
+    return path.with_name(f".{path.name}.partial")
+
+
 @contextmanager
 def whole_file(path: Path) -> Generator[Path]:
     """A path to write to, which takes the place of `path` when the block ends: no reader or kill meets half a file.
@@ -97,7 +102,7 @@ def whole_file(path: Path) -> Generator[Path]:
     Missing folders are made; a block that fails leaves the old file, and nothing beside it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
+    partial = partial_of(path)
     try:
         yield partial
         partial.replace(path)

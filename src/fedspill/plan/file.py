@@ -8,8 +8,11 @@ from pydantic import ValidationError
 
 from fedspill.core.errors import BadInput
 from fedspill.plan.sections import AuditPlan, Section
-from fedspill.plan.values import toml_value
+from fedspill.plan.values import check_values, shortened, toml_value
 
+MOST_TOLD = 8
+"""Mistakes of one plan that are told at once."""
+MOST_DIGITS = 10
 P = TypeVar("P", bound=Section)
 
 
@@ -28,18 +31,21 @@ def parse_as(kind: type[P], table: dict[str, Any]) -> P:
     Raises:
         BadInput: names the key, the value, and what is allowed.
     """
+    check_values(table)
     try:
         return kind.model_validate(table)
     except ValidationError as error:
-        raise BadInput("; ".join(_explain(e, kind) for e in error.errors())) from None
+        raise BadInput("; ".join(_explain(e, kind) for e in error.errors()[:MOST_TOLD])) from None
+    except RecursionError:
+        raise BadInput("the plan nests too deeply") from None
 
 
 def _explain(error: Any, plan: type[Section]) -> str:
     where = ".".join(str(step) for step in error["loc"] if step != "function-before[_as_entry(), AttackEntry]")
     if error["type"] == "extra_forbidden":
-        return f"plan key {where!r} is unknown; {_known(error['loc'], plan)}"
-    got = "" if error["type"] == "missing" else f" (got {error['input']!r})"
-    return f"plan key {where or 'plan'!r}: {error['msg'].removeprefix('Value error, ')}{got if where else ''}"
+        return f"plan key {shortened(where)} is unknown; {_known(error['loc'], plan)}"
+    got = "" if error["type"] == "missing" else f" (got {shortened(error['input'])})"
+    return f"plan key {shortened(where or 'plan')}: {error['msg'].removeprefix('Value error, ')}{got if where else ''}"
 
 
 def _known(loc: tuple[Any, ...], plan: type[Section]) -> str:
@@ -75,8 +81,8 @@ def _table(path: Path, settings: list[str] | None = None) -> dict[str, Any]:
         raise BadInput(f"plan file {str(path)!r} does not exist")
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise BadInput(f"plan file {str(path)!r} is not valid TOML: {error}") from None
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits is a ValueError, and no TOML's own
+        raise BadInput(f"plan file {str(path)!r} is not valid TOML: {str(error).splitlines()[0]}") from None
     for setting in settings or []:
         _lay_over(table, setting)
     return table
@@ -86,12 +92,13 @@ def _lay_over(table: dict[str, Any], setting: str) -> None:
     key, equals, text = setting.partition("=")
     parts = key.strip().split(".")
     if not equals or len(parts) < 2:
-        raise BadInput(f"--set {setting!r}: write SECTION.KEY=VALUE, for example client.num_examples=8")
+        raise BadInput(f"--set {shortened(setting)}: write SECTION.KEY=VALUE, for example client.num_examples=8")
     here: Any = table
     for step in parts[:-1]:
         here = _inside(here, step, setting)
     if not isinstance(here, dict):
-        raise BadInput(f"--set {setting!r}: {parts[-2]!r} is a list; name the place of one of its tables and a key")
+        whose = f"--set {shortened(setting)}: {shortened(parts[-2])}"
+        raise BadInput(f"{whose} is a list; name the place of one of its tables and a key")
     here[parts[-1]] = toml_value(text)
 
 
@@ -99,10 +106,11 @@ def _inside(here: Any, key: str, setting: str) -> Any:
     """A table's section, or the table at a place (from 0) of a list of tables."""
     if isinstance(here, dict):
         inner = here.setdefault(key, {})
-    elif key.isdecimal() and int(key) < len(here):
+    elif key.isdecimal() and len(key) < MOST_DIGITS and int(key) < len(here):
         inner = here[int(key)]
     else:
-        raise BadInput(f"--set {setting!r}: {key!r} is no place in a list of {len(here)}; they count from 0")
+        place = f"{shortened(key)} is no place in a list of {len(here)}"
+        raise BadInput(f"--set {shortened(setting)}: {place}; they count from 0")
     if not isinstance(inner, dict | list):
-        raise BadInput(f"--set {setting!r}: {key!r} is a value, not a section")
+        raise BadInput(f"--set {shortened(setting)}: {shortened(key)} is a value, not a section")
     return inner

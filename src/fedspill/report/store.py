@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from fedspill.core.errors import BadInput
-from fedspill.core.tensor_files import write_tensors, write_whole
+from fedspill.core.tensor_files import partial_of, write_tensors, write_whole
 from fedspill.report.schema import AuditReport
 from fedspill.report.trial import Trial
 
@@ -40,25 +40,32 @@ OWN_FILES = (
     "worst.png",
     "attack.json",
     "checkpoint.pt",
-    KEY_FILE,
 )
 
 
 def _held_key(folder: Path) -> str | None:
     """The key of the run that a folder holds; None if the file is missing or not ours."""
     try:
-        held = json.loads((folder / KEY_FILE).read_text())["key"]
-    except (OSError, ValueError, KeyError, TypeError):
+        held = json.loads((folder / KEY_FILE).read_bytes())["key"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     return held if isinstance(held, str) and len(held) == 64 else None
 
 
 def _clear(folder: Path) -> None:
-    """Removes what fedspill writes, and nothing else."""
+    """Removes what fedspill writes, and nothing else; a kill meanwhile leaves the key, by which the folder is known."""
     for name in OWN_FOLDERS:
         shutil.rmtree(folder / name, ignore_errors=True)
     for path in [*(folder / name for name in OWN_FILES), *folder.glob("rebuilt-*.png")]:
         path.unlink(missing_ok=True)
+    _sweep(folder)
+
+
+def _sweep(folder: Path) -> None:
+    """Removes the half-written files of a run that was killed."""
+    for place in (folder, *(folder / name for name in OWN_FOLDERS)):
+        for path in place.glob(partial_of(Path("*")).name):
+            path.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
@@ -78,20 +85,30 @@ class Store:
         Raises:
             BadInput: it holds something else.
         """
-        cleared = fresh and _held_key(self.folder) is not None
-        if cleared:
-            _clear(self.folder)
         if self.folder.exists() and not self.folder.is_dir():
             raise BadInput(f"--out {str(self.folder)!r} is a file; a folder is needed")
-        if (self.folder / KEY_FILE).is_file():
+        held = (self.folder / KEY_FILE).is_file()
+        if held and fresh and _held_key(self.folder) is not None:
+            _clear(self.folder)
+            self._claim()
+        elif held:
             self._check_key()
-        elif not cleared and self.folder.is_dir() and any(self.folder.iterdir()):
+            _sweep(self.folder)
+        elif self.folder.is_dir() and self._holds_others():
             raise BadInput(f"folder {str(self.folder)!r} is not empty and holds no audit; choose another --out")
         else:
-            try:
-                write_whole(self.folder / KEY_FILE, json.dumps({"key": self.key}))
-            except OSError as error:
-                raise BadInput(f"cannot write to {str(self.folder)!r}: {error.strerror}") from None
+            self._claim()
+
+    def _holds_others(self) -> bool:
+        """Whether it holds more than the half-written key of a run that was killed at once."""
+        first = partial_of(self.folder / KEY_FILE)
+        return any(path != first for path in self.folder.iterdir())
+
+    def _claim(self) -> None:
+        try:
+            write_whole(self.folder / KEY_FILE, json.dumps({"key": self.key}))
+        except OSError as error:
+            raise BadInput(f"cannot write to {str(self.folder)!r}: {error.strerror}") from None
 
     def _check_key(self) -> None:
         if _held_key(self.folder) != self.key:
@@ -110,7 +127,7 @@ class Store:
         if not record.is_file():
             return None
         try:
-            trial_record = Trial.model_validate_json(record.read_text())
+            trial_record = Trial.model_validate_json(record.read_bytes())
             return trial_record, load_file(tensors) if tensors.is_file() else {}
         except (ValidationError, SafetensorError):
             return None  # damaged from outside: the trial is run again
@@ -150,17 +167,52 @@ def read_report(folder: Path) -> tuple[AuditReport, Mapping[str, Tensor]]:
     if not path.is_file():
         raise BadInput(f"{str(folder)!r} holds no {REPORT_FILE}; give the output folder of an audit")
     try:
-        report = AuditReport.model_validate_json(path.read_text())
+        report = AuditReport.model_validate_json(path.read_bytes())
     except ValidationError as error:
         first = error.errors()[0]
         raise BadInput(
             f"{str(path)!r} is not a report of this version: {'.'.join(map(str, first['loc']))}: {first['msg']}"
         ) from None
-    tensors = folder / TENSOR_FILE
+    return report, _fitting(report, folder / TENSOR_FILE)
+
+
+def _fitting(report: AuditReport, path: Path) -> Mapping[str, Tensor]:
+    """The tensors of a file, if they are those of which the report speaks."""
     try:
-        return report, load_file(tensors) if tensors.is_file() else {}
-    except SafetensorError as error:
-        raise BadInput(f"{str(tensors)!r} is no whole safetensors file: {error}") from None
+        tensors = load_file(path) if path.is_file() else {}
+    except (SafetensorError, ValueError, RuntimeError, TypeError, KeyError) as error:
+        raise BadInput(f"{str(path)!r} is no whole safetensors file: {str(error).splitlines()[0]}") from None
+    for trial in report.trials:
+        if (reason := misfit(trial, tensors)) is not None:
+            raise BadInput(f"{str(path)!r} is not of this report: trial {trial.name!r} {reason}")
+    return tensors
+
+
+def misfit(trial: Trial, tensors: Mapping[str, Tensor]) -> str | None:
+    """Why a trial's record and the tensors of its examples cannot belong together; None if they can."""
+    private = [tensors[key] for k in trial.examples if (key := f"private/{k}") in tensors]
+    rebuilt, unscored = (tensors.get(f"{kind}/{trial.name}") for kind in ("rebuilt", "unscored"))
+    if any(not t.numel() or t.is_complex() for t in private):
+        return "has private examples without contents"
+    if any(t.ndim == 3 and not t.is_floating_point() for t in private):
+        return "has pictures that are not floats"
+    if len({t.shape for t in private}) > 1:
+        return "has private examples of different shapes"
+    for stack, used in ((rebuilt, _used(trial)), (unscored, [r.unscored for r in trial.readings])):
+        if stack is None:
+            continue
+        if not stack.ndim or any(not 0 <= k < len(stack) for k in used if k is not None):
+            return f"speaks of more reconstructions than the {len(stack) if stack.ndim else 0} there are"
+        if private and (stack.shape[1:] != private[0].shape or stack.is_complex()):
+            return f"has reconstructions {tuple(stack.shape[1:])} of examples {tuple(private[0].shape)}"
+    lengths = {len(s.values) for s in trial.scores if s.values}
+    if lengths - {len(trial.examples)}:
+        return f"has {lengths.pop()} scores for {len(trial.examples)} examples"
+    return None
+
+
+def _used(trial: Trial) -> list[int | None]:
+    return [*trial.matched, *(reading.scored for reading in trial.readings)]
 
 
 def read_texts(folder: Path) -> Texts:

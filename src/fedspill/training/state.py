@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from fedspill import __version__
 from fedspill.core.errors import BadInput
-from fedspill.core.tensor_files import write_state
+from fedspill.core.tensor_files import partial_of, write_state
 from fedspill.core.watching.watch import Forecast
 
 
@@ -52,7 +52,7 @@ class StateFile:
 
     @classmethod
     def beside(cls, out: Path, plan: BaseModel) -> "StateFile":
-        """The state file of the training of `plan` that writes `out`.
+        """The state file of the training of `plan` that writes `out`; half-written files of a killed run are removed.
 
         Raises:
             BadInput: `out` is no safetensors file, or lies in no folder.
@@ -61,8 +61,11 @@ class StateFile:
             raise BadInput(f"--out {str(out)!r} must end in .safetensors")
         if not out.parent.is_dir():
             raise BadInput(f"--out {str(out)!r}: the folder {str(out.parent)!r} does not exist")
+        state = out.with_name(out.name + ".partial")
+        for file in (out, out.with_suffix(".json"), state):
+            partial_of(file).unlink(missing_ok=True)
         conditions = [plan.model_dump(mode="json"), __version__, torch.__version__]
-        return cls(out.with_name(out.name + ".partial"), json.dumps(conditions, sort_keys=True))
+        return cls(state, json.dumps(conditions, sort_keys=True))
 
     def load(self) -> dict[str, Any] | None:
         """What an earlier, broken run of the same training left, if any.

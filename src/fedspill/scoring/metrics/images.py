@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fedspill.core.inputs import Kind
+from fedspill.core.libraries.vision import import_torchmetrics
 from fedspill.scoring.pairs import IMAGES, NotComputed, in_pieces
 
 SSIM_MIN_SIZE = 11
@@ -147,9 +148,8 @@ def _ssim(rebuilt: Tensor, private: Tensor) -> Tensor:
 
 
 def _ms_ssim(rebuilt: Tensor, private: Tensor) -> Tensor:
-    from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
-
-    values = multiscale_structural_similarity_index_measure(
+    functional = import_torchmetrics("torchmetrics.functional.image")
+    values: Tensor = functional.multiscale_structural_similarity_index_measure(
         rebuilt, private, sigma=1.5, kernel_size=11, data_range=1.0, reduction="none", normalize="relu"
     )
     return values.double().clamp(max=1)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fedspill.core.inputs import Kind
+from fedspill.core.libraries.vision import import_torchmetrics
 from fedspill.scoring.pairs import IMAGES, NotComputed, in_pieces
 
 MIN_SIZE = 64
@@ -62,10 +63,8 @@ class PerceptualFeatures(nn.Module):
     """
 
     def __init__(self, convolutions: Mapping[str, Tensor], heads: Mapping[str, Tensor]) -> None:
-        from torchmetrics.functional.image.lpips import ScalingLayer
-
         super().__init__()
-        self.scaling = ScalingLayer()
+        self.scaling: nn.Module = import_torchmetrics("torchmetrics.functional.image.lpips").ScalingLayer()
         self.features = _alexnet_features()
         self.features.load_state_dict(dict(convolutions))
         self.roots = [heads[f"lin{k}.model.1.weight"].flatten().sqrt() for k in range(5)]
@@ -106,9 +105,9 @@ def alexnet(weights: Path | None, device: torch.device) -> PerceptualFeatures:
 
 @lru_cache(maxsize=2)
 def _read(weights: Path, device: torch.device) -> PerceptualFeatures:
-    import torchmetrics
-
-    heads = Path(torchmetrics.__file__).parent / "functional" / "image" / "lpips_models" / "alex.pth"
+    heads = (
+        Path(import_torchmetrics("torchmetrics").__file__).parent / "functional" / "image" / "lpips_models" / "alex.pth"
+    )
     try:
         states = [torch.load(path, map_location="cpu", weights_only=True) for path in (weights, heads)]
         prefix = "features."

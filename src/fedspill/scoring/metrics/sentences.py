@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fedspill.core.errors import BadInput
 from fedspill.core.inputs import Kind, TokenSpec
+from fedspill.core.libraries.vision import import_torchmetrics
 from fedspill.scoring.pairs import paired
 
 SENTENCES: frozenset[Kind] = frozenset({TokenSpec})
@@ -66,16 +67,14 @@ def _words(sentences: Tensor) -> list[str]:
 
 
 def _bleu(rebuilt: str, private: str) -> Tensor:
-    from torchmetrics.functional.text import bleu_score
-
-    return bleu_score([rebuilt], [[private]], n_gram=min(LONGEST_RUN, len(private.split())))
+    text = import_torchmetrics("torchmetrics.functional.text")
+    return text.bleu_score([rebuilt], [[private]], n_gram=min(LONGEST_RUN, len(private.split())))
 
 
 def _rouge_l(rebuilt: str, private: str) -> Tensor:
     # torchmetrics' own normaliser would drop signs; token numbers need none of it.
-    from torchmetrics.functional.text import rouge_score
-
-    scores = rouge_score([rebuilt], [private], rouge_keys="rougeL", normalizer=str, tokenizer=str.split)
+    text = import_torchmetrics("torchmetrics.functional.text")
+    scores = text.rouge_score([rebuilt], [private], rouge_keys="rougeL", normalizer=str, tokenizer=str.split)
     return scores["rougeL_fmeasure"]
 
 

@@ -2,11 +2,8 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from fedspill.core.errors import BadInput
@@ -14,7 +11,7 @@ from fedspill.core.inputs import CategoricalColumn, Column, TableSpec, TokenSpec
 from fedspill.core.types import Batch
 from fedspill.zoo.data.indices import parse_indices
 from fedspill.zoo.data.sources.columns import shown_rows
-from fedspill.zoo.data.sources.source import check_pixels, pixels
+from fedspill.zoo.data.sources.source import MOST_CLASSES, check_pixels
 from fedspill.zoo.data.sources.text import shown_by
 from fedspill.zoo.statistics import PLAIN
 
@@ -224,51 +221,25 @@ def _given(
 
 
 def _checked(labels: Tensor, count: int) -> Tensor:
-    if labels.shape != (count,) or labels.is_floating_point() or (count and int(labels.min()) < 0):
+    fits = labels.shape == (count,) and not labels.is_floating_point() and not labels.is_complex()
+    if not fits or (count and not 0 <= int(labels.min()) <= int(labels.max()) < MOST_CLASSES):
         raise BadInput(
             f"labels of shape {tuple(labels.shape)} and {labels.dtype};"
-            f" one class number from 0 for each of {count} inputs is needed"
+            f" one class number from 0 for each of {count} inputs, below {MOST_CLASSES}, is needed"
         )
     return labels.detach().cpu().long()
 
 
-def from_dataset(
-    dataset: object,
-    *,
-    indices: str | Sequence[int] | None = None,
-    class_names: tuple[str, ...] = (),
-    mean: tuple[float, ...] = PLAIN.mean,
-    std: tuple[float, ...] = PLAIN.std,
-    name: str = "dataset",
-) -> DataPool:
-    """Examples of a map-style torch Dataset that gives (image, label).
-
-    Images are tensors (c, h, w) in [0, 1] or of bytes, arrays (h, w, c), or PIL pictures. The other arguments are
-    those of `load` and `from_tensors`.
+def chosen_from(pool: DataPool, indices: str | Sequence[int] | None) -> DataPool:
+    """The pool's examples at some positions, see `load`; None keeps all.
 
     Raises:
-        BadInput: no length, other items, images of different shapes, or a range that `from_tensors` refuses.
+        BadInput: see `parse_indices`.
     """
-    items = cast(Any, dataset)
-    try:
-        chosen = parse_indices(indices, len(items))
-        pairs = [(_tensor(image), int(label)) for image, label in (items[k] for k in chosen)]
-        inputs = torch.stack([image for image, _ in pairs])
-    except BadInput:
-        raise
-    except (TypeError, ValueError, RuntimeError, AttributeError) as error:
-        raise BadInput(f"a dataset of equally large (image, label) pairs is needed: {error}") from error
-    labels = torch.tensor([label for _, label in pairs])
-    pool = from_tensors(inputs, labels, class_names=class_names, mean=mean, std=std, name=name)
-    return replace(pool, source="dataset of the caller", indices=tuple(chosen))
-
-
-def _tensor(image: object) -> Tensor:
-    if isinstance(image, Tensor):
-        return image.float() / 255 if image.dtype == torch.uint8 else image
-    array = np.asarray(image.convert("L" if image.mode == "L" else "RGB") if isinstance(image, Image.Image) else image)
-    array = array[..., None] if array.ndim == 2 else array
-    return pixels(array).permute(2, 0, 1)
+    if indices is None:
+        return pool
+    places = parse_indices(indices, len(pool))
+    return replace(pool, batch=pool.batch[places], indices=tuple(pool.indices[k] for k in places))
 
 
 def shared_examples(private: DataPool, public: DataPool) -> list[int]:

@@ -10,39 +10,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import torch
 from torch import nn
 
 from fedspill.core.errors import BadInput
+from fedspill.core.libraries.vision import import_torchvision
 from fedspill.core.model import Model
 
 Shape = tuple[int, int, int]
-_kept: list[torch.library.Library] = []
-"""Operator schemas live as long as their library object."""
-
-
-def import_torchvision() -> ModuleType:
-    """torchvision, also where a CUDA build lies beside a CPU build of torch.
-
-    There its import fails with "operator torchvision::nms does not exist", since its compiled part is not
-    loaded. Two schemas without an implementation make models and transforms work; only the operators stay
-    unusable.
-
-    Raises:
-        BadInput: not installed, or broken in another way.
-    """
-    try:
-        return _import("torchvision")
-    except RuntimeError as error:
-        if "operator torchvision::nms does not exist" not in str(error):
-            raise BadInput(f"torchvision is installed but cannot be imported: {error}") from error
-    library = torch.library.Library("torchvision", "DEF")
-    for operator in ("nms", "qnms"):
-        library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    _kept.append(library)
-    for name in [n for n in sys.modules if n.split(".")[0] == "torchvision"]:
-        del sys.modules[name]  # halves of the import that failed
-    return _import("torchvision")
 
 
 def _import(name: str) -> ModuleType:
@@ -50,6 +24,9 @@ def _import(name: str) -> ModuleType:
         return importlib.import_module(name)
     except ImportError as error:
         raise BadInput(f"{name} cannot be imported ({error}); install it: pip install 'fedspill[vision]'") from error
+    except Exception as error:  # a library that does not fit the installed torch fails in any way
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise BadInput(f"{name} is installed but cannot be imported: {reason}") from error
 
 
 def _call(what: str, make: Callable[[], Any]) -> nn.Module:

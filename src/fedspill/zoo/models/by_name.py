@@ -171,7 +171,17 @@ def _make(name: str, shape: tuple[int, ...], num_classes: int, seed: int, option
     if name in NETWORKS:
         network = NETWORKS[name]
         settings = with_options(network.options, options, name)
-        return materialise(lambda: network.make(shape, num_classes, settings), network.scheme, rng)
+        try:
+            return materialise(lambda: network.make(shape, num_classes, settings), network.scheme, rng)
+        except (
+            RuntimeError,
+            MemoryError,
+            OverflowError,
+            TypeError,
+            BadInput,
+        ) as error:  # sizes that no tensor can have
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise BadInput(f"model {name!r} cannot be built for inputs of shape {shape}: {reason[:200]}") from error
     prefix, colon, rest = name.partition(":")
     if not colon or not rest:
         raise BadInput(f"unknown model {name!r}; there are {', '.join(e.name for e in listing())}")

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fedspill.core.errors import BadInput
+from fedspill.core.memory import free_bytes, words
 
 Scheme = Callable[[nn.Module, torch.Generator], None]
 """Fills one leaf module (a convolution, a linear layer or an embedding) in place."""
@@ -23,10 +24,13 @@ def materialise(build: Callable[[], nn.Module], scheme: Scheme, rng: torch.Gener
     """The network that `build` makes, on the CPU in float32, with weights from `rng`.
 
     Raises:
-        BadInput: the network holds parameters of a kind of layer that no scheme fills.
+        BadInput: the network holds parameters of a kind of layer that no scheme fills, or more than memory does.
     """
     with torch.device("meta"):
         module = build()
+    needed, there = sum(v.numel() * v.element_size() for v in module.parameters()), free_bytes(torch.device("cpu"))
+    if needed > there:
+        raise BadInput(f"its weights need {words(needed)} of memory, this machine has {words(there)} free")
     module = module.to_empty(device="cpu")
     for name, layer in module.named_modules():
         if isinstance(layer, (*_DRAWN, *_CONSTANT)):

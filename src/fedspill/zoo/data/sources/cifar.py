@@ -84,7 +84,9 @@ def _read(path: Path) -> dict[str, Any]:
     except BadInput as error:
         raise BadInput(f"{str(path)!r} refused: {error}") from error
     except Exception as error:  # a broken pickle fails in any way
-        raise BadInput(f"{str(path)!r} is no official CIFAR file: {str(error)[:120]}") from error
+        raise BadInput(
+            f"{str(path)!r} is no official CIFAR file: {(str(error).splitlines() or [''])[0][:120]}"
+        ) from error
     if not isinstance(content, dict):
         raise BadInput(f"{str(path)!r} is no official CIFAR file: it holds a {type(content).__name__}")
     return content
@@ -102,7 +104,12 @@ def _batch(path: Path, layout: _Layout) -> tuple[NDArray[Any], list[int]]:
     data, labels = content.get("data"), content.get(layout.labels)
     if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != 3072:
         raise BadInput(f"{str(path)!r} is no official CIFAR file: `data` of shape (n, 3072) uint8 is needed")
-    if not isinstance(labels, list) or len(labels) != len(data):
+    if (
+        not isinstance(labels, list)
+        or len(labels) != len(data)
+        or not all(type(k) is int for k in labels)
+        or not labels
+    ):
         raise BadInput(f"{str(path)!r} is no official CIFAR file: a list {layout.labels!r}, one per image, is needed")
     return data, labels
 
@@ -121,12 +128,14 @@ def cifar(name: str, root: Path, split: str, size: int | None) -> Source:
     """
     layout = LAYOUTS[name]
     folder = _folder(layout, root)
-    names = tuple(str(n) for n in _read(folder / layout.meta).get(layout.names, ()))
+    listed = _read(folder / layout.meta).get(layout.names, ())
+    names = tuple(str(n) for n in listed) if isinstance(listed, list | tuple) else ()
     batches = [_batch(folder / file, layout) for file in (layout.test if split == "test" else layout.train)]
     data = np.concatenate([images for images, _ in batches]).reshape(-1, 3, 32, 32)
-    labels = torch.tensor([label for _, numbers in batches for label in numbers])
-    if not names or int(labels.max()) >= len(names) or int(labels.min()) < 0:
-        raise BadInput(f"{str(folder)!r}: labels run to {int(labels.max())}, {layout.meta} names {len(names)} classes")
+    numbers = [label for _, labels in batches for label in labels]
+    if not 0 <= min(numbers) <= max(numbers) < len(names):
+        raise BadInput(f"{str(folder)!r}: labels run to {max(numbers)}, {layout.meta} names {len(names)} classes")
+    labels = torch.tensor(numbers)
 
     def read(positions: list[int]) -> Tensor:
         images = pixels(data[positions])

@@ -17,6 +17,7 @@ from fedspill.zoo.data.sources.source import Source
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 MOST_WORDS = 1000
 """A column of more words than this is free text, a key, or numbers with gaps."""
+LARGEST = torch.finfo(torch.float32).max
 FINEST = 2**21
 """Steps up to the largest value of a column, for float32 to tell neighbouring ones apart after the encoding."""
 
@@ -91,6 +92,11 @@ def _column(where: str, name: str, texts: list[str]) -> tuple[Column, list[float
     distinct = set(texts)
     if _are_numbers(distinct):
         value = {text: float(text) for text in distinct}
+        beyond = next((text for text in texts if not abs(value[text]) <= LARGEST), None)
+        if beyond is not None:
+            raise BadInput(
+                f"{where}: the column {name!r} holds {beyond[:60]!r}; numbers up to {LARGEST:.3g} are needed"
+            )
         values = [value[text] for text in texts]
         return _numeric(name, values, distinct), values
     words = _few(where, name, sorted(distinct))
@@ -102,16 +108,19 @@ def _numeric(name: str, values: list[float], distinct: set[str]) -> NumericColum
     column = torch.tensor(values, dtype=torch.float64)
     low, high = float(column.min()), float(column.max())
     deviation = float(column.std(correction=0))
-    # A constant column has none; any scale does.
-    std = deviation if deviation > 0 else 1.0
+    # A constant column has none, and float32 has no smaller ones; any scale does.
+    std = deviation if deviation > 1e-30 else 1.0
     return NumericColumn(name, float(column.mean()), std, low, high, _step(distinct, max(abs(low), abs(high))))
 
 
 def _step(texts: set[str], largest: float) -> float | None:
     """1, 0.1, 0.01, ...: the decimals that the texts have; None where float32 cannot hold so many."""
-    decimals = max(max(0, -int(Decimal(text).normalize().as_tuple().exponent)) for text in texts)
+    try:
+        decimals = max(max(0, -int(Decimal(text).normalize().as_tuple().exponent)) for text in texts)
+    except ArithmeticError:  # an exponent beyond those of decimals
+        return None
     step = float(f"1e-{decimals}")
-    return step if largest / step < FINEST else None
+    return step if step and largest / step < FINEST else None
 
 
 def _labels(where: str, name: str, texts: list[str]) -> tuple[Int[Tensor, " n"], tuple[str, ...]]:

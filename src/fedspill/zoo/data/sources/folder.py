@@ -1,15 +1,16 @@
 """Image files in a folder, with class subfolders or without."""
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 import torch
 from jaxtyping import Float
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from fedspill.core.errors import BadInput
-from fedspill.zoo.data.sources.source import Source, pixels, square
+from fedspill.zoo.data.sources.source import Source, is_grey, picture, square
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 
@@ -28,25 +29,25 @@ def _listed(folder: Path) -> tuple[list[Path], list[int], tuple[str, ...]]:
 
 
 def _is_grey(path: Path) -> bool:
-    try:
-        with Image.open(path) as image:
-            return image.mode in ("1", "L", "I", "I;16", "I;16B", "F")
-    except OSError as error:
-        raise BadInput(f"image {str(path)!r} cannot be read: {error}") from error
+    with _opened(path) as image:
+        return is_grey(image)
 
 
 def _decode(path: Path, grey: bool) -> Float[Tensor, "c h w"]:
+    with _opened(path) as image:
+        return picture(image, grey, f"image {str(path)!r}")
+
+
+@contextmanager
+def _opened(path: Path) -> Generator[Image.Image]:
     try:
-        with Image.open(path) as opened:
-            image = ImageOps.exif_transpose(opened)
-            if image.mode.startswith("I;16"):
-                array = np.asarray(image).astype(np.uint16)[..., None]
-                array = array if grey else array.repeat(3, axis=2)
-            else:
-                array = np.asarray(image.convert("L" if grey else "RGB"))
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError) as error:
-        raise BadInput(f"image {str(path)!r} cannot be read: {error}") from error
-    return pixels(array.reshape(*array.shape[:2], -1)).permute(2, 0, 1)
+        with Image.open(path) as image:
+            yield image
+    except BadInput:
+        raise
+    except Exception as error:  # a broken picture fails in any way
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise BadInput(f"image {str(path)!r} cannot be read: {reason}") from error
 
 
 def _all_grey(paths: list[Path]) -> bool:

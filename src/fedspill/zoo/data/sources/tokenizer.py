@@ -1,8 +1,13 @@
 """Tokenizers of sentences: bytes, which need nothing, and those of files by the `tokenizers` package."""
 
 import importlib
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from inspect import getsource
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +15,8 @@ from fedspill.core.errors import BadInput
 from fedspill.zoo.root import located
 
 BYTES = "bytes"
+MOST_TOKENS = 2**21
+"""An embedding of more rows than this belongs to a broken file."""
 NEEDED = (
     'it must be "bytes", a tokenizer.json, a folder with one or with vocab.json and merges.txt, or "VOCAB.json,MERGES"'
 )
@@ -70,24 +77,80 @@ def _files(name: str, root: str | Path | None) -> list[Path]:
 
 
 def _opened(name: str, files: list[Path]) -> Tokenizer:
-    library = _library()
-    try:
-        if len(files) == 2:
-            made: Any = library.ByteLevelBPETokenizer(str(files[0]), str(files[1]))
-        else:
-            made = library.Tokenizer.from_file(str(files[0]))
-            made.no_truncation()
-            made.no_padding()
-    except Exception as error:  # the library raises bare Exceptions
-        raise BadInput(f"tokenizer {name!r} cannot be read: {str(error).splitlines()[0]}; {NEEDED}") from error
+    _library()
+    paths = [str(file) for file in files]
+    vocabulary = _in_child(name, paths, "")["vocabulary"]
+    if not 1 <= vocabulary <= MOST_TOKENS:
+        raise BadInput(
+            f"tokenizer {name!r} has token numbers below {vocabulary}; from 1 to {MOST_TOKENS} tokens can be taken"
+        )
 
     def encode(text: str) -> list[int]:
-        return made.encode(text, add_special_tokens=False).ids
+        tokens = _in_child(name, paths, text)["tokens"]
+        if max(tokens, default=0) >= vocabulary:
+            raise BadInput(f"tokenizer {name!r} gives token {max(tokens)}, its vocabulary ends below {vocabulary}")
+        return tokens
+
+    opened = list[Any]()
 
     def decode(tokens: list[int]) -> str:
-        return made.decode(tokens, skip_special_tokens=False)
+        opened.extend([] if opened else [_open(*paths)])
+        try:
+            return opened[0].decode(tokens, skip_special_tokens=False)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException:  # a panic of the library is no Exception
+            return " ".join(map(str, tokens))
 
-    return Tokenizer(name, max(made.get_vocab().values()) + 1, encode, decode)
+    return Tokenizer(name, vocabulary, encode, decode)
+
+
+def _open(first: str, second: str | None = None) -> Any:
+    """A tokenizer of one file or two; self-contained, for its source is what the child runs."""
+    import tokenizers
+
+    if second is not None:
+        return tokenizers.ByteLevelBPETokenizer(first, second)
+    made = tokenizers.Tokenizer.from_file(first)
+    made.no_truncation()
+    made.no_padding()
+    return made
+
+
+CHILD = f"""
+from __future__ import annotations
+import json, sys
+{getsource(_open)}
+text = sys.stdin.buffer.read().decode()
+made = _open(*sys.argv[1:])
+numbers = made.get_vocab().values()
+tokens = made.encode(text, add_special_tokens=False).ids if text else []
+made.decode(tokens or list(numbers), skip_special_tokens=False)
+sys.stdout.write("\\n" + json.dumps({{"vocabulary": max(numbers, default=-1) + 1, "tokens": tokens}}))
+"""
+"""A program that prints, as its last line, how many tokens there are and the tokens of the text that it is handed."""
+
+
+def _in_child(name: str, paths: list[str], text: str) -> Any:
+    """What `CHILD` says: a broken file makes the library abort its process, which must not be this one.
+
+    Raises:
+        BadInput: the library fails or aborts.
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", CHILD, *paths],
+        input=text.encode(),
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "TOKENIZERS_PARALLELISM": "false"},
+        capture_output=True,
+        check=False,
+    )
+    if done.returncode == 0:
+        return json.loads(done.stdout.splitlines()[-1])
+    told = done.stderr.decode("utf-8", "replace").strip().splitlines()
+    reason = told[-1].partition(": ")[2] or told[-1] if told else "nothing was said"
+    doing = "cannot encode this text" if text else "cannot be read"
+    how = f" (the library was ended by signal {-done.returncode})" if done.returncode < 0 else ""
+    raise BadInput(f"tokenizer {name!r} {doing}: {reason[:200]}{how}; {NEEDED}")
 
 
 def _library() -> Any:
