@@ -1,5 +1,6 @@
 """Candidates for the inputs of a linear layer that saw several examples, and what confirms them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -10,11 +11,12 @@ from fedspill.core.inputs import InputSpec
 from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.model import Model
 from fedspill.core.types import Update
-from fedspill.inversion.analytic.certificate import Explanation, explanation, range_violation, replay_residual
+from fedspill.inversion.analytic.certificate import Explanation, explanation, range_violation, replay
 from fedspill.inversion.gradients.layer import Layer, LayerGradient
 from fedspill.inversion.gradients.linear import RowGroup
 from fedspill.inversion.gradients.mean import one_step
 from fedspill.inversion.gradients.rounding import relative_rounding
+from fedspill.inversion.gradients.scale import Fitted, Multiple, common_multiple, head_multiple
 
 ONE_EXAMPLE = 1e-3
 """Residual of the rank-one test, and of a replay, below which one example explains the layer."""
@@ -42,12 +44,16 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Check:
-    """What confirms a candidate: the network in float64, labels to try, and one example's share of the mean."""
+    """What confirms a candidate: the network in float64, labels to try, and one example's share of the mean.
+
+    Attributes:
+        share: None fits it to each candidate.
+    """
 
     model: Model
     bias: str
     labels: Tensor
-    share: float
+    share: float | None
 
     def told(self, gradient: LayerGradient, x: Tensor, rows: Tensor) -> Explanation:
         """What the network says of a candidate."""
@@ -80,17 +86,47 @@ def several_examples(
         labels: of the private examples; None tries every class.
         peel: see `readout.read_layer`.
     """
-    model, count = knowledge.model.to(knowledge.model.like.device, torch.float64), knowledge.num_examples
+    count = knowledge.num_examples
+    model = knowledge.model.to(knowledge.model.like.device, torch.float64)
     check = Check(model, layer.bias, labels_to_try(model, labels), 1.0 / (count or 1))
     if not one_step(update, knowledge):
         # Gradients drift along the path: single candidates prove nothing, only all of them together do.
         return _replayed(update, knowledge, layer, check, gradient)
+    sure, remaining = _all_confirmed(check, gradient, count, peel=peel)
+    if not sure and count is not None:
+        scaled = fitted(check, gradient, gradient.groups(), head_multiple(update, knowledge), count)
+        sure, remaining = (sure, remaining) if scaled is None else _all_confirmed(scaled, gradient, count, peel=peel)
+    return sure + _unsure(model.input, gradient if not sure else remaining, sure, count)
+
+
+def _all_confirmed(
+    check: Check, gradient: LayerGradient, count: int | None, *, peel: bool
+) -> tuple[list[Candidate], LayerGradient]:
+    """All candidates that are confirmed, and with `peel` what is left of the gradient without them."""
     sure, remaining = list[Candidate](), gradient
     while True:
         fresh, remaining = _confirmed(check, remaining, sure, peel=peel)
         sure += fresh
         if not peel or not fresh or (count is not None and len(sure) >= count):
-            return sure + _unsure(model.input, gradient, sure, count)
+            return sure, remaining
+
+
+def fitted(
+    check: Check, gradient: LayerGradient, groups: Sequence[RowGroup], told: Multiple | None, count: int
+) -> Check | None:
+    """The check with the share that examples have in a multiple of the mean gradient, if candidates tell the factor.
+
+    Args:
+        check: with the share 1/n.
+        gradient: of the layer.
+        groups: candidates.
+        told: the factor, by the classification layer.
+        count: n.
+    """
+    free = replace(check, share=None)
+    fits = [fit for group in groups if (fit := free.explained(gradient, group)) is not None]
+    factor = common_multiple([Fitted(f.share * count, f.bias_grad) for f in fits], gradient.bias, told, count)
+    return None if factor is None else replace(check, share=factor / count)
 
 
 def _replayed(
@@ -100,13 +136,14 @@ def _replayed(
     candidates = _unsure(check.model.input, gradient, [], knowledge.num_examples)
     if len(candidates) != knowledge.num_examples:
         return candidates
-    labels = torch.tensor([check.told(gradient, c.z, c.rows).label for c in candidates])
     z = torch.stack([c.z for c in candidates]).view(-1, *check.model.input.encoded_shape)
     names = (layer.weight, layer.bias)
-    residual = replay_residual(update, knowledge, names, z, labels)
-    if residual is None or residual >= certain_below(update, knowledge, names):
-        return candidates
-    return [replace(c, confidence=1.0, certified=True, label=int(k)) for c, k in zip(candidates, labels, strict=True)]
+    for supposed in (check, replace(check, share=None)):  # labels as of the mean gradient, then as of a multiple
+        labels = [supposed.told(gradient, c.z, c.rows).label for c in candidates]
+        again = replay(update, knowledge, names, z, torch.tensor(labels))
+        if again is not None and again.residual < certain_below(update, knowledge, names):
+            return [replace(c, confidence=1.0, certified=True, label=k) for c, k in zip(candidates, labels, strict=True)]
+    return candidates
 
 
 def certain_below(update: Update, knowledge: ServerKnowledge, names: tuple[str, ...]) -> float:

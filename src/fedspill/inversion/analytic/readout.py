@@ -9,10 +9,11 @@ from fedspill.core.inputs import InputSpec
 from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.types import Reconstruction, Update
 from fedspill.inversion.analytic.candidates import ONE_EXAMPLE, Candidate, certain_below, in_range, several_examples
-from fedspill.inversion.analytic.certificate import replay_residual
+from fedspill.inversion.analytic.certificate import replay
 from fedspill.inversion.gradients.layer import Layer, layer_gradient
 from fedspill.inversion.gradients.linear import class_means, layer_input, rank_one_residual
 from fedspill.inversion.gradients.mean import one_step
+from fedspill.inversion.gradients.scale import multiple_note
 from fedspill.inversion.labels.known import Labels, known_labels
 
 
@@ -111,13 +112,15 @@ def single_example(
     spec, like = knowledge.model.input, knowledge.model.like
     z = x.view(1, *spec.encoded_shape)
     notes = list[str]()
-    replayed = None if labels is None else replay_residual(update, knowledge, names, z, labels.values[:1])
+    replayed = None if labels is None else replay(update, knowledge, names, z, labels.values[:1])
     if replayed is None:
         notes.append("Not replayed, as the label or the protocol is unknown: the rows' agreement alone counts.")
-    worst = max(residual, replayed or 0.0)
+    worst = residual if replayed is None else max(residual, replayed.residual)
     level = certain_below(update, knowledge, names)
     if worst >= level:
         notes.append(f"Not one example alone: rows disagree or a replay differs (relative by {worst:.1e}).")
+    elif replayed is not None:
+        notes += multiple_note(replayed.factor)
     return Reconstruction(
         inputs=spec.decode(z).to(like),
         labels=None if labels is None else labels.values[:1].to(like.device),
