@@ -16,7 +16,8 @@ from fedspill.inversion.gradients.layer import Layer, LayerGradient
 from fedspill.inversion.gradients.linear import RowGroup
 from fedspill.inversion.gradients.mean import one_step
 from fedspill.inversion.gradients.rounding import relative_rounding
-from fedspill.inversion.gradients.scale import Fitted, Multiple, common_multiple, head_multiple
+from fedspill.inversion.gradients.scale import Fitted, Multiple, common_multiple
+from fedspill.inversion.labels.scale import head_multiple
 
 ONE_EXAMPLE = 1e-3
 """Residual of the rank-one test, and of a replay, below which one example explains the layer."""
@@ -92,8 +93,10 @@ def several_examples(
     if not one_step(update, knowledge):
         # Gradients drift along the path: single candidates prove nothing, only all of them together do.
         return _replayed(update, knowledge, layer, check, gradient)
-    sure, remaining = _all_confirmed(check, gradient, count, peel=peel)
-    if not sure and count is not None:
+    sure, remaining = list[Candidate](), gradient
+    if count is not None:
+        sure, remaining = _all_confirmed(check, gradient, count, peel=peel)
+    if not sure:
         scaled = fitted(check, gradient, gradient.groups(), head_multiple(update, knowledge), count)
         sure, remaining = (sure, remaining) if scaled is None else _all_confirmed(scaled, gradient, count, peel=peel)
     return sure + _unsure(model.input, gradient if not sure else remaining, sure, count)
@@ -112,7 +115,7 @@ def _all_confirmed(
 
 
 def fitted(
-    check: Check, gradient: LayerGradient, groups: Sequence[RowGroup], told: Multiple | None, count: int
+    check: Check, gradient: LayerGradient, groups: Sequence[RowGroup], told: Multiple | None, count: int | None
 ) -> Check | None:
     """The check with the share that examples have in a multiple of the mean gradient, if candidates tell the factor.
 
@@ -121,12 +124,13 @@ def fitted(
         gradient: of the layer.
         groups: candidates.
         told: the factor, by the classification layer.
-        count: n.
+        count: n; None leaves it open, so that the share of an example is what candidates agree on.
     """
     free = replace(check, share=None)
     fits = [fit for group in groups if (fit := free.explained(gradient, group)) is not None]
-    factor = common_multiple([Fitted(f.share * count, f.bias_grad) for f in fits], gradient.bias, told, count)
-    return None if factor is None else replace(check, share=factor / count)
+    told = None if count is None else told
+    factor = common_multiple([Fitted(f.share * (count or 1), f.bias_grad) for f in fits], gradient.bias, told, count)
+    return None if factor is None else replace(check, share=factor / (count or 1))
 
 
 def _replayed(

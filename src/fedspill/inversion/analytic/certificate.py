@@ -17,6 +17,7 @@ from fedspill.core.local_training.update import FedSGD, LocalTraining, aggregate
 from fedspill.core.model import Model
 from fedspill.core.types import Update, UpdateKind
 from fedspill.inversion.gradients.scale import best_factor
+from fedspill.inversion.network.trace import probe_inputs
 
 
 def range_violation(spec: InputSpec, z: Float[Tensor, "n ..."]) -> Float[Tensor, " n"]:
@@ -51,11 +52,21 @@ def replay(
     knowledge: ServerKnowledge,
     names: Sequence[str],
     z: Float[Tensor, "n ..."],
-    labels: Int[Tensor, " n"],
+    labels: Tensor,
+    *,
+    free: bool = True,
 ) -> Replayed | None:
     """What the clients would have sent of the named tensors if they held just these examples, and how well it fits.
 
     None if the protocol is not known, so that it cannot be replayed.
+
+    Args:
+        update: gradient or delta.
+        knowledge: of the server.
+        names: of the tensors, with a value in the update each.
+        z: encoded examples.
+        labels: theirs, as the loss takes them.
+        free: fit a factor, else it is 1.
     """
     training, model = protocol(update, knowledge), knowledge.model
     if training is None:
@@ -63,8 +74,18 @@ def replay(
     labels = labels.to(model.like.device)
     sent = aggregate_update(model, z.to(model.like), labels, training, knowledge.num_clients).values
     observed, shown = (torch.cat([v[k].double().flatten() for k in names]) for v in (update.values, sent))
-    factor = max(0.0, best_factor(shown, observed))
+    factor = max(0.0, best_factor(shown, observed)) if free else 1.0
     return Replayed(float((factor * shown - observed).norm() / observed.norm().clamp_min(1e-300)), factor)
+
+
+def has_directions(model: Model) -> bool:
+    """Examples of one class differ in the direction of their derivative by the logits, not only in its size.
+
+    With two classes they do not: a mixture of several then is one example but for a factor.
+    """
+    with torch.no_grad():
+        logits = model.logits(model.params, probe_inputs(model.input, 2, model.like))
+    return logits.ndim > 1 and logits.shape[-1] > 2
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from fedspill.core.inputs import InputSpec
 from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.types import Reconstruction, Update
 from fedspill.inversion.analytic.candidates import ONE_EXAMPLE, Candidate, certain_below, in_range, several_examples
-from fedspill.inversion.analytic.certificate import replay
+from fedspill.inversion.analytic.certificate import has_directions, replay
 from fedspill.inversion.gradients.layer import Layer, layer_gradient
 from fedspill.inversion.gradients.linear import class_means, layer_input, rank_one_residual
 from fedspill.inversion.gradients.mean import one_step
@@ -112,7 +112,8 @@ def single_example(
     spec, like = knowledge.model.input, knowledge.model.like
     z = x.view(1, *spec.encoded_shape)
     notes = list[str]()
-    replayed = None if labels is None else replay(update, knowledge, names, z, labels.values[:1])
+    free = knowledge.num_examples == 1 or has_directions(knowledge.model)
+    replayed = None if labels is None else replay(update, knowledge, names, z, labels.values[:1], free=free)
     if replayed is None:
         notes.append("Not replayed, as the label or the protocol is unknown: the rows' agreement alone counts.")
     worst = residual if replayed is None else max(residual, replayed.residual)

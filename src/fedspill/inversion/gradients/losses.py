@@ -150,6 +150,8 @@ def _of_one_output(loss_fn: LossFn) -> LossFn:
 
 def is_cross_entropy(model: Model) -> bool:
     """The loss is plain cross-entropy over classes, whatever it is called."""
+    if model.loss_fn is functional.cross_entropy:
+        return True
     try:
         return evidence(model).exact
     except NotApplicable:

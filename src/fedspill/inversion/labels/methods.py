@@ -6,6 +6,7 @@ Notation: s_c sum of row c, b_c bias gradient, n examples, K classes.
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -20,6 +21,7 @@ from fedspill.core.types import Update
 from fedspill.inversion.gradients.head import ClassifierGradient, head_gradient
 from fedspill.inversion.gradients.mean import one_step
 from fedspill.inversion.labels.probe import Probe, greedy, nearest_counts, probe, probe_path, rescaled
+from fedspill.inversion.labels.scale import head_multiple
 from fedspill.inversion.labels.self_consistent import self_consistent
 from fedspill.inversion.network.head import last_linear
 from fedspill.inversion.network.trace import probe_inputs
@@ -63,9 +65,18 @@ def infer(
     if num_examples < 1:
         raise BadInput(f"num_examples={num_examples}: at least 1 is needed")
     _check_classes(knowledge)
-    gradient = head_gradient(update, knowledge, num_examples)
+    gradient = _in_scale(update, knowledge, num_examples)
     labels = METHODS[method](gradient, lambda: probe_path(update, knowledge, rng))
     return labels.sort().values.to(knowledge.model.like.device)
+
+
+def _in_scale(update: Update, knowledge: ServerKnowledge, num_examples: int) -> ClassifierGradient:
+    """The head's gradient in the scale of the mean gradient, whatever multiple of it was sent."""
+    gradient = head_gradient(update, knowledge, num_examples)
+    told = head_multiple(update, knowledge, num_examples) if gradient.scaled else None
+    if told is None or told.allows(1.0):
+        return gradient
+    return replace(gradient, values={k: v / told.factor for k, v in gradient.values.items()})
 
 
 def default_method(update: Update, knowledge: ServerKnowledge, num_examples: int) -> LabelMethod:
@@ -97,7 +108,7 @@ def _check_classes(knowledge: ServerKnowledge) -> None:
 
 
 def _with_bias(update: Update, knowledge: ServerKnowledge, num_examples: int) -> LabelMethod:
-    gradient = head_gradient(update, knowledge, num_examples)
+    gradient = _in_scale(update, knowledge, num_examples)
     # Negative entries add up to the probability that the m present classes lack: 1 - m/K if it is spread evenly.
     bias = gradient.bias()
     lacking, even = -float(bias.clamp_max(0).sum()), 1 - float((bias < 0).sum()) / len(bias)
