@@ -1,5 +1,7 @@
 """Private inputs read off the gradient of a fully connected layer: one per row, or one mean per class."""
 
+from dataclasses import replace
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -12,9 +14,11 @@ from fedspill.inversion.analytic.candidates import ONE_EXAMPLE, Candidate, certa
 from fedspill.inversion.analytic.certificate import has_directions, replay
 from fedspill.inversion.gradients.layer import Layer, layer_gradient
 from fedspill.inversion.gradients.linear import class_means, layer_input, rank_one_residual
+from fedspill.inversion.gradients.losses import is_cross_entropy
 from fedspill.inversion.gradients.mean import one_step
 from fedspill.inversion.gradients.scale import multiple_note
 from fedspill.inversion.labels.known import Labels, known_labels
+from fedspill.inversion.labels.scale import head_multiple
 
 
 def by_class(
@@ -30,8 +34,11 @@ def by_class(
     """
     labels = known_labels(update, knowledge, rng, knowledge.num_examples)
     gradient = layer_gradient(update, knowledge, layer)
-    if labels is None:
+    if labels is None or not is_cross_entropy(knowledge.model):
         return None
+    told = head_multiple(update, knowledge)
+    factor = 1.0 if told is None or told.allows(1.0) else told.factor
+    gradient = replace(gradient, weight=gradient.weight / factor, bias=gradient.bias / factor)
     counts = torch.bincount(labels.values, minlength=len(gradient.bias)).to(gradient.bias.device)
     try:
         means, residual = class_means(gradient.weight, gradient.bias, counts)
@@ -53,6 +60,7 @@ def by_class(
             f"{alone} classes hold one example; the others are read as the mean of their examples. Rows of"
             f" absent classes disagree by {residual:.1e}; below {ONE_EXAMPLE:g}, and for a single gradient,"
             " the formula is exact.",
+            *multiple_note(factor),
         ),
     )
 
