@@ -146,7 +146,9 @@ def _replayed(
         labels = [supposed.told(gradient, c.z, c.rows).label for c in candidates]
         again = replay(update, knowledge, names, z, torch.tensor(labels))
         if again is not None and again.residual < certain_below(update, knowledge, names):
-            return [replace(c, confidence=1.0, certified=True, label=k) for c, k in zip(candidates, labels, strict=True)]
+            return [
+                replace(c, confidence=1.0, certified=True, label=k) for c, k in zip(candidates, labels, strict=True)
+            ]
     return candidates
 
 

@@ -47,7 +47,7 @@ def by_class(
     number = counts[counts > 0]
     # Wrong counts give some class a mean probability below zero, since they all add up to one.
     plausible = bool((gradient.bias + counts / counts.sum() > -1e-6).all())
-    exact = residual < ONE_EXAMPLE and plausible and one_step(update, knowledge)
+    exact = told is not None and residual < ONE_EXAMPLE and plausible and one_step(update, knowledge)
     alone = int((number == 1).sum())
     trust = max(0.0, 1.0 - residual) if exact else 0.5 * max(0.0, 1.0 - residual)
     return Reconstruction(

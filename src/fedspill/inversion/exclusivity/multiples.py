@@ -49,7 +49,7 @@ def _distinct(read: Readout) -> int:
 def _credible(read: Readout, count: int | None, told: Multiple | None) -> bool:
     """What was read fits the mean gradient itself: whole numbers of copies, no more than there are examples."""
     copies = [r.copies for r in read.found if r.mark == "alone"]
-    if not copies or (told is not None and not told.allows(1.0)) and not (read.complete and count is not None):
+    if not copies or ((told is not None and not told.allows(1.0)) and not (read.complete and count is not None)):
         return False
     if count is None:
         whole = 1 / min(read.shares)
@@ -59,9 +59,7 @@ def _credible(read: Readout, count: int | None, told: Multiple | None) -> bool:
     return sum(copies) <= count and (read.complete or (sum(copies) < count and not often))
 
 
-def _multiple(
-    shares: tuple[float, ...], count: int | None, told: Multiple | None
-) -> tuple[float | None, int | None]:
+def _multiple(shares: tuple[float, ...], count: int | None, told: Multiple | None) -> tuple[float | None, int | None]:
     """The factor and n: the smallest share is one example's, or what the classification layer allows instead."""
     least = min(shares)
     if count is None:

@@ -29,7 +29,6 @@ SPREAD = 2.0
 """Standard deviation of the logits that are drawn besides the network's own."""
 
 
-
 @dataclass(frozen=True)
 class Evidence:
     """What a loss with one class per example says of labels by its derivative by the logits.

@@ -79,9 +79,7 @@ def share_test(
         if not len(features):
             return shares.new_zeros(0, dtype=torch.bool)
         parts = zip(features.split(CHUNK), shares.split(CHUNK), strict=True)
-        return torch.cat(
-            [_fits(predicted_shares(model, outlet, f)[:, labels], n * c / multiple()) for f, c in parts]
-        )
+        return torch.cat([_fits(predicted_shares(model, outlet, f)[:, labels], n * c / multiple()) for f, c in parts])
 
     return accounts
 

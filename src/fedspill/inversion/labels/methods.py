@@ -38,6 +38,7 @@ LabelMethod = Literal[
     "self_consistent",
 ]
 GetProbe = Callable[[], Probe]
+ROUNDED = 1e-3
 FAMILIAR = 0.5
 """Share of an ignorant network's error below which a network counts as right about most examples."""
 
@@ -74,9 +75,15 @@ def _in_scale(update: Update, knowledge: ServerKnowledge, num_examples: int) -> 
     """The head's gradient in the scale of the mean gradient, whatever multiple of it was sent."""
     gradient = head_gradient(update, knowledge, num_examples)
     told = head_multiple(update, knowledge, num_examples) if gradient.scaled else None
-    if told is None or told.allows(1.0):
-        return gradient
-    return replace(gradient, values={k: v / told.factor for k, v in gradient.values.items()})
+    if told is not None and not told.allows(1.0):
+        return replace(gradient, values={k: v / told.factor for k, v in gradient.values.items()})
+    return replace(gradient, scaled=False) if told is None and _too_large(gradient) else gradient
+
+
+def _too_large(gradient: ClassifierGradient) -> bool:
+    """No mean of softmax less one-hot can be that large."""
+    sent = gradient.head.bias is not None and gradient.head.bias in gradient.values
+    return sent and float(gradient.bias().abs().sum()) > 2 + ROUNDED
 
 
 def default_method(update: Update, knowledge: ServerKnowledge, num_examples: int) -> LabelMethod:

@@ -146,7 +146,9 @@ def _replay(
     rounding = 4 * eps * head.weight.shape[1] ** 0.5
     count = knowledge.num_examples
     replay = Replay(head, labels, None if count is None else 1 / count, tolerance, rounding, 4 * eps)
-    if count is not None and (gradient.last_weight is None or bool(replay.judge(gradient, gradient.usable()).explained.any())):
+    if count is not None and (
+        gradient.last_weight is None or bool(replay.judge(gradient, gradient.usable()).explained.any())
+    ):
         return replay
     if count is not None:
         return _scaled(replay, gradient, count, told)
