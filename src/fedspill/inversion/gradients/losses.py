@@ -1,8 +1,8 @@
 """What a loss makes of logits and a label, found by asking the loss itself: which evidence of labels then holds.
 
 With softmax and cross-entropy an example's loss has the derivative p - [y] by its logits: negative for its own class
-alone, summing to 0, the same for every label but for its place. Label smoothing, class weights, a focal factor, logistic
-or squared losses have some of this or none; what reads labels states what it needs of it.
+alone, summing to 0, the same for every label but for its place. Label smoothing, class weights, a focal factor,
+logistic or squared losses have some of this or none; what reads labels states what it needs of it.
 """
 
 from collections.abc import Callable
@@ -103,8 +103,11 @@ class Evidence:
 
     def derivatives(self, logits: Float[Tensor, "m k"]) -> Float[Tensor, "m classes k"]:
         """The derivative of an example's own loss by its logits, for every label, float64."""
-        labels = torch.arange(self.classes, device=logits.device)
-        return torch.stack([logit_gradients(self.loss_fn, z.expand(self.classes, -1), labels) for z in logits])
+        labels, weights = torch.arange(self.classes, device=logits.device), self._weights
+        rows = [z.expand(self.classes, -1) for z in logits]
+        if weights is None or len(weights) != self.classes:
+            return torch.stack([logit_gradients(self.loss_fn, z, labels) for z in rows])
+        return torch.stack([batch_gradients(self.loss_fn, z, labels) / weights[:, None] for z in rows])
 
     @cached_property
     def _probes(self) -> Float[Tensor, "m k"]:
@@ -193,7 +196,7 @@ def _differentiated(function: Callable[[Tensor], Tensor], logits: Tensor) -> Ten
     try:
         return at(torch.float64)
     except RuntimeError:  # a loss that holds weights in the network's own precision
-        return at(logits.dtype)
+        return at(torch.float32)
 
 
 def _close(got: Tensor, expected: Tensor) -> bool:

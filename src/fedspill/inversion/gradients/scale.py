@@ -1,7 +1,7 @@
 """By what a gradient was multiplied before it was sent: clipped to a norm, scaled for float16, summed or weighted.
 
-One factor belongs to a whole update. Each candidate that accounts for its part of it fits a factor of its own; what many
-agree on, or the classification layer allows (`labels.scale`), is the update's.
+One factor belongs to a whole update. Each candidate that accounts for its part of it fits a factor of its own; what
+many agree on, or the classification layer allows (`labels.scale`), is the update's.
 """
 
 import math
@@ -82,7 +82,7 @@ def multiple_note(factor: float) -> tuple[str, ...]:
     if abs(factor - 1) < ALIKE:
         return ()
     return (
-        f"The update is {factor:.4g} times what the clients' examples give: clipped, scaled or of another step size.",
+        f"The update is {factor:.4g} times what the examples give: clipped, scaled or of another step size.",
     )
 
 

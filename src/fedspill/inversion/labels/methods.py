@@ -1,6 +1,6 @@
 """Label inference from the gradient of the classification head, one function per method.
 
-With softmax, cross-entropy and head input f_i the gradient of row c is mean_i (p_ic - [y_i = c]) f_i, and of
+Which method fits which loss is found by asking the loss (`NEEDS`). With softmax, cross-entropy and head input f_i the gradient of row c is mean_i (p_ic - [y_i = c]) f_i, and of
 bias c it is pbar_c - n_c / n. Every method reads n_c, the number of examples of class c, out of these.
 Notation: s_c sum of row c, b_c bias gradient, n examples, K classes.
 """
@@ -19,7 +19,9 @@ from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.rng import stream
 from fedspill.core.types import Update
 from fedspill.inversion.gradients.head import ClassifierGradient, head_gradient
+from fedspill.inversion.gradients.losses import Evidence, evidence
 from fedspill.inversion.gradients.mean import one_step
+from fedspill.inversion.labels.fitted import fitted
 from fedspill.inversion.labels.probe import Probe, greedy, nearest_counts, probe, probe_path, rescaled
 from fedspill.inversion.labels.scale import head_multiple
 from fedspill.inversion.labels.self_consistent import self_consistent
@@ -36,8 +38,28 @@ LabelMethod = Literal[
     "counts",
     "bias_counts",
     "self_consistent",
+    "fitted",
 ]
 GetProbe = Callable[[], Probe]
+NEEDS: Mapping[LabelMethod, tuple[str, Callable[[Evidence], bool]]] = {
+    **dict.fromkeys(
+        ("idlg", "bias_sign", "column_minimum"),
+        ("whose derivative by the logits is negative for the example's class alone", lambda loss: loss.opposed),
+    ),
+    **dict.fromkeys(
+        ("llg", "bias_corrected"),
+        (
+            "that is a mean over examples with a derivative that is negative for the example's class alone",
+            lambda loss: loss.opposed and loss.even,
+        ),
+    ),
+    **dict.fromkeys(
+        ("llg_plus", "counts", "bias_counts", "self_consistent"),
+        ("that is plain cross-entropy", lambda loss: loss.exact),
+    ),
+    "fitted": ("that adds up over examples", lambda loss: loss.separable),
+}
+"""The loss that each method needs, in words and as a test."""
 ROUNDED = 1e-3
 FAMILIAR = 0.5
 """Share of an ignorant network's error below which a network counts as right about most examples."""
@@ -57,8 +79,8 @@ def infer(
     bias_counts and self_consistent estimate the scale from the classes whose gradient is positive.
 
     Raises:
-        NotApplicable: the head was not found or not trained, the method needs something it lacks, or the network
-            predicts next tokens.
+        NotApplicable: the head was not found or not trained, the method needs something it lacks, such as another
+            loss, or the network predicts next tokens.
         BadInput: an unknown method, or no example.
     """
     if method not in METHODS:
@@ -66,8 +88,12 @@ def infer(
     if num_examples < 1:
         raise BadInput(f"num_examples={num_examples}: at least 1 is needed")
     _check_classes(knowledge)
+    loss = evidence(knowledge.model)
+    needed, fits = NEEDS[method]
+    if not fits(loss):
+        raise NotApplicable(f"label method {method!r} needs a loss {needed}; the model's is another")
     gradient = _in_scale(update, knowledge, num_examples)
-    labels = METHODS[method](gradient, lambda: probe_path(update, knowledge, rng))
+    labels = METHODS[method](gradient, lambda: probe_path(update, knowledge, rng), loss)
     return labels.sort().values.to(knowledge.model.like.device)
 
 
@@ -92,9 +118,18 @@ def default_method(update: Update, knowledge: ServerKnowledge, num_examples: int
     One example: the sign of the bias gradient is exact; without one, iDLG. Several: column_minimum where the
     network is already right about most examples, which then hardly count in any sum; else self_consistent on a
     single gradient, where it is nearly perfect for untrained networks, and bias_corrected after several local
-    steps. Without a bias llg, if features are non-negative, else column_minimum.
+    steps. Without a bias llg, if features are non-negative, else column_minimum. All of this is measured for plain
+    cross-entropy; of any other loss `fitted`, which asks the loss.
+
+    Raises:
+        NotApplicable: no method fits the loss.
     """
     _check_classes(knowledge)
+    loss = evidence(knowledge.model)
+    if not loss.exact:
+        if not loss.separable:
+            raise NotApplicable("labels cannot be read of this loss, which does not add up over examples; grant them")
+        return "fitted"
     head = last_linear(knowledge.model)
     if head.bias is not None and head.bias in update.values:
         return "bias_sign" if num_examples == 1 else _with_bias(update, knowledge, num_examples)
@@ -206,16 +241,23 @@ def bias_counts(gradient: ClassifierGradient, get_probe: GetProbe) -> Int[Tensor
     return nearest_counts(gradient.num_examples * (probability - shown), gradient.num_examples)
 
 
-METHODS: Mapping[LabelMethod, Callable[[ClassifierGradient, GetProbe], Int[Tensor, " n"]]] = {
-    "idlg": idlg,
-    "bias_sign": bias_sign,
-    "column_minimum": column_minimum,
-    "llg": llg,
-    "llg_plus": llg_plus,
-    "bias_corrected": bias_corrected,
-    "counts": counts,
-    "bias_counts": bias_counts,
-    "self_consistent": lambda gradient, get_probe: self_consistent(gradient, bias_corrected(gradient, get_probe)),
+def by_loss(gradient: ClassifierGradient, get_probe: GetProbe, loss: Evidence) -> Int[Tensor, " n"]:
+    """Labels whose derivatives, as the loss gives them, add up to the head's gradient; see `fitted`."""
+    seen = get_probe()
+    return fitted(gradient, loss, seen.logits.mean(0), float(seen.feature_sums.mean()))
+
+
+METHODS: Mapping[LabelMethod, Callable[[ClassifierGradient, GetProbe, Evidence], Int[Tensor, " n"]]] = {
+    "idlg": lambda gradient, get_probe, _: idlg(gradient, get_probe),
+    "bias_sign": lambda gradient, get_probe, _: bias_sign(gradient, get_probe),
+    "column_minimum": lambda gradient, get_probe, _: column_minimum(gradient, get_probe),
+    "llg": lambda gradient, get_probe, _: llg(gradient, get_probe),
+    "llg_plus": lambda gradient, get_probe, _: llg_plus(gradient, get_probe),
+    "bias_corrected": lambda gradient, get_probe, _: bias_corrected(gradient, get_probe),
+    "counts": lambda gradient, get_probe, _: counts(gradient, get_probe),
+    "bias_counts": lambda gradient, get_probe, _: bias_counts(gradient, get_probe),
+    "self_consistent": lambda gradient, get_probe, _: self_consistent(gradient, bias_corrected(gradient, get_probe)),
+    "fitted": by_loss,
 }
 
 

@@ -1,7 +1,7 @@
 """The factor between an update and the mean gradient, as the classification layer tells it.
 
-Its bias gradient is softmax less one-hot, averaged. With the right factor the labels that it shows reproduce themselves:
-the features that the rows then show give the softmax from which the labels were read (see `self_consistent`).
+Its bias gradient is softmax less one-hot, averaged. With the right factor the labels that it shows reproduce
+themselves: the features that the rows then show give the softmax from which the labels were read.
 """
 
 from dataclasses import dataclass, replace
@@ -102,6 +102,7 @@ def _consistent(
     if not bool(positive.any()):
         return factor, torch.inf
     p = _softmax(gradient, layer_input(gradient.rows()[positive], bias[positive]))
+    found, examples = torch.zeros_like(bias, dtype=torch.long), None
     for _ in range(ROUNDS):
         found = _counted(n * (p - bias / factor), n) if counts is None else counts.to(bias.device)
         if int((found > 0).sum()) >= len(bias):
@@ -112,6 +113,7 @@ def _consistent(
             factor = best_factor(p - found / n, bias)
         if not factor > 0:
             return factor, torch.inf
+    assert examples is not None
     # Where every class has examples, the fewest pass for none, and the numbers of the others are then no whole ones.
     whole = float((n * (p - bias / factor) - found).abs().max()) < WHOLE
     off = examples.off(gradient, factor)
@@ -140,14 +142,14 @@ class _Examples:
 
     @classmethod
     def behind(cls, gradient: ClassifierGradient, factor: float, counts: Int[Tensor, " k"]) -> "_Examples":
-        """Least squares over the rows, in turns with the softmax that the features give; the bias tells where to begin."""
+        """Least squares over the rows, in turns with the softmax that the features give, from what the bias tells."""
         bias, rows = gradient.bias(), gradient.rows()
         present = counts.nonzero()[:, 0]
         share = counts[present].to(rows) / gradient.num_examples
         others = bias[counts == 0].mean()  # what the other examples' softmax adds to a class, about
         own = (1 + (bias[present] - others) / (factor * share)).clamp(0, 1)[:, None]
         softmax = ((1 - own) / (len(bias) - 1)).expand(-1, len(bias)).clone().scatter_(1, present[:, None], own)
-        made = [cls(present, share, rows.new_zeros(len(present), rows.shape[1]), softmax)]
+        made: list[_Examples] = [cls(present, share, rows.new_zeros(len(present), rows.shape[1]), softmax)]
         for _ in range(INNER):
             made.append(made[-1]._again(gradient, factor))
         # Where the network is sure of an example the turns lead away from the right softmax.

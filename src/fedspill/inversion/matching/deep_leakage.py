@@ -25,7 +25,7 @@ from fedspill.inversion.search.step_rules import LBFGS
 MOST = 2.0
 """Ratio of the lengths of two updates beyond which their scales do not fit."""
 UNSCALED = (
-    "The update's length does not fit that of any candidate's: a squared distance takes it for the mean gradient itself,"
+    "The update's length does not fit that of any candidate's: a squared distance takes it for the mean gradient,"
     " and finds nothing in a multiple of it; attacks by the cosine, such as inverting_gradients, do."
 )
 
