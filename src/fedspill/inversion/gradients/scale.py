@@ -81,9 +81,7 @@ def multiple_note(factor: float) -> tuple[str, ...]:
     """For a reader: that the update is no mean gradient but a multiple; () if it is one."""
     if abs(factor - 1) < ALIKE:
         return ()
-    return (
-        f"The update is {factor:.4g} times what the examples give: clipped, scaled or of another step size.",
-    )
+    return (f"The update is {factor:.4g} times what the examples give: clipped, scaled or of another step size.",)
 
 
 def best_factor(shown: Tensor, observed: Tensor) -> float:

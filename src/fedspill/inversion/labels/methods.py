@@ -1,7 +1,8 @@
 """Label inference from the gradient of the classification head, one function per method.
 
-Which method fits which loss is found by asking the loss (`NEEDS`). With softmax, cross-entropy and head input f_i the gradient of row c is mean_i (p_ic - [y_i = c]) f_i, and of
-bias c it is pbar_c - n_c / n. Every method reads n_c, the number of examples of class c, out of these.
+With softmax, cross-entropy and head input f_i the gradient of row c is mean_i (p_ic - [y_i = c]) f_i, and of
+bias c it is pbar_c - n_c / n. Every method reads n_c, the number of examples of class c, out of these. Of another loss
+some of this holds, which is found by asking it (`NEEDS`).
 Notation: s_c sum of row c, b_c bias gradient, n examples, K classes.
 """
 
