@@ -1,6 +1,7 @@
 """Defences of clients: what they do to an update, what is proven of it, and that plans run them."""
 
 import math
+import warnings
 
 import mpmath
 import pytest
@@ -231,5 +232,7 @@ def test_opacus_accountant_says_the_same_of_one_release() -> None:
     accountants = pytest.importorskip("opacus.accountants")
     accountant = accountants.PRVAccountant()
     accountant.step(noise_multiplier=1.0, sample_rate=1.0)
-    ours = LocalDP(noise_multiplier=1.0).cost().epsilon
-    assert accountant.get_epsilon(delta=1e-5) == pytest.approx(ours, abs=0.02)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        theirs = accountant.get_epsilon(delta=1e-5)
+    assert theirs == pytest.approx(LocalDP(noise_multiplier=1.0).cost().epsilon, abs=0.02)

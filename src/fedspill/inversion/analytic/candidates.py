@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from fedspill.core.errors import NotApplicable
 from fedspill.core.inputs import InputSpec
 from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.model import Model
@@ -14,6 +15,7 @@ from fedspill.core.types import Update
 from fedspill.inversion.analytic.certificate import Explanation, explanation, range_violation, replay
 from fedspill.inversion.gradients.layer import Layer, LayerGradient
 from fedspill.inversion.gradients.linear import RowGroup
+from fedspill.inversion.gradients.losses import evidence
 from fedspill.inversion.gradients.mean import one_step
 from fedspill.inversion.gradients.rounding import relative_rounding
 from fedspill.inversion.gradients.scale import Fitted, Multiple, common_multiple
@@ -63,7 +65,7 @@ class Check:
 
     def explained(self, gradient: LayerGradient, group: RowGroup) -> Explanation | None:
         """The explanation of a group of rows by the network, if there is one."""
-        if len(group.rows) < 2 or not in_range(self.model.input, group.x):
+        if len(group.rows) < 2 or not len(self.labels) or not in_range(self.model.input, group.x):
             return None
         fit = self.told(gradient, group.x, group.rows)
         return fit if fit.residual < EXPLAINED else None
@@ -138,7 +140,7 @@ def _replayed(
 ) -> list[Candidate]:
     """Candidates, all confirmed if there are n of them and replaying them gives the update; else none is."""
     candidates = _unsure(check.model.input, gradient, [], knowledge.num_examples)
-    if len(candidates) != knowledge.num_examples:
+    if len(candidates) != knowledge.num_examples or not len(check.labels):
         return candidates
     z = torch.stack([c.z for c in candidates]).view(-1, *check.model.input.encoded_shape)
     names = (layer.weight, layer.bias)
@@ -175,11 +177,13 @@ def _confirmed(
 
 
 def labels_to_try(model: Model, labels: Tensor | None) -> Int[Tensor, " candidates"]:
-    """The labels that a candidate may have: those known to occur, else every class."""
+    """The labels that a candidate may have: those known to occur, else every class; none of a loss without classes."""
     if labels is not None:
         return labels.unique()
-    z = model.like.new_zeros(1, *model.input.encoded_shape)
-    return torch.arange(model.logits(model.params, z).shape[1])
+    try:
+        return torch.arange(evidence(model).classes)
+    except NotApplicable:
+        return torch.arange(0)
 
 
 def _unsure(spec: InputSpec, gradient: LayerGradient, sure: list[Candidate], count: int | None) -> list[Candidate]:

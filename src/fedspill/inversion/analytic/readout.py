@@ -121,7 +121,8 @@ def single_example(
     z = x.view(1, *spec.encoded_shape)
     notes = list[str]()
     free = knowledge.num_examples == 1 or has_directions(knowledge.model)
-    replayed = None if labels is None else replay(update, knowledge, names, z, labels.values[:1], free=free)
+    targets = knowledge.labels if labels is None else labels.values  # targets that are no classes are replayed too
+    replayed = None if targets is None else replay(update, knowledge, names, z, targets[:1], free=free)
     if replayed is None:
         notes.append("Not replayed, as the label or the protocol is unknown: the rows' agreement alone counts.")
     worst = residual if replayed is None else max(residual, replayed.residual)

@@ -5,6 +5,7 @@ alone, summing to 0, the same for every label but for its place. Label smoothing
 logistic or squared losses have some of this or none; what reads labels states what it needs of it.
 """
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -59,9 +60,13 @@ class Evidence:
         """It is plain cross-entropy: softmax less one-hot for every example, and the mean over examples."""
         if self.loss_fn is functional.cross_entropy:
             return True
-        return self.even and all(
-            _close(logit_gradients(self.loss_fn, z.expand(len(self.asked), -1), self.asked), self._plain(z))
-            for z in self._probes
+        return (
+            self.outputs > 1
+            and self.even
+            and all(
+                _close(logit_gradients(self.loss_fn, z.expand(len(self.asked), -1), self.asked), self._plain(z))
+                for z in self._probes
+            )
         )
 
     @cached_property
@@ -160,9 +165,24 @@ def is_cross_entropy(model: Model) -> bool:
         return False
 
 
+def takes_probabilities(model: Model) -> bool:
+    """The loss takes class probabilities (n, classes) as well as classes, and says the same of both."""
+    if model.loss_fn is functional.cross_entropy:
+        return True
+    try:
+        found = evidence(model)
+        labels, z = found.asked, found.own[:1].expand(len(found.asked), -1)
+        whole = functional.one_hot(labels, found.outputs).to(z)
+        return _close(found.loss_fn(z, whole), found.loss_fn(z, labels))
+    except Exception:
+        return False
+
+
 def _check_takes_classes(found: Evidence) -> None:
     try:
-        losses = logit_gradients(found.loss_fn, found.own[:1].expand(len(found.asked), -1), found.asked)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # PyTorch only warns of targets of another shape than the outputs
+            losses = logit_gradients(found.loss_fn, found.own[:1].expand(len(found.asked), -1), found.asked)
     except Exception as error:  # a loss says in as many ways as there are losses that it takes other targets
         raise NotApplicable(
             "labels are read of a loss that takes one class per example; this one does not"
@@ -170,6 +190,15 @@ def _check_takes_classes(found: Evidence) -> None:
         ) from error
     if not bool(losses.isfinite().all()):
         raise NotApplicable("labels are read of a loss with finite derivatives by the logits; this one has others")
+    if found.outputs == 1 and not _is_binary(found):
+        raise NotApplicable("labels are read of classes; this loss compares one output with a number, so grant them")
+
+
+def _is_binary(found: Evidence) -> bool:
+    """One output is pushed up by class 1 and down by class 0, whatever it is."""
+    z = torch.linspace(-3, 3, 7).to(found.own)[:, None]
+    down, up = (logit_gradients(found.loss_fn, z, torch.full((len(z),), k, device=z.device)) for k in (0, 1))
+    return bool((down >= 0).all() and (up <= 0).all())
 
 
 def logit_gradients(loss_fn: LossFn, logits: Float[Tensor, "m k"], labels: Int[Tensor, " m"]) -> Float[Tensor, "m k"]:

@@ -11,6 +11,7 @@ from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.rng import randn
 from fedspill.core.roles import Watch
 from fedspill.core.types import Reconstruction, Update
+from fedspill.inversion.gradients.losses import takes_probabilities
 from fedspill.inversion.gradients.scale import multiple_note
 from fedspill.inversion.labels.scale import head_multiple
 from fedspill.inversion.matching.hypotheses import Hypothesis, Unknowns, check_observed, hypotheses
@@ -130,6 +131,10 @@ def _problem(matching: Matching, hypothesis: Hypothesis) -> Problem:
 
 
 def _num_classes(matching: Matching) -> int:
+    if not takes_probabilities(matching.model):
+        raise NotApplicable(
+            "joint labels are searched for as class probabilities, which the loss does not take; grant or infer labels"
+        )
     head = last_linear(matching.model)
     classes = len(matching.model.params[head.weight])
     if classes < 2:

@@ -134,6 +134,8 @@ def _replayed(
         return sure
     model = knowledge.model.to(knowledge.model.like.device, torch.float64)
     check = Check(model, carried.layer.bias, labels_to_try(model, labels), 1.0 / count)
+    if not len(check.labels):
+        return sure
     open_ = [k for k in asked.nonzero()[:, 0].tolist() if len(groups[k].rows) > 1][: REPLAYS * count]
     shown = [replace(groups[k], x=carried.encoded(groups[k].x[None], model.input).flatten()) for k in open_]
     told = [check.told(gradient, g.x, g.rows).residual < EXPLAINED for g in shown]
