@@ -1,6 +1,7 @@
 """Defences of clients: what they do to an update, what is proven of it, and that plans run them."""
 
 import math
+import warnings
 
 import mpmath
 import pytest
@@ -186,3 +187,52 @@ def test_a_plan_without_a_name_and_a_wrong_one_on_the_command_line(tmp_path) -> 
         app, ["audit", str(path), "--set", "defences.0.name=nothing", "--out", str(tmp_path / "o")]
     )
     assert isinstance(done.exception, BadInput)
+
+
+def test_a_noise_multiplier_is_that_of_opacus_and_sigma_1_is_twice_as_much() -> None:
+    opacus, replaced = LocalDP(clip=0.5, noise_multiplier=1.0), LocalDP(clip=0.5, sigma=1.0)
+    assert opacus.noise() == 0.5
+    assert replaced.noise() == 1.0, "over the sensitivity of replacement, 2 x clip"
+    assert LocalDP(clip=0.5, sigma=1.0, relation="add-or-remove").noise() == 0.5
+    # The release of one vector of sensitivity C with noise of C: Balle and Wang's mechanism at sigma 1.
+    assert gaussian_delta(1.0, opacus.cost().epsilon) == pytest.approx(1e-5, rel=1e-6)
+    assert opacus.cost().epsilon == pytest.approx(replaced.cost().epsilon)
+    stated = opacus.cost().unit, replaced.cost().unit
+    assert "add or remove: 1 x clip" in stated[0]
+    assert "replacement: 2 x clip" in stated[1]
+    noise = flat(protected(opacus, BLANK))
+    assert float(noise.square().mean().sqrt()) == pytest.approx(0.5, rel=0.02)
+
+
+def test_the_other_relation_by_name_costs_more_for_the_same_noise() -> None:
+    kept = LocalDP(noise_multiplier=1.0, relation="replacement")
+    assert kept.noise() == 1.0
+    assert gaussian_delta(0.5, kept.cost().epsilon) == pytest.approx(1e-5, rel=1e-6)
+    assert LocalDP(epsilon=8.0, relation="replacement").noise() == LocalDP(epsilon=8.0).noise()
+    assert (
+        LocalDP(epsilon=8.0, relation="add-or-remove").noise() == LocalDP(epsilon=8.0, sensitivity="add_remove").noise()
+    )
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ({"noise_multiplier": 1, "sigma": 1}, r"sigma=1\.0 and noise_multiplier=1\.0 were got"),
+        ({"noise_multiplier": 0}, r"noise_multiplier=0\.0 must be above 0"),
+        ({"relation": "replacement", "sensitivity": "add_remove"}, "contradict each other"),
+        ({"relation": "swap"}, "'relation'"),
+    ],
+)
+def test_a_multiplier_that_does_not_fit_is_bad_input(entry: dict, said: str) -> None:
+    with pytest.raises(BadInput, match=said):
+        defences_of(parse_plan({"defences": [{"name": "local_dp", **entry}]}))
+
+
+def test_opacus_accountant_says_the_same_of_one_release() -> None:
+    accountants = pytest.importorskip("opacus.accountants")
+    accountant = accountants.PRVAccountant()
+    accountant.step(noise_multiplier=1.0, sample_rate=1.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        theirs = accountant.get_epsilon(delta=1e-5)
+    assert theirs == pytest.approx(LocalDP(noise_multiplier=1.0).cost().epsilon, abs=0.02)

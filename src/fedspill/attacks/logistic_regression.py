@@ -16,6 +16,7 @@ from fedspill.core.model import Model
 from fedspill.core.roles import UNWATCHED, Attack, Card, Watch
 from fedspill.core.types import Mark, Reconstruction, Update
 from fedspill.inversion.gradients.layer import Layer, LayerGradient, layer_gradient
+from fedspill.inversion.gradients.losses import evidence
 from fedspill.inversion.network.trace import first_linear, trace
 
 
@@ -74,7 +75,10 @@ def _only_layer(model: Model) -> Layer:
 
 def _counts(gradient: LayerGradient, knowledge: ServerKnowledge) -> Tensor:
     """Examples of each class; -1 for some, of classes whose bias gradient is negative, if labels are not granted."""
-    if knowledge.labels is not None:
+    granted = knowledge.labels is not None and not knowledge.labels.is_floating_point()
+    if not granted and not evidence(knowledge.model).opposed:
+        raise NotApplicable("classes are read from signs, which this loss does not give to the example's class alone")
+    if granted and knowledge.labels is not None:
         return torch.bincount(knowledge.labels.flatten(), minlength=len(gradient.bias)).to(gradient.bias.device)
     labels = -(gradient.bias < 0).long()
     # As many classes as examples: then each holds one.

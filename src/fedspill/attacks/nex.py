@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from torch.nn import functional
 
 from fedspill.core.errors import BadInput, NotApplicable
 from fedspill.core.inputs import ImageSpec, TableSpec
@@ -19,15 +18,19 @@ from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.model import Model
 from fedspill.core.roles import UNWATCHED, Attack, Card, Prediction, Watch
 from fedspill.core.settings import with_fields
-from fedspill.core.types import Reconstruction, Update
+from fedspill.core.types import Params, Reconstruction, Update
 from fedspill.inversion.analytic.candidates import in_range
 from fedspill.inversion.exclusivity.candidates import Scale
 from fedspill.inversion.exclusivity.dense_end import DenseEnd, dense_end, extractor, parameter_names, passed
 from fedspill.inversion.exclusivity.earlier_layers import Rebuilt
+from fedspill.inversion.exclusivity.multiples import read_in_scale
 from fedspill.inversion.exclusivity.readout import Readout, Rules, read_neurons
 from fedspill.inversion.exclusivity.single_layer import read_features
+from fedspill.inversion.gradients.losses import is_cross_entropy
 from fedspill.inversion.gradients.mean import mean_gradient, one_step
 from fedspill.inversion.gradients.rounding import largest_rounding
+from fedspill.inversion.gradients.scale import multiple_note
+from fedspill.inversion.labels.scale import head_multiple
 from fedspill.inversion.network.extractor import Extractor
 from fedspill.inversion.network.layers import layer_inputs
 from fedspill.inversion.representations.images.search import Matched, match_representations
@@ -91,7 +94,7 @@ class NEX:
 
     def _end(self, update: Update, knowledge: ServerKnowledge) -> DenseEnd:
         """The linear layers at the end whose gradients were sent."""
-        if knowledge.model.loss_fn is not functional.cross_entropy:
+        if not is_cross_entropy(knowledge.model):
             raise NotApplicable("labels are read from the signs that cross-entropy gives; the loss is another one")
         if not one_step(update, knowledge):
             raise NotApplicable(
@@ -116,8 +119,12 @@ class NEX:
         eps = torch.finfo(update.values[end.layers[-1].weight].dtype).eps
         noise = largest_rounding(update, params, names, mean.scale)
         rules = Rules(self.tolerance, self.least, self.peel, self.scale)
-        read = read_features if len(end.layers) == 1 else read_neurons
-        return read(end, params, mean.values, knowledge.num_examples, rules, eps=eps, noise=noise)
+        reads = read_features if len(end.layers) == 1 else read_neurons
+
+        def read(gradient: Params, count: int | None, noise: float) -> Readout:
+            return reads(end, params, gradient, count, rules, eps=eps, noise=noise)
+
+        return read_in_scale(read, mean.values, knowledge.num_examples, noise, head_multiple(update, knowledge))
 
     def _searched(
         self, read: Readout, front: Extractor, knowledge: ServerKnowledge, rng: torch.Generator, watch: Watch
@@ -208,6 +215,7 @@ def _notes(read: Readout) -> tuple[str, ...]:
     return (
         f"{read.clusters} sets of units agree; {read.certified} of {count} examples are certified, which together"
         f" reproduce {1 - read.unexplained:.1%} of the rows of the gradients.",
+        *multiple_note(read.multiple),
     )
 
 

@@ -21,13 +21,15 @@ from fedspill.core.roles import Card, ClientContext, Defence, PrivacyCost, Stage
 from fedspill.core.types import Update
 from fedspill.privacy.mechanisms import clipped, noised
 
+Relation = Literal["add-or-remove", "replacement"]
 Sensitivity = Literal["replace", "add_remove"]
+RELATIONS: dict[Sensitivity, Relation] = {"replace": "replacement", "add_remove": "add-or-remove"}
 
 USUAL_EPSILON = 8.0
 
-UNITS: dict[Sensitivity, str] = {
-    "replace": "any two sets of private data behind one client's update",
-    "add_remove": "one client's update and none (an update of 0)",
+UNITS: dict[Relation, str] = {
+    "replacement": "any two sets of private data behind one client's update (replacement: 2 x clip apart)",
+    "add-or-remove": "one client's update and none (an update of 0; add or remove: 1 x clip apart)",
 }
 
 
@@ -65,18 +67,28 @@ def _root(f: Callable[[float], float], low: float, high: float) -> float:
 class LocalDP:
     """Clips the update to `clip` and adds noise of sigma times the sensitivity to every value.
 
+    Two conventions of what noise of "1" is differ by a factor of 2. Opacus' `noise_multiplier` is the standard
+    deviation over `clip`, and its accountant compares data with and without one record ("add-or-remove"). `sigma` is
+    over the sensitivity, which is 2 `clip` where records are replaced. In both, the record here is all that stands
+    behind one client's update, not one example.
+
     The client's BatchNorm statistics, which no noise covers, are not sent. The noise is drawn in float32 from a seeded
     stream: right for an audit, not for a release (Mironov 2012).
 
     Attributes:
         clip: C, the longest Euclidean norm of the whole update, in the update's unit.
-        epsilon: what one update costs; with neither it nor sigma, 8.
+        epsilon: what one update costs; without it, sigma and noise_multiplier, 8.
         delta: the failure probability of one update, in (0, 1).
-        sensitivity: how far two updates can lie apart: "replace" is 2 C, the local model; "add_remove" is C.
+        sensitivity: how far two updates can lie apart: "replace" is 2 C, the local model; "add_remove" is C. The older
+            word for `relation`, which goes before it; not asked with noise_multiplier.
         sigma: standard deviation of the noise over the sensitivity, instead of epsilon.
+        noise_multiplier: standard deviation of the noise over C, as Opacus counts, instead of epsilon and sigma.
+        relation: which pairs of updates epsilon is about: "add-or-remove" or "replacement"; None takes "add-or-remove"
+            with noise_multiplier, else what `sensitivity` says.
 
     Raises:
-        BadInput: epsilon and sigma both given, or a value out of range.
+        BadInput: two of epsilon, sigma and noise_multiplier given, relation and sensitivity contradict each other, or a
+            value out of range.
     """
 
     clip: float = 1.0
@@ -84,11 +96,17 @@ class LocalDP:
     delta: float = 1e-5
     sensitivity: Sensitivity = "replace"
     sigma: float | None = None
+    noise_multiplier: float | None = None
+    relation: Relation | None = None
 
     def __post_init__(self) -> None:
-        if self.epsilon is not None and self.sigma is not None:
-            raise BadInput(f"epsilon={self.epsilon} and sigma={self.sigma} were got; one follows from the other")
-        for name, value in (("clip", self.clip), ("epsilon", self.epsilon), ("sigma", self.sigma)):
+        sizes = {"epsilon": self.epsilon, "sigma": self.sigma, "noise_multiplier": self.noise_multiplier}
+        given = [f"{name}={value}" for name, value in sizes.items() if value is not None]
+        if len(given) > 1:
+            raise BadInput(f"{' and '.join(given)} were got; one follows from the other")
+        if self.relation == "replacement" and self.sensitivity == "add_remove":
+            raise BadInput("relation='replacement' and sensitivity='add_remove' were got; they contradict each other")
+        for name, value in {"clip": self.clip, **sizes}.items():
             if value is not None and not 0 < value < math.inf:
                 raise BadInput(f"{name}={value} must be above 0 and finite")
         if not 0 < self.delta < 1:
@@ -100,13 +118,28 @@ class LocalDP:
 
     def cost(self) -> PrivacyCost:
         """What one update costs."""
-        epsilon = self._epsilon() if self.sigma is None else analytic_epsilon(self.sigma, self.delta)
-        return PrivacyCost(epsilon, self.delta, UNITS[self.sensitivity], self.noise())
+        sigma = self._sigma()
+        epsilon = self._epsilon() if sigma is None else analytic_epsilon(sigma, self.delta)
+        return PrivacyCost(epsilon, self.delta, UNITS[self.compared()], self.noise())
 
     def noise(self) -> float:
         """Standard deviation of the noise on every value, in the update's unit."""
+        if self.noise_multiplier is not None:
+            return self.noise_multiplier * self.clip
         sigma = analytic_sigma(self._epsilon(), self.delta) if self.sigma is None else self.sigma
-        return sigma * self.clip * (2 if self.sensitivity == "replace" else 1)
+        return sigma * self.clip * self._clips_apart()
+
+    def compared(self) -> Relation:
+        """Which pairs of updates the cost is about."""
+        usual = RELATIONS[self.sensitivity] if self.noise_multiplier is None else "add-or-remove"
+        return self.relation or usual
+
+    def _clips_apart(self) -> int:
+        return 2 if self.compared() == "replacement" else 1
+
+    def _sigma(self) -> float | None:
+        """Standard deviation over the sensitivity, if it is given."""
+        return self.sigma if self.noise_multiplier is None else self.noise_multiplier / self._clips_apart()
 
     def _epsilon(self) -> float:
         return USUAL_EPSILON if self.epsilon is None else self.epsilon

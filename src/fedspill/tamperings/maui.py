@@ -22,6 +22,7 @@ from fedspill.core.settings import with_fields
 from fedspill.core.types import Batch, Reconstruction, ServerRole, Update
 from fedspill.core.watching.nested import PhaseWatch
 from fedspill.inversion.gradients.layer import Layer
+from fedspill.inversion.labels.scale import head_multiple
 from fedspill.inversion.network.extractor import Extractor, representation_shape, with_module
 from fedspill.inversion.network.layers import layer_inputs
 from fedspill.inversion.representations.heads.making import make_head
@@ -185,7 +186,8 @@ class MauiReadout:
         Raises:
             NotApplicable: the head was not trained.
         """
-        read = read_representations(update, knowledge, self.layer, peel=self.peel)
+        told = head_multiple(update, knowledge)
+        read = read_representations(update, knowledge, self.layer, peel=self.peel, told=told)
         inputs, objective, notes = self._inverted(read.values, knowledge.model, rng, watch)
         kept = len(inputs)
         certified = int(read.certified.sum())

@@ -4,7 +4,7 @@ The ratio dW / db of a row that several examples share is a mixture that may loo
 mixture cannot do is reproduce the numbers in the update when it is passed through the network.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +16,8 @@ from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.local_training.update import FedSGD, LocalTraining, aggregate_update
 from fedspill.core.model import Model
 from fedspill.core.types import Update, UpdateKind
+from fedspill.inversion.gradients.scale import best_factor
+from fedspill.inversion.network.trace import probe_inputs
 
 
 def range_violation(spec: InputSpec, z: Float[Tensor, "n ..."]) -> Float[Tensor, " n"]:
@@ -32,25 +34,58 @@ def protocol(update: Update, knowledge: ServerKnowledge) -> LocalTraining | None
     return knowledge.local_training
 
 
-def replay_residual(
+@dataclass(frozen=True)
+class Replayed:
+    """An update compared with that of supposed examples.
+
+    Attributes:
+        residual: ||factor * replayed - observed|| / ||observed||.
+        factor: that fits best; the update may have been clipped or scaled on its way. 0 if nothing fits.
+    """
+
+    residual: float
+    factor: float
+
+
+def replay(
     update: Update,
     knowledge: ServerKnowledge,
-    names: Iterable[str],
+    names: Sequence[str],
     z: Float[Tensor, "n ..."],
-    labels: Int[Tensor, " n"],
-) -> float | None:
-    """||replayed - observed|| / ||observed|| over the named tensors, if the clients held just these examples.
+    labels: Tensor,
+    *,
+    free: bool = True,
+) -> Replayed | None:
+    """What the clients would have sent of the named tensors if they held just these examples, and how well it fits.
 
     None if the protocol is not known, so that it cannot be replayed.
+
+    Args:
+        update: gradient or delta.
+        knowledge: of the server.
+        names: of the tensors, with a value in the update each.
+        z: encoded examples.
+        labels: theirs, as the loss takes them.
+        free: fit a factor, else it is 1.
     """
     training, model = protocol(update, knowledge), knowledge.model
     if training is None:
         return None
     labels = labels.to(model.like.device)
-    got = aggregate_update(model, z.to(model.like), labels, training, knowledge.num_clients).values
-    observed = {k: update.values[k].double() for k in names}
-    error = sum(float((got[k].double() - v).square().sum()) for k, v in observed.items())
-    return (error / max(1e-300, sum(float(v.square().sum()) for v in observed.values()))) ** 0.5
+    sent = aggregate_update(model, z.to(model.like), labels, training, knowledge.num_clients).values
+    observed, shown = (torch.cat([v[k].double().flatten() for k in names]) for v in (update.values, sent))
+    factor = max(0.0, best_factor(shown, observed)) if free else 1.0
+    return Replayed(float((factor * shown - observed).norm() / observed.norm().clamp_min(1e-300)), factor)
+
+
+def has_directions(model: Model) -> bool:
+    """Examples of one class differ in the direction of their derivative by the logits, not only in its size.
+
+    With two classes they do not: a mixture of several then is one example but for a factor.
+    """
+    with torch.no_grad():
+        logits = model.logits(model.params, probe_inputs(model.input, 2, model.like))
+    return logits.ndim > 1 and logits.shape[-1] > 2
 
 
 @dataclass(frozen=True)
@@ -61,11 +96,13 @@ class Explanation:
         label: the label that fits best.
         residual: relative error over the rows, and over the silent rows that it must not touch.
         bias_grad: the candidate's whole share of the layer's bias gradient.
+        share: of the example in the mean, as given or as it fits best.
     """
 
     label: int
     residual: float
     bias_grad: Float[Tensor, " out"]
+    share: float
 
 
 def explanation(
@@ -75,7 +112,7 @@ def explanation(
     labels: Int[Tensor, " candidates"],
     observed: Float[Tensor, " out"],
     rows: Int[Tensor, " rows"],
-    share: float,
+    share: float | None,
 ) -> Explanation:
     """Passes a candidate through the network with every label and compares its bias gradient with the rows.
 
@@ -86,15 +123,16 @@ def explanation(
         labels: those to try.
         observed: the layer's mean bias gradient; rows that are exactly 0 were touched by no example.
         rows: those that only this candidate is said to have touched.
-        share: the weight of one example in the mean, 1/n.
+        share: the weight of one example in the mean, 1/n; None fits it, above 0.
     """
     silent = observed == 0
     compared = silent.index_fill(0, rows, True)
     size = float(observed[rows].norm().clamp_min(1e-300))
-    gradients = [share * g for g in _bias_gradients(model, bias, z, labels)]
-    residuals = [float((g - observed)[compared].norm()) / size for g in gradients]
+    shown = _bias_gradients(model, bias, z, labels)
+    shares = [max(0.0, best_factor(g[compared], observed[compared])) if share is None else share for g in shown]
+    residuals = [float((s * g - observed)[compared].norm()) / size for s, g in zip(shares, shown, strict=True)]
     best = min(range(len(residuals)), key=residuals.__getitem__)
-    return Explanation(int(labels[best]), residuals[best], gradients[best])
+    return Explanation(int(labels[best]), residuals[best], shares[best] * shown[best], shares[best])
 
 
 def _bias_gradients(model: Model, bias: str, z: Tensor, labels: Tensor) -> list[Tensor]:

@@ -1,5 +1,7 @@
 """Private inputs read off the gradient of a fully connected layer: one per row, or one mean per class."""
 
+from dataclasses import replace
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -9,11 +11,14 @@ from fedspill.core.inputs import InputSpec
 from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.types import Reconstruction, Update
 from fedspill.inversion.analytic.candidates import ONE_EXAMPLE, Candidate, certain_below, in_range, several_examples
-from fedspill.inversion.analytic.certificate import replay_residual
+from fedspill.inversion.analytic.certificate import has_directions, replay
 from fedspill.inversion.gradients.layer import Layer, layer_gradient
 from fedspill.inversion.gradients.linear import class_means, layer_input, rank_one_residual
+from fedspill.inversion.gradients.losses import is_cross_entropy
 from fedspill.inversion.gradients.mean import one_step
+from fedspill.inversion.gradients.scale import multiple_note
 from fedspill.inversion.labels.known import Labels, known_labels
+from fedspill.inversion.labels.scale import head_multiple
 
 
 def by_class(
@@ -29,8 +34,11 @@ def by_class(
     """
     labels = known_labels(update, knowledge, rng, knowledge.num_examples)
     gradient = layer_gradient(update, knowledge, layer)
-    if labels is None:
+    if labels is None or not is_cross_entropy(knowledge.model):
         return None
+    told = head_multiple(update, knowledge)
+    factor = 1.0 if told is None or told.allows(1.0) else told.factor
+    gradient = replace(gradient, weight=gradient.weight / factor, bias=gradient.bias / factor)
     counts = torch.bincount(labels.values, minlength=len(gradient.bias)).to(gradient.bias.device)
     try:
         means, residual = class_means(gradient.weight, gradient.bias, counts)
@@ -39,7 +47,7 @@ def by_class(
     number = counts[counts > 0]
     # Wrong counts give some class a mean probability below zero, since they all add up to one.
     plausible = bool((gradient.bias + counts / counts.sum() > -1e-6).all())
-    exact = residual < ONE_EXAMPLE and plausible and one_step(update, knowledge)
+    exact = told is not None and residual < ONE_EXAMPLE and plausible and one_step(update, knowledge)
     alone = int((number == 1).sum())
     trust = max(0.0, 1.0 - residual) if exact else 0.5 * max(0.0, 1.0 - residual)
     return Reconstruction(
@@ -52,6 +60,7 @@ def by_class(
             f"{alone} classes hold one example; the others are read as the mean of their examples. Rows of"
             f" absent classes disagree by {residual:.1e}; below {ONE_EXAMPLE:g}, and for a single gradient,"
             " the formula is exact.",
+            *multiple_note(factor),
         ),
     )
 
@@ -111,13 +120,17 @@ def single_example(
     spec, like = knowledge.model.input, knowledge.model.like
     z = x.view(1, *spec.encoded_shape)
     notes = list[str]()
-    replayed = None if labels is None else replay_residual(update, knowledge, names, z, labels.values[:1])
+    free = knowledge.num_examples == 1 or has_directions(knowledge.model)
+    targets = knowledge.labels if labels is None else labels.values  # targets that are no classes are replayed too
+    replayed = None if targets is None else replay(update, knowledge, names, z, targets[:1], free=free)
     if replayed is None:
         notes.append("Not replayed, as the label or the protocol is unknown: the rows' agreement alone counts.")
-    worst = max(residual, replayed or 0.0)
+    worst = residual if replayed is None else max(residual, replayed.residual)
     level = certain_below(update, knowledge, names)
     if worst >= level:
         notes.append(f"Not one example alone: rows disagree or a replay differs (relative by {worst:.1e}).")
+    elif replayed is not None:
+        notes += multiple_note(replayed.factor)
     return Reconstruction(
         inputs=spec.decode(z).to(like),
         labels=None if labels is None else labels.values[:1].to(like.device),

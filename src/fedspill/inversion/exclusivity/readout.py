@@ -37,12 +37,16 @@ class Readout:
         count: n as granted, or as inferred from the certified ones' sizes; None if there are none.
         clusters: sets of units that agree, by which the paper counts the examples.
         unexplained: share of the rows of all gradients that the certified ones together do not reproduce.
+        shares: of the candidates whose own direction and sizes fit, whatever their scale: their weights in the mean.
+        multiple: by what the update is a multiple of the mean gradient.
     """
 
     found: tuple[Rebuilt, ...]
     count: int | None
     clusters: int
     unexplained: float
+    shares: tuple[float, ...] = ()
+    multiple: float = 1.0
 
     @property
     def certified(self) -> int:
@@ -88,7 +92,7 @@ def read_neurons(
     """
     tail = end.last(2)
     evidence = _evidence(tail, params, gradient, count, eps, noise)
-    sure, others, clusters = _certified(evidence, rules)
+    sure, others, clusters, shares = _certified(evidence, rules)
     count = count if count is not None else _count(sure)
     rebuilt = [_alone(f, t, count) for f, t in sure if count is not None]
     rebuilt = [r for r in rebuilt if r.copies]
@@ -97,7 +101,7 @@ def read_neurons(
     unexplained = unexplained_rows(end, params, gradient, rebuilt, count or 0, eps, noise) if rebuilt else 1.0
     rest = [_unsure(f, t) for f, t in others] if len(end.layers) == 2 else []
     examples = (*rebuilt, *sorted(rest, key=lambda r: -r.confidence))
-    return Readout(examples, count, clusters, unexplained)
+    return Readout(examples, count, clusters, unexplained, shares)
 
 
 def _evidence(
@@ -112,14 +116,16 @@ def _evidence(
 
 def _certified(
     evidence: Evidence, rules: Rules
-) -> tuple[list[tuple[Candidate, Told]], list[tuple[Candidate, Told]], int]:
-    """Candidates that the network confirms, the others, and how many clusters there were at first."""
+) -> tuple[list[tuple[Candidate, Told]], list[tuple[Candidate, Told]], int, tuple[float, ...]]:
+    """Candidates that the network confirms, the others, and at first how many clusters and which shares there were."""
     sure, rest, clusters, remaining = list[tuple[Candidate, Told]](), list[tuple[Candidate, Told]](), 0, evidence
+    shares = tuple[float, ...]()
     while True:
         proposed = candidates(remaining, tolerance=rules.tolerance, least=rules.least, scale=rules.scale)
         # The least blurred first: a unit in which others have a tiny part shows the same example, but less well.
         judged = sorted(zip(proposed, told(remaining, proposed), strict=True), key=lambda pair: pair[1].rough)
         clusters = clusters or len(proposed)
+        shares = shares or tuple(t.share for f, t in judged if t.fits and not f.assumed)
         fresh = list[tuple[Candidate, Told]]()
         for f, t in judged:
             if _single(remaining, t) and not f.assumed and not _known(f, [*sure, *fresh]):
@@ -127,7 +133,7 @@ def _certified(
         rest = [(f, t) for f, t in judged if not t.fits and not _known(f, [*sure, *fresh])] or rest
         sure += fresh
         if not rules.peel or not fresh:
-            return sure, [(f, t) for f, t in rest if not _known(f, sure)], clusters
+            return sure, [(f, t) for f, t in rest if not _known(f, sure)], clusters, shares
         remaining = _peeled(evidence, sure)
 
 

@@ -43,9 +43,10 @@ def read_features(
     scaled = directions * directions.new_tensor(scales)[:, None]
     x = torch.linalg.pinv(scaled.T) @ columns
     condition = float(np.linalg.cond(directions.cpu().numpy()))
-    examples, count = _judged(end, params, pure, x, scaled, count, eps * condition + noise / float(columns.abs().max()))
+    rounding = eps * condition + noise / float(columns.abs().max())
+    examples, count, shares = _judged(end, params, pure, x, scaled, count, rounding)
     unexplained = unexplained_rows(end, params, gradient, examples, count, eps, noise) if examples and count else 1.0
-    return Readout(tuple(examples), count, len(clusters), unexplained)
+    return Readout(tuple(examples), count, len(clusters), unexplained, shares)
 
 
 def _extreme(clusters: Sequence[UnitCluster]) -> list[UnitCluster]:
@@ -67,8 +68,8 @@ def _judged(
     scaled: Float[Tensor, "m classes"],
     count: int | None,
     rounding: float,
-) -> tuple[list[Rebuilt], int | None]:
-    """Features that give back their own direction and size when they pass the layer are certified."""
+) -> tuple[list[Rebuilt], int | None, tuple[float, ...]]:
+    """Features that give back their own direction and size when they pass the layer are certified; and their shares."""
     labels = torch.tensor([int(c.direction.argmin()) for c in pure], device=x.device)
     errors = passed(end.layers, params, x).errors(labels)
     size = errors.norm(dim=1).clamp_min(1e-300)
@@ -87,4 +88,4 @@ def _judged(
         certain = k in sure and whole and len(last) > 2
         mark = "alone" if certain else "unsure"
         examples.append(Rebuilt(x[k], int(labels[k]), cluster.units, max(1, copies), mark, 1.0 if certain else 0.5))
-    return sorted(examples, key=lambda r: -r.confidence), count
+    return sorted(examples, key=lambda r: -r.confidence), count, tuple(share[k] for k in sure)

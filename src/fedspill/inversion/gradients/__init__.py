@@ -5,5 +5,7 @@
 - `layer`: one layer's mean gradient, and its rows.
 - `linear`: inputs of a linear layer: weight gradient over bias gradient, by rows that agree, or by class.
 - `head`: the classification layer's gradient and the weights that it was taken at.
+- `scale`: one factor between an update and the mean gradient, from candidates that fit it.
+- `losses`: what the loss's derivative by the logits says of labels, asked of the loss itself.
 - `firing`: which units fired, and candidates that contradict it.
 """

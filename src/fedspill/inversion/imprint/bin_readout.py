@@ -62,6 +62,17 @@ def joined(parts: Sequence[Readings]) -> Readings:
     )
 
 
+def candidates(held: Sequence[Contents], imprint: Imprint) -> tuple[Float[Tensor, "m f"], Float[Tensor, " m"]]:
+    """What all bins show that lies inside them, and the shares c; nothing is judged."""
+    features, shares = list[Tensor](), list[Tensor]()
+    for h, group in zip(held, imprint.groups, strict=True):
+        filled = h.known().nonzero()[:, 0]
+        inside = group.bins(h.ratio(filled)) == filled
+        features.append(h.ratio(filled[inside]))
+        shares.append(h.bias[filled[inside]])
+    return torch.cat(features), torch.cat(shares)
+
+
 def read_bins(
     held: Sequence[Contents], imprint: Imprint, codebook: Codebook, accounts: Accounts | None = None
 ) -> Readings:

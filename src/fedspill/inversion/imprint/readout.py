@@ -13,7 +13,7 @@ from fedspill.core.model import Model
 from fedspill.core.roles import UNWATCHED, Prediction, Watch
 from fedspill.core.types import Reconstruction, Update
 from fedspill.inversion.gradients.layer import Layer
-from fedspill.inversion.imprint.bin_readout import SURE, Readings, read_bins
+from fedspill.inversion.imprint.bin_readout import SURE, Readings, candidates, read_bins
 from fedspill.inversion.imprint.certificate import Outlet, share_test
 from fedspill.inversion.imprint.contents import contents
 from fedspill.inversion.imprint.peeling import peel
@@ -64,7 +64,7 @@ class ImprintReadout:
             raise NotApplicable("the imprint module is dormant: its rows are ordinary before the round `active_from`")
         raw = contents(update, knowledge, self.layer, self.imprint)
         held = mended_all(raw, self.imprint.groups, self.look.codebook)
-        accounts = share_test(update, knowledge, self.outlet, rng)
+        accounts = share_test(update, knowledge, self.outlet, rng, lambda: candidates(held, self.imprint))
         decode = peel if self.decode == "peel" else read_bins
         return self._reconstruction(decode(held, self.imprint, self.look.codebook, accounts), knowledge)
 

@@ -21,9 +21,13 @@ class Labels:
 
 
 def known_labels(update: Update, knowledge: ServerKnowledge, rng: torch.Generator, count: int | None) -> Labels | None:
-    """Granted labels, else inferred ones, else None; None also for next tokens, of which no readout makes use."""
+    """Granted labels, else inferred ones, else None; None also for targets of which no readout makes use.
+
+    These are next tokens, several labels per example, numbers, and one output's label where it is held as a number.
+    """
     if knowledge.labels is not None:
-        return Labels(knowledge.labels, None) if knowledge.labels.ndim == 1 else None
+        classes = knowledge.labels.ndim == 1 and not knowledge.labels.is_floating_point()
+        return Labels(knowledge.labels, None) if classes else None
     if count is None:
         return None
     try:

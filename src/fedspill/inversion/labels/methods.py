@@ -1,11 +1,13 @@
 """Label inference from the gradient of the classification head, one function per method.
 
 With softmax, cross-entropy and head input f_i the gradient of row c is mean_i (p_ic - [y_i = c]) f_i, and of
-bias c it is pbar_c - n_c / n. Every method reads n_c, the number of examples of class c, out of these.
+bias c it is pbar_c - n_c / n. Every method reads n_c, the number of examples of class c, out of these. Of another loss
+some of this holds, which is found by asking it (`NEEDS`).
 Notation: s_c sum of row c, b_c bias gradient, n examples, K classes.
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -19,8 +21,11 @@ from fedspill.core.probing.head import last_linear
 from fedspill.core.rng import stream
 from fedspill.core.types import Update
 from fedspill.inversion.gradients.head import ClassifierGradient, head_gradient
+from fedspill.inversion.gradients.losses import Evidence, evidence
 from fedspill.inversion.gradients.mean import one_step
+from fedspill.inversion.labels.fitted import fitted
 from fedspill.inversion.labels.probe import Probe, greedy, nearest_counts, probe, probe_path, rescaled
+from fedspill.inversion.labels.scale import head_multiple
 from fedspill.inversion.labels.self_consistent import self_consistent
 from fedspill.inversion.network.trace import probe_inputs
 
@@ -34,8 +39,29 @@ LabelMethod = Literal[
     "counts",
     "bias_counts",
     "self_consistent",
+    "fitted",
 ]
 GetProbe = Callable[[], Probe]
+NEEDS: Mapping[LabelMethod, tuple[str, Callable[[Evidence], bool]]] = {
+    **dict.fromkeys(
+        ("idlg", "bias_sign", "column_minimum"),
+        ("whose derivative by the logits is negative for the example's class alone", lambda loss: loss.opposed),
+    ),
+    **dict.fromkeys(
+        ("llg", "bias_corrected"),
+        (
+            "that is a mean over examples with a derivative that is negative for the example's class alone",
+            lambda loss: loss.opposed and loss.even,
+        ),
+    ),
+    **dict.fromkeys(
+        ("llg_plus", "counts", "bias_counts", "self_consistent"),
+        ("that is plain cross-entropy", lambda loss: loss.exact),
+    ),
+    "fitted": ("that adds up over examples", lambda loss: loss.separable),
+}
+"""The loss that each method needs, in words and as a test."""
+ROUNDED = 1e-3
 FAMILIAR = 0.5
 """Share of an ignorant network's error below which a network counts as right about most examples."""
 
@@ -54,8 +80,8 @@ def infer(
     bias_counts and self_consistent estimate the scale from the classes whose gradient is positive.
 
     Raises:
-        NotApplicable: the head was not found or not trained, the method needs something it lacks, or the network
-            predicts next tokens.
+        NotApplicable: the head was not found or not trained, the method needs something it lacks, such as another
+            loss, or the network predicts next tokens.
         BadInput: an unknown method, or no example.
     """
     if method not in METHODS:
@@ -63,9 +89,28 @@ def infer(
     if num_examples < 1:
         raise BadInput(f"num_examples={num_examples}: at least 1 is needed")
     _check_classes(knowledge)
-    gradient = head_gradient(update, knowledge, num_examples)
-    labels = METHODS[method](gradient, lambda: probe_path(update, knowledge, rng))
+    loss = evidence(knowledge.model)
+    needed, fits = NEEDS[method]
+    if not fits(loss):
+        raise NotApplicable(f"label method {method!r} needs a loss {needed}; the model's is another")
+    gradient = _in_scale(update, knowledge, num_examples)
+    labels = METHODS[method](gradient, lambda: probe_path(update, knowledge, rng), loss)
     return labels.sort().values.to(knowledge.model.like.device)
+
+
+def _in_scale(update: Update, knowledge: ServerKnowledge, num_examples: int) -> ClassifierGradient:
+    """The head's gradient in the scale of the mean gradient, whatever multiple of it was sent."""
+    gradient = head_gradient(update, knowledge, num_examples)
+    told = head_multiple(update, knowledge, num_examples) if gradient.scaled else None
+    if told is not None and not told.allows(1.0):
+        return replace(gradient, values={k: v / told.factor for k, v in gradient.values.items()})
+    return replace(gradient, scaled=False) if told is None and _too_large(gradient) else gradient
+
+
+def _too_large(gradient: ClassifierGradient) -> bool:
+    """No mean of softmax less one-hot can be that large."""
+    sent = gradient.head.bias is not None and gradient.head.bias in gradient.values
+    return sent and float(gradient.bias().abs().sum()) > 2 + ROUNDED
 
 
 def default_method(update: Update, knowledge: ServerKnowledge, num_examples: int) -> LabelMethod:
@@ -74,9 +119,18 @@ def default_method(update: Update, knowledge: ServerKnowledge, num_examples: int
     One example: the sign of the bias gradient is exact; without one, iDLG. Several: column_minimum where the
     network is already right about most examples, which then hardly count in any sum; else self_consistent on a
     single gradient, where it is nearly perfect for untrained networks, and bias_corrected after several local
-    steps. Without a bias llg, if features are non-negative, else column_minimum.
+    steps. Without a bias llg, if features are non-negative, else column_minimum. All of this is measured for plain
+    cross-entropy; of any other loss `fitted`, which asks the loss.
+
+    Raises:
+        NotApplicable: no method fits the loss.
     """
     _check_classes(knowledge)
+    loss = evidence(knowledge.model)
+    if not loss.exact:
+        if not loss.separable:
+            raise NotApplicable("labels cannot be read of this loss, which does not add up over examples; grant them")
+        return "fitted"
     head = last_linear(knowledge.model)
     if head.bias is not None and head.bias in update.values:
         return "bias_sign" if num_examples == 1 else _with_bias(update, knowledge, num_examples)
@@ -97,7 +151,7 @@ def _check_classes(knowledge: ServerKnowledge) -> None:
 
 
 def _with_bias(update: Update, knowledge: ServerKnowledge, num_examples: int) -> LabelMethod:
-    gradient = head_gradient(update, knowledge, num_examples)
+    gradient = _in_scale(update, knowledge, num_examples)
     # Negative entries add up to the probability that the m present classes lack: 1 - m/K if it is spread evenly.
     bias = gradient.bias()
     lacking, even = -float(bias.clamp_max(0).sum()), 1 - float((bias < 0).sum()) / len(bias)
@@ -188,16 +242,23 @@ def bias_counts(gradient: ClassifierGradient, get_probe: GetProbe) -> Int[Tensor
     return nearest_counts(gradient.num_examples * (probability - shown), gradient.num_examples)
 
 
-METHODS: Mapping[LabelMethod, Callable[[ClassifierGradient, GetProbe], Int[Tensor, " n"]]] = {
-    "idlg": idlg,
-    "bias_sign": bias_sign,
-    "column_minimum": column_minimum,
-    "llg": llg,
-    "llg_plus": llg_plus,
-    "bias_corrected": bias_corrected,
-    "counts": counts,
-    "bias_counts": bias_counts,
-    "self_consistent": lambda gradient, get_probe: self_consistent(gradient, bias_corrected(gradient, get_probe)),
+def by_loss(gradient: ClassifierGradient, get_probe: GetProbe, loss: Evidence) -> Int[Tensor, " n"]:
+    """Labels whose derivatives, as the loss gives them, add up to the head's gradient; see `fitted`."""
+    seen = get_probe()
+    return fitted(gradient, loss, seen.logits.mean(0), float(seen.feature_sums.mean()))
+
+
+METHODS: Mapping[LabelMethod, Callable[[ClassifierGradient, GetProbe, Evidence], Int[Tensor, " n"]]] = {
+    "idlg": lambda gradient, get_probe, _: idlg(gradient, get_probe),
+    "bias_sign": lambda gradient, get_probe, _: bias_sign(gradient, get_probe),
+    "column_minimum": lambda gradient, get_probe, _: column_minimum(gradient, get_probe),
+    "llg": lambda gradient, get_probe, _: llg(gradient, get_probe),
+    "llg_plus": lambda gradient, get_probe, _: llg_plus(gradient, get_probe),
+    "bias_corrected": lambda gradient, get_probe, _: bias_corrected(gradient, get_probe),
+    "counts": lambda gradient, get_probe, _: counts(gradient, get_probe),
+    "bias_counts": lambda gradient, get_probe, _: bias_counts(gradient, get_probe),
+    "self_consistent": lambda gradient, get_probe, _: self_consistent(gradient, bias_corrected(gradient, get_probe)),
+    "fitted": by_loss,
 }
 
 

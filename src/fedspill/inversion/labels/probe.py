@@ -22,12 +22,14 @@ class Probe:
     """The network's answers to inputs that the server holds, in float64.
 
     Attributes:
+        logits: that the network puts out.
         probabilities: softmax of the logits.
         feature_sums: the sum over the head's input, one number per example.
         smallest: the smallest feature seen.
         labels: of public data; None for noise.
     """
 
+    logits: Float[Tensor, "m k"]
     probabilities: Float[Tensor, "m k"]
     feature_sums: Float[Tensor, " m"]
     smallest: float
@@ -44,7 +46,7 @@ def probe(knowledge: ServerKnowledge, head: Head, params: Params, rng: torch.Gen
         sample = public[chosen.to(public.labels.device)].to(model.like)
         z, labels = model.input.encode(sample.inputs), sample.labels
     features, logits = features_and_logits(model, params, z, head)
-    return Probe(logits.double().softmax(1), features.double().sum(1), float(features.min()), labels)
+    return Probe(logits.double(), logits.double().softmax(1), features.double().sum(1), float(features.min()), labels)
 
 
 def probe_path(update: Update, knowledge: ServerKnowledge, rng: torch.Generator) -> Probe:
@@ -58,6 +60,7 @@ def probe_path(update: Update, knowledge: ServerKnowledge, rng: torch.Generator)
     rng.set_state(state)  # the same inputs at both ends
     last = probe(knowledge, head, end_params(model, update), rng)
     return Probe(
+        first.logits.lerp(last.logits, path.middle),
         first.probabilities.lerp(last.probabilities, path.middle),
         first.feature_sums.lerp(last.feature_sums, path.middle),
         min(first.smallest, last.smallest),

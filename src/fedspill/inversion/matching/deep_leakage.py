@@ -1,6 +1,6 @@
 """What DLG and iDLG share: squared distance, L-BFGS, labels given or searched for together with the images."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -12,6 +12,9 @@ from fedspill.core.probing.head import last_linear
 from fedspill.core.rng import randn
 from fedspill.core.roles import Watch
 from fedspill.core.types import Reconstruction, Update
+from fedspill.inversion.gradients.losses import takes_probabilities
+from fedspill.inversion.gradients.scale import multiple_note
+from fedspill.inversion.labels.scale import head_multiple
 from fedspill.inversion.matching.hypotheses import Hypothesis, Unknowns, hypotheses, observed_by
 from fedspill.inversion.matching.outcome import conclude
 from fedspill.inversion.objective.distances import squared_distance
@@ -19,6 +22,13 @@ from fedspill.inversion.objective.matching import Matching
 from fedspill.inversion.search.problem import Problem
 from fedspill.inversion.search.sequential import Search
 from fedspill.inversion.search.step_rules import LBFGS
+
+MOST = 2.0
+"""Ratio of the lengths of two updates beyond which their scales do not fit."""
+UNSCALED = (
+    "The update's length does not fit that of any candidate's: a squared distance takes it for the mean gradient,"
+    " and finds nothing in a multiple of it; attacks by the cosine, such as inverting_gradients, do."
+)
 
 
 @dataclass(frozen=True)
@@ -56,15 +66,42 @@ class DeepLeakage:
         found = observed_by(update, knowledge)
         observed, knowledge = found.update, found.knowledge
         tried = hypotheses(observed, knowledge, self.unknowns, rng, infer=not joint_labels, notes=found.notes)
+        factors = [_factor(observed, knowledge, h) for h in tried]
         matchings = [
-            Matching(knowledge.model, observed, h.training, knowledge.num_clients, squared_distance) for h in tried
+            Matching(knowledge.model, _divided(observed, f), h.training, knowledge.num_clients, squared_distance)
+            for h, f in zip(tried, factors, strict=True)
         ]
         problems = [_problem(m, h) for m, h in zip(matchings, tried, strict=True)]
         search = Search(self.rule, self.steps, self.restarts, self.tolerance, self.give_up)
         result = search.run(problems, rng, watch)
         labels = _labels(result.variables, tried[result.problem])
         matching = matchings[result.problem]
-        return conclude(matching, result.variables[0], labels, result, tried, self.converged_below)
+        got = conclude(matching, result.variables[0], labels, result, tried, self.converged_below)
+        return replace(
+            got, notes=(*got.notes, *_scale_notes(got, matching, result.variables[0], labels, factors[result.problem]))
+        )
+
+
+def _factor(observed: Update, knowledge: ServerKnowledge, tried: Hypothesis) -> float:
+    """By what a squared distance must divide the update: 1 unless the classification layer tells that it is no mean."""
+    told = head_multiple(observed, replace(knowledge, labels=tried.labels), tried.num_examples)
+    return 1.0 if told is None or told.allows(1.0) else told.factor
+
+
+def _divided(update: Update, factor: float) -> Update:
+    return update if factor == 1 else replace(update, values={k: v / factor for k, v in update.values.items()})
+
+
+def _scale_notes(got: Reconstruction, matching: Matching, z: Tensor, labels: Tensor, factor: float) -> tuple[str, ...]:
+    if factor != 1 or got.converged:
+        return multiple_note(factor)
+    return () if _fits_in_size(matching, z, labels) else (UNSCALED,)
+
+
+def _fits_in_size(matching: Matching, z: Tensor, labels: Tensor) -> bool:
+    """What was found, at last, sends an update of about the observed length."""
+    sent = Update(matching.observed.kind, matching.guess(z, labels)).norm()
+    return 1 / MOST < sent / matching.observed.norm() < MOST if sent == sent else True
 
 
 def _labels(variables: list[Tensor], hypothesis: Hypothesis) -> Tensor:
@@ -95,6 +132,10 @@ def _problem(matching: Matching, hypothesis: Hypothesis) -> Problem:
 
 
 def _num_classes(matching: Matching) -> int:
+    if not takes_probabilities(matching.model):
+        raise NotApplicable(
+            "joint labels are searched for as class probabilities, which the loss does not take; grant or infer labels"
+        )
     head = last_linear(matching.model)
     classes = len(head.rows(matching.model.params[head.weight]))
     if classes < 2:

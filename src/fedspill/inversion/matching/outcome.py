@@ -23,7 +23,8 @@ def conclude(
     space (the mean of the normalisation), so 0 means no closer to the observed update than nothing at all.
 
     Args:
-        labels: classes (n,), or class probabilities (n, classes), of which the likeliest class is kept.
+        labels: as the loss takes them: classes (n,), or class probabilities (n, classes), of which the likeliest class
+            is kept, or other targets, which are not put out.
         level: converged means a distance below this share of the blank image's.
     """
     residual = distance_to(matching, z, labels) / max(distance_to(matching, torch.zeros_like(z), labels), TINY)
@@ -32,13 +33,21 @@ def conclude(
     spec, kept = matching.model.input, tried[result.problem]
     return Reconstruction(
         inputs=spec.decode(spec.project(z.detach())),
-        labels=labels.argmax(1) if labels.is_floating_point() else labels,
+        labels=_classes(labels),
         label_method=None if kept.label_method == "granted" else kept.label_method,
         confidence=torch.full((len(z),), max(0.0, min(1.0, 1.0 - residual))),
         objective=result.history,
         converged=residual < level,
         notes=_notes(result, tried),
     )
+
+
+def _classes(labels: Tensor) -> Tensor | None:
+    """Classes, of probabilities the likeliest; None for targets that are no classes, such as several labels each."""
+    if not labels.is_floating_point():
+        return labels
+    whole = labels.ndim > 1 and labels.shape[-1] > 1 and bool(((labels.sum(-1) - 1).abs() < 1e-3).all())
+    return labels.argmax(-1) if whole else None
 
 
 def concluded(matching: Matching, z: Tensor, labels: Tensor, tried: list[Hypothesis], level: float) -> Reconstruction:

@@ -12,13 +12,16 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from fedspill.core.errors import NotApplicable
 from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.model import Model
 from fedspill.core.types import Mark, Update, UpdateKind
 from fedspill.inversion.gradients.firing import contradicted
 from fedspill.inversion.gradients.layer import Layer, LayerGradient, row_gradient
 from fedspill.inversion.gradients.linear import RowGroup, layer_input
+from fedspill.inversion.gradients.losses import evidence
 from fedspill.inversion.gradients.mean import one_step
+from fedspill.inversion.gradients.scale import Fitted, Multiple, common_multiple
 from fedspill.inversion.network.layers import layer_inputs
 from fedspill.inversion.network.trace import probe_inputs
 from fedspill.inversion.representations.certificate import Judged, Replay
@@ -76,7 +79,7 @@ class _Found:
 
 
 def read_representations(
-    update: Update, knowledge: ServerKnowledge, layer: Layer, *, peel: bool = True
+    update: Update, knowledge: ServerKnowledge, layer: Layer, *, peel: bool = True, told: Multiple | None = None
 ) -> Representations:
     """Representations that the gradient of a head's first layer shows, each once.
 
@@ -87,17 +90,18 @@ def read_representations(
         knowledge: of the server; without the number of examples it is fitted.
         layer: the first one behind the feature extractor, with a ReLU behind it.
         peel: take certified examples away, so that more rows show one example.
+        told: by what the update is a multiple of the mean gradient, by the classification layer (`labels.scale`).
 
     Raises:
         NotApplicable: the layer was not trained, or its gradient is zero.
     """
     plain = row_gradient(update, knowledge, layer)
-    head = two_layer(knowledge.model, layer) if one_step(update, knowledge) else None
+    head = two_layer(knowledge.model, layer) if one_step(update, knowledge) and _adds_up(knowledge.model) else None
     examples, remaining = list[_Found](), plain
     tested = False
     if head is not None:
         gradient = head_gradient(update, knowledge, head, plain.floor)
-        replay = _replay(update, knowledge, head, gradient)
+        replay = _replay(update, knowledge, head, gradient, told)
         if replay is not None:
             examples, gradient = _certified(replay, gradient, _floor(knowledge.model, head), peel)
             bias = torch.zeros_like(gradient.bias).index_copy(0, rows := gradient.usable(), gradient.bias[rows])
@@ -119,7 +123,21 @@ def _together(examples: list[_Found], like: Tensor) -> Representations:
     )
 
 
-def _replay(update: Update, knowledge: ServerKnowledge, head: TwoLayer, gradient: TwoLayerGradient) -> Replay | None:
+def _adds_up(model: Model) -> bool:
+    """The loss is the mean over examples of one class each, so that one example's part can be computed."""
+    try:
+        return evidence(model).even
+    except NotApplicable:
+        return False
+
+
+def _replay(
+    update: Update,
+    knowledge: ServerKnowledge,
+    head: TwoLayer,
+    gradient: TwoLayerGradient,
+    told: Multiple | None,
+) -> Replay | None:
     """None if neither the number of examples nor the second layer's gradient is there to say how large a share is."""
     granted = knowledge.labels is not None and knowledge.labels.ndim == 1
     labels = knowledge.labels.unique() if granted and knowledge.labels is not None else torch.arange(head.classes)
@@ -128,13 +146,28 @@ def _replay(update: Update, knowledge: ServerKnowledge, head: TwoLayer, gradient
     rounding = 4 * eps * head.weight.shape[1] ** 0.5
     count = knowledge.num_examples
     replay = Replay(head, labels, None if count is None else 1 / count, tolerance, rounding, 4 * eps)
-    if count is not None:
+    if count is not None and (
+        gradient.last_weight is None or bool(replay.judge(gradient, gradient.usable()).explained.any())
+    ):
         return replay
+    if count is not None:
+        return _scaled(replay, gradient, count, told)
     if gradient.last_weight is None:
         return None
     judged = replay.judge(gradient, gradient.usable())
     fitted = judged.scale[judged.explained]
     return replace(replay, share=float(fitted.median())) if len(fitted) else None
+
+
+def _scaled(replay: Replay, gradient: TwoLayerGradient, count: int, told: Multiple | None) -> Replay:
+    """The replay with the share that examples have in a multiple of the mean gradient, if rows tell the factor."""
+    judged = replace(replay, share=None).judge(gradient, rows := gradient.usable())
+    good = judged.explained.nonzero()[:, 0]
+    bias = gradient.bias.new_zeros(len(good), len(gradient.bias))
+    bias[torch.arange(len(good), device=bias.device), rows[good]] = gradient.bias[rows[good]]
+    fits = [Fitted(float(judged.scale[k]) * count, own) for k, own in zip(good, bias, strict=True)]
+    factor = common_multiple(fits, gradient.bias, told, None)
+    return replay if factor is None else replace(replay, share=factor / count)
 
 
 def _floor(model: Model, head: TwoLayer) -> float | None:

@@ -16,12 +16,13 @@ from fedspill.core.inputs import ImageSpec
 from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.model import Model
 from fedspill.core.types import Mark, Update
-from fedspill.inversion.analytic.candidates import EXPLAINED, IN_RANGE, Check, labels_to_try
+from fedspill.inversion.analytic.candidates import EXPLAINED, IN_RANGE, Check, fitted, labels_to_try
 from fedspill.inversion.codebooks.lattice import LEVELS
 from fedspill.inversion.gradients.firing import contradicted
 from fedspill.inversion.gradients.layer import LayerGradient, row_gradient
 from fedspill.inversion.gradients.linear import RowGroup
 from fedspill.inversion.gradients.mean import one_step
+from fedspill.inversion.labels.scale import head_multiple
 from fedspill.inversion.traps.passthrough import PassThrough
 from fedspill.inversion.traps.row_scale import ON_LATTICE, rescaled
 
@@ -133,8 +134,13 @@ def _replayed(
         return sure
     model = knowledge.model.to(knowledge.model.like.device, torch.float64)
     check = Check(model, carried.layer.bias, labels_to_try(model, labels), 1.0 / count)
-    open_ = [k for k in asked.nonzero()[:, 0].tolist() if len(groups[k].rows) > 1]
-    for k in open_[: REPLAYS * count]:
-        z = carried.encoded(groups[k].x[None], model.input).flatten()
-        sure[k] = check.told(gradient, z, groups[k].rows).residual < EXPLAINED
+    if not len(check.labels):
+        return sure
+    open_ = [k for k in asked.nonzero()[:, 0].tolist() if len(groups[k].rows) > 1][: REPLAYS * count]
+    shown = [replace(groups[k], x=carried.encoded(groups[k].x[None], model.input).flatten()) for k in open_]
+    told = [check.told(gradient, g.x, g.rows).residual < EXPLAINED for g in shown]
+    if not any(told):
+        scaled = fitted(check, gradient, shown, head_multiple(update, knowledge), count)
+        told = told if scaled is None else [scaled.told(gradient, g.x, g.rows).residual < EXPLAINED for g in shown]
+    sure[open_] = torch.tensor(told, dtype=torch.bool, device=sure.device)
     return sure

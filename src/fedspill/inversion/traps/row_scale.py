@@ -54,9 +54,7 @@ def _rounding(
 ) -> Float[Tensor, " rows"]:
     """The relative error of each bias gradient: that of the parameters, over what the bias moved by."""
     name = carried.layer.bias
-    # Of the norms, not `gradient.scale`: the same without weight decay.
-    scale = float(gradient.bias.norm() / update.values[name].double().norm().clamp_min(1e-300))
-    return entry_rounding(update, knowledge, name, scale) / gradient.bias.abs().clamp_min(1e-300)
+    return entry_rounding(update, knowledge, name, gradient.scale) / gradient.bias.abs().clamp_min(1e-300)
 
 
 def _factor(carried: PassThrough, spec: InputSpec, x: Float[Tensor, " d"], rough: float) -> float | None:
