@@ -20,7 +20,7 @@ from fedspill.auditing.resolving.scenario import Scenario, prepare, weights_sha2
 from fedspill.auditing.schedule import Schedule
 from fedspill.auditing.trial import Finished, Task
 from fedspill.auditing.watch import Listener, Silent
-from fedspill.core.inputs import ImageSpec
+from fedspill.core.errors import BadInput
 from fedspill.core.knowledge import Knows
 from fedspill.core.model import BATCH_NORMS, Model
 from fedspill.core.settings import plain_fields
@@ -80,6 +80,7 @@ def run_audit(
     fresh: bool = False,
     redact: bool = False,
     command: str = "",
+    normalisation: str | None = None,
 ) -> AuditResult:
     """Runs a plan.
 
@@ -92,6 +93,7 @@ def run_audit(
         fresh: start over in a folder that already holds this audit.
         redact: keep no private pixel and no reconstruction.
         command: what the user typed, for the report.
+        normalisation: who says what the images of `model` are normalised by, for the report.
 
     Raises:
         BadInput: something cannot be used as given.
@@ -100,7 +102,8 @@ def run_audit(
     began, listener = time.monotonic(), listener or Silent()
     started = datetime.now(UTC).isoformat(timespec="seconds")
     pool = from_tensors(*data) if isinstance(data, tuple) else data
-    scenario = prepare(plan, pick_device(device), model=_as_model(model, pool, plan), pool=pool)
+    sent = _as_model(model, pool, plan)
+    scenario = prepare(plan, pick_device(device), model=sent, pool=pool, normalisation=normalisation)
     tasks = [
         Task(world, update, seed)
         for world in scenario.worlds
@@ -124,16 +127,9 @@ def run_audit(
 def _as_model(model: Model | nn.Module | None, pool: DataPool | None, plan: AuditPlan) -> Model | None:
     if model is None or isinstance(model, Model):
         return model
-    pool = pool or _no_pool()
-    spec = pool.spec
-    if spec is None:
-        channels, height, width = pool.input_shape
-        spec = ImageSpec((channels, height, width))
-    return of_module(model, spec, training=plan.model.mode == "train")
-
-
-def _no_pool() -> DataPool:
-    raise ValueError("a bare nn.Module needs `data`, from which the input shape is read; or give a fedspill Model")
+    if pool is None or pool.spec is None:
+        raise BadInput("a bare nn.Module of images says not what they are normalised by; give it to fedspill.audit")
+    return of_module(model, pool.spec, training=plan.model.mode == "train")
 
 
 def _report(scenario: Scenario, trials: list[Trial], environment: Environment, redacted: bool) -> AuditReport:

@@ -31,7 +31,7 @@ from fedspill.core.tensor_files import sha256
 from fedspill.core.types import Batch
 from fedspill.federation.client import Client
 from fedspill.inversion.network.trace import probe_inputs
-from fedspill.plan.build import network
+from fedspill.plan.build import described_network
 from fedspill.plan.sections import AuditPlan, ClientSection, PolicySection, PoolSection
 from fedspill.scoring.metrics import by_names
 from fedspill.zoo.data import DataPool, load, takes
@@ -88,6 +88,7 @@ class Scenario:
         worlds: attacks, and tamperings that bring their own readout.
         tampering: on whose model the attacks are run, if any.
         knows: what the server is granted.
+        normalisation: who says what the model's images are normalised by; None if it is not known, or there are none.
     """
 
     plan: AuditPlan
@@ -106,6 +107,7 @@ class Scenario:
     evaluation: Evaluation
     limits: Limits
     policy: PolicySection
+    normalisation: str | None = None
 
     def private(self, update: int) -> Batch:
         """The examples behind one update, on the model's device; where they are if clients take micro-batches."""
@@ -159,7 +161,12 @@ def weights_sha256(model: Model) -> str:
 
 
 def prepare(
-    plan: AuditPlan, device: torch.device, *, model: Model | None = None, pool: DataPool | None = None
+    plan: AuditPlan,
+    device: torch.device,
+    *,
+    model: Model | None = None,
+    pool: DataPool | None = None,
+    normalisation: str | None = None,
 ) -> Scenario:
     """Resolves a plan: chooses its components, loads its data and model, and checks that they fit together.
 
@@ -168,6 +175,7 @@ def prepare(
         device: where the model goes.
         model: used instead of the plan's.
         pool: private examples, used instead of the plan's.
+        normalisation: who says what the images of `model` are normalised by.
 
     Raises:
         BadInput: something cannot be had, or does not fit together.
@@ -178,7 +186,11 @@ def prepare(
     public = _public(plan, pool)
     clients = _clients(plan.client, components)
     given = model is not None
-    model = _model(plan, pool, model, device)
+    if model is None:
+        made = described_network(plan.model, pool, plan.data.root, device, public=public)
+        model, normalisation = made.model, made.normalisation
+    else:
+        model = _callers_model(plan, pool, model, device)
     for defence in clients.defences:
         model = defence.prepare(model)
     check_kinds(components, model.input)
@@ -200,6 +212,7 @@ def prepare(
         evaluation=evaluation_of(plan.audit, model.input),
         limits=Limits(plan.audit.budget, plan.audit.quality, plan.audit.at_once),
         policy=plan.policy,
+        normalisation=normalisation,
     )
     _check_fit(scenario)
     return scenario
@@ -216,12 +229,6 @@ def _checked(plan: AuditPlan) -> Components:
 def _clients(section: ClientSection, components: Components) -> Clients:
     stages = tuple(defence.component.stages() for defence in components.defences)
     return Clients(section.clients, section.training(), section.micro_batch, stages)
-
-
-def _model(plan: AuditPlan, pool: DataPool, given: Model | None, device: torch.device) -> Model:
-    if given is None:
-        return network(plan.model, pool, plan.data.root, device)
-    return _callers_model(plan, pool, given, device)
 
 
 def _groups(section: ClientSection, pool: DataPool) -> list[list[int]]:
@@ -295,6 +302,15 @@ def _pool(section: PoolSection) -> DataPool:
         tokenizer=section.tokenizer,
         label=section.label,
     )
+
+
+def public_pool(plan: AuditPlan, pool: DataPool) -> DataPool | None:
+    """The public examples that a plan names, disjoint from the private ones; None if it names none.
+
+    Raises:
+        BadInput: they are not to be had, are of another kind, or private ones are among them.
+    """
+    return _public(plan, pool)
 
 
 def _public(plan: AuditPlan, pool: DataPool) -> DataPool | None:
