@@ -15,6 +15,7 @@ from torch import Tensor, nn
 import fedspill
 from fedspill.auditing import caveats
 from fedspill.auditing import verdict as verdicts
+from fedspill.auditing.feeding import check_feeding
 from fedspill.auditing.resolving.components import ChosenDefence
 from fedspill.auditing.resolving.scenario import Scenario, prepare, weights_sha256
 from fedspill.auditing.schedule import Schedule
@@ -28,11 +29,11 @@ from fedspill.core.tensor_files import sha256, write_tensors, write_whole
 from fedspill.plan.build import pick_device
 from fedspill.plan.sections import AuditPlan
 from fedspill.report.leakage import leaked_share
-from fedspill.report.schema import AppliedDefence, AuditReport, Cost, Environment, Grant
+from fedspill.report.schema import AppliedDefence, AuditReport, Cost, Environment, Feeding, Grant
 from fedspill.report.store import REPORT_FILE, TENSOR_FILE, TEXT_FILE, Store, Texts, write_texts
 from fedspill.report.trial import Trial
 from fedspill.zoo.data import DataPool, from_tensors
-from fedspill.zoo.models import of_module
+from fedspill.zoo.models import of_module, surely_untrained
 
 MOST_KEPT = 1024
 """Private examples of one update beyond which only those that were matched are kept beside the report."""
@@ -114,9 +115,13 @@ def run_audit(
     if store is not None:
         store.open(fresh=fresh)
     with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+        feeding = _feeding(scenario)
+        if feeding.warning is not None:
+            listener.message(feeding.warning)
         finished = Schedule(scenario, tasks, store, listener, began, keep_tensors=not redact).run()
     trials = [f.record for f in finished]
-    report = _report(scenario, trials, _environment(scenario, started, time.monotonic() - began, command), redact)
+    environment = _environment(scenario, started, time.monotonic() - began, command)
+    report = _report(scenario, trials, environment, feeding, redact)
     tensors = {} if redact else _tensors(scenario, finished)
     texts = _texts(scenario, tensors)
     if store is not None:
@@ -132,13 +137,35 @@ def _as_model(model: Model | nn.Module | None, pool: DataPool | None, plan: Audi
     return of_module(model, pool.spec, training=plan.model.mode == "train")
 
 
-def _report(scenario: Scenario, trials: list[Trial], environment: Environment, redacted: bool) -> AuditReport:
-    evaluation, conditions = scenario.evaluation, _conditions(scenario)
+def _feeding(scenario: Scenario) -> Feeding:
+    """What the network makes of all private examples that are attacked."""
+    places = sorted({place for group in scenario.groups for place in group})
+    trained = "trained" if scenario.weights in ("trained", "robust") else "unknown"
+    return check_feeding(
+        scenario.model,
+        scenario.pool.batch[places],
+        weights="untrained" if _is_untrained(scenario) else trained,
+        labelled=scenario.pool.has_labels,
+        origin=scenario.normalisation,
+    )
+
+
+def _is_untrained(scenario: Scenario) -> bool:
+    if scenario.network is None or scenario.weights is None:
+        return False
+    return surely_untrained(scenario.network, scenario.weights, scenario.plan.model.options)
+
+
+def _report(
+    scenario: Scenario, trials: list[Trial], environment: Environment, feeding: Feeding, redacted: bool
+) -> AuditReport:
+    evaluation, conditions = scenario.evaluation, _conditions(scenario, feeding)
     worst = verdicts.worst_examples(evaluation.main_metric, trials)
     share = leaked_share(trials)
     return AuditReport(
         plan=scenario.plan.model_dump(mode="json", exclude_none=True),
         environment=environment,
+        feeding=feeding,
         grants=[Grant(name=k.value, granted=k in scenario.knows, explanation=EXPLAINED[k]) for k in Knows],
         defences=[_applied(d) for d in scenario.defences],
         trials=trials,
@@ -199,10 +226,11 @@ def _size(scenario: Scenario) -> int:
     return sum(p.numel() for p in scenario.model.params.values())
 
 
-def _conditions(scenario: Scenario) -> caveats.Conditions:
+def _conditions(scenario: Scenario, feeding: Feeding) -> caveats.Conditions:
     return caveats.Conditions(
         training=scenario.model.training,
-        untrained=scenario.weights == "untrained",
+        untrained=_is_untrained(scenario),
+        fed_wrong=feeding.warning,
         labelled=scenario.pool.has_labels,
         batch_norm=any(isinstance(m, BATCH_NORMS) for m in scenario.model.module.modules()),
         one_seed=len(scenario.seeds) == 1,

@@ -9,5 +9,6 @@
 """
 
 from fedspill.zoo.models.by_name import Built, Entry, build, built, default_network, listing, of_module
+from fedspill.zoo.models.normalising import surely_untrained
 
-__all__ = ["Built", "Entry", "build", "built", "default_network", "listing", "of_module"]
+__all__ = ["Built", "Entry", "build", "built", "default_network", "listing", "of_module", "surely_untrained"]

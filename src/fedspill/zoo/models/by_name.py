@@ -181,7 +181,6 @@ def built(
             found = normalising.chosen(
                 name,
                 asked,
-                own=name in NETWORKS,
                 said=said,
                 trained=trained,
                 data=data,

@@ -57,7 +57,6 @@ def chosen(
     name: str,
     network: Network,
     *,
-    own: bool,
     said: Normalisation | None,
     trained: Trained | None,
     data: Statistics | None,
@@ -69,7 +68,6 @@ def chosen(
     Args:
         name: of the model, as the plan has it.
         network: what its library may be asked about.
-        own: one of the zoo's own networks.
         said: by the caller.
         trained: its weights, if they are not random.
         data: constants of the data set, if any are known.
@@ -80,7 +78,7 @@ def chosen(
         BadInput: nobody says, or values do not fit the channels.
     """
     found = said or _of_weights(name, network, trained)
-    if found is None and (assume or _is_untrained(name, network, own, trained)):
+    if found is None and (assume or surely_untrained(name, network.weights, network.options)):
         found = _assumed(data)
     if found is None:
         raise BadInput(f"what the images of model {name!r} are normalised by is said by nobody: {SAY_IT}")
@@ -95,15 +93,11 @@ def _of_weights(name: str, network: Network, trained: Trained | None) -> Normali
     return None if ask is None else ask(network)
 
 
-def _is_untrained(name: str, network: Network, own: bool, trained: Trained | None) -> bool:
-    """Random weights for certain; the caller's own factory may have loaded some."""
-    if trained is not None:
-        return False
-    return own or (name.partition(":")[0] in LIBRARIES and not _loads_weights(network.options))
-
-
-def _loads_weights(options: Mapping[str, Any]) -> bool:
-    return any(options.get(key) for key in ("pretrained", "weights", "checkpoint_path"))
+def surely_untrained(name: str, weights: str, options: Mapping[str, Any]) -> bool:
+    """Random weights for certain; the caller's own factory may have loaded some, and a library's option too."""
+    prefix, colon, _ = name.partition(":")
+    loads = any(options.get(key) for key in ("pretrained", "weights", "checkpoint_path"))
+    return weights == "untrained" and (not colon or (prefix in LIBRARIES and not loads))
 
 
 def _assumed(data: Statistics | None) -> Normalisation:
