@@ -96,7 +96,7 @@ def _of_weights(name: str, network: Network, trained: Trained | None) -> Normali
 def surely_untrained(name: str, weights: str, options: Mapping[str, Any]) -> bool:
     """Random weights for certain; the caller's own factory may have loaded some, and a library's option too."""
     prefix, colon, _ = name.partition(":")
-    loads = any(options.get(key) for key in ("pretrained", "weights", "checkpoint_path"))
+    loads = any(options.get(key) for key in ("pretrained", "checkpoint_path"))
     return weights == "untrained" and (not colon or (prefix in LIBRARIES and not loads))
 
 
@@ -121,17 +121,15 @@ def _of_timm(network: Network) -> Normalisation | None:
 
 
 def _of_torchvision(network: Network) -> Normalisation | None:
-    """What the transforms of torchvision's weights say, if these are its weights."""
-    word = network.options.get("weights")
-    if not word and network.weights == "untrained":
+    """What the transforms of torchvision's weights say, if the file has their head."""
+    if network.weights == "untrained":
         return None
     try:
         models = importlib.import_module("torchvision.models")
-        every = models.get_model_weights(network.name)
-        entry = word if word and not isinstance(word, str) else every[str(word or "DEFAULT").rpartition(".")[2]]
-        if not word and len(entry.meta["categories"]) != network.num_classes:
-            return None
+        entry = models.get_model_weights(network.name)["DEFAULT"]
         transforms = entry.transforms()
+        if len(entry.meta["categories"]) != network.num_classes:
+            return None
         return Normalisation(
             stated(tuple(transforms.mean), tuple(transforms.std)), "as the transforms of torchvision's weights say"
         )
