@@ -11,6 +11,7 @@ from typing import Any, Final, Literal, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
@@ -47,7 +48,9 @@ class Unsaid:
 
 UNSAID: Final = Unsaid()
 _ALL_STEPS = {f.name for protocol in (FedSGD, FedAvg) for f in fields(protocol)}
-PerChannel = Sequence[float] | float
+PerChannel = Sequence[float | int] | NDArray[Any] | Tensor | float | int
+Range = tuple[float | int, float | int] | list[float | int]
+"""What black and white are, before mean and std."""
 Normalise = tuple[PerChannel, PerChannel] | Literal["data"] | None
 """Mean and standard deviation, per channel or one for all, of the numbers of `range`; None: these are fed as they are.
 
@@ -103,7 +106,7 @@ def audit(
     model: Model | nn.Module | None = None,
     data: Data | None = None,
     normalise: Normalise | Unsaid = UNSAID,
-    range: tuple[float, float] | None = None,
+    range: Range | None = None,
     loss: Loss | None = None,
     local_training: LocalTraining | None = None,
     out: str | Path | None = None,
@@ -192,7 +195,7 @@ def attack(
     settings: Mapping[str, Any] | None = None,
     shape: tuple[int, int, int] | None = None,
     normalise: Normalise | Unsaid = UNSAID,
-    range: tuple[float, float] | None = None,
+    range: Range | None = None,
     loss: Loss | None = None,
     mode: Literal["eval", "train"] = "eval",
     local_training: LocalTraining | None = None,
@@ -372,7 +375,7 @@ def _audited(
     model: Model | nn.Module,
     pool: DataPool | None,
     normalise: Normalise | Unsaid,
-    ends: tuple[float, float] | None,
+    ends: Range | None,
     loss: Loss | None,
     plan: AuditPlan,
 ) -> tuple[Model, str | None]:
@@ -392,7 +395,7 @@ def _audited(
     return _with_loss(of_module(model, spec, training=training), loss), said.origin
 
 
-def _check_unsaid(normalise: Normalise | Unsaid, ends: tuple[float, float] | None, why: str) -> None:
+def _check_unsaid(normalise: Normalise | Unsaid, ends: Range | None, why: str) -> None:
     # Before these were refused, None was ignored here.
     if ends is not None or not (normalise is None or isinstance(normalise, Unsaid)):
         raise BadInput(f"normalise={normalise} and range={ends} are of bare networks of images; {why}")
@@ -402,7 +405,7 @@ def _captured(
     module: nn.Module,
     shape: tuple[int, int, int] | None,
     normalise: Normalise | Unsaid,
-    ends: tuple[float, float] | None,
+    ends: Range | None,
     mode: str,
     public_data: Batch | None,
 ) -> Model:
@@ -420,7 +423,7 @@ def _of_public(public_data: Batch | None) -> Normalisation:
 
 def _said(
     normalise: Normalise | Unsaid,
-    ends: tuple[float, float] | None,
+    ends: Range | None,
     channels: int,
     data: Callable[[], Normalisation],
 ) -> Normalisation:
@@ -444,7 +447,15 @@ def _said(
             raise BadInput('normalise="data" is of pixels in [0, 1]; leave range out, or give (mean, std)')
         return data()
     mean, std = (None, None) if normalise is None or isinstance(normalise, Unsaid) else _pair(normalise, channels)
-    return Normalisation(check_channels(stated(mean, std, ends), channels), "as the caller says")
+    return Normalisation(check_channels(stated(mean, std, _ends(ends)), channels), "as the caller says")
+
+
+def _ends(ends: Range | None) -> tuple[float, float] | None:
+    if ends is None:
+        return None
+    if len(ends) != 2:
+        raise BadInput(f"range={ends}: two numbers are needed, what black and white are")
+    return float(ends[0]), float(ends[1])
 
 
 def _pair(normalise: object, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
