@@ -28,7 +28,7 @@ from fedspill.zoo.data import load
 from fedspill.zoo.models import build
 from fedspill.zoo.statistics import CIFAR10, IDENTITY, PLAIN, Statistics
 
-SIZES = {1: 10, 8: 10, 64: 4}
+SIZES = {1: 10, 8: 10, 64: 4, 256: 2}
 """Examples of a batch, and batches."""
 HALF = Statistics((0.5,), (0.5,))
 WAYS = {
@@ -71,7 +71,7 @@ def small() -> Iterator[Case]:
     """Networks that are trained here."""
     pictures = load("cifar10", split="train", indices="0:6000").batch
     test, (grey, grey_test) = load("cifar10", indices="0:640").batch, digits()
-    yield Case("mlp, pixels as they are", trained("mlp", {"hidden": [256]}, IDENTITY, pictures, 8, 3e-4), test)
+    yield Case("mlp, CIFAR-10's constants", trained("mlp", {"hidden": [256]}, CIFAR10, pictures, 8, 3e-4), test)
     yield Case("convnet, pixels as they are", trained("convnet", {"width": 8}, IDENTITY, pictures, 3), test)
     yield Case("mlp, digits as they are", trained("mlp", {"hidden": [64]}, IDENTITY, grey, 20), grey_test)
     yield Case("convnet, digits in [-1, 1]", trained("convnet", {"width": 4}, HALF, grey, 6), grey_test)

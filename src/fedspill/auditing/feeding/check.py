@@ -5,7 +5,7 @@ from typing import Literal
 
 from fedspill.auditing.feeding.alternatives import Way, fed_as, other_ways
 from fedspill.auditing.feeding.answers import Answers, answers, loss_of, measured_mode
-from fedspill.auditing.feeding.evidence import is_at_chance, is_better, is_extreme, is_far
+from fedspill.auditing.feeding.evidence import RARE, above_chance, is_at_chance, is_better, is_extreme, is_far
 from fedspill.auditing.feeding.weights import divergence, first_norm, look_trained
 from fedspill.core.errors import BadInput
 from fedspill.core.inputs import ImageSpec
@@ -18,12 +18,16 @@ from fedspill.zoo.statistics import Statistics
 Weights = Literal["untrained", "trained", "unknown"]
 MOST_MEASURED = 1024
 """Private examples that loss and accuracy are measured on."""
-MOST_COMPARED = 64
+MOST_COMPARED = 256
 """Of these, those on which other ways of feeding are tried."""
+MOST_OF_NORM = 64
+"""Of these, those that a BatchNorm layer is shown."""
 MOST_VALUES = 2**22
 """Numbers in the examples that are compared, of which there are 8 at least."""
-GOOD_ENOUGH = 0.75
-"""Accuracy as fed from which no other way is tried, on as many examples as tell it from luck."""
+GOOD_ENOUGH = 0.95
+"""Accuracy as fed from which no other way is tried."""
+ENOUGH = 16
+"""Examples that such an accuracy must be of."""
 FEW = 8
 """Examples from which on their labels may contradict BatchNorm."""
 IN_A_GRADIENT = 8
@@ -86,27 +90,36 @@ def _warning(model: Model, examples: Batch, fed: Answers | None, trained: bool) 
 
 def _fed_otherwise(model: Model, spec: ImageSpec, compared: Batch, *, labelled: bool, trained: bool) -> str | None:
     """A warning that names a better way of feeding, if there is one by more than luck."""
-    norm = first_norm(model)
-    far = 0.0 if norm is None else divergence(model, norm, compared)
-    fed = answers(model, compared) if labelled else None
-    if not is_far(far, 0.0, len(compared)) and (fed is None or _does_well(fed)):
-        return None
     ways = [(way, fed_as(model, other)) for way, other in other_ways(spec)]
-    if norm is not None:
-        near = [divergence(other, norm, compared) for _, other in ways]
-        best = near.index(min(near))
-        if is_far(far, near[best], len(compared)) and not _contradicts(fed, ways[best][1], compared):
-            why = f"{far:.2g} and {near[best]:.2g} nats from what BatchNorm {norm.name!r} was trained on"
-            return _sentence(model, spec, ways[best], compared, why, labelled=labelled)
-    return None if fed is None else _better(model, spec, fed, ways, compared, trained=trained)
+    seen = _seen_otherwise(model, spec, ways, _spread(compared, MOST_OF_NORM), labelled=labelled)
+    if seen is not None or not labelled:
+        return seen
+    fed = answers(model, compared)
+    return None if fed is None or _does_well(fed) else _better(model, spec, fed, ways, compared, trained=trained)
 
 
-def _contradicts(fed: Answers | None, other: Model, compared: Batch) -> bool:
+def _seen_otherwise(
+    model: Model, spec: ImageSpec, ways: list[tuple[Way, Model]], shown: Batch, *, labelled: bool
+) -> str | None:
+    """A warning by what the first BatchNorm layer sees, for the way that is nearest to what it was trained on."""
+    norm = first_norm(model)
+    far = 0.0 if norm is None else divergence(model, norm, shown)
+    if norm is None or not is_far(far, 0.0, len(shown)):
+        return None
+    near = [divergence(other, norm, shown) for _, other in ways]
+    best = near.index(min(near))
+    if not is_far(far, near[best], len(shown)) or (labelled and _contradicts(model, ways[best][1], shown)):
+        return None
+    why = f"{far:.2g} and {near[best]:.2g} nats from what BatchNorm {norm.name!r} was trained on"
+    return _sentence(model, spec, ways[best], shown, why, labelled=labelled)
+
+
+def _contradicts(model: Model, other: Model, shown: Batch) -> bool:
     """The labels of enough examples speak against the other way."""
-    if fed is None or len(compared) < FEW:
+    if len(shown) < FEW:
         return False
-    said = answers(other, compared)
-    return said is not None and float(said.surprise.mean()) > float(fed.surprise.mean())
+    fed, said = answers(model, shown), answers(other, shown)
+    return fed is not None and said is not None and float(said.surprise.mean()) > float(fed.surprise.mean())
 
 
 def _better(
@@ -115,8 +128,10 @@ def _better(
     """A warning by what the network answers, for the way with the least cross-entropy."""
     said = [(way, other, a) for way, other in ways if (a := answers(other, compared)) is not None]
     better = [entry for entry in said if is_better(fed, entry[2])]
-    if not better and is_extreme(fed, [a for _, _, a in said]) and (trained or look_trained(model)):
-        better = said
+    if not better:
+        better = [entry for entry in said if is_extreme(fed, entry[2])]
+        known = trained or any(above_chance(a, RARE) for _, _, a in better) or (bool(better) and look_trained(model))
+        better = better if known else []
     if not better:
         return None
     way, other, _ = min(better, key=lambda entry: float(entry[2].surprise.mean()))
@@ -124,7 +139,8 @@ def _better(
 
 
 def _does_well(fed: Answers) -> bool:
-    return len(fed.right) >= MOST_COMPARED // 4 and fed.accuracy >= GOOD_ENOUGH
+    knows = float(fed.surprise.mean()) <= math.log(fed.classes) / 4
+    return knows and len(fed.right) >= ENOUGH and fed.accuracy >= GOOD_ENOUGH
 
 
 def _sentence(
