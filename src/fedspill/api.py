@@ -5,7 +5,7 @@ what it cannot tell (the shape and the normalisation of its inputs, the loss) is
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal, cast
 
@@ -24,14 +24,15 @@ from fedspill.auditing.watch import Listener, Silent
 from fedspill.core.errors import BadInput
 from fedspill.core.inputs import ImageSpec
 from fedspill.core.knowledge import ServerKnowledge
-from fedspill.core.local_training.update import FedAvg, FedSGD, LocalTraining
+from fedspill.core.local_training.update import FedSGD, LocalTraining
 from fedspill.core.model import LossFn, Model
 from fedspill.core.roles import Finding, Incoming
 from fedspill.core.tensor_files import read_tensors, write_whole
 from fedspill.core.types import Batch, Reconstruction, Update
 from fedspill.plan.build import of_data, pick_device
 from fedspill.plan.file import parse_plan, read_plan
-from fedspill.plan.sections import AttackEntry, AuditPlan, ClientSection, parse_seconds
+from fedspill.plan.from_python import with_optimizer, with_training
+from fedspill.plan.sections import AttackEntry, AuditPlan, parse_seconds
 from fedspill.report.store import Store
 from fedspill.zoo.data import DataPool, from_dataset, from_tensors
 from fedspill.zoo.models import of_module
@@ -47,7 +48,6 @@ class Unsaid:
 
 
 UNSAID: Final = Unsaid()
-_ALL_STEPS = {f.name for protocol in (FedSGD, FedAvg) for f in fields(protocol)}
 PerChannel = Sequence[float | int] | NDArray[Any] | Tensor | float | int
 Range = tuple[float | int, float | int] | list[float | int]
 """What black and white are, before mean and std."""
@@ -109,6 +109,7 @@ def audit(
     range: Range | None = None,
     loss: Loss | None = None,
     local_training: LocalTraining | None = None,
+    optimizer: torch.optim.Optimizer | None = None,
     out: str | Path | None = None,
     budget: str | float | int | None = None,
     device: str = "auto",
@@ -129,6 +130,8 @@ def audit(
         loss: of logits (n, classes) and labels (n,) to their mean loss, or "package.module:function"; None is
             cross-entropy. With `model` only.
         local_training: the clients' protocol, instead of the plan's.
+        optimizer: of `torch.optim`, made of `model`'s parameters: its class and settings are those that clients train
+            with, on the parameters that it holds; epochs and mini-batches are the plan's.
         out: folder for report.json, pictures and HTML, and to resume from; None keeps everything in memory.
         budget: seconds, or a text such as "90s", "5m" or "1h", for all trials together; instead of the plan's.
         device: "auto", "cpu" or "cuda".
@@ -156,7 +159,11 @@ def audit(
         if not seconds > 0:
             raise BadInput(f"budget={budget!r}: more than 0 seconds are needed")
         read = read.model_copy(update={"audit": read.audit.model_copy(update={"budget": seconds})})
-    read = read if local_training is None else _trained_by(read, local_training)
+    read = read if local_training is None else with_training(read, local_training)
+    if optimizer is not None:
+        if local_training is not None or model is None:
+            raise BadInput("optimizer is of `model`, which it needs; with local_training it is part of that")
+        read = with_optimizer(read, optimizer, model.module if isinstance(model, Model) else model)
     pool = None if data is None else _pool(called(data, "data") if isinstance(data, str) else data, read.data.indices)
     if model is None and (loss is not None or range is not None or not isinstance(normalise, Unsaid)):
         raise BadInput(
@@ -356,19 +363,6 @@ def _pool(data: Data, indices: str | None) -> DataPool:
             " is needed"
         )
     return from_dataset(source, indices=indices)
-
-
-def _trained_by(plan: AuditPlan, training: LocalTraining) -> AuditPlan:
-    """The plan with this protocol written into its client's section, so that the report states it."""
-    protocol: dict[str, Any] = {"protocol": "fedsgd" if isinstance(training, FedSGD) else "fedavg"}
-    told = {f.name: getattr(training, f.name) for f in fields(training) if f.name in ClientSection.model_fields}
-    twice = sorted(plan.client.model_fields_set & ({"protocol"} | set(ClientSection.model_fields) & _ALL_STEPS))
-    if twice:
-        raise BadInput(f"local_training is given, and the plan sets client.{', client.'.join(twice)}; set one of them")
-    client = plan.client.model_copy(update=protocol | told)
-    if client.training() != training:
-        raise BadInput(f"local_training={training} cannot be written into a plan's [client]")
-    return plan.model_copy(update={"client": client})
 
 
 def _audited(

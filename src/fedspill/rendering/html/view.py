@@ -72,7 +72,7 @@ class MetricRow:
 def tiles(report: AuditReport) -> list[Tile]:
     """The numbers that a reader wants first."""
     network = [] if report.feeding is None else [_network_tile(report.feeding)]
-    return [_rate_tile(report), _worst_tile(report), _examples_tile(report), _runs_tile(report), *network]
+    return [_rate_tile(report), _worst_tile(report), _examples_tile(report), *network, _runs_tile(report)]
 
 
 def _rate_tile(report: AuditReport) -> Tile:
