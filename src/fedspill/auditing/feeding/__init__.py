@@ -7,6 +7,6 @@
 - `evidence`: when another way of feeding is better by more than luck.
 """
 
-from fedspill.auditing.feeding.check import check_feeding
+from fedspill.auditing.feeding.check import MOST_MEASURED, check_feeding
 
-__all__ = ["check_feeding"]
+__all__ = ["MOST_MEASURED", "check_feeding"]

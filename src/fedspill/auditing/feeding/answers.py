@@ -12,8 +12,8 @@ from fedspill.core.rng import stream
 from fedspill.core.types import Batch
 from fedspill.zoo.models.seeding import borrowed_globals
 
-AT_ONCE = 64
-"""Examples in memory at a time."""
+AT_ONCE, SENTENCES_AT_ONCE = 64, 8
+"""Examples in memory at a time; of sentences fewer, as every token has logits of the whole vocabulary."""
 
 
 @dataclass(frozen=True)
@@ -52,19 +52,21 @@ def loss_of(model: Model, batch: Batch) -> float:
 
 def answers(model: Model, batch: Batch) -> Answers | None:
     """What it says of every example; None where the labels are no classes that logits could be compared with."""
-    calm, found, total = measured_mode(model), list[tuple[Tensor, Tensor]](), 0.0
+    calm, found, total, classes = measured_mode(model), list[tuple[Tensor, Tensor, Tensor]](), 0.0, 0
     with torch.no_grad(), borrowed_globals(stream(0, "feeding")):
         for part in _parts(batch):
             z, labels = _encoded(calm, part)
             logits = calm.logits(calm.params, z)
             if not _comparable(logits, labels):
                 return None
-            total += float(calm.loss_fn(logits, labels)) * len(part)
-            found.append((logits.flatten(0, -2).double(), labels.flatten()))
-    logits, labels = (torch.cat(parts) for parts in zip(*found, strict=True))
-    surprise = functional.cross_entropy(logits, labels, reduction="none")
-    right = logits.argmax(-1) == labels
-    return Answers(total / len(batch), surprise.cpu(), right.cpu(), labels.cpu(), logits.shape[-1])
+            total, classes = total + float(calm.loss_fn(logits, labels)) * len(part), logits.shape[-1]
+            found.append(_each(logits.flatten(0, -2).double(), labels.flatten()))
+    surprise, right, labels = (torch.cat(parts).cpu() for parts in zip(*found, strict=True))
+    return Answers(total / len(batch), surprise, right, labels, classes)
+
+
+def _each(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return functional.cross_entropy(logits, labels, reduction="none"), logits.argmax(-1) == labels, labels
 
 
 def measured_mode(model: Model) -> Model:
@@ -75,7 +77,8 @@ def measured_mode(model: Model) -> Model:
 
 
 def _parts(batch: Batch) -> list[Batch]:
-    return [batch[first : first + AT_ONCE] for first in range(0, len(batch), AT_ONCE)]
+    step = AT_ONCE if batch.labels.ndim == 1 else SENTENCES_AT_ONCE
+    return [batch[first : first + step] for first in range(0, len(batch), step)]
 
 
 def _encoded(model: Model, part: Batch) -> tuple[Tensor, Tensor]:
