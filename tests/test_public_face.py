@@ -1,5 +1,6 @@
 """What `import fedspill` offers: its names, their examples, and that it costs nothing until it is used."""
 
+import copy
 import doctest
 import json
 import subprocess
@@ -149,6 +150,16 @@ def test_what_a_bare_network_cannot_tell_is_asked_for_by_name() -> None:
         fedspill.audit(PLAN, model=net)
     with pytest.raises(fedspill.BadInput, match=r"needs normalise=\(mean, std\)"):
         fedspill.audit(PLAN, model=net, data=pair)
+    with pytest.raises(fedspill.BadInput, match=r'normalise="data" for the data.s statistics'):
+        fedspill.audit(PLAN, model=net, data=pair)
+    with pytest.raises(fedspill.BadInput, match="not measured on private images"):
+        fedspill.audit(PLAN, model=net, data=pair, normalise="data")
+    with pytest.raises(fedspill.BadInput, match="leave range out"):
+        fedspill.audit(PLAN, model=net, data=pair, normalise="data", range=(0, 255))
+    with pytest.raises(fedspill.BadInput, match="a fedspill.Model brings its own input"):
+        fedspill.audit(PLAN, model=relu_mlp(), data=pair, normalise=((0.5,), (0.5,)))
+    with pytest.raises(fedspill.BadInput, match="measured on public_data, which was not given"):
+        fedspill.attack({}, net, shape=(3, 8, 8), normalise="data")
     with pytest.raises(fedspill.BadInput, match="positive std, one or for each of 3 channels"):
         fedspill.audit(PLAN, model=net, data=pair, normalise=((0.5, 0.5), (0.2, 0.2)))
     with pytest.raises(fedspill.BadInput, match=r"needs shape=\(channels, height, width\)"):
@@ -161,6 +172,113 @@ def test_what_a_bare_network_cannot_tell_is_asked_for_by_name() -> None:
         fedspill.audit(PLAN, data=pair, normalise=None)
     with pytest.raises(fedspill.BadInput, match="more than 0 seconds"):
         fedspill.audit(PLAN, data=pair, budget=0)
+
+
+WAYS = [
+    ({"normalise": ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))}, (0.0, 1.0), (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)),
+    ({"normalise": (0.5, 0.25)}, (0.0, 1.0), (0.5,) * 3, (0.25,) * 3),
+    ({"normalise": (np.array([0.1, 0.2, 0.3]), torch.ones(3))}, (0.0, 1.0), (0.1, 0.2, 0.3), (1.0,) * 3),
+    ({"normalise": (123.0, 58.0), "range": (0, 255)}, (0.0, 255.0), (123.0,) * 3, (58.0,) * 3),
+    ({"range": (-1, 1)}, (-1.0, 1.0), (0.0,) * 3, (1.0,) * 3),
+    ({"normalise": None}, (0.0, 1.0), (0.0,) * 3, (1.0,) * 3),
+]
+
+
+def _plain_norm(net: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> float:
+    """The gradient norm of a plain training loop, in float64."""
+    twin = copy.deepcopy(net).double()
+    nn.functional.cross_entropy(twin(images), labels).backward()
+    return float(torch.cat([p.grad.flatten() for p in twin.parameters() if p.grad is not None]).norm())
+
+
+@pytest.mark.parametrize(("said", "ends", "mean", "std"), WAYS)
+def test_a_bare_network_is_fed_as_a_plain_loop_feeds_it(said, ends, mean, std) -> None:
+    private, net = batch(4), relu_mlp().module
+    pixels = ends[0] + (ends[1] - ends[0]) * private.inputs.double()
+    fed = (pixels - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+    plan = {"audit": {"attacks": ["linear_layer"]}, "client": {"num_examples": 4}, "model": {"dtype": "float64"}}
+    report = fedspill.audit(plan, model=net, data=(private.inputs, private.labels), **said).report
+    assert report.trials[0].gradient_norm == pytest.approx(_plain_norm(net, fed, private.labels), rel=1e-6)
+    assert report.feeding.n == 4
+    with torch.no_grad():
+        logits = copy.deepcopy(net).double()(fed)
+    assert report.feeding.loss == pytest.approx(float(nn.functional.cross_entropy(logits, private.labels)), rel=1e-6)
+    assert report.feeding.accuracy == float((logits.argmax(1) == private.labels).double().mean())
+    assert report.feeding.origin == "as the caller says"
+
+
+def test_the_datas_statistics_come_with_the_data_or_from_public_images() -> None:
+    from fedspill.zoo.data import from_tensors, load
+    from fedspill.zoo.statistics import measured
+
+    private, net = batch(1), relu_mlp().module
+    pool = from_tensors(private.inputs, private.labels, mean=(0.3,), std=(0.2,))
+    told = fedspill.audit(PLAN, model=net, data=pool, normalise="data").report.feeding
+    assert (told.mean, told.std, told.origin) == ([0.3], [0.2], "constants of tensors")
+    public = {"public": {"name": "photos", "split": "public", "indices": "0:5"}}
+    plan = {**PLAN, "server": public}
+    told = fedspill.audit(plan, model=net, data=(private.inputs, private.labels), normalise="data")
+    wanted = measured(load("photos", split="public", indices="0:5", size=8).batch.inputs)
+    assert (tuple(told.report.feeding.mean), tuple(told.report.feeding.std)) == (wanted.mean, wanted.std)
+    assert told.report.feeding.origin == "measured on 5 public images of photos/public"
+
+
+def test_a_protocol_in_python_is_the_plans() -> None:
+    private, model = batch(2), relu_mlp()
+    data, training = (private.inputs, private.labels), fedspill.FedAvg(epochs=2, minibatch_size=1, lr=0.1)
+    attacks = {"audit": {"attacks": ["linear_layer"]}}
+    client = {"protocol": "fedavg", "epochs": 2, "minibatch_size": 1, "lr": 0.1, "num_examples": 2}
+    wanted = fedspill.audit({**attacks, "client": client}, model=model, data=data).report
+    plan = {**attacks, "client": {"num_examples": 2}}
+    got = fedspill.audit(plan, model=model, data=data, local_training=training).report
+    assert got.trials[0].gradient_norm == wanted.trials[0].gradient_norm
+    assert got.plan["client"] == wanted.plan["client"]
+    with pytest.raises(fedspill.BadInput, match=r"the plan sets client.epochs, client.lr.*set one of them"):
+        fedspill.audit({**attacks, "client": client}, model=model, data=data, local_training=training)
+
+
+OWN = """
+import torch
+def smooth(logits, labels):
+    return torch.nn.functional.cross_entropy(logits, labels, label_smoothing=0.3)
+def data():
+    return torch.full((1, 3, 8, 8), 0.25), torch.tensor([3])
+def broken():
+    raise OSError("no disk")
+number = 3
+"""
+
+
+def test_losses_and_data_of_ones_own_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "fedspill_users_own_parts.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    own, model = "fedspill_users_own_parts", relu_mlp()
+    got = fedspill.audit(PLAN, model=model, data=f"{own}:data", loss=f"{own}:smooth").report
+    pair, smooth = (torch.full((1, 3, 8, 8), 0.25), torch.tensor([3])), nn.CrossEntropyLoss(label_smoothing=0.3)
+    wanted = fedspill.audit(PLAN, model=model, data=pair, loss=smooth).report
+    assert got.trials[0].gradient_norm == wanted.trials[0].gradient_norm
+    for given, said in (
+        ({"data": f"{own}:broken"}, "the call failed with OSError: no disk"),
+        ({"data": f"{own}:none"}, "has no attribute 'none'"),
+        ({"data": "photos"}, "`package.module:name` is needed"),
+        ({"data": pair, "loss": f"{own}:number"}, "is a int; a function of logits and labels"),
+    ):
+        with pytest.raises(fedspill.BadInput, match=said):
+            fedspill.audit(PLAN, model=model, **given)
+    sys.modules.pop(own, None)
+
+
+def test_the_page_is_written_by_one_call(tmp_path: Path) -> None:
+    private = batch(1)
+    result = fedspill.audit(PLAN, model=mlp(), data=(private.inputs, private.labels))
+    assert result.html(str(tmp_path / "deep" / "page.html")) == tmp_path / "deep" / "page.html"
+    assert result.html(tmp_path) == tmp_path / "report.html"
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert page == (tmp_path / "deep" / "page.html").read_text(encoding="utf-8")
+    assert "data:image/png;base64" in page
+    hidden = fedspill.audit(PLAN, model=mlp(), data=(private.inputs, private.labels), redact=True)
+    assert "data:image/png;base64" not in hidden.html(tmp_path).read_text(encoding="utf-8")
 
 
 def test_an_audit_is_written_with_its_page_and_goes_on_where_it_was(tmp_path: Path) -> None:

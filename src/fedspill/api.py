@@ -4,31 +4,40 @@ They are handed on by `fedspill` itself, and are what the commands of the same n
 what it cannot tell (the shape and the normalisation of its inputs, the loss) is asked for by name.
 """
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, cast
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fedspill import catalogue
 from fedspill.auditing.captured import Kind, as_update, attack_captured, check_entry, run_key
-from fedspill.auditing.run import AuditResult, run_audit
+from fedspill.auditing.resolving.scenario import public_pool
+from fedspill.auditing.run import AuditResult as RunResult
+from fedspill.auditing.run import run_audit
 from fedspill.auditing.watch import Listener, Silent
 from fedspill.core.errors import BadInput
-from fedspill.core.inputs import ImageSpec, InputSpec
+from fedspill.core.inputs import ImageSpec
 from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.local_training.update import FedSGD, LocalTraining
+from fedspill.core.losses import loss_of
 from fedspill.core.model import LossFn, Model
 from fedspill.core.roles import Finding, Incoming
-from fedspill.core.tensor_files import read_tensors
+from fedspill.core.tensor_files import read_tensors, write_whole
 from fedspill.core.types import Batch, Reconstruction, Update
-from fedspill.plan.build import pick_device
+from fedspill.plan.build import of_data, pick_device
 from fedspill.plan.file import parse_plan, read_plan
+from fedspill.plan.from_python import with_optimizer, with_training
 from fedspill.plan.sections import AttackEntry, AuditPlan, parse_seconds
 from fedspill.report.store import Store
 from fedspill.zoo.data import DataPool, pool_of
 from fedspill.zoo.models import of_module
+from fedspill.zoo.named import called
+from fedspill.zoo.statistics import Normalisation, check_channels, measured, stated
 
 
 class Unsaid:
@@ -39,11 +48,57 @@ class Unsaid:
 
 
 UNSAID: Final = Unsaid()
-Normalise = tuple[tuple[float, ...], tuple[float, ...]] | None
-"""Mean and standard deviation per channel, of pixels in [0, 1]; None: pixels are fed as they are."""
+PerChannel = Sequence[float | int] | NDArray[Any] | Tensor | float | int
+Range = tuple[float | int, float | int] | list[float | int]
+"""What black and white are, before mean and std."""
+Normalise = tuple[PerChannel, PerChannel] | Literal["data"] | None
+"""Mean and standard deviation, per channel or one for all, of the numbers of `range`; None: these are fed as they are.
+
+"data" takes the data's statistics: its constants, where the data set has some, else what public images give."""
+Loss = LossFn | str
+"""Of logits (n, classes) and labels (n,) to their mean loss; or "package.module:function", which names one."""
 Data = DataPool | tuple[Any, Any] | object
 """A pool; images in [0, 1] or of bytes with labels: a pair of tensors or arrays, a list of (image, label), a Dataset of
-torch or Hugging Face, a DataLoader; see `fedspill.zoo.data.pool_of`."""
+torch or Hugging Face, a DataLoader; see `fedspill.zoo.data.pool_of`.;
+or "package.module:factory", which gives one of these."""
+
+
+@dataclass(frozen=True)
+class AuditResult(RunResult):
+    """The report, with what it speaks of.
+
+    Attributes:
+        tensors: "private/INDEX", "rebuilt/TRIAL" and, of what was read in bins, "unscored/TRIAL"; empty for a redacted
+            audit.
+        folder: where it was written, if it was.
+        texts: the same as text, of sentences and tables.
+
+    Example:
+        >>> import fedspill, pathlib, tempfile
+        >>> plan = {"audit": {"attacks": ["linear_layer"]}, "model": {"name": "mlp"},
+        ...         "data": {"name": "photos", "indices": "0", "size": 8}}
+        >>> result = fedspill.audit(plan)
+        >>> result.report.verdict.exit_code
+        1
+        >>> page = result.html(pathlib.Path(tempfile.mkdtemp()) / "leakage.html")
+        >>> page.read_text(encoding="utf-8").lower().startswith("<!doctype html>")
+        True
+    """
+
+    def html(self, path: str | Path) -> Path:
+        """Writes the report as one self-contained HTML file, with its pictures in it.
+
+        Args:
+            path: of the file; in a folder that exists it is called report.html.
+
+        Returns:
+            Where it was written.
+        """
+        from fedspill.rendering.folder import HTML_FILE, page_of
+
+        place = Path(path) / HTML_FILE if Path(path).is_dir() else Path(path)
+        write_whole(place, page_of(self.report, self.tensors, self.texts))
+        return place
 
 
 def audit(
@@ -52,7 +107,10 @@ def audit(
     model: Model | nn.Module | None = None,
     data: Data | None = None,
     normalise: Normalise | Unsaid = UNSAID,
-    loss: LossFn | None = None,
+    range: Range | None = None,
+    loss: Loss | None = None,
+    local_training: LocalTraining | None = None,
+    optimizer: torch.optim.Optimizer | None = None,
     out: str | Path | None = None,
     budget: str | float | int | None = None,
     device: str = "auto",
@@ -66,8 +124,15 @@ def audit(
         plan: a TOML file, a mapping of the same sections, or a parsed plan; see docs/plan.md.
         model: used instead of the plan's model; a bare network needs `data` and `normalise` beside it.
         data: private examples used instead of the plan's.
-        normalise: what a bare network's images are normalised by, or None if it takes pixels in [0, 1] as they are.
-        loss: of logits (n, classes) and labels (n,) to their mean loss; None is cross-entropy. With `model` only.
+        normalise: (mean, std) that a bare network's images are normalised by, per channel or one for all; None if it
+            takes the numbers of `range` as they are; "data" for the data's statistics, measured on public images
+            where the data set has no constants, never on private ones.
+        range: what black and white are before `mean` is taken off and `std` divides: (0, 255), (-1, 1); None is (0, 1).
+        loss: of logits (n, classes) and labels (n,) to their mean loss, or "package.module:function"; None is
+            cross-entropy. With `model` only.
+        local_training: the clients' protocol, instead of the plan's.
+        optimizer: of `torch.optim`, made of `model`'s parameters: its class and settings are those that clients train
+            with, on the parameters that it holds; epochs and mini-batches are the plan's.
         out: folder for report.json, pictures and HTML, and to resume from; None keeps everything in memory.
         budget: seconds, or a text such as "90s", "5m" or "1h", for all trials together; instead of the plan's.
         device: "auto", "cpu" or "cuda".
@@ -95,10 +160,18 @@ def audit(
         if not seconds > 0:
             raise BadInput(f"budget={budget!r}: more than 0 seconds are needed")
         read = read.model_copy(update={"audit": read.audit.model_copy(update={"budget": seconds})})
-    pool = None if data is None else pool_of(data, read.data.indices)
-    sent = None if model is None else _audited(model, pool, normalise, loss, read)
-    if model is None and (loss is not None or not isinstance(normalise, Unsaid)):
-        raise BadInput("loss and normalise are of `model`, which was not given; a plan states its own under [model]")
+    read = read if local_training is None else with_training(read, local_training)
+    if optimizer is not None:
+        if local_training is not None or model is None:
+            raise BadInput("optimizer is of `model`, which it needs; with local_training it is part of that")
+        read = with_optimizer(read, optimizer, model.module if isinstance(model, Model) else model)
+    held = called(data, "data") if isinstance(data, str) else data
+    pool = None if held is None else pool_of(held, read.data.indices)
+    if model is None and (loss is not None or range is not None or not isinstance(normalise, Unsaid)):
+        raise BadInput(
+            "loss, normalise and range are of `model`, which was not given; a plan states its own under [model]"
+        )
+    sent, origin = (None, None) if model is None else _audited(model, pool, normalise, range, loss, read)
     folder = None if out is None else Path(out)
     result = run_audit(
         read,
@@ -110,12 +183,14 @@ def audit(
         fresh=fresh,
         redact=redact,
         command="fedspill.audit(...)",
+        normalisation=origin,
     )
-    if folder is None:
-        return result
-    from fedspill.rendering.folder import write_views
+    report = result.report
+    if folder is not None:
+        from fedspill.rendering.folder import write_views
 
-    return replace(result, report=write_views(folder, result.report, result.tensors, result.texts))
+        report = write_views(folder, report, result.tensors, result.texts)
+    return AuditResult(report, result.tensors, result.folder, result.texts)
 
 
 def attack(
@@ -129,7 +204,8 @@ def attack(
     settings: Mapping[str, Any] | None = None,
     shape: tuple[int, int, int] | None = None,
     normalise: Normalise | Unsaid = UNSAID,
-    loss: LossFn | None = None,
+    range: Range | None = None,
+    loss: Loss | None = None,
     mode: Literal["eval", "train"] = "eval",
     local_training: LocalTraining | None = None,
     clients: int = 1,
@@ -153,7 +229,8 @@ def attack(
         attack: "name" or "name:preset"; `fedspill.attacks()` lists them.
         settings: fields of the attack to change.
         shape: channels, height and width of one image.
-        normalise: as in `audit`.
+        normalise: as in `audit`; "data" measures it on `public_data`.
+        range: as in `audit`.
         loss: as in `audit`.
         mode: how BatchNorm ran at the client.
         local_training: the clients' protocol, if known; a gradient has none.
@@ -185,7 +262,9 @@ def attack(
     """
     if mode not in ("eval", "train"):
         raise BadInput(f'mode={mode!r}: "eval" or "train" is needed')
-    received = model if isinstance(model, Model) else _bare(model, _shape(shape), normalise, mode == "train")
+    if isinstance(model, Model):
+        _check_unsaid(normalise, range, "a fedspill.Model brings its own input")
+    received = model if isinstance(model, Model) else _captured(model, shape, normalise, range, mode, public_data)
     received = _with_loss(received, loss).to(pick_device(device), received.like.dtype)
     observed = _update(update, kind, received)
     training = FedSGD() if isinstance(update, Mapping | str | Path) and kind == "gradient" else local_training
@@ -273,37 +352,107 @@ def _plan(plan: AuditPlan | Mapping[str, Any] | str | Path) -> AuditPlan:
 
 
 def _audited(
-    model: Model | nn.Module, pool: DataPool | None, normalise: Normalise | Unsaid, loss: LossFn | None, plan: AuditPlan
-) -> Model:
+    model: Model | nn.Module,
+    pool: DataPool | None,
+    normalise: Normalise | Unsaid,
+    ends: Range | None,
+    loss: Loss | None,
+    plan: AuditPlan,
+) -> tuple[Model, str | None]:
+    """The model with its loss, and who says what its images are normalised by."""
     training = plan.model.mode == "train"
     if isinstance(model, Model):
-        return _with_loss(model, loss)
+        _check_unsaid(normalise, ends, "a fedspill.Model brings its own input")
+        return _with_loss(model, loss), None
     if pool is None:
         raise BadInput("a bare nn.Module needs `data`, from which the input's shape is read; or give a fedspill.Model")
     if pool.spec is not None:
-        return _with_loss(of_module(model, pool.spec, training=training), loss)
+        _check_unsaid(normalise, ends, "sentences and table rows bring their own encoding")
+        return _with_loss(of_module(model, pool.spec, training=training), loss), None
     channels, height, width = pool.input_shape
-    return _with_loss(_bare(model, (channels, height, width), normalise, training), loss)
+    said = _said(normalise, ends, channels, lambda: of_data(pool, public_pool(plan, pool)))
+    spec = ImageSpec((channels, height, width), mean=said.statistics.mean, std=said.statistics.std)
+    return _with_loss(of_module(model, spec, training=training), loss), said.origin
 
 
-def _bare(module: nn.Module, shape: tuple[int, int, int], normalise: Normalise | Unsaid, training: bool) -> Model:
-    if isinstance(normalise, Unsaid):
+def _check_unsaid(normalise: Normalise | Unsaid, ends: Range | None, why: str) -> None:
+    # Before these were refused, None was ignored here.
+    if ends is not None or not (normalise is None or isinstance(normalise, Unsaid)):
+        raise BadInput(f"normalise={normalise} and range={ends} are of bare networks of images; {why}")
+
+
+def _captured(
+    module: nn.Module,
+    shape: tuple[int, int, int] | None,
+    normalise: Normalise | Unsaid,
+    ends: Range | None,
+    mode: str,
+    public_data: Batch | None,
+) -> Model:
+    channels, height, width = _shape(shape)
+    said = _said(normalise, ends, channels, lambda: _of_public(public_data))
+    spec = ImageSpec((channels, height, width), mean=said.statistics.mean, std=said.statistics.std)
+    return of_module(module, spec, training=mode == "train")
+
+
+def _of_public(public_data: Batch | None) -> Normalisation:
+    if public_data is None:
+        raise BadInput('normalise="data" is measured on public_data, which was not given; or give (mean, std)')
+    return Normalisation(measured(public_data.inputs), f"measured on {len(public_data)} public images")
+
+
+def _said(
+    normalise: Normalise | Unsaid,
+    ends: Range | None,
+    channels: int,
+    data: Callable[[], Normalisation],
+) -> Normalisation:
+    """What the caller says of the numbers that a bare network is fed.
+
+    Args:
+        ends: what black and white are before mean and std.
+        channels: of the images.
+        data: asked for the data's statistics.
+
+    Raises:
+        BadInput: nothing is said, or the values fit no image.
+    """
+    if isinstance(normalise, Unsaid) and ends is None:
         raise BadInput(
-            "a bare nn.Module needs normalise=(mean, std), per channel of pixels in [0, 1]; or normalise=None if it"
-            " takes such pixels as they are"
+            "a bare nn.Module needs normalise=(mean, std), per channel of pixels in [0, 1] (or of range=...);"
+            ' normalise="data" for the data\'s statistics; or normalise=None if it takes such pixels as they are'
         )
-    return of_module(module, _image_spec(shape, normalise), training=training)
+    if normalise == "data":
+        if ends is not None:
+            raise BadInput('normalise="data" is of pixels in [0, 1]; leave range out, or give (mean, std)')
+        return data()
+    mean, std = (None, None) if normalise is None or isinstance(normalise, Unsaid) else _pair(normalise, channels)
+    return Normalisation(check_channels(stated(mean, std, _ends(ends)), channels), "as the caller says")
 
 
-def _image_spec(shape: tuple[int, int, int], normalise: Normalise) -> InputSpec:
-    if normalise is None:
-        return ImageSpec(shape)
-    mean, std = (tuple(float(v) for v in part) for part in normalise)
-    if len(mean) != len(std) or len(mean) not in (1, shape[0]) or not all(v > 0 for v in std):
+def _ends(ends: Range | None) -> tuple[float, float] | None:
+    if ends is None:
+        return None
+    if len(ends) != 2:
+        raise BadInput(f"range={ends}: two numbers are needed, what black and white are")
+    return float(ends[0]), float(ends[1])
+
+
+def _pair(normalise: object, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    try:
+        mean, std = (_values(part) for part in cast("Sequence[Any]", normalise))
+        fits = len(mean) == len(std) and len(mean) in (1, channels) and all(v > 0 for v in std)
+    except (TypeError, ValueError):
+        fits, mean, std = False, (), ()
+    if not fits:
         raise BadInput(
-            f"normalise={normalise}: mean and positive std, one or for each of {shape[0]} channels, are needed"
+            f"normalise={normalise}: mean and positive std, one or for each of {channels} channels, are needed"
         )
-    return ImageSpec(shape, mean=mean, std=std)
+    return mean, std
+
+
+def _values(part: Any) -> tuple[float, ...]:
+    return tuple(float(v) for v in np.atleast_1d(np.asarray(part, dtype=float)).ravel())
 
 
 def _shape(shape: tuple[int, int, int] | None) -> tuple[int, int, int]:
@@ -312,8 +461,13 @@ def _shape(shape: tuple[int, int, int] | None) -> tuple[int, int, int]:
     return shape
 
 
-def _with_loss(model: Model, loss: LossFn | None) -> Model:
-    return model if loss is None else replace(model, loss_fn=loss)
+def _with_loss(model: Model, loss: Loss | None) -> Model:
+    if loss is None:
+        return model
+    function = loss_of(loss) if isinstance(loss, str | Mapping) else loss
+    if not callable(function):
+        raise BadInput(f"loss {loss!r} is a {type(function).__name__}; a function of logits and labels is needed")
+    return replace(model, loss_fn=function)
 
 
 def _update(update: Update | Mapping[str, Tensor] | str | Path, kind: Kind, model: Model) -> Update:

@@ -18,6 +18,7 @@ class Conditions:
     Attributes:
         training: BatchNorm used batch statistics.
         untrained: the model's weights were random.
+        fed_wrong: why the network is probably fed wrong, if so.
         labelled: the data came with labels.
         batch_norm: the network holds BatchNorm layers.
         one_seed: every attack was run from one random start only.
@@ -30,6 +31,7 @@ class Conditions:
 
     training: bool
     untrained: bool
+    fed_wrong: str | None
     labelled: bool
     batch_norm: bool
     one_seed: bool
@@ -87,7 +89,8 @@ def caveats(trials: Sequence[Trial], conditions: Conditions) -> list[Caveat]:
         ),
         _about(ran, "failed to fall", "The objective did not fall during the search.", _did_not_fall),
     ]
-    return [*(c for c in specific if c is not None), *_general(conditions)]
+    fed = [] if conditions.fed_wrong is None else [Caveat(topic="fed wrong", text=conditions.fed_wrong)]
+    return [*fed, *(c for c in specific if c is not None), *_general(conditions)]
 
 
 def _about(trials: Sequence[Trial], topic: str, text: str, concerns: Callable[[Trial], bool]) -> Caveat | None:

@@ -15,12 +15,13 @@ from torch import Tensor, nn
 import fedspill
 from fedspill.auditing import caveats
 from fedspill.auditing import verdict as verdicts
+from fedspill.auditing.feeding import MOST_MEASURED, check_feeding
 from fedspill.auditing.resolving.components import ChosenDefence
 from fedspill.auditing.resolving.scenario import Scenario, prepare, weights_sha256
 from fedspill.auditing.schedule import Schedule
 from fedspill.auditing.trial import Finished, Task
 from fedspill.auditing.watch import Listener, Silent
-from fedspill.core.inputs import ImageSpec
+from fedspill.core.errors import BadInput
 from fedspill.core.knowledge import Knows
 from fedspill.core.model import BATCH_NORMS, Model
 from fedspill.core.settings import plain_fields
@@ -28,11 +29,11 @@ from fedspill.core.tensor_files import sha256, write_tensors, write_whole
 from fedspill.plan.build import pick_device
 from fedspill.plan.sections import AuditPlan
 from fedspill.report.leakage import leaked_share
-from fedspill.report.schema import AppliedDefence, AuditReport, Cost, Environment, Grant
+from fedspill.report.schema import AppliedDefence, AuditReport, Cost, Environment, Feeding, Grant
 from fedspill.report.store import REPORT_FILE, TENSOR_FILE, TEXT_FILE, Store, Texts, write_texts
 from fedspill.report.trial import Trial
 from fedspill.zoo.data import DataPool, from_tensors
-from fedspill.zoo.models import of_module
+from fedspill.zoo.models import of_module, surely_untrained
 from fedspill.zoo.networks.registry import has_unsaid_small_stem
 
 MOST_KEPT = 1024
@@ -82,6 +83,7 @@ def run_audit(
     fresh: bool = False,
     redact: bool = False,
     command: str = "",
+    normalisation: str | None = None,
 ) -> AuditResult:
     """Runs a plan.
 
@@ -94,6 +96,7 @@ def run_audit(
         fresh: start over in a folder that already holds this audit.
         redact: keep no private pixel and no reconstruction.
         command: what the user typed, for the report.
+        normalisation: who says what the images of `model` are normalised by, for the report.
 
     Raises:
         BadInput: something cannot be used as given.
@@ -102,7 +105,8 @@ def run_audit(
     began, listener = time.monotonic(), listener or Silent()
     started = datetime.now(UTC).isoformat(timespec="seconds")
     pool = from_tensors(*data) if isinstance(data, tuple) else data
-    scenario = prepare(plan, pick_device(device), model=_as_model(model, pool, plan), pool=pool)
+    sent = _as_model(model, pool, plan)
+    scenario = prepare(plan, pick_device(device), model=sent, pool=pool, normalisation=normalisation)
     tasks = [
         Task(world, update, seed)
         for world in scenario.worlds
@@ -113,9 +117,13 @@ def run_audit(
     if store is not None:
         store.open(fresh=fresh)
     with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+        feeding = _feeding(scenario)
+        if feeding.warning is not None:
+            listener.message(feeding.warning)
         finished = Schedule(scenario, tasks, store, listener, began, keep_tensors=not redact).run()
     trials = [f.record for f in finished]
-    report = _report(scenario, trials, _environment(scenario, started, time.monotonic() - began, command), redact)
+    environment = _environment(scenario, started, time.monotonic() - began, command)
+    report = _report(scenario, trials, environment, feeding, redact)
     tensors = {} if redact else _tensors(scenario, finished)
     texts = _texts(scenario, tensors)
     if store is not None:
@@ -126,25 +134,41 @@ def run_audit(
 def _as_model(model: Model | nn.Module | None, pool: DataPool | None, plan: AuditPlan) -> Model | None:
     if model is None or isinstance(model, Model):
         return model
-    pool = pool or _no_pool()
-    spec = pool.spec
-    if spec is None:
-        channels, height, width = pool.input_shape
-        spec = ImageSpec((channels, height, width))
-    return of_module(model, spec, training=plan.model.mode == "train")
+    if pool is None or pool.spec is None:
+        raise BadInput("a bare nn.Module of images says not what they are normalised by; give it to fedspill.audit")
+    return of_module(model, pool.spec, training=plan.model.mode == "train")
 
 
-def _no_pool() -> DataPool:
-    raise ValueError("a bare nn.Module needs `data`, from which the input shape is read; or give a fedspill Model")
+def _feeding(scenario: Scenario) -> Feeding:
+    """What the network makes of the private examples that are attacked, or of so many from all over them."""
+    places = sorted({place for group in scenario.groups for place in group})
+    places = places[:: -(-len(places) // MOST_MEASURED)]
+    trained = "trained" if scenario.weights in ("trained", "robust") else "unknown"
+    return check_feeding(
+        scenario.model,
+        scenario.pool.batch[places],
+        weights="untrained" if _is_untrained(scenario) else trained,
+        labelled=scenario.pool.has_labels,
+        origin=scenario.normalisation,
+    )
 
 
-def _report(scenario: Scenario, trials: list[Trial], environment: Environment, redacted: bool) -> AuditReport:
-    evaluation, conditions = scenario.evaluation, _conditions(scenario)
+def _is_untrained(scenario: Scenario) -> bool:
+    if scenario.network is None or scenario.weights is None:
+        return False
+    return surely_untrained(scenario.network, scenario.weights, scenario.plan.model.options)
+
+
+def _report(
+    scenario: Scenario, trials: list[Trial], environment: Environment, feeding: Feeding, redacted: bool
+) -> AuditReport:
+    evaluation, conditions = scenario.evaluation, _conditions(scenario, feeding)
     worst = verdicts.worst_examples(evaluation.main_metric, trials)
     share = leaked_share(trials)
     return AuditReport(
         plan=scenario.plan.model_dump(mode="json", exclude_none=True),
         environment=environment,
+        feeding=feeding,
         grants=[Grant(name=k.value, granted=k in scenario.knows, explanation=EXPLAINED[k]) for k in Knows],
         defences=[_applied(d) for d in scenario.defences],
         trials=trials,
@@ -205,10 +229,11 @@ def _size(scenario: Scenario) -> int:
     return sum(p.numel() for p in scenario.model.params.values())
 
 
-def _conditions(scenario: Scenario) -> caveats.Conditions:
+def _conditions(scenario: Scenario, feeding: Feeding) -> caveats.Conditions:
     return caveats.Conditions(
         training=scenario.model.training,
-        untrained=scenario.weights == "untrained",
+        untrained=_is_untrained(scenario),
+        fed_wrong=feeding.warning,
         labelled=scenario.pool.has_labels,
         batch_norm=any(isinstance(m, BATCH_NORMS) for m in scenario.model.module.modules()),
         one_seed=len(scenario.seeds) == 1,

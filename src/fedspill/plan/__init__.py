@@ -5,6 +5,7 @@
 - `file`: TOML files and `--set`, with errors that name the key.
 - `values`: FIELD=VALUE pairs.
 - `defaults`: what a plan that is silent takes.
+- `from_python`: protocols and optimisers that Python states, in a plan's keys.
 - `build`: the network and the device that a plan names.
 """
 

@@ -145,11 +145,28 @@ class AuditSection(Section):
         return at_once
 
 
+def _channels(value: object) -> object:
+    """Takes one number for all channels, a list, or "data"."""
+    return (value,) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Channels = Annotated[
+    Annotated[tuple[Finite, ...], Field(min_length=1)] | Literal["data"] | None, BeforeValidator(_channels)
+]
+
+
 class ModelSection(BaseModel):
     """The network; what is not listed here is handed to it as its own option (width, padding, ...).
 
     Attributes:
         name: None takes `convnet` for images, `transformer` for sentences, `mlp` for tables.
+        mean: of images, what is taken off the numbers of `range`, per channel or one for all; "data" measures mean and
+            std on public data.
+        std: likewise, what the rest is divided by, above 0.
+        range: of images, the numbers that black and white are before that, such as (0, 255); None is (0, 1).
+        normalise: of images, in one word: "data", "imagenet", False for pixels in [0, 1] as they are. True and None
+            take what the weights or their library say; where these are silent, it has to be said.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow", protected_namespaces=())
@@ -159,11 +176,40 @@ class ModelSection(BaseModel):
     seed: int = 0
     dtype: Literal["float32", "float64"] = "float32"
     num_classes: int | None = Field(default=None, ge=1)
+    mean: Channels = None
+    std: Channels = None
+    range: tuple[Finite, Finite] | None = None
+    normalise: bool | str | None = None
 
     @property
     def options(self) -> dict[str, Any]:
         """The network's own options."""
         return dict(self.model_extra or {})
+
+    @field_validator("normalise")
+    @classmethod
+    def _known_word(cls, normalise: bool | str | None) -> bool | str | None:
+        if isinstance(normalise, str) and normalise not in ("data", "imagenet"):
+            raise ValueError('must be true, false, "data" or "imagenet"; or give mean, std and range')
+        return normalise
+
+    @model_validator(mode="after")
+    def _said_once(self) -> "ModelSection":
+        numbers = [k for k in ("mean", "std", "range") if getattr(self, k) is not None]
+        if numbers and self.normalise is not None:
+            raise ValueError(f"normalise and {', '.join(numbers)} are given; set one or the other")
+        if "data" in (self.mean, self.std):
+            if self.range is not None or (self.mean or "data") != (self.std or "data"):
+                raise ValueError('mean = "data" measures mean and std of pixels in [0, 1]; leave std and range out')
+        elif (self.mean is None) != (self.std is None):
+            raise ValueError("mean and std go together; give both, or neither")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_the_unsaid(self, handler: Any) -> dict[str, Any]:  # a protocol that is not checked at run time
+        # An audit's folder is known by its plan: keys that a later version added change nothing while they are unset.
+        later = ("mean", "std", "range", "normalise")
+        return {k: v for k, v in handler(self).items() if v is not None or k not in later}
 
 
 class PoolSection(Section):

@@ -49,6 +49,12 @@ def write_views(
     return report
 
 
+def page_of(report: AuditReport, tensors: Mapping[str, Tensor], texts: Texts | None = None) -> str:
+    """The HTML report alone, with its pictures in it; a redacted report shows none."""
+    pairs = [] if report.redacted else [p for p in pairs_of(report, tensors) if p.drawable]
+    return render(report, pairs, text_pairs_of(report, texts or {}), bins_read(report, tensors, texts or {}))
+
+
 def _sheets(folder: Path, bins: Sequence[BinsRead]) -> dict[str, str]:
     """One contact sheet for each trial whose readings are images; a redacted report has none."""
     sheets = dict[str, str]()

@@ -31,6 +31,8 @@ def summary(report: AuditReport, console: Console, texts: Texts | None = None) -
     metric = facts.main_metric(report)
     console.print(_verdict(report))
     console.print(_headline(report))
+    if report.feeding is not None and report.feeding.warning is not None:
+        console.print(Text(f"\n{report.feeding.warning}", style="bold yellow"))
     console.print(_attacks(report, metric))
     for line in _reasons(report, metric):
         console.print(line)

@@ -111,6 +111,30 @@ class Environment(Record):
     parameters: int | None = None
 
 
+class Feeding(Record):
+    """What the network as the clients get it makes of the private examples, as they are fed to it in eval mode.
+
+    Attributes:
+        n: private examples that were measured, at most 1,024; all others of this record are of these.
+        loss: the mean of the model's own; None if it is not finite, or labels are wanting.
+        accuracy: share of labels (of next tokens: of positions) that are the likeliest class; None if they are none.
+        classes: that the network tells apart.
+        mean: of images, what pixels in [0, 1] are normalised by, per channel or one for all.
+        std: likewise.
+        origin: who says so; None if the model brings it.
+        warning: why the network is probably fed wrong, if so.
+    """
+
+    n: int
+    loss: float | None = None
+    accuracy: float | None = None
+    classes: int | None = None
+    mean: list[float] | None = None
+    std: list[float] | None = None
+    origin: str | None = None
+    warning: str | None = None
+
+
 class Pictures(Record):
     """Files beside the report, relative to its folder; all None in a redacted report.
 
@@ -131,6 +155,7 @@ class AuditReport(Record):
         defences: what every client applied, in this order.
         worst: the worst case per private example over all attacks (as auto-attack reports robustness),
             the closest first.
+        feeding: what the network makes of the private examples; None in reports of before it was measured.
         leakage_rate: over the private examples, counting one as leaked if any trial leaked it.
         not_tested: what a reader might believe to be covered and is not.
 
@@ -146,6 +171,7 @@ class AuditReport(Record):
     schema_version: Literal[1] = SCHEMA_VERSION
     plan: dict[str, Any]
     environment: Environment
+    feeding: Feeding | None = None
     grants: list[Grant]
     defences: list[AppliedDefence] = Field(default_factory=list[AppliedDefence])
     trials: list[Trial]

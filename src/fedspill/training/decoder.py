@@ -81,7 +81,7 @@ def _world(plan: DecoderPlan, device: torch.device) -> tuple[Extractor, Tensor, 
         raise BadInput(
             f"data has {len(pool)} examples; held_out={plan.decoder.held_out} and one mini-batch of {size} are needed"
         )
-    model = network(section, pool, plan.data.root, device, "cnn")
+    model = network(section, pool, plan.data.root, device, "cnn", pool)
     image_spec(model.input, f"model {section.name!r}", BadInput)
     cut = len(pool) - plan.decoder.held_out
     inputs = pool.batch.inputs

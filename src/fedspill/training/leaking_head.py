@@ -116,7 +116,7 @@ def _features(plan: SpabPlan, device: torch.device) -> Features:
     test = load(**plan.test.model_dump())
     if shared := shared_examples(public, test):
         raise BadInput(f"{len(shared)} test examples are public examples too; they must be disjoint")
-    model = network(plan.model, public, plan.data.root, device, "cnn")
+    model = network(plan.model, public, plan.data.root, device, "cnn", public)
     extractor = Extractor(model, head_module(model))
     return Features(
         extractor.of(public.batch.inputs),

@@ -138,7 +138,7 @@ def _data(plan: RobustPlan) -> tuple[DataPool, Batch, DataPool]:
 
 
 def _model(plan: RobustPlan, pool: DataPool, device: torch.device) -> Model:
-    model = network(plan.model, pool, plan.data.root, device, "cnn")
+    model = network(plan.model, pool, plan.data.root, device, "cnn", pool)
     image_spec(model.input, f"model {plan.model.name!r}", BadInput)
     return model
 

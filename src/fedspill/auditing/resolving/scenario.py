@@ -34,7 +34,7 @@ from fedspill.core.tensor_files import sha256
 from fedspill.core.types import Batch
 from fedspill.federation.client import Client
 from fedspill.inversion.network.trace import probe_inputs
-from fedspill.plan.build import network
+from fedspill.plan.build import described_network
 from fedspill.plan.sections import AuditPlan, ClientSection, FederationSection, PolicySection, PoolSection
 from fedspill.scoring.metrics import by_names
 from fedspill.zoo.data import DataPool, load, takes
@@ -96,6 +96,7 @@ class Scenario:
         worlds: attacks, and tamperings that bring their own readout.
         tampering: on whose model the attacks are run, if any.
         knows: what the server is granted.
+        normalisation: who says what the model's images are normalised by; None if it is not known, or there are none.
     """
 
     plan: AuditPlan
@@ -115,6 +116,7 @@ class Scenario:
     limits: Limits
     policy: PolicySection
     rounds: Rounds | None = None
+    normalisation: str | None = None
 
     def private(self, update: int) -> Batch:
         """The examples behind one update, on the model's device; where they are if clients take micro-batches."""
@@ -168,7 +170,12 @@ def weights_sha256(model: Model) -> str:
 
 
 def prepare(
-    plan: AuditPlan, device: torch.device, *, model: Model | None = None, pool: DataPool | None = None
+    plan: AuditPlan,
+    device: torch.device,
+    *,
+    model: Model | None = None,
+    pool: DataPool | None = None,
+    normalisation: str | None = None,
 ) -> Scenario:
     """Resolves a plan: chooses its components, loads its data and model, and checks that they fit together.
 
@@ -177,6 +184,7 @@ def prepare(
         device: where the model goes.
         model: used instead of the plan's.
         pool: private examples, used instead of the plan's.
+        normalisation: who says what the images of `model` are normalised by.
 
     Raises:
         BadInput: something cannot be had, or does not fit together.
@@ -187,7 +195,13 @@ def prepare(
     public = _public(plan, pool)
     clients = _clients(plan.client, components)
     given = model is not None
-    model = _model(plan, pool, model, device)
+    if model is None:
+        made = described_network(plan.model, pool, plan.data.root, device, public=public)
+        model, normalisation = made.model, made.normalisation
+    else:
+        model = _callers_model(plan, pool, model, device)
+    if plan.client.loss is not None:
+        model = replace(model, loss_fn=loss_of(plan.client.loss))
     for defence in clients.defences:
         model = defence.prepare(model)
     check_kinds(components, model.input)
@@ -209,6 +223,7 @@ def prepare(
         evaluation=evaluation_of(plan.audit, model.input),
         limits=Limits(plan.audit.budget, plan.audit.quality, plan.audit.at_once),
         policy=plan.policy,
+        normalisation=normalisation,
     )
     _check_fit(scenario)
     clients = replace(clients, draws=_draw_anything(scenario))
@@ -227,15 +242,6 @@ def _checked(plan: AuditPlan) -> Components:
 def _clients(section: ClientSection, components: Components) -> Clients:
     stages = tuple(defence.component.stages() for defence in components.defences)
     return Clients(section.clients, section.training(), section.micro_batch, stages)
-
-
-def _model(plan: AuditPlan, pool: DataPool, given: Model | None, device: torch.device) -> Model:
-    if given is None:
-        model = network(plan.model, pool, plan.data.root, device)
-    else:
-        model = _callers_model(plan, pool, given, device)
-    loss = plan.client.loss
-    return model if loss is None else replace(model, loss_fn=loss_of(loss))
 
 
 def _in_rounds(scenario: Scenario, section: FederationSection) -> Scenario:
@@ -337,6 +343,15 @@ def _pool(section: PoolSection) -> DataPool:
         tokenizer=section.tokenizer,
         label=section.label,
     )
+
+
+def public_pool(plan: AuditPlan, pool: DataPool) -> DataPool | None:
+    """The public examples that a plan names, disjoint from the private ones; None if it names none.
+
+    Raises:
+        BadInput: they are not to be had, are of another kind, or private ones are among them.
+    """
+    return _public(plan, pool)
 
 
 def _public(plan: AuditPlan, pool: DataPool) -> DataPool | None:

@@ -9,7 +9,7 @@ from fedspill.rendering.drawing import pictures
 from fedspill.rendering.drawing.pictures import Pair
 from fedspill.rendering.facts import AttackGroup, MetricInfo, Spread
 from fedspill.report.leakage import leaked_share, rate
-from fedspill.report.schema import AuditReport, VerdictName, WorstExample
+from fedspill.report.schema import AuditReport, Feeding, VerdictName, WorstExample
 from fedspill.report.trial import Rate, Score, Trial
 
 MOST_CARDS = 12
@@ -71,7 +71,8 @@ class MetricRow:
 
 def tiles(report: AuditReport) -> list[Tile]:
     """The numbers that a reader wants first."""
-    return [_rate_tile(report), _worst_tile(report), _examples_tile(report), _runs_tile(report)]
+    network = [] if report.feeding is None else [_network_tile(report.feeding)]
+    return [_rate_tile(report), _worst_tile(report), _examples_tile(report), *network, _runs_tile(report)]
 
 
 def _rate_tile(report: AuditReport) -> Tile:
@@ -105,6 +106,20 @@ def _runs_tile(report: AuditReport) -> Tile:
     attacks = len({(t.attack, t.preset) for t in ran})
     note = f"{numbers.count(attacks, 'attack')}; seed{'s' if len(seeds) != 1 else ''} {numbers.listing(seeds)}"
     return Tile("Trials run", str(len(ran)), note + (f"; {skipped} skipped" if skipped else ""))
+
+
+def _network_tile(feeding: Feeding) -> Tile:
+    """How good the network is on the private examples, and what they are normalised by."""
+    value = "–" if feeding.accuracy is None else numbers.percent(feeding.accuracy)
+    loss = "no loss" if feeding.loss is None else f"loss {feeding.loss:.3g}"
+    return Tile("Accuracy on them", value, f"{loss}, n = {feeding.n}{_normalised(feeding)}")
+
+
+def _normalised(feeding: Feeding) -> str:
+    if feeding.mean is None or feeding.std is None:
+        return ""
+    mean, std = (", ".join(f"{v:.4g}" for v in values) for values in (feeding.mean, feeding.std))
+    return f"; pixels less {mean}, over {std}" + (f" ({feeding.origin})" if feeding.origin else "")
 
 
 def attack_of(report: AuditReport, trial: str) -> str:

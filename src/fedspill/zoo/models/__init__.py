@@ -2,11 +2,13 @@
 
 - `by_name`: the networks by name, and a bare module of the caller's.
 - `adapters`: torchvision, timm, transformers, and `package.module:factory`.
+- `normalising`: what a network's images are normalised by, as somebody says.
 - `options`: what a network's own options are.
 - `seeding`: random weights of foreign code, without touching the global generators.
 - `trained`: trained weights that are shipped, or lie in files.
 """
 
-from fedspill.zoo.models.by_name import Entry, build, default_network, listing, of_module
+from fedspill.zoo.models.by_name import Built, Entry, build, built, default_network, listing, of_module
+from fedspill.zoo.models.normalising import surely_untrained
 
-__all__ = ["Entry", "build", "default_network", "listing", "of_module"]
+__all__ = ["Built", "Entry", "build", "built", "default_network", "listing", "of_module", "surely_untrained"]

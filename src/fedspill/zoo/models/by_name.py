@@ -13,13 +13,14 @@ from fedspill.core.inputs import ImageSpec, InputSpec, TableSpec, TokenSpec, kin
 from fedspill.core.model import Model, next_token_loss
 from fedspill.core.rng import stream
 from fedspill.core.tensor_files import with_weights
+from fedspill.zoo.models import normalising
 from fedspill.zoo.models.adapters import LIBRARIES, from_user
 from fedspill.zoo.models.options import describe, with_options
 from fedspill.zoo.models.seeding import borrowed_globals
 from fedspill.zoo.models.trained import Trained, from_file, known
 from fedspill.zoo.networks.initialise import materialise
 from fedspill.zoo.networks.registry import DEFAULTS, NETWORKS
-from fedspill.zoo.statistics import IDENTITY, IMAGENET, PLAIN, Statistics
+from fedspill.zoo.statistics import Normalisation, Statistics
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,18 @@ class Entry:
     name: str
     summary: str
     options: str
+
+
+@dataclass(frozen=True)
+class Built:
+    """A model, and who says what its images are normalised by.
+
+    Attributes:
+        normalisation: in words; None if the model brings its own input, or takes no images.
+    """
+
+    model: Model
+    normalisation: str | None
 
 
 def listing() -> list[Entry]:
@@ -71,6 +84,8 @@ def build(
     options: Mapping[str, Any] | None = None,
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
+    normalisation: Normalisation | None = None,
+    assume: bool = True,
 ) -> Model:
     """The model that a plan names; the same seed gives the same weights, and no global generator is touched.
 
@@ -91,33 +106,92 @@ def build(
             bring, else by the data's), false (none, as in DLG) or "imagenet".
         mean: of the data per channel, pixels in [0, 1]; None takes 0.5.
         std: likewise; None takes 0.25.
+        normalisation: what the caller says that images are normalised by, whatever the weights and the data say.
+        assume: False refuses trained weights and the caller's own networks where nobody says what their images are
+            normalised by; True takes the data's statistics then.
 
     Raises:
         BadInput: any of these cannot be used.
+    """
+    return built(
+        name,
+        input_shape=input_shape,
+        num_classes=num_classes,
+        spec=spec,
+        weights=weights,
+        mode=mode,
+        seed=seed,
+        data_root=data_root,
+        device=device,
+        dtype=dtype,
+        options=options,
+        data=normalising.constants(mean, std),
+        normalisation=normalisation,
+        assume=assume,
+    ).model
+
+
+def built(
+    name: str,
+    *,
+    input_shape: tuple[int, ...],
+    num_classes: int,
+    spec: TokenSpec | TableSpec | None,
+    weights: str | Path,
+    mode: str,
+    seed: int,
+    data_root: str | Path | None,
+    device: torch.device | str,
+    dtype: torch.dtype,
+    options: Mapping[str, Any] | None,
+    data: Statistics | None,
+    normalisation: Normalisation | None,
+    assume: bool,
+) -> Built:
+    """As `build`, with who says what its images are normalised by.
+
+    Args:
+        data: constants of the data set; None if none are known.
+
+    Raises:
+        BadInput: as `build`.
     """
     if mode not in ("eval", "train"):
         raise BadInput(f'mode={mode!r}: "eval" or "train" is needed')
     _check_device(device, dtype)
     remaining = dict(options or {})
-    normalise = remaining.pop("normalise", True)
-    if spec is not None and normalise is not True:
+    said = normalisation or normalising.by_word(remaining.pop("normalise", True))
+    if spec is not None and said is not None:
         raise BadInput(f"option normalise is of images; {kind(type(spec))} bring their own encoding")
     _check_kind(name, input_shape, num_classes, spec)
     made = _make(name, input_shape, num_classes, seed, remaining)
     trained = _weights(name, weights, data_root)
+    origin = None
     if isinstance(made, Model):
-        if normalise is not True:
+        if said is not None:
             raise BadInput(f"option normalise: {name!r} gives a fedspill Model, which brings its own input")
         if spec is not None and made.input != spec:
             raise BadInput(f"model {name!r} takes {kind(type(made.input))} of another encoding than the data's")
         model = replace(made, training=mode == "train")
     else:
-        own_input = spec or _image_spec(input_shape, _statistics(normalise, trained, mean, std, input_shape[0]))
+        own_input: InputSpec | None = spec
+        if own_input is None:
+            asked = normalising.Network(name.partition(":")[2], made, options or {}, str(weights), num_classes)
+            found = normalising.chosen(
+                name,
+                asked,
+                said=said,
+                trained=trained,
+                data=data,
+                channels=input_shape[0],
+                assume=assume,
+            )
+            own_input, origin = _image_spec(input_shape, found.statistics), found.origin
         model = of_module(made, own_input, training=mode == "train")
     if trained is not None:
         model = with_weights(model, trained.tensors, trained.source)
     _check_logits(name, model, input_shape, num_classes)
-    return model.to(device, dtype)
+    return Built(model.to(device, dtype), origin)
 
 
 def of_module(module: nn.Module, spec: InputSpec, *, training: bool) -> Model:
@@ -198,29 +272,6 @@ def _weights(name: str, weights: str | Path, root: str | Path | None) -> Trained
     if weights in ("trained", "robust"):
         return known(name, root, robust=weights == "robust")
     return from_file(weights)
-
-
-def _statistics(
-    normalise: object,
-    trained: Trained | None,
-    mean: tuple[float, ...] | None,
-    std: tuple[float, ...] | None,
-    channels: int,
-) -> Statistics:
-    if not isinstance(normalise, bool) and normalise != "imagenet":
-        raise BadInput(f'option normalise={normalise!r} must be true, false or "imagenet"')
-    if normalise is not True:
-        chosen = IMAGENET if normalise == "imagenet" else IDENTITY
-    elif trained is not None and trained.statistics is not None:
-        chosen = trained.statistics
-    else:
-        chosen = Statistics(tuple(mean or PLAIN.mean), tuple(std or PLAIN.std))
-    for word, values in (("mean", chosen.mean), ("std", chosen.std)):
-        if len(values) not in (1, channels):
-            raise BadInput(f"normalisation {word}={values} has {len(values)} values; the data has {channels} channels")
-    if min(chosen.std) <= 0:
-        raise BadInput(f"normalisation std={chosen.std}: every value must be above 0")
-    return chosen
 
 
 def _check_device(device: torch.device | str, dtype: torch.dtype) -> None:
