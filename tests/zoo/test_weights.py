@@ -97,7 +97,7 @@ def _changed(**changes):
         ("a.safetensors", lambda p, s: save_file({"2.bias": s["2.bias"]}, p), "missing .'0.0.weight'"),
         ("a.pt", lambda p, s: torch.save({"w": Harmful()}, p), "fedspill never unpickles"),
         ("a.pt", lambda p, s: torch.save({"2.bias": 3}, p), "only named tensors"),
-        ("a.pt", lambda p, s: torch.save([s["2.bias"]], p), "holds a list"),
+        ("a.pt", lambda p, s: torch.save([s["2.bias"]], p), "is a list of 1 arrays"),
         ("a.pt", lambda p, s: torch.save({}, p), "holds nothing"),
         ("a.pt", lambda p, s: p.write_bytes(b"no checkpoint"), "cannot be read as tensors"),
         ("a.pt", lambda p, s: None, "does not exist"),

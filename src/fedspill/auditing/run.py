@@ -112,13 +112,35 @@ def run_audit(
         store.open(fresh=fresh)
     with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
         finished = Schedule(scenario, tasks, store, listener, began, keep_tensors=not redact).run()
+    seconds = time.monotonic() - began
+    return conclude(scenario, finished, store, started=started, seconds=seconds, command=command, redact=redact)
+
+
+def conclude(
+    scenario: Scenario,
+    finished: Sequence[Finished],
+    store: Store | None,
+    *,
+    started: str,
+    seconds: float,
+    command: str,
+    redact: bool = False,
+) -> AuditResult:
+    """The report of finished trials, written if there is a folder for it.
+
+    Args:
+        started: date and time (ISO 8601).
+        seconds: that all took.
+        command: what the user typed.
+        redact: keep no private pixel and no reconstruction.
+    """
     trials = [f.record for f in finished]
-    report = _report(scenario, trials, _environment(scenario, started, time.monotonic() - began, command), redact)
+    report = _report(scenario, trials, _environment(scenario, started, seconds, command), redact)
     tensors = {} if redact else _tensors(scenario, finished)
     texts = _texts(scenario, tensors)
     if store is not None:
         _write(store, report, tensors, texts)
-    return AuditResult(report, tensors, out, texts)
+    return AuditResult(report, tensors, None if store is None else store.folder, texts)
 
 
 def _as_model(model: Model | nn.Module | None, pool: DataPool | None, plan: AuditPlan) -> Model | None:

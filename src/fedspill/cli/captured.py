@@ -7,15 +7,21 @@ import torch
 from rich.console import Console
 
 from fedspill.auditing.captured import Captured
+from fedspill.auditing.capturing.scoring import Judging
+from fedspill.auditing.capturing.truths import read_truth
+from fedspill.auditing.run import AuditResult
 from fedspill.core.errors import BadInput
+from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.local_training.update import FedAvg, FedSGD, LocalTraining
 from fedspill.core.model import Model
 from fedspill.core.tensor_files import write_whole
 from fedspill.rendering.drawing.pictures import enlarge, image, png
+from fedspill.rendering.folder import HTML_FILE, write_views
+from fedspill.rendering.terminal import summary
 
 
-def show(captured: Captured, out: Path) -> None:
-    """Writes the reconstructions as pictures, and says what the attack believes of them."""
+def show(captured: Captured, out: Path) -> int:
+    """Writes the reconstructions as pictures, and says what the attack, and the truth, say of them; the exit code."""
     console, found = Console(), captured.reconstruction
     for k, picture in enumerate(found.inputs):
         write_whole(out / f"rebuilt-{k}.png", png(enlarge(image(picture.float().cpu()))))
@@ -24,8 +30,40 @@ def show(captured: Captured, out: Path) -> None:
     console.print(f"{len(found.inputs)} inputs were rebuilt; the attack {state}{best}.", markup=False)
     for note in found.notes:
         console.print(note, markup=False, style="yellow")
+    if captured.result is not None:
+        return _judged(captured.result, out, console)
     console.print("No truth was at hand: a poor picture is not evidence of safety.", style="yellow")
     console.print(f"Results: {out}", markup=False, style="bold")
+    return 0
+
+
+def _judged(result: AuditResult, out: Path, console: Console) -> int:
+    report = write_views(out, result.report, result.tensors, result.texts)
+    summary(report, console, result.texts)
+    console.print(f"Report: {out / HTML_FILE}", markup=False, style="bold")
+    return report.verdict.exit_code
+
+
+def judging_of(truth: Path | None, thresholds: list[str] | None, knowledge: ServerKnowledge) -> Judging | None:
+    """By what the reconstruction is judged; None without a truth.
+
+    Raises:
+        BadInput: the truth cannot be read, or a threshold is no METRIC=VALUE, or is given without truth.
+    """
+    if truth is None:
+        if thresholds:
+            raise BadInput("--leak-threshold is given without --truth, by which alone a reconstruction can be judged")
+        return None
+    limits = dict(_threshold(text) for text in thresholds) if thresholds else None
+    return Judging(read_truth(truth, knowledge.model, knowledge.labels), limits)
+
+
+def _threshold(text: str) -> tuple[str, float]:
+    name, _, value = text.partition("=")
+    try:
+        return name.strip(), float(value)
+    except ValueError:
+        raise BadInput(f"--leak-threshold {text!r}: METRIC=VALUE is needed, such as psnr=20") from None
 
 
 def image_shape(text: str) -> tuple[int, int, int]:

@@ -11,6 +11,7 @@
 - `blocks`: work on many large rows, a few at a time.
 - `rng`: named random streams.
 - `tensor_files`: files written whole, tensors read without unpickling, digests.
+- `files/`: weights and updates as tools write them, put into a model.
 - `settings`: groups of hyperparameters, which plans name in one flat list.
 - `errors`: the errors that fedspill raises.
 - `callable_package`: packages that list their components when called.

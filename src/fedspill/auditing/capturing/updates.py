@@ -1,0 +1,177 @@
+"""Named tensors of a file, or of a file per client, as an update to the model."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fedspill.auditing.capturing.kinds import Kind, check_kind
+from fedspill.auditing.capturing.signs import uphill
+from fedspill.core.errors import BadInput
+from fedspill.core.files.contents import named_tensors
+from fedspill.core.files.fitting import fitted
+from fedspill.core.files.reading import read_folder, read_tensors
+from fedspill.core.local_training.update import mean_update
+from fedspill.core.model import Model
+from fedspill.core.types import Params, Update, UpdateKind
+
+
+@dataclass(frozen=True)
+class Sent:
+    """What was captured.
+
+    Attributes:
+        clients: whose mean it is, if a folder of updates was read.
+        notes: what was found out of it, and what was passed over.
+    """
+
+    update: Update
+    clients: int | None = None
+    notes: tuple[str, ...] = ()
+
+
+def read_update(given: object, kind: Kind, model: Model, num_examples: int | None = None) -> Sent:
+    """An update from whatever holds one.
+
+    Args:
+        given: a path to a file, or to a folder with one file per client, whose mean is taken with equal weights; or
+            named tensors or arrays, a list of arrays in the order of the state dict, or Flower's `ArrayRecord`.
+        kind: see `as_update`.
+        num_examples: how many examples are behind it, over all clients, if known.
+
+    Raises:
+        BadInput: it cannot be read, or is no such update to this model.
+    """
+    if not isinstance(given, str | Path):
+        return as_update(named_tensors(given, "the update"), kind, model, num_examples)
+    try:
+        folder = "\0" not in str(given) and Path(given).is_dir()
+    except OSError:
+        folder = False  # the reader tells what is wrong
+    if not folder:
+        return as_update(read_tensors(given), kind, model, num_examples)
+    return _mean(Path(given), kind, model, num_examples)
+
+
+def _mean(folder: Path, kind: Kind, model: Model, num_examples: int | None) -> Sent:
+    files = read_folder(folder)
+    count = len(files)
+    if num_examples is not None and num_examples % count:
+        raise BadInput(f"{num_examples} examples cannot be shared out equally to the {count} clients of the folder")
+    share = None if num_examples is None else num_examples // count
+    parts = [_named(name, tensors, kind, model, share) for name, tensors in files.items()]
+    notes = [note for part in parts for note in part.notes]
+    updates = [part.update if kind != "weights" else _completed(part.update, model) for part in parts]
+    for name, update in zip(files, updates, strict=True):
+        if update.values.keys() != updates[0].values.keys():
+            raise BadInput(f"{str(folder)!r}: {name!r} holds other parameters than {next(iter(files))!r}")
+    said = f"The update is the mean of {count} clients, with equal weights; to attack one of them, give its file."
+    return Sent(mean_update(updates), count, (said, *dict.fromkeys(notes)))
+
+
+def _completed(update: Update, model: Model) -> Update:
+    """With zeros where this client's weights did not change, which the others' may have."""
+    values = {k: update.values.get(k, torch.zeros_like(v)) for k, v in model.params.items()}
+    return replace(update, values=values)
+
+
+def _named(name: str, tensors: Mapping[str, Tensor], kind: Kind, model: Model, share: int | None) -> Sent:
+    try:
+        return as_update(tensors, kind, model, share)
+    except BadInput as error:
+        raise BadInput(f"{name}: {error}") from error
+
+
+def as_update(tensors: Mapping[str, Tensor], kind: Kind, model: Model, num_examples: int | None = None) -> Sent:
+    """Named tensors of a file as an update to this model.
+
+    Args:
+        kind: "gradient"; "delta", the change of the parameters, of which either sign is found out where it can be, and
+            else server minus client is taken; or "weights", the client's parameters after training.
+        num_examples: how many examples are behind the update, if known.
+
+    Raises:
+        BadInput: names or shapes that the model does not have, values that are not finite, or another kind.
+    """
+    found = fitted(tensors, model, "update")
+    if not found.params:
+        raise BadInput(f"the update holds none of the model's parameters {list(model.params)[:4]}, ...")
+    check_kind(found.params, kind, model)
+    if kind == "weights":
+        return Sent(_change(found.params, found.buffers, model), None, found.notes)
+    if kind == "gradient":
+        _check_gradient(found.params, model, num_examples)
+        return Sent(Update(UpdateKind.GRADIENT, found.params, found.buffers or None), None, found.notes)
+    return _delta(found.params, found.buffers, found.notes, model, num_examples)
+
+
+def _change(params: Params, buffers: Params, model: Model) -> Update:
+    changed = {k: model.params[k] - v for k, v in params.items()}
+    changed = {k: v for k, v in changed.items() if bool(v.any())}
+    if not changed:
+        raise BadInput("the client's weights equal the model's: nothing was trained")
+    return Update(UpdateKind.DELTA, changed, buffers or None)
+
+
+def _check_gradient(params: Params, model: Model, num_examples: int | None) -> None:
+    if uphill(params, {}, model, num_examples) is False:
+        raise BadInput(
+            "kind='gradient' points downhill: at the head's bias the classes that no example has fall instead of"
+            " rising; a change of the weights (kind 'delta') may have either sign, or num_examples is wrong"
+        )
+
+
+def _delta(params: Params, buffers: Params, notes: Sequence[str], model: Model, num_examples: int | None) -> Sent:
+    own = _are_values(buffers, model)
+    differences = buffers if own is False else {}
+    right = uphill(params, differences, model, num_examples)
+    sign = -1.0 if right is False else 1.0
+    said = {
+        True: "The delta is server minus client, as it was found to be.",
+        False: "The delta is client minus server, it was found, and was turned round.",
+        None: "The delta was taken as server minus client: nothing in it tells its sign.",
+    }[right]
+    values = {k: sign * v for k, v in params.items()}
+    after = {k: _after(model.buffers[k], v, sign) for k, v in differences.items()} if own is not True else buffers
+    return Sent(Update(UpdateKind.DELTA, values, after or None), None, (said, *notes))
+
+
+def _are_values(buffers: Params, model: Model) -> bool | None:
+    """Whether buffers beside a delta are the client's own, not differences; None without running variances.
+
+    If they are, their running variances are closer to the model's than to 0.
+    """
+    names = [k for k in buffers if k.endswith("running_var")]
+    if not names:
+        return None
+    apart = sum(float((buffers[k] - model.buffers[k]).double().pow(2).sum()) for k in names)
+    return apart < sum(float(buffers[k].double().pow(2).sum()) for k in names)
+
+
+def _after(before: Tensor, difference: Tensor, sign: float) -> Tensor:
+    return (before.double() - sign * difference.double()).to(before.dtype)
+
+
+def observed(update: Update | Any, kind: Kind, model: Model, num_examples: int | None = None) -> Sent:
+    """`read_update`, or an `Update` as it is: it says itself what it is.
+
+    Raises:
+        BadInput: see `read_update`.
+    """
+    return Sent(update) if isinstance(update, Update) else read_update(update, kind, model, num_examples)
+
+
+def clients_of(sent: Sent, clients: int) -> int:
+    """How many clients' updates were averaged, by the caller's word or by the folder that was read.
+
+    Raises:
+        BadInput: the two differ.
+    """
+    if sent.clients is None or clients == sent.clients:
+        return clients
+    if clients != 1:
+        raise BadInput(f"clients={clients} was given, and the folder holds updates of {sent.clients}")
+    return sent.clients
