@@ -23,7 +23,8 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
         BadInput: a broken file, or one that holds code or anything but tensors.
     """
     try:
-        with warnings.catch_warnings():
+        # A sparse tensor whose indices lie outside its shape would be written to outside its memory.
+        with warnings.catch_warnings(), torch.sparse.check_sparse_tensor_invariants():
             warnings.simplefilter("ignore")  # of PyTorch, about formats of its own
             content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever the reader trips over, the file is of no use
