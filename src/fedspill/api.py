@@ -7,7 +7,7 @@ what it cannot tell (the shape and the normalisation of its inputs, the loss) is
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, overload
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from fedspill import catalogue
 from fedspill.auditing.captured import Kind, attack_captured, check_entry, run_key
 from fedspill.auditing.capturing.scoring import Judging
-from fedspill.auditing.capturing.truths import read_truth
+from fedspill.auditing.capturing.truths import Truth, read_truth
 from fedspill.auditing.capturing.updates import clients_of, observed
 from fedspill.auditing.run import AuditResult, run_audit
 from fedspill.auditing.watch import Listener, Silent
@@ -124,6 +124,62 @@ def audit(
     return replace(result, report=write_views(folder, result.report, result.tensors, result.texts))
 
 
+@overload
+def attack(
+    update: Update | Sendable,
+    model: Model | nn.Module,
+    *,
+    num_examples: int | None = ...,
+    labels: Tensor | None = ...,
+    kind: Kind = ...,
+    attack: str = ...,
+    settings: Mapping[str, Any] | None = ...,
+    shape: tuple[int, int, int] | None = ...,
+    normalise: Normalise | Unsaid = ...,
+    loss: LossFn | None = ...,
+    mode: Literal["eval", "train"] = ...,
+    local_training: LocalTraining | None = ...,
+    clients: int = ...,
+    public_data: Batch | None = ...,
+    seed: int = ...,
+    budget: str | float | int | None = ...,
+    device: str = ...,
+    out: str | Path | None = ...,
+    fresh: bool = ...,
+    listener: Listener | None = ...,
+    truth: None = None,
+    leak_threshold: None = None,
+) -> Reconstruction: ...
+
+
+@overload
+def attack(
+    update: Update | Sendable,
+    model: Model | nn.Module,
+    *,
+    num_examples: int | None = ...,
+    labels: Tensor | None = ...,
+    kind: Kind = ...,
+    attack: str = ...,
+    settings: Mapping[str, Any] | None = ...,
+    shape: tuple[int, int, int] | None = ...,
+    normalise: Normalise | Unsaid = ...,
+    loss: LossFn | None = ...,
+    mode: Literal["eval", "train"] = ...,
+    local_training: LocalTraining | None = ...,
+    clients: int = ...,
+    public_data: Batch | None = ...,
+    seed: int = ...,
+    budget: str | float | int | None = ...,
+    device: str = ...,
+    out: str | Path | None = ...,
+    fresh: bool = ...,
+    listener: Listener | None = ...,
+    truth: Truth,
+    leak_threshold: Mapping[str, float] | None = ...,
+) -> AuditResult: ...
+
+
 def attack(
     update: Update | Sendable,
     model: Model | nn.Module,
@@ -146,7 +202,7 @@ def attack(
     out: str | Path | None = None,
     fresh: bool = False,
     listener: Listener | None = None,
-    truth: object = None,
+    truth: Truth | None = None,
     leak_threshold: Mapping[str, float] | None = None,
 ) -> Reconstruction | AuditResult:
     """Rebuilds inputs from one captured update; a poor picture is not evidence of safety.
@@ -250,7 +306,7 @@ def attack(
     return replace(result, report=write_views(folder, result.report, result.tensors, result.texts))
 
 
-def _judging(truth: object, threshold: Mapping[str, float] | None, knowledge: ServerKnowledge) -> Judging | None:
+def _judging(truth: Truth | None, threshold: Mapping[str, float] | None, knowledge: ServerKnowledge) -> Judging | None:
     if truth is None and threshold is not None:
         raise BadInput("leak_threshold is given without truth, by which alone a reconstruction can be judged")
     if truth is None:

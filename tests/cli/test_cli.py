@@ -118,6 +118,47 @@ def test_a_captured_update_is_attacked_without_truth(captured: Path, monkeypatch
     assert (captured / "out" / "rebuilt-0.png").is_file()
 
 
+def truth(folder: Path, labelled: bool = True) -> str:
+    photo = load_file(folder / "truth.safetensors")["photo"]
+    save_file({"inputs": photo} | ({"labels": torch.tensor([3])} if labelled else {}), folder / "labelled.safetensors")
+    return str(folder / "labelled.safetensors")
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_a_captured_update_is_judged_by_its_truth_as_an_audit_is(captured: Path, monkeypatch, labelled: bool) -> None:
+    monkeypatch.syspath_prepend(str(captured))
+    done = attack(captured, "--attack", "linear_layer", "--num-examples", "1", "--truth", truth(captured, labelled))
+    assert done.exit_code == 1, done.output
+    assert "This setting leaks: 1 of 1 private examples leaked (psnr >= 20 dB)" in " ".join(done.output.split())
+    report = json.loads((captured / "out" / "report.json").read_text())
+    assert report["verdict"]["exit_code"] == 1
+    assert report["trials"][0]["matched"] == [0]
+    for name in ("report.html", "junit.xml", "attack.json", "rebuilt-0.png", "worst.png"):
+        assert (captured / "out" / name).is_file(), name
+    kept = load_file(captured / "out" / "reconstructions.safetensors")
+    rebuilt = kept["rebuilt/linear_layer-paper.u0.s0"]
+    torch.testing.assert_close(rebuilt, kept["private/0"][None], atol=1e-4, rtol=0)
+    assert fedspill("report", str(captured / "out")).exit_code == 0
+
+
+def test_the_exit_code_of_a_judged_update_is_the_verdicts(captured: Path, monkeypatch) -> None:
+    monkeypatch.syspath_prepend(str(captured))
+    options = ("--num-examples", "1", "--truth", truth(captured))
+    beyond = ("--leak-threshold", "psnr=100.5", "--fresh", *options)
+    assert attack(captured, "--attack", "linear_layer", *beyond).exit_code == 0, "converged, and not shown"
+    blind = ("--attack", "dlg", "--set", "steps=1", "--set", "restarts=1", "--leak-threshold", "psnr=99", *options)
+    assert attack(captured, *blind, "--fresh").exit_code == 3, "nothing can be concluded"
+    for more, said in [
+        (("--leak-threshold", "psnr=20"), "without --truth"),
+        (("--truth", "none.npz"), "does not exist"),
+        ((*options, "--leak-threshold", "psnr"), "METRIC=VALUE is needed"),
+        (("--num-examples", "2", *options[2:]), "num_examples=2 was given, and the truth holds 1"),
+    ]:
+        error = attack(captured, "--attack", "linear_layer", *more, "--fresh").exception
+        assert isinstance(error, FedspillError), more
+        assert said in str(error)
+
+
 def test_bad_files_of_a_captured_update(captured: Path, monkeypatch) -> None:
     monkeypatch.syspath_prepend(str(captured))
     whole = (captured / "update.safetensors").read_bytes()

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fedspill.core.errors import BadInput
@@ -16,6 +17,8 @@ from fedspill.core.model import Model
 from fedspill.core.types import Batch
 from fedspill.zoo.data import DataPool, from_rows, from_tensors, from_tokens, load
 
+Truth = str | Path | DataPool | Batch | Tensor | NDArray[Any] | Mapping[str, Any] | Sequence[Any]
+"""Where the private examples are: see `read_truth`."""
 INPUTS = ("inputs", "images", "x", "data", "truth", "pixels", "tokens", "rows")
 LABELS = ("labels", "y", "targets", "classes", "label", "target")
 
