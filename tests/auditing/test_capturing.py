@@ -12,12 +12,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import fedspill
+from fedspill.auditing.capturing.signs import uphill
 from fedspill.auditing.capturing.truths import read_truth
 from fedspill.auditing.capturing.updates import as_update, read_update
 from fedspill.core.local_training.update import FedAvg, FedSGD, local_update
 from fedspill.core.model import Model
 from fedspill.core.types import Batch
-from fedspill.testing.worlds import batch, conv_bn, mlp, relu_mlp
+from fedspill.testing.worlds import SPEC, batch, conv_bn, mlp, relu_mlp
 from tests.support.files import array_record, quantised, saved_arrays
 
 State = dict[str, Tensor]
@@ -188,7 +189,7 @@ def test_a_folder_is_the_mean_of_its_clients(tmp_path: Path) -> None:
     told = fedspill.attack(tmp_path, model, attack="linear_layer", num_examples=2)
     assert told.notes[0].startswith("The update is the mean of 2 clients")
     save_file({"1.bias": parts[0]["1.bias"]}, tmp_path / "client2.safetensors")
-    with pytest.raises(fedspill.BadInput, match=r"'client2.safetensors' holds other parameters than"):
+    with pytest.raises(fedspill.BadInput, match=r"'client2.safetensors' holds other tensors than"):
         read_update(tmp_path, "gradient", model)
     (tmp_path / "client2.safetensors").write_bytes(b"broken")
     with pytest.raises(fedspill.BadInput, match="client2.safetensors"):
@@ -204,6 +205,41 @@ def test_weights_of_several_clients_are_averaged_where_one_of_them_did_not_chang
     sent = read_update(tmp_path, "weights", model)
     for k, v in sent.update.values.items():
         assert torch.allclose(v, model.params[k] - (one[k] + two[k]) / 2, atol=1e-6)
+
+
+def test_clients_whose_signs_differ_have_no_mean_and_a_sign_that_one_tells_is_that_of_all(tmp_path: Path) -> None:
+    model = relu_mlp()
+    one, two = (dict(local_update(model, batch(2)[k : k + 1], STEP).values) for k in (0, 1))
+    save_file({k: -v for k, v in one.items()}, tmp_path / "0.safetensors")
+    save_file(two, tmp_path / "1.safetensors")
+    with pytest.raises(fedspill.BadInput, match="some clients' updates point uphill and others downhill"):
+        read_update(tmp_path, "delta", model, 2)
+    mute = {**two, "5.bias": torch.zeros(10)}  # which tells nothing
+    save_file({k: -v for k, v in mute.items()}, tmp_path / "1.safetensors")
+    sent = read_update(tmp_path, "delta", model, 2)
+    assert "was turned round" in sent.notes[1]
+    assert torch.allclose(sent.update.values["1.weight"], (one["1.weight"] + mute["1.weight"]) / 2)
+
+
+def test_the_sign_after_adam_is_found_among_many_classes_and_noise_is_not_taken_for_one() -> None:
+    """Adam's first step is lr in every value, so the bias sums to no 0; ten classes may be chance, fifty are not."""
+    for classes, found in ((10, None), (50, False)):
+        with torch.random.fork_rng():
+            net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, classes))
+        model = Model.of(net, SPEC)
+        gradients = local_update(model, batch(2), FedSGD()).values
+        step = {k: -0.001 * v.sign() for k, v in gradients.items()}
+        assert uphill(step, {}, model, 2) is found
+
+
+def test_weights_rounded_to_16_bits_are_told_of(tmp_path: Path) -> None:
+    model = relu_mlp()
+    after = weights_after(model, FedAvg(epochs=1, lr=1e-3))
+    rounded = {k: v.bfloat16() for k, v in after.items()}
+    assert "rounded to bfloat16, by about" in as_update(rounded, "weights", model).notes[0]
+    assert not as_update(after, "weights", model).notes
+    short = model.with_params({k: v.bfloat16().float() for k, v in model.params.items()})
+    assert not as_update(rounded, "weights", short).notes
 
 
 def truth_files(folder: Path, private: Batch) -> list[Path]:

@@ -5,6 +5,7 @@ not in the batch has p > 0 at the head's bias. Of n examples at least K - n of K
 sign that most have is the gradient's. BatchNorm's counters of batches tell it of any batch: a client only counts up.
 """
 
+import math
 from collections.abc import Mapping
 
 from torch import Tensor
@@ -15,8 +16,9 @@ from fedspill.core.model import Model
 from fedspill.core.types import Params
 from fedspill.inversion.network.head import last_linear
 
-BALANCED = 1e-2
-"""Share of their absolute sum that the bias gradient's entries may sum to: noise would not let them."""
+BALANCED, RARE = 1e-2, 5e-3
+"""Share of their absolute sum that the bias gradient's entries may sum to, as noise would not let them; or how likely
+noise may be to give so many of them one sign, as after Adam, whose steps are all of one length."""
 COUNTERS = "num_batches_tracked"
 
 
@@ -34,11 +36,16 @@ def uphill(values: Params, buffers: Mapping[str, Tensor], model: Model, num_exam
     bias = _head_bias(values, model)
     if bias is None or num_examples is None or 2 * num_examples >= len(bias):
         return None
-    if abs(float(bias.sum())) > BALANCED * float(bias.abs().sum()):
-        return None
     absent = len(bias) - num_examples
+    if abs(float(bias.sum())) > BALANCED * float(bias.abs().sum()) and _by_chance(absent, len(bias)) > RARE:
+        return None
     up, down = int((bias > 0).sum()) >= absent, int((bias < 0).sum()) >= absent
     return up if up != down else None
+
+
+def _by_chance(least: int, total: int) -> float:
+    """How likely it is that at least so many of all coins show the same side."""
+    return 2 * sum(math.comb(total, k) for k in range(least, total + 1)) / 2**total
 
 
 def _head_bias(values: Params, model: Model) -> Tensor | None:

@@ -5,14 +5,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from fedspill.auditing.capturing.kinds import Kind, check_kind
+from fedspill.auditing.capturing.kinds import Kind, check_kind, rounding_note
 from fedspill.auditing.capturing.signs import uphill
 from fedspill.core.errors import BadInput
 from fedspill.core.files.contents import named_tensors
-from fedspill.core.files.fitting import fitted
+from fedspill.core.files.fitting import Fitted, fitted
 from fedspill.core.files.reading import read_folder, read_tensors
 from fedspill.core.local_training.update import mean_update
 from fedspill.core.model import Model
@@ -61,26 +60,21 @@ def _mean(folder: Path, kind: Kind, model: Model, num_examples: int | None) -> S
     count = len(files)
     if num_examples is not None and num_examples % count:
         raise BadInput(f"{num_examples} examples cannot be shared out equally to the {count} clients of the folder")
-    share = None if num_examples is None else num_examples // count
-    parts = [_named(name, tensors, kind, model, share) for name, tensors in files.items()]
-    notes = [note for part in parts for note in part.notes]
-    updates = [part.update if kind != "weights" else _completed(part.update, model) for part in parts]
-    for name, update in zip(files, updates, strict=True):
-        if update.values.keys() != updates[0].values.keys():
-            raise BadInput(f"{str(folder)!r}: {name!r} holds other parameters than {next(iter(files))!r}")
+    found = {name: _named(name, tensors, kind, model) for name, tensors in files.items()}
+    first = next(iter(found.values()))
+    for name, one in found.items():
+        if (one.params.keys(), one.buffers.keys()) != (first.params.keys(), first.buffers.keys()):
+            raise BadInput(f"{str(folder)!r}: {name!r} holds other tensors than {next(iter(found))!r}")
+    right = _sign(list(found.values()), kind, model, None if num_examples is None else num_examples // count)
     said = f"The update is the mean of {count} clients, with equal weights; to attack one of them, give its file."
-    return Sent(mean_update(updates), count, (said, *dict.fromkeys(notes)))
+    notes = (said, *_said(right, kind), *dict.fromkeys(note for one in found.values() for note in one.notes))
+    mean = mean_update([_update(one, kind, model, right) for one in found.values()])
+    return Sent(_trained(mean, kind), count, notes)
 
 
-def _completed(update: Update, model: Model) -> Update:
-    """With zeros where this client's weights did not change, which the others' may have."""
-    values = {k: update.values.get(k, torch.zeros_like(v)) for k, v in model.params.items()}
-    return replace(update, values=values)
-
-
-def _named(name: str, tensors: Mapping[str, Tensor], kind: Kind, model: Model, share: int | None) -> Sent:
+def _named(name: str, tensors: Mapping[str, Tensor], kind: Kind, model: Model) -> Fitted:
     try:
-        return as_update(tensors, kind, model, share)
+        return _found(tensors, kind, model)
     except BadInput as error:
         raise BadInput(f"{name}: {error}") from error
 
@@ -96,47 +90,78 @@ def as_update(tensors: Mapping[str, Tensor], kind: Kind, model: Model, num_examp
     Raises:
         BadInput: names or shapes that the model does not have, values that are not finite, or another kind.
     """
+    found = _found(tensors, kind, model)
+    right = _sign([found], kind, model, num_examples)
+    return Sent(_trained(_update(found, kind, model, right), kind), None, (*_said(right, kind), *found.notes))
+
+
+def _found(tensors: Mapping[str, Tensor], kind: Kind, model: Model) -> Fitted:
     found = fitted(tensors, model, "update")
     if not found.params:
         raise BadInput(f"the update holds none of the model's parameters {list(model.params)[:4]}, ...")
     check_kind(found.params, kind, model)
+    rounded = rounding_note(found.params, model) if kind == "weights" else None
+    return found if rounded is None else replace(found, notes=(*found.notes, rounded))
+
+
+def _sign(found: Sequence[Fitted], kind: Kind, model: Model, num_examples: int | None) -> bool | None:
+    """Whether what was sent points uphill, in the word of all clients together.
+
+    Raises:
+        BadInput: two clients' deltas have different signs, or a gradient points downhill.
+    """
     if kind == "weights":
-        return Sent(_change(found.params, found.buffers, model), None, found.notes)
-    if kind == "gradient":
-        _check_gradient(found.params, model, num_examples)
-        return Sent(Update(UpdateKind.GRADIENT, found.params, found.buffers or None), None, found.notes)
-    return _delta(found.params, found.buffers, found.notes, model, num_examples)
-
-
-def _change(params: Params, buffers: Params, model: Model) -> Update:
-    changed = {k: model.params[k] - v for k, v in params.items()}
-    changed = {k: v for k, v in changed.items() if bool(v.any())}
-    if not changed:
-        raise BadInput("the client's weights equal the model's: nothing was trained")
-    return Update(UpdateKind.DELTA, changed, buffers or None)
-
-
-def _check_gradient(params: Params, model: Model, num_examples: int | None) -> None:
-    if uphill(params, {}, model, num_examples) is False:
+        return True
+    told = {uphill(one.params, _differences(one, kind, model), model, num_examples) for one in found} - {None}
+    if len(told) > 1:
+        raise BadInput("some clients' updates point uphill and others downhill; give those of one sign")
+    right = next(iter(told), None)
+    if kind == "gradient" and right is False:
         raise BadInput(
             "kind='gradient' points downhill: at the head's bias the classes that no example has fall instead of"
-            " rising; a change of the weights (kind 'delta') may have either sign, or num_examples is wrong"
+            " rising; a change of the weights (kind 'delta') may have either sign; or num_examples or the loss is"
+            " another"
         )
+    return right
 
 
-def _delta(params: Params, buffers: Params, notes: Sequence[str], model: Model, num_examples: int | None) -> Sent:
-    own = _are_values(buffers, model)
-    differences = buffers if own is False else {}
-    right = uphill(params, differences, model, num_examples)
-    sign = -1.0 if right is False else 1.0
-    said = {
+def _said(right: bool | None, kind: Kind) -> tuple[str, ...]:
+    if kind != "delta":
+        return ()
+    words = {
         True: "The delta is server minus client, as it was found to be.",
         False: "The delta is client minus server, it was found, and was turned round.",
         None: "The delta was taken as server minus client: nothing in it tells its sign.",
-    }[right]
-    values = {k: sign * v for k, v in params.items()}
-    after = {k: _after(model.buffers[k], v, sign) for k, v in differences.items()} if own is not True else buffers
-    return Sent(Update(UpdateKind.DELTA, values, after or None), None, (said, *notes))
+    }
+    return (words[right],)
+
+
+def _update(found: Fitted, kind: Kind, model: Model, right: bool | None) -> Update:
+    if kind == "gradient":
+        return Update(UpdateKind.GRADIENT, found.params, found.buffers or None)
+    if kind == "weights":
+        changed = {k: model.params[k] - v for k, v in found.params.items()}
+        return Update(UpdateKind.DELTA, changed, found.buffers or None)
+    sign, differences = -1.0 if right is False else 1.0, _differences(found, kind, model)
+    values = {k: sign * v for k, v in found.params.items()}
+    after = {k: _after(model.buffers[k], v, sign) for k, v in differences.items()}
+    own = found.buffers if _are_values(found.buffers, model) else after
+    return Update(UpdateKind.DELTA, values, own or None)
+
+
+def _trained(update: Update, kind: Kind) -> Update:
+    """Of weights without parameters that no client changed: these were not trained."""
+    if kind != "weights":
+        return update
+    changed = {k: v for k, v in update.values.items() if bool(v.any())}
+    if not changed:
+        raise BadInput("the client's weights equal the model's: nothing was trained")
+    return replace(update, values=changed)
+
+
+def _differences(found: Fitted, kind: Kind, model: Model) -> Params:
+    """The buffers, if these are differences too, as the parameters of a delta are."""
+    return found.buffers if kind == "delta" and _are_values(found.buffers, model) is False else {}
 
 
 def _are_values(buffers: Params, model: Model) -> bool | None:
