@@ -1,5 +1,6 @@
 """A captured update: what kind it is, which sign it has, whose mean it is, and how it is scored beside its truth."""
 
+import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,7 @@ from fedspill.auditing.capturing.updates import as_update, read_update
 from fedspill.core.local_training.update import FedAvg, FedSGD, local_update
 from fedspill.core.model import Model
 from fedspill.core.types import Batch
-from fedspill.testing.worlds import SPEC, batch, conv_bn, mlp, relu_mlp
+from fedspill.testing.worlds import SPEC, batch, conv_bn, linear, mlp, relu_mlp
 from tests.support.files import array_record, quantised, saved_arrays
 
 State = dict[str, Tensor]
@@ -126,6 +127,8 @@ def test_weights_far_from_where_they_began_are_still_weights_and_a_long_gradient
     as_update(far, "weights", model)
     with pytest.raises(fedspill.BadInput, match="give kind 'weights'"):
         as_update(far, "gradient", model)
+    small = linear()  # tiny weights, which the first step leaves far behind
+    as_update(weights_after(small, FedAvg(epochs=3, lr=1.0), n=4), "weights", small)
     as_update({k: 65536 * v for k, v in gradient(model).items()}, "gradient", model)
     as_update({k: 1e-2 * v for k, v in model.params.items()}, "gradient", model)  # all of it weight decay
 
@@ -400,3 +403,31 @@ def test_the_truth_belongs_to_the_run_that_a_folder_holds(tmp_path: Path) -> Non
         fedspill.attack(
             gradient(model), model, truth=(private.inputs / 2, private.labels), out=tmp_path / "out", **ATTACK
         )
+
+
+def test_a_trainer_that_fedspill_does_not_know_is_audited_by_its_weights(tmp_path: Path) -> None:
+    """Adam with label smoothing on flipped pictures, as Flower sends it; what the attack is told is only how many."""
+    model, private = relu_mlp(), batch(1)
+    net = copy.deepcopy(model.module)
+    net.load_state_dict(dict(model.params))
+    adam, loss = torch.optim.Adam(net.parameters(), lr=1e-3), torch.nn.CrossEntropyLoss(label_smoothing=0.1)
+    for step in range(4):
+        adam.zero_grad()
+        loss(net(SPEC.encode(private.inputs.flip(3) if step % 2 else private.inputs)), private.labels).backward()
+        adam.step()
+    sent = saved_arrays(tmp_path / "client.npz", [v.numpy() for v in net.state_dict().values()])
+    report = fedspill.attack(
+        sent,
+        model,
+        kind="weights",
+        num_examples=1,
+        attack="inverting_gradients:quick",
+        settings={"steps": 2, "restarts": 1},
+        truth=(private.inputs, private.labels),
+    ).report
+    trial = report.trials[0]
+    assert trial.skipped is None
+    assert trial.labels.overlap == 1.0
+    assert trial.self_check is None, "nobody told the protocol"
+    assert len(trial.scores[0].values) == 1
+    assert report.verdict.exit_code == 3

@@ -13,9 +13,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
+from fedspill.cli.captured import local_training
 from fedspill.cli.main import app, main
 from fedspill.core.errors import FedspillError
-from fedspill.core.local_training.update import FedSGD, local_update
+from fedspill.core.local_training.update import FedAvg, FedSGD, local_update
 from fedspill.core.types import Batch
 from fedspill.zoo.data import load
 from fedspill.zoo.models import build
@@ -229,8 +230,12 @@ def test_what_contradicts_itself_in_a_captured_update(captured: Path, monkeypatc
     for more, said in [
         (("--labels", "99"), "the model's classes are 0 to 9"),
         (("--labels", "3,5", "--num-examples", "3"), "are 2 labels, --num-examples says 3"),
-        (("--epochs", "2"), "with --kind gradient there is none"),
+        (("--epochs", "2"), "with --kind gradient there is no local training"),
         (("--kind", "delta", "--epochs", "2"), "needs both --epochs and --lr"),
+        (("--momentum", "0.9"), "momentum given with protocol='fedsgd'"),
+        (("--client", "clients=2"), "give --clients"),
+        (("--client", "lr=0.1"), "with --kind gradient there is no local training"),
+        (("--client", "epoch=2"), "plan key 'epoch' is unknown"),
         (("--attack", "dgl"), "unknown attack 'dgl'"),
         (("--set", "steps=many"), "field 'steps'"),
         (("--budget", "soon"), "no duration"),
@@ -283,3 +288,11 @@ def test_a_killed_audit_goes_on_to_the_same_result(tmp_path: Path) -> None:
     trials = [json.loads((tmp_path / name / "report.json").read_text())["trials"][0] for name in ("killed", "whole")]
     assert trials[0]["objective"] == trials[1]["objective"]
     assert trials[0]["iterations"] == steps
+
+
+def test_what_a_plan_says_of_a_client_a_captured_update_takes_too() -> None:
+    steps = {"epochs": 2, "minibatch_size": None, "lr": 0.1, "momentum": None, "weight_decay": 0.01}
+    told = local_training("weights", steps, ["momentum=0.9", 'trainable=["3.*"]'])
+    assert told == FedAvg(2, None, 0.1, 0.9, 0.01, ("3.*",))
+    assert local_training("delta", dict.fromkeys(steps), []) is None
+    assert local_training("gradient", {}, ['trainable=["3.*"]']) == FedSGD(("3.*",))

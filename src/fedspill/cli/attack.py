@@ -44,8 +44,11 @@ def capture_command(
     epochs: Annotated[int | None, typer.Option(min=1, help="Local epochs (delta, weights), if known.")] = None,
     minibatch_size: Annotated[int | None, typer.Option(min=1, help="Local mini-batch size.")] = None,
     lr: Annotated[float | None, typer.Option(help="Local learning rate, if known.")] = None,
-    momentum: Annotated[float, typer.Option(help="Of the local SGD.")] = 0.0,
-    weight_decay: Annotated[float, typer.Option(help="Of the local SGD.")] = 0.0,
+    momentum: Annotated[float | None, typer.Option(help="Of the local SGD.")] = None,
+    weight_decay: Annotated[float | None, typer.Option(help="Of the local SGD.")] = None,
+    client: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Any key of a plan's [client]; may be repeated.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the attack's random start.")] = 0,
     budget: Annotated[str | None, typer.Option(help="Time limit, such as 5m.")] = None,
     quality: Annotated[str | None, typer.Option(help="Stop a search at this PSNR by its own estimate: 20dB.")] = None,
@@ -90,7 +93,9 @@ def capture_command(
         std=numbers(std, "--std"),
     )
     sent = read_update(update, kind, built, num_examples)
-    training = local_training(kind, epochs, minibatch_size, lr, momentum, weight_decay)
+    steps = {"epochs": epochs, "minibatch_size": minibatch_size, "lr": lr}
+    options = {**steps, "momentum": momentum, "weight_decay": weight_decay}
+    training = local_training(kind, options, client or [])
     known = known_labels(labels, num_examples, num_classes_of(built))
     knowledge = ServerKnowledge(built, clients_of(sent, clients), num_examples, known, training)
     name, _, preset = attack.partition(":")

@@ -1,6 +1,7 @@
 """What `fedspill attack` makes of its options, and shows of its results."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -12,9 +13,12 @@ from fedspill.auditing.capturing.truths import read_truth
 from fedspill.auditing.run import AuditResult
 from fedspill.core.errors import BadInput
 from fedspill.core.knowledge import ServerKnowledge
-from fedspill.core.local_training.update import FedAvg, FedSGD, LocalTraining
+from fedspill.core.local_training.update import LocalTraining
 from fedspill.core.model import Model
 from fedspill.core.tensor_files import write_whole
+from fedspill.plan.file import parse_as
+from fedspill.plan.sections import ClientSection
+from fedspill.plan.values import set_fields
 from fedspill.rendering.drawing.pictures import enlarge, image, png
 from fedspill.rendering.folder import HTML_FILE, write_views
 from fedspill.rendering.terminal import summary
@@ -111,23 +115,39 @@ def known_labels(text: str | None, num_examples: int | None, num_classes: int) -
     return torch.tensor(found, dtype=torch.long)
 
 
-def local_training(
-    kind: str, epochs: int | None, size: int | None, lr: float | None, momentum: float, weight_decay: float
-) -> LocalTraining | None:
+def local_training(kind: str, options: Mapping[str, object], settings: list[str]) -> LocalTraining | None:
     """The protocol that options tell; None if it is not known.
 
+    Args:
+        kind: of the update; a gradient has no local training.
+        options: keys of a plan's [client] that have options of their own, those that were not given as None.
+        settings: further keys of it, as KEY=VALUE.
+
     Raises:
-        BadInput: options that do not go together.
+        BadInput: options that do not go together, or a key or a value that a plan would not take.
     """
-    if kind == "gradient" and any(given is not None for given in (epochs, size, lr)):
-        raise BadInput("--epochs, --minibatch-size and --lr are of local training; with --kind gradient there is none")
+    told = {k: v for k, v in options.items() if v is not None} | set_fields(settings)
+    if elsewhere := sorted(told.keys() & ELSEWHERE.keys()):
+        raise BadInput(f"--client {elsewhere[0]}: {ELSEWHERE[elsewhere[0]]}")
     if kind == "gradient":
-        return FedSGD()
-    if epochs is None and lr is None and size is None:
+        if steps := [k for k in ("epochs", "minibatch_size", "lr") if k in told]:
+            raise BadInput(f"{', '.join(steps)} given: with --kind gradient there is no local training")
+        return parse_as(ClientSection, {"protocol": "fedsgd", **told}).training()
+    if not told:
         return None
-    if epochs is None or lr is None:
+    if "epochs" not in told or "lr" not in told:
         raise BadInput("a known local training needs both --epochs and --lr; leave both out to search")
-    return FedAvg(epochs, size, lr, momentum, weight_decay)
+    return parse_as(ClientSection, {"protocol": "fedavg", **told}).training()
+
+
+ELSEWHERE = {
+    "protocol": "--kind says which protocol it is",
+    "num_examples": "give --num-examples",
+    "clients": "give --clients",
+    "distinct_labels": "it is of an audit's own data",
+    "micro_batch": "it is of an audit's own clients",
+}
+"""Keys of a plan's [client] that are no part of the protocol."""
 
 
 def num_classes_of(model: Model) -> int:

@@ -1,11 +1,15 @@
 """Numbers as they are stored beside their plain twin: scales, short floats, sparse and quantised tensors."""
 
+from pathlib import Path
+
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from fedspill.core.errors import BadInput
 from fedspill.core.files.numbers import stored, values
+from fedspill.core.files.reading import read_tensors
 
 PLAIN = torch.tensor([[0.5, -2.0, 0.0], [4.0, 0.25, -1.0]])
 LIKE = torch.zeros(2, 3)
@@ -41,6 +45,21 @@ def test_every_type_gives_the_same_values(case: str) -> None:
     assert got.dtype == torch.float32
     assert not got.requires_grad
     assert torch.equal(got, PLAIN)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("case", ALIKE)
+def test_every_type_gives_the_same_values_out_of_a_checkpoint(case: str, tmp_path: Path) -> None:
+    torch.save({"a.w": ALIKE[case]()}, tmp_path / "a.pt")
+    assert torch.equal(one(read_tensors(tmp_path / "a.pt")), PLAIN)
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.bfloat16, torch.float16, torch.float64]
+)
+def test_short_floats_out_of_safetensors(dtype: torch.dtype, tmp_path: Path) -> None:
+    save_file({"a.w": PLAIN.to(dtype)}, tmp_path / "a.safetensors")
+    assert torch.equal(one(read_tensors(tmp_path / "a.safetensors")), PLAIN)
 
 
 @pytest.mark.parametrize(
@@ -96,10 +115,13 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_is_no_real_finite_number_is_refused(case: str) -> None:
+def test_what_is_no_real_finite_number_is_refused(case: str, tmp_path: Path) -> None:
     tensor, said = REFUSED[case]
     with pytest.raises(BadInput, match=said):
         one({"a.w": tensor})
+    torch.save({"a.w": tensor}, tmp_path / "a.pt")
+    with pytest.raises(BadInput, match=said):
+        one(read_tensors(tmp_path / "a.pt"))
 
 
 def test_a_complex_model_takes_complex_numbers() -> None:

@@ -4,16 +4,17 @@ import math
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from fedspill.core.errors import BadInput
 from fedspill.core.model import Model
 from fedspill.core.types import Params
 
 Kind = Literal["gradient", "delta", "weights"]
-ALIKE, APART = 0.5, 0.3
-"""Cosine with the global weights from which tensors are weights, and up to which they are none."""
-LENGTHS = (0.5, 10.0)
-"""Their length against that of the global weights, likewise: a step is shorter."""
+ALIKE, LENGTHS = 0.5, (0.5, 10.0)
+"""Cosine with the global weights, and length against theirs, of tensors that are weights: a step is shorter."""
+HELD = 0.5
+"""Share of the global weights that weights after training hold at least, by projection; a step holds next to none."""
 
 
 def check_kind(values: Params, kind: Kind, model: Model) -> None:
@@ -32,7 +33,7 @@ def check_kind(values: Params, kind: Kind, model: Model) -> None:
     told = f"cosine with the global weights {cosine:.2f}, length {ratio:.2g} times theirs"
     if kind != "weights" and cosine > min(ALIKE + chance, 0.999) and LENGTHS[0] < ratio < LENGTHS[1]:
         raise BadInput(f"kind={kind!r}: these are weights after training, it seems ({told}); give kind 'weights'")
-    if kind == "weights" and cosine < min(0.1 + chance, APART):
+    if kind == "weights" and ratio * (cosine + chance) < HELD:
         raise BadInput(
             f"kind='weights': these are no weights of this model, it seems ({told}); give kind 'gradient' or 'delta',"
             " or the global weights that this client started from"
@@ -43,9 +44,13 @@ def _products(values: Params, weights: Params) -> tuple[float, float, float]:
     """Inner products over the values' names: with themselves, of the weights with themselves, and of the two."""
     got = own = both = 0.0
     for name, value in values.items():  # one tensor at a time: a network may fill the memory
-        v, w = value.double().flatten(), weights[name].double().flatten()
+        v, w = (_real(t).double().flatten() for t in (value, weights[name]))
         got, own, both = got + float(v @ v), own + float(w @ w), both + float(v @ w)
     return got, own, both
+
+
+def _real(tensor: Tensor) -> Tensor:
+    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
 
 
 SHORT = (torch.bfloat16, torch.float16)
