@@ -284,6 +284,9 @@ def test_class_folders_of_a_truth_are_class_numbers(tmp_path: Path) -> None:
         read_truth(tmp_path / "right", model)
     flat = read_truth(tmp_path / "right" / "2", model, torch.tensor([2]))
     assert flat.batch.labels.tolist() == [2]
+    one = read_truth(tmp_path / "right" / "2" / "a.png", model)
+    assert torch.equal(one.batch.inputs, flat.batch.inputs)
+    assert not one.has_labels
 
 
 WRONG_TRUTHS = {

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-from fedspill.cli.captured import local_training
+from fedspill.cli.captured import image_shape, local_training, numbers
 from fedspill.cli.main import app, main
 from fedspill.core.errors import FedspillError
 from fedspill.core.local_training.update import FedAvg, FedSGD, local_update
@@ -288,6 +288,18 @@ def test_a_killed_audit_goes_on_to_the_same_result(tmp_path: Path) -> None:
     trials = [json.loads((tmp_path / name / "report.json").read_text())["trials"][0] for name in ("killed", "whole")]
     assert trials[0]["objective"] == trials[1]["objective"]
     assert trials[0]["iterations"] == steps
+
+
+@pytest.mark.parametrize("text", ["3x32", "0x2x2", "9" * 5000 + "x1x1", "\u0663x8x8", "9999999x9999999x3", "3x8x8\n"])
+def test_shapes_that_are_none_or_fill_the_memory(text: str) -> None:
+    with pytest.raises(FedspillError, match="--shape"):
+        image_shape(text)
+
+
+@pytest.mark.parametrize("text", ["a", "1,", "nan", "1e999999", "0.5,-inf"])
+def test_statistics_that_are_no_numbers(text: str) -> None:
+    with pytest.raises(FedspillError, match="--mean"):
+        numbers(text, "--mean")
 
 
 def test_what_a_plan_says_of_a_client_a_captured_update_takes_too() -> None:

@@ -1,5 +1,6 @@
 """What `fedspill attack` makes of its options, and shows of its results."""
 
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ from fedspill.auditing.run import AuditResult
 from fedspill.core.errors import BadInput
 from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.local_training.update import LocalTraining
+from fedspill.core.memory import free_bytes, words
 from fedspill.core.model import Model
 from fedspill.core.tensor_files import write_whole
 from fedspill.plan.file import parse_as
@@ -76,10 +78,14 @@ def image_shape(text: str) -> tuple[int, int, int]:
     Raises:
         BadInput: it is not of this form.
     """
-    match = re.fullmatch(r"(\d+)x(\d+)x(\d+)", text)
-    if match is None or "0" in match.groups():
-        raise BadInput(f"--shape {text!r}: channels x height x width are needed, such as 3x32x32")
-    return int(match[1]), int(match[2]), int(match[3])
+    match = re.fullmatch(r"([0-9]{1,9})x([0-9]{1,9})x([0-9]{1,9})", text)
+    if match is None or any(int(part) == 0 for part in match.groups()):
+        raise BadInput(f"--shape {text[:40]!r}: channels x height x width are needed, such as 3x32x32")
+    channels, height, width = (int(part) for part in match.groups())
+    size, free = 4 * channels * height * width, free_bytes(torch.device("cpu"))
+    if size > free:
+        raise BadInput(f"--shape {text!r}: one input takes {words(size)}; {words(free)} of memory are free")
+    return channels, height, width
 
 
 def numbers(text: str | None, option: str) -> tuple[float, ...] | None:
@@ -91,9 +97,12 @@ def numbers(text: str | None, option: str) -> tuple[float, ...] | None:
     if text is None:
         return None
     try:
-        return tuple(float(part) for part in text.split(","))
+        found = tuple(float(part) for part in text.split(","))
     except ValueError:
-        raise BadInput(f"{option} {text!r}: numbers with commas between them are needed") from None
+        found = (math.nan,)
+    if not all(map(math.isfinite, found)):
+        raise BadInput(f"{option} {text!r}: numbers with commas between them are needed")
+    return found
 
 
 def known_labels(text: str | None, num_examples: int | None, num_classes: int) -> torch.Tensor | None:

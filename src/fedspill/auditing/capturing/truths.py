@@ -16,6 +16,7 @@ from fedspill.core.inputs import ImageSpec, TableSpec, TokenSpec
 from fedspill.core.model import Model
 from fedspill.core.types import Batch
 from fedspill.zoo.data import DataPool, from_rows, from_tensors, from_tokens, load
+from fedspill.zoo.data.sources.folder import SUFFIXES
 
 Truth = str | Path | DataPool | Batch | Tensor | NDArray[Any] | Mapping[str, Any] | Sequence[Any]
 """Where the private examples are: see `read_truth`."""
@@ -27,9 +28,9 @@ def read_truth(given: object, model: Model, labels: Tensor | None = None) -> Dat
     """The private examples in their order.
 
     Args:
-        given: a path: of a file (safetensors, checkpoint or .npz) that holds `inputs` and, if known, `labels`, or of a
-            folder of pictures, in subfolders by the numbers of their classes if these are known; or a pair of inputs
-            and labels, inputs alone, or a pool.
+        given: a path: of a file (safetensors, checkpoint or .npz) that holds `inputs` and, if known, `labels`, of a
+            picture, or of a folder of pictures, in subfolders by the numbers of their classes if these are known; or a
+            pair of inputs and labels, inputs alone, or a pool.
         model: what took them.
         labels: (n,), that the server was granted; they stand in for those that `given` does not tell.
 
@@ -52,7 +53,7 @@ def _pool(given: object, model: Model, labels: Tensor | None) -> DataPool:
     where = "the truth"
     if isinstance(given, str | Path):
         where = f"truth {str(given)!r}"
-        if "\0" not in str(given) and Path(given).is_dir():
+        if "\0" not in str(given) and (Path(given).is_dir() or _is_picture(Path(given))):
             return _of_pictures(Path(given), model, labels)
     inputs, told = _parts(given, where)
     return _of_tensors(inputs, labels if told is None else told, model, where)
@@ -126,11 +127,23 @@ def _pixels(inputs: Tensor, spec: ImageSpec, where: str) -> Tensor:
     return images.float()
 
 
+def _is_picture(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES and path.is_file()
+
+
+def _loaded(path: Path) -> DataPool:
+    """The pictures of a folder, or one alone."""
+    if path.is_dir():
+        return load(f"folder:{path}")
+    beside = sorted(p for p in path.parent.iterdir() if _is_picture(p))
+    return load(f"folder:{path.parent}", indices=str(beside.index(path)))
+
+
 def _of_pictures(folder: Path, model: Model, labels: Tensor | None) -> DataPool:
-    """Pictures of a folder; subfolders tell their classes if they are named by class numbers."""
+    """A picture, or those of a folder; subfolders tell their classes if they are named by class numbers."""
     if not isinstance(model.input, ImageSpec):
-        raise BadInput(f"truth {str(folder)!r} is a folder of pictures; the model takes none")
-    pool = load(f"folder:{folder}")
+        raise BadInput(f"truth {str(folder)!r} holds pictures; the model takes none")
+    pool = _loaded(folder)
     if not pool.class_names:
         if labels is None:
             return pool
