@@ -226,3 +226,24 @@ def test_numbers_of_numpy_in_double_precision_are_not_changed_in_place() -> None
     found = fitted(named_tensors({"3.weight": weights}, "it"), model_of(bare()), "update")
     found.params["3.weight"].zero_()
     assert weights.all()
+
+
+def test_a_network_that_is_quantised_itself_keeps_its_whole_numbers_and_scales() -> None:
+    class Short(nn.Linear):
+        """Whose weight is stored as whole numbers beside a scale."""
+
+        def __init__(self) -> None:
+            super().__init__(8, 5)
+            self.register_buffer("whole", torch.zeros(5, 8, dtype=torch.int8))
+            self.register_buffer("whole_scale", torch.ones(5))
+
+    with torch.random.fork_rng():
+        module = nn.Sequential(nn.Flatten(), Short())
+    state = {
+        **module.state_dict(),
+        "1.whole": torch.full((5, 8), 3, dtype=torch.int8),
+        "1.whole_scale": torch.arange(5.0),
+    }
+    for prefix in ("", "module.", f"model{BORDER}"):
+        got = read(renamed(state, prefix), module)
+        assert all(torch.equal(got[k], v) for k, v in state.items())

@@ -47,9 +47,9 @@ def fitted(tensors: Mapping[str, Tensor], model: Model, what: str) -> Fitted:
         BadInput: a name is not the model's, or a shape; two copies of tied weights disagree; or values are no finite
             real numbers. Names the first mismatch and its likely cause.
     """
-    entries, known = stored(tensors), aliases(model.module)
-    templates = {**model.params, **model.buffers}
+    templates, known = {**model.params, **model.buffers}, aliases(model.module)
     known = {alias: name for alias, name in known.items() if name in templates} | {k: k for k in templates}
+    entries = stored(tensors, known)
     listed = in_order(list(entries))
     found = match(list(entries), list(known))
     if not found.places and listed is not None:

@@ -1,6 +1,6 @@
 """Stored numbers to plain values: whole numbers with scales, sparse, quantised and short floats."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -36,8 +36,12 @@ class Stored:
         return () if self.tensor.is_nested else tuple(self.tensor.shape)
 
 
-def stored(tensors: Mapping[str, Tensor]) -> dict[str, Stored]:
-    """Every tensor with its scale; scales and zero points are no entries of their own."""
+def stored(tensors: Mapping[str, Tensor], own: Collection[str] = ()) -> dict[str, Stored]:
+    """Every tensor with its scale; scales and zero points are no entries of their own.
+
+    Args:
+        own: the model's names; where it holds both a tensor and its scale, both are left as they are.
+    """
     found, used = dict[str, Stored](), set[str]()
     for name, tensor in tensors.items():
         if not _is_short(tensor):
@@ -45,13 +49,18 @@ def stored(tensors: Mapping[str, Tensor]) -> dict[str, Stored]:
         base = _base(name, tensors)
         scale, zero = _beside(base, SCALES, tensors), _beside(base, ZEROS, tensors)
         maxima = _beside(base.rpartition(".")[0], (ROW_MAXIMA,), tensors)
-        if scale is not None:
+        if scale is not None and not _both_own(name, scale, own):
             found[base] = Stored(tensor, tensors[scale], None if zero is None else tensors[zero])
             used |= {name, scale, *([] if zero is None else [zero])}
         elif maxima is not None and tensor.dtype == torch.int8:
             found[base] = Stored(tensor, tensors[maxima] / 127)
             used |= {name, maxima}
     return {**{k: Stored(v) for k, v in tensors.items() if k not in used}, **found}
+
+
+def _both_own(name: str, scale: str, own: Collection[str]) -> bool:
+    ends = (name[at:] for at in range(len(name)) if at == 0 or name[at - 1] in ". ")
+    return any(end in own and scale[len(name) - len(end) :] in own for end in ends)
 
 
 def _is_short(tensor: Tensor) -> bool:
