@@ -16,10 +16,13 @@ import fedspill
 from fedspill.auditing.capturing.signs import uphill
 from fedspill.auditing.capturing.truths import read_truth
 from fedspill.auditing.capturing.updates import as_update, read_update
+from fedspill.core.inputs import TokenSpec
 from fedspill.core.local_training.update import FedAvg, FedSGD, local_update
 from fedspill.core.model import Model
 from fedspill.core.types import Batch
 from fedspill.testing.worlds import SPEC, batch, conv_bn, linear, mlp, relu_mlp
+from fedspill.zoo.data import load
+from fedspill.zoo.models import build
 from tests.support.files import array_record, quantised, saved_arrays
 
 State = dict[str, Tensor]
@@ -434,3 +437,17 @@ def test_a_trainer_that_fedspill_does_not_know_is_audited_by_its_weights(tmp_pat
     assert trial.self_check is None, "nobody told the protocol"
     assert len(trial.scores[0].values) == 1
     assert report.verdict.exit_code == 3
+
+
+def test_rows_of_a_table_and_sentences_are_truths_too() -> None:
+    pool = load("diabetes", indices="0")
+    model = build("mlp", input_shape=pool.input_shape, num_classes=max(2, pool.num_classes), spec=pool.spec)
+    update = dict(local_update(model, pool.batch, FedSGD()).values)
+    result = fedspill.attack(update, model, truth=(pool.batch.inputs, pool.batch.labels), **ATTACK)
+    assert result.report.verdict.exit_code == 1
+    assert result.texts
+    tokens = Model.of(model.module, TokenSpec(4, 11))
+    read = read_truth(torch.arange(5)[None], tokens)
+    assert (read.batch.inputs.tolist(), read.batch.labels.tolist()) == ([[0, 1, 2, 3]], [[1, 2, 3, 4]])
+    with pytest.raises(fedspill.BadInput, match="below"):
+        read_truth(torch.full((1, 5), 11), tokens)

@@ -1,6 +1,7 @@
 """Tensors in files, and digests. Nothing is ever unpickled; every file is written whole or not at all."""
 
 import hashlib
+import warnings
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -89,6 +90,8 @@ def with_weights(model: Model, tensors: Params, source: str) -> Model:
     """
     try:
         found = fitted(tensors, model, "parameter")
+        if found.rivals:
+            warnings.warn(f"{source} holds weights under {list(found.rivals)} too, which were not taken", stacklevel=2)
         check_complete(found.params, model, list(tensors), "parameter")
         state = model.module.state_dict()
         optional = {k: v for k, v in model.buffers.items() if k not in state or k.endswith("num_batches_tracked")}

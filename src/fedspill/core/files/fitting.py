@@ -29,11 +29,13 @@ class Fitted:
         params: some or all of the model's parameters.
         buffers: likewise.
         notes: what was passed over or taken for something, one sentence each.
+        rivals: prefixes under which the file holds as many of the model's names, and which were not taken.
     """
 
     params: Params
     buffers: Params
     notes: tuple[str, ...] = ()
+    rivals: tuple[str, ...] = ()
 
 
 def fitted(tensors: Mapping[str, Tensor], model: Model, what: str) -> Fitted:
@@ -61,7 +63,7 @@ def fitted(tensors: Mapping[str, Tensor], model: Model, what: str) -> Fitted:
     taken = _taken(found, entries, templates, known, what)
     params = {k: taken[k] for k in model.params if k in taken}
     buffers = {k: taken[k] for k in model.buffers if k in taken}
-    return Fitted(params, buffers, tuple(notes))
+    return Fitted(params, buffers, tuple(notes), found.rivals)
 
 
 def _taken(
