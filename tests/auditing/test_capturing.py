@@ -202,6 +202,25 @@ def test_a_folder_is_the_mean_of_its_clients(tmp_path: Path) -> None:
         read_update(tmp_path, "gradient", model)
 
 
+def test_clients_that_state_their_numbers_of_examples_are_weighted_by_them(tmp_path: Path) -> None:
+    model, private = relu_mlp(), batch(4)
+    parts = {1: private[:1], 3: private[1:]}
+    for n, part in parts.items():
+        values = dict(local_update(model, part, FedSGD()).values)
+        save_file({**values, "num_examples": torch.tensor(n)}, tmp_path / f"{n}.safetensors")
+    sent = read_update(tmp_path, "gradient", model, 4)
+    whole = local_update(model, private, FedSGD()).values
+    assert "weights by the numbers of examples" in sent.notes[0]
+    assert all(torch.allclose(sent.update.values[k], v, atol=1e-7) for k, v in whole.items())
+    assert "equal shares" not in sent.notes[0]
+    assert "with equal shares, which theirs are not" in read_update(tmp_path, "delta", model, 4).notes[0]
+    with pytest.raises(fedspill.BadInput, match=r"num_examples=5 was given, and the files of .* say \[1, 3\]"):
+        read_update(tmp_path, "gradient", model, 5)
+    save_file(dict(local_update(model, private[:1], FedSGD()).values), tmp_path / "4.safetensors")
+    with pytest.raises(fedspill.BadInput, match=r"say num_examples=\[1, 3, None\]; each must say 1 or more, or none"):
+        read_update(tmp_path, "gradient", model)
+
+
 def test_weights_of_several_clients_are_averaged_where_one_of_them_did_not_change(tmp_path: Path) -> None:
     model = relu_mlp()
     one, two = (weights_after(model, STEP, n) for n in (1, 2))

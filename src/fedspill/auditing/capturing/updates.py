@@ -1,5 +1,6 @@
 """Named tensors of a file, or of a file per client, as an update to the model."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from fedspill.core.errors import BadInput
 from fedspill.core.files.contents import named_tensors
 from fedspill.core.files.fitting import Fitted, fitted
 from fedspill.core.files.reading import read_folder, read_tensors
-from fedspill.core.local_training.update import mean_update
+from fedspill.core.local_training.update import mean_update, weighted_mean
 from fedspill.core.model import Model
 from fedspill.core.types import Params, Update, UpdateKind
 
@@ -36,8 +37,9 @@ def read_update(given: object, kind: Kind, model: Model, num_examples: int | Non
     """An update from whatever holds one.
 
     Args:
-        given: a path to a file, or to a folder with one file per client, whose mean is taken with equal weights; or
-            named tensors or arrays, a list of arrays in the order of the state dict, or Flower's `ArrayRecord`.
+        given: a path to a file, or to a folder with one file per client, whose mean is taken, with equal weights or by
+            the `num_examples` that each of the files holds; or named tensors or arrays, a list of arrays in the order
+            of the state dict, or Flower's `ArrayRecord`.
         kind: see `as_update`.
         num_examples: how many examples are behind it, over all clients, if known.
 
@@ -57,19 +59,55 @@ def read_update(given: object, kind: Kind, model: Model, num_examples: int | Non
 
 def _mean(folder: Path, kind: Kind, model: Model, num_examples: int | None) -> Sent:
     files = read_folder(folder)
-    count = len(files)
-    if num_examples is not None and num_examples % count:
-        raise BadInput(f"{num_examples} examples cannot be shared out equally to the {count} clients of the folder")
+    counts = _counts(folder, files, num_examples)
     found = {name: _named(name, tensors, kind, model) for name, tensors in files.items()}
     first = next(iter(found.values()))
     for name, one in found.items():
         if (one.params.keys(), one.buffers.keys()) != (first.params.keys(), first.buffers.keys()):
             raise BadInput(f"{str(folder)!r}: {name!r} holds other tensors than {next(iter(found))!r}")
-    right = _sign(list(found.values()), kind, model, None if num_examples is None else num_examples // count)
-    said = f"The update is the mean of {count} clients, with equal weights; to attack one of them, give its file."
+    right = _sign(list(found.values()), kind, model, counts)
+    updates = [_update(one, kind, model, right) for one in found.values()]
+    unequal = len(set(counts)) > 1
+    mean = (
+        weighted_mean((count or 1, update) for count, update in zip(counts, updates, strict=True))
+        if unequal
+        else mean_update(updates)
+    )
+    weights = "weights by the numbers of examples in their files" if unequal else "equal weights"
+    said = f"The update is the mean of {len(files)} clients, with {weights}; to attack one of them, give its file."
+    if unequal and kind != "gradient":
+        said += " What they trained is simulated with equal shares, which theirs are not."
     notes = (said, *_said(right, kind), *dict.fromkeys(note for one in found.values() for note in one.notes))
-    mean = mean_update([_update(one, kind, model, right) for one in found.values()])
-    return Sent(_trained(mean, kind), count, notes)
+    return Sent(_trained(mean, kind), len(files), notes)
+
+
+def _counts(
+    folder: Path, files: Mapping[str, Mapping[str, Tensor]], num_examples: int | None
+) -> list[int] | list[None]:
+    """Examples of every client: as their files say, else equal shares of what is known; None if nothing is.
+
+    Raises:
+        BadInput: only some files say it, or it contradicts what is known.
+    """
+    told = [_count(tensors) for tensors in files.values()]
+    stated = [count for count in told if count is not None]
+    if not stated:
+        if num_examples is not None and num_examples % len(files):
+            raise BadInput(
+                f"{num_examples} examples cannot be shared out equally to the {len(files)} clients of the folder"
+            )
+        return [None] * len(files) if num_examples is None else [num_examples // len(files)] * len(files)
+    if len(stated) < len(told) or min(stated) < 1:
+        raise BadInput(f"files of {str(folder)!r} say num_examples={told}; each must say 1 or more, or none")
+    if num_examples not in (None, sum(stated)):
+        raise BadInput(f"num_examples={num_examples} was given, and the files of {str(folder)!r} say {stated}")
+    return stated
+
+
+def _count(tensors: Mapping[str, Tensor]) -> int | None:
+    """The number of examples that stands beside an update, if one does."""
+    counts = [v for k, v in tensors.items() if re.split(r"[. ]", k)[-1] in ("num_examples", "num_samples")]
+    return int(counts[0]) if len(counts) == 1 and counts[0].numel() == 1 and not counts[0].is_complex() else None
 
 
 def _named(name: str, tensors: Mapping[str, Tensor], kind: Kind, model: Model) -> Fitted:
@@ -91,7 +129,7 @@ def as_update(tensors: Mapping[str, Tensor], kind: Kind, model: Model, num_examp
         BadInput: names or shapes that the model does not have, values that are not finite, or another kind.
     """
     found = _found(tensors, kind, model)
-    right = _sign([found], kind, model, num_examples)
+    right = _sign([found], kind, model, [num_examples])
     return Sent(_trained(_update(found, kind, model, right), kind), None, (*_said(right, kind), *found.notes))
 
 
@@ -104,7 +142,7 @@ def _found(tensors: Mapping[str, Tensor], kind: Kind, model: Model) -> Fitted:
     return found if rounded is None else replace(found, notes=(*found.notes, rounded))
 
 
-def _sign(found: Sequence[Fitted], kind: Kind, model: Model, num_examples: int | None) -> bool | None:
+def _sign(found: Sequence[Fitted], kind: Kind, model: Model, counts: Sequence[int | None]) -> bool | None:
     """Whether what was sent points uphill, in the word of all clients together.
 
     Raises:
@@ -112,7 +150,8 @@ def _sign(found: Sequence[Fitted], kind: Kind, model: Model, num_examples: int |
     """
     if kind == "weights":
         return True
-    told = {uphill(one.params, _differences(one, kind, model), model, num_examples) for one in found} - {None}
+    each = zip(found, counts, strict=True)
+    told = {uphill(one.params, _differences(one, kind, model), model, count) for one, count in each} - {None}
     if len(told) > 1:
         raise BadInput("some clients' updates point uphill and others downhill; give those of one sign")
     right = next(iter(told), None)
