@@ -61,24 +61,35 @@ def _mean(folder: Path, kind: Kind, model: Model, num_examples: int | None) -> S
     files = read_folder(folder)
     counts = _counts(folder, files, num_examples)
     found = {name: _named(name, tensors, kind, model) for name, tensors in files.items()}
-    first = next(iter(found.values()))
-    for name, one in found.items():
-        if (one.params.keys(), one.buffers.keys()) != (first.params.keys(), first.buffers.keys()):
-            raise BadInput(f"{str(folder)!r}: {name!r} holds other tensors than {next(iter(found))!r}")
+    _check_alike(folder, found)
     right = _sign(list(found.values()), kind, model, counts)
-    updates = [_update(one, kind, model, right) for one in found.values()]
+    mean = _averaged([_update(one, kind, model, right) for one in found.values()], counts)
+    passed_over = dict.fromkeys(note for one in found.values() for note in one.notes)
+    notes = (_mean_said(counts, kind), *_said(right, kind), *passed_over)
+    return Sent(_trained(mean, kind), len(files), notes)
+
+
+def _check_alike(folder: Path, found: Mapping[str, Fitted]) -> None:
+    names = {name: (one.params.keys(), one.buffers.keys()) for name, one in found.items()}
+    first = next(iter(names))
+    for name, held in names.items():
+        if held != names[first]:
+            raise BadInput(f"{str(folder)!r}: {name!r} holds other tensors than {first!r}")
+
+
+def _averaged(updates: list[Update], counts: Sequence[int | None]) -> Update:
+    if len(set(counts)) == 1:
+        return mean_update(updates)
+    return weighted_mean((count or 1, update) for count, update in zip(counts, updates, strict=True))
+
+
+def _mean_said(counts: Sequence[int | None], kind: Kind) -> str:
     unequal = len(set(counts)) > 1
-    mean = (
-        weighted_mean((count or 1, update) for count, update in zip(counts, updates, strict=True))
-        if unequal
-        else mean_update(updates)
-    )
     weights = "weights by the numbers of examples in their files" if unequal else "equal weights"
-    said = f"The update is the mean of {len(files)} clients, with {weights}; to attack one of them, give its file."
+    said = f"The update is the mean of {len(counts)} clients, with {weights}; to attack one of them, give its file."
     if unequal and kind != "gradient":
         said += " What they trained is simulated with equal shares, which theirs are not."
-    notes = (said, *_said(right, kind), *dict.fromkeys(note for one in found.values() for note in one.notes))
-    return Sent(_trained(mean, kind), len(files), notes)
+    return said
 
 
 def _counts(
