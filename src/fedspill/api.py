@@ -7,7 +7,7 @@ what it cannot tell (the shape and the normalisation of its inputs, the loss) is
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, Literal, cast, overload
 
 import numpy as np
 import torch
@@ -15,7 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fedspill import catalogue
-from fedspill.auditing.captured import Kind, as_update, attack_captured, check_entry, run_key
+from fedspill.auditing.captured import Kind, attack_captured, check_entry, run_key
+from fedspill.auditing.capturing.scoring import Judging
+from fedspill.auditing.capturing.truths import Truth, read_truth
+from fedspill.auditing.capturing.updates import clients_of, observed
 from fedspill.auditing.resolving.scenario import public_pool
 from fedspill.auditing.run import AuditResult as RunResult
 from fedspill.auditing.run import run_audit
@@ -27,7 +30,7 @@ from fedspill.core.local_training.update import FedSGD, LocalTraining
 from fedspill.core.losses import loss_of
 from fedspill.core.model import LossFn, Model
 from fedspill.core.roles import Finding, Incoming
-from fedspill.core.tensor_files import read_tensors, write_whole
+from fedspill.core.tensor_files import write_whole
 from fedspill.core.types import Batch, Reconstruction, Update
 from fedspill.plan.build import of_data, pick_device
 from fedspill.plan.file import parse_plan, read_plan
@@ -59,8 +62,8 @@ Loss = LossFn | str
 """Of logits (n, classes) and labels (n,) to their mean loss; or "package.module:function", which names one."""
 Data = DataPool | tuple[Any, Any] | object
 """A pool; images in [0, 1] or of bytes with labels: a pair of tensors or arrays, a list of (image, label), a Dataset of
-torch or Hugging Face, a DataLoader; see `fedspill.zoo.data.pool_of`.;
-or "package.module:factory", which gives one of these."""
+torch or Hugging Face, a DataLoader; see `fedspill.zoo.data.pool_of`; or
+"package.module:factory", which gives one of these."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,10 @@ class AuditResult(RunResult):
         place = Path(path) / HTML_FILE if Path(path).is_dir() else Path(path)
         write_whole(place, page_of(self.report, self.tensors, self.texts))
         return place
+
+
+Sendable = Mapping[str, Any] | Sequence[Any] | str | Path | object
+"""Named tensors or arrays, a list of arrays, an `ArrayRecord`, or a path to a file or a folder of these."""
 
 
 def audit(
@@ -185,6 +192,11 @@ def audit(
         command="fedspill.audit(...)",
         normalisation=origin,
     )
+    return _with_views(result, folder)
+
+
+def _with_views(result: RunResult, folder: Path | None) -> AuditResult:
+    """The result, its pictures and pages written if there is a folder for them."""
     report = result.report
     if folder is not None:
         from fedspill.rendering.folder import write_views
@@ -193,8 +205,66 @@ def audit(
     return AuditResult(report, result.tensors, result.folder, result.texts)
 
 
+@overload
 def attack(
-    update: Update | Mapping[str, Tensor] | str | Path,
+    update: Update | Sendable,
+    model: Model | nn.Module,
+    *,
+    num_examples: int | None = ...,
+    labels: Tensor | None = ...,
+    kind: Kind = ...,
+    attack: str = ...,
+    settings: Mapping[str, Any] | None = ...,
+    shape: tuple[int, int, int] | None = ...,
+    normalise: Normalise | Unsaid = ...,
+    range: Range | None = ...,
+    loss: Loss | None = ...,
+    mode: Literal["eval", "train"] = ...,
+    local_training: LocalTraining | None = ...,
+    clients: int = ...,
+    public_data: Batch | None = ...,
+    seed: int = ...,
+    budget: str | float | int | None = ...,
+    device: str = ...,
+    out: str | Path | None = ...,
+    fresh: bool = ...,
+    listener: Listener | None = ...,
+    truth: None = None,
+    leak_threshold: None = None,
+) -> Reconstruction: ...
+
+
+@overload
+def attack(
+    update: Update | Sendable,
+    model: Model | nn.Module,
+    *,
+    num_examples: int | None = ...,
+    labels: Tensor | None = ...,
+    kind: Kind = ...,
+    attack: str = ...,
+    settings: Mapping[str, Any] | None = ...,
+    shape: tuple[int, int, int] | None = ...,
+    normalise: Normalise | Unsaid = ...,
+    range: Range | None = ...,
+    loss: Loss | None = ...,
+    mode: Literal["eval", "train"] = ...,
+    local_training: LocalTraining | None = ...,
+    clients: int = ...,
+    public_data: Batch | None = ...,
+    seed: int = ...,
+    budget: str | float | int | None = ...,
+    device: str = ...,
+    out: str | Path | None = ...,
+    fresh: bool = ...,
+    listener: Listener | None = ...,
+    truth: Truth,
+    leak_threshold: Mapping[str, float] | None = ...,
+) -> AuditResult: ...
+
+
+def attack(
+    update: Update | Sendable,
     model: Model | nn.Module,
     *,
     num_examples: int | None = None,
@@ -216,16 +286,22 @@ def attack(
     out: str | Path | None = None,
     fresh: bool = False,
     listener: Listener | None = None,
-) -> Reconstruction:
-    """Rebuilds inputs from one captured update, without any truth; a poor picture is not evidence of safety.
+    truth: Truth | None = None,
+    leak_threshold: Mapping[str, float] | None = None,
+) -> Reconstruction | AuditResult:
+    """Rebuilds inputs from one captured update; a poor picture is not evidence of safety.
+
+    With the truth at hand it is scored and judged as an audit's: any trainer can be audited so, by one update of its.
 
     Args:
-        update: what the client sent: named tensors, or a file of them (safetensors, or a weights-only checkpoint).
+        update: what the client sent: named tensors or arrays, a list of arrays in the order of `state_dict()` (Flower),
+            an `ArrayRecord`, or a file of these (safetensors, checkpoint, .npz), or a folder with a file per client,
+            of which the mean is taken.
         model: the global model as the client got it; a bare network needs `shape` and `normalise` beside it.
         num_examples: how many examples are behind the update, if known.
         labels: their classes (n,), if known.
-        kind: "gradient"; "delta", server minus client; or "weights", the client's after training. Not for an `Update`,
-            which says so itself.
+        kind: "gradient"; "delta", of which either sign is found out where it can be, and else server minus client is
+            taken; or "weights", the client's after training. Not for an `Update`, which says so itself.
         attack: "name" or "name:preset"; `fedspill.attacks()` lists them.
         settings: fields of the attack to change.
         shape: channels, height and width of one image.
@@ -242,6 +318,12 @@ def attack(
         out: folder for attack.json and the reconstructions, and to resume from; None writes nothing.
         fresh: start over in a folder that already holds this run.
         listener: shows progress.
+        truth: the private examples, opened when the attack is over: a pair of images (n, c, h, w) in [0, 1] and labels
+            (n,), images alone, or a path to a file with `inputs` and `labels` or to a folder of pictures.
+        leak_threshold: metric to value, with `truth`; an example leaks when all are met. None is as in a plan.
+
+    Returns:
+        The reconstruction; with `truth` its scores, its report and the verdict, as `audit` gives them.
 
     Raises:
         BadInput: something cannot be used as given.
@@ -259,6 +341,9 @@ def attack(
         ...                           normalise=None)
         >>> bool((rebuilt.inputs - image).abs().max() < 1e-4)
         True
+        >>> fedspill.attack(update, net, num_examples=1, attack="linear_layer", shape=(3, 8, 8), normalise=None,
+        ...                 truth=(image, torch.tensor([3]))).report.verdict.name.value
+        'leaks'
     """
     if mode not in ("eval", "train"):
         raise BadInput(f'mode={mode!r}: "eval" or "train" is needed')
@@ -266,13 +351,14 @@ def attack(
         _check_unsaid(normalise, range, "a fedspill.Model brings its own input")
     received = model if isinstance(model, Model) else _captured(model, shape, normalise, range, mode, public_data)
     received = _with_loss(received, loss).to(pick_device(device), received.like.dtype)
-    observed = _update(update, kind, received)
-    training = FedSGD() if isinstance(update, Mapping | str | Path) and kind == "gradient" else local_training
+    sent = observed(update, kind, received, num_examples)
+    training = FedSGD() if not isinstance(update, Update) and kind == "gradient" else local_training
     known = None if labels is None else labels.to(received.like.device)
-    knowledge = ServerKnowledge(received, clients, num_examples, known, training, public_data)
+    knowledge = ServerKnowledge(received, clients_of(sent, clients), num_examples, known, training, public_data)
     name, _, preset = attack.partition(":")
     entry = AttackEntry.model_validate({"name": name, "preset": preset or "paper", **(settings or {})})
     check_entry(entry, knowledge)
+    judging = _judging(truth, leak_threshold, knowledge)
     seconds = parse_seconds(budget) if isinstance(budget, str) else budget
     folder = None if out is None else Path(out)
     if folder is not None:
@@ -286,18 +372,29 @@ def attack(
             training,
             mode,
         )
-        Store(folder, run_key(received, observed, conditions)).open(fresh=fresh)
+        Store(folder, run_key(received, sent.update, conditions, judging)).open(fresh=fresh)
     captured = attack_captured(
         entry,
-        observed,
+        sent.update,
         knowledge,
         out=folder,
         seed=seed,
         budget=seconds,
         listener=listener or Silent(),
         command="fedspill.attack(...)",
+        notes=sent.notes,
+        judging=judging,
     )
-    return captured.reconstruction
+    return captured.reconstruction if captured.result is None else _with_views(captured.result, folder)
+
+
+def _judging(truth: Truth | None, threshold: Mapping[str, float] | None, knowledge: ServerKnowledge) -> Judging | None:
+    if truth is None and threshold is not None:
+        raise BadInput("leak_threshold is given without truth, by which alone a reconstruction can be judged")
+    if truth is None:
+        return None
+    pool = read_truth(truth, knowledge.model, knowledge.labels)
+    return Judging(pool, None if threshold is None else dict(threshold))
 
 
 def vet(
@@ -468,13 +565,6 @@ def _with_loss(model: Model, loss: Loss | None) -> Model:
     if not callable(function):
         raise BadInput(f"loss {loss!r} is a {type(function).__name__}; a function of logits and labels is needed")
     return replace(model, loss_fn=function)
-
-
-def _update(update: Update | Mapping[str, Tensor] | str | Path, kind: Kind, model: Model) -> Update:
-    if isinstance(update, Update):
-        return update
-    tensors = update if isinstance(update, Mapping) else read_tensors(update)
-    return as_update({k: v.to(model.like.device) for k, v in tensors.items()}, kind, model)
 
 
 def _vetted(model: Model | nn.Module, shape: tuple[int, int, int] | None) -> Model:

@@ -13,9 +13,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
+from fedspill.cli.captured import image_shape, local_training, numbers
 from fedspill.cli.main import app, main
 from fedspill.core.errors import FedspillError
-from fedspill.core.local_training.update import FedSGD, local_update
+from fedspill.core.local_training.update import FedAvg, FedSGD, local_update
 from fedspill.core.types import Batch
 from fedspill.zoo.data import load
 from fedspill.zoo.models import build
@@ -118,6 +119,47 @@ def test_a_captured_update_is_attacked_without_truth(captured: Path, monkeypatch
     assert (captured / "out" / "rebuilt-0.png").is_file()
 
 
+def truth(folder: Path, labelled: bool = True) -> str:
+    photo = load_file(folder / "truth.safetensors")["photo"]
+    save_file({"inputs": photo} | ({"labels": torch.tensor([3])} if labelled else {}), folder / "labelled.safetensors")
+    return str(folder / "labelled.safetensors")
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_a_captured_update_is_judged_by_its_truth_as_an_audit_is(captured: Path, monkeypatch, labelled: bool) -> None:
+    monkeypatch.syspath_prepend(str(captured))
+    done = attack(captured, "--attack", "linear_layer", "--num-examples", "1", "--truth", truth(captured, labelled))
+    assert done.exit_code == 1, done.output
+    assert "This setting leaks: 1 of 1 private examples leaked (psnr >= 20 dB)" in " ".join(done.output.split())
+    report = json.loads((captured / "out" / "report.json").read_text())
+    assert report["verdict"]["exit_code"] == 1
+    assert report["trials"][0]["matched"] == [0]
+    for name in ("report.html", "junit.xml", "attack.json", "rebuilt-0.png", "worst.png"):
+        assert (captured / "out" / name).is_file(), name
+    kept = load_file(captured / "out" / "reconstructions.safetensors")
+    rebuilt = kept["rebuilt/linear_layer-paper.u0.s0"]
+    torch.testing.assert_close(rebuilt, kept["private/0"][None], atol=1e-4, rtol=0)
+    assert fedspill("report", str(captured / "out")).exit_code == 0
+
+
+def test_the_exit_code_of_a_judged_update_is_the_verdicts(captured: Path, monkeypatch) -> None:
+    monkeypatch.syspath_prepend(str(captured))
+    options = ("--num-examples", "1", "--truth", truth(captured))
+    beyond = ("--leak-threshold", "psnr=100.5", "--fresh", *options)
+    assert attack(captured, "--attack", "linear_layer", *beyond).exit_code == 0, "converged, and not shown"
+    blind = ("--attack", "dlg", "--set", "steps=1", "--set", "restarts=1", "--leak-threshold", "psnr=99", *options)
+    assert attack(captured, *blind, "--fresh").exit_code == 3, "nothing can be concluded"
+    for more, said in [
+        (("--leak-threshold", "psnr=20"), "without --truth"),
+        (("--truth", "none.npz"), "does not exist"),
+        ((*options, "--leak-threshold", "psnr"), "METRIC=VALUE is needed"),
+        (("--num-examples", "2", *options[2:]), "num_examples=2 was given, and the truth holds 1"),
+    ]:
+        error = attack(captured, "--attack", "linear_layer", *more, "--fresh").exception
+        assert isinstance(error, FedspillError), more
+        assert said in str(error)
+
+
 def test_bad_files_of_a_captured_update(captured: Path, monkeypatch) -> None:
     monkeypatch.syspath_prepend(str(captured))
     whole = (captured / "update.safetensors").read_bytes()
@@ -188,8 +230,12 @@ def test_what_contradicts_itself_in_a_captured_update(captured: Path, monkeypatc
     for more, said in [
         (("--labels", "99"), "the model's classes are 0 to 9"),
         (("--labels", "3,5", "--num-examples", "3"), "are 2 labels, --num-examples says 3"),
-        (("--epochs", "2"), "with --kind gradient there is none"),
+        (("--epochs", "2"), "with --kind gradient there is no local training"),
         (("--kind", "delta", "--epochs", "2"), "needs both --epochs and --lr"),
+        (("--momentum", "0.9"), "momentum given with protocol='fedsgd'"),
+        (("--client", "clients=2"), "give --clients"),
+        (("--client", "lr=0.1"), "with --kind gradient there is no local training"),
+        (("--client", "epoch=2"), "plan key 'epoch' is unknown"),
         (("--attack", "dgl"), "unknown attack 'dgl'"),
         (("--set", "steps=many"), "field 'steps'"),
         (("--budget", "soon"), "no duration"),
@@ -242,3 +288,23 @@ def test_a_killed_audit_goes_on_to_the_same_result(tmp_path: Path) -> None:
     trials = [json.loads((tmp_path / name / "report.json").read_text())["trials"][0] for name in ("killed", "whole")]
     assert trials[0]["objective"] == trials[1]["objective"]
     assert trials[0]["iterations"] == steps
+
+
+@pytest.mark.parametrize("text", ["3x32", "0x2x2", "9" * 5000 + "x1x1", "\u0663x8x8", "9999999x9999999x3", "3x8x8\n"])
+def test_shapes_that_are_none_or_fill_the_memory(text: str) -> None:
+    with pytest.raises(FedspillError, match="--shape"):
+        image_shape(text)
+
+
+@pytest.mark.parametrize("text", ["a", "1,", "nan", "1e999999", "0.5,-inf"])
+def test_statistics_that_are_no_numbers(text: str) -> None:
+    with pytest.raises(FedspillError, match="--mean"):
+        numbers(text, "--mean")
+
+
+def test_what_a_plan_says_of_a_client_a_captured_update_takes_too() -> None:
+    steps = {"epochs": 2, "minibatch_size": None, "lr": 0.1, "momentum": None, "weight_decay": 0.01}
+    told = local_training("weights", steps, ["momentum=0.9", 'trainable=["3.*"]'])
+    assert told == FedAvg(2, None, 0.1, 0.9, 0.01, ("3.*",))
+    assert local_training("delta", dict.fromkeys(steps), []) is None
+    assert local_training("gradient", {}, ['trainable=["3.*"]']) == FedSGD(("3.*",))

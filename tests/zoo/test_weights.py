@@ -97,7 +97,7 @@ def _changed(**changes):
         ("a.safetensors", lambda p, s: save_file({"2.bias": s["2.bias"]}, p), "missing .'0.0.weight'"),
         ("a.pt", lambda p, s: torch.save({"w": Harmful()}, p), "fedspill never unpickles"),
         ("a.pt", lambda p, s: torch.save({"2.bias": 3}, p), "only named tensors"),
-        ("a.pt", lambda p, s: torch.save([s["2.bias"]], p), "holds a list"),
+        ("a.pt", lambda p, s: torch.save([s["2.bias"]], p), "is a list of 1 arrays"),
         ("a.pt", lambda p, s: torch.save({}, p), "holds nothing"),
         ("a.pt", lambda p, s: p.write_bytes(b"no checkpoint"), "cannot be read as tensors"),
         ("a.pt", lambda p, s: None, "does not exist"),
@@ -298,3 +298,14 @@ def cifar10(tmp_path_factory):
         (folder / name).write_bytes(pickle.dumps(content, protocol=2))
     (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": list("abcdefghij")}, protocol=2))
     return folder.parent
+
+
+def test_a_plan_takes_weights_as_flower_and_other_tools_write_them(state, tmp_path):
+    np.savez(tmp_path / "list.npz", *[v.numpy() for v in state.values()])
+    np.savez(tmp_path / "named.npz", **{f"_module.{k}": v.numpy() for k, v in state.items()})
+    torch.save({"net": {f"_orig_mod.{k}": v for k, v in state.items()}, "epoch": 3}, tmp_path / "nested.pt")
+    for name in ("list.npz", "named.npz", "nested.pt"):
+        model = _lenet(weights=tmp_path / name)
+        assert all(torch.equal(model.params[k], v) for k, v in state.items()), name
+    with pytest.raises(BadInput, match="does not exist"):
+        _lenet(weights="a\0b.pt")

@@ -13,7 +13,8 @@
 - `readings`: every candidate that was read, and which are scored.
 - `verdict`: what the audit concludes.
 - `caveats`: what a reader of the verdict must know.
-- `captured`: an update without truth.
+- `captured`: one captured update, attacked.
+- `capturing/`: that update read, and judged where its truth is at hand.
 """
 
 from fedspill.auditing.run import AuditResult, run_audit

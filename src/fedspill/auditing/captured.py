@@ -1,32 +1,32 @@
-"""Attacks on an update that was captured: no truth, no scores, only what the attack itself believes."""
+"""Attacks on an update that was captured: what the attack itself believes, and with the truth at hand its scores."""
 
 import json
 import math
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
 
 import torch
-from torch import Tensor
 
 import fedspill
 from fedspill import catalogue
+from fedspill.auditing.capturing.kinds import Kind as Kind
+from fedspill.auditing.capturing.scoring import Judging, concluded, scenario_of
 from fedspill.auditing.resolving.components import configure, misfit
 from fedspill.auditing.resolving.scenario import weights_sha256
+from fedspill.auditing.run import AuditResult
 from fedspill.auditing.watch import Listener, TrialWatch
 from fedspill.core.errors import BadInput
 from fedspill.core.knowledge import ServerKnowledge
-from fedspill.core.model import Model, conform
+from fedspill.core.model import Model
 from fedspill.core.rng import stream
-from fedspill.core.roles import Attack
+from fedspill.core.roles import Attack, Job
 from fedspill.core.tensor_files import sha256, write_tensors, write_whole
-from fedspill.core.types import Reconstruction, Update, UpdateKind
+from fedspill.core.types import Reconstruction, Update
 from fedspill.plan.sections import AttackEntry
 from fedspill.report.store import TENSOR_FILE
-
-Kind = Literal["gradient", "delta", "weights"]
 
 
 @dataclass(frozen=True)
@@ -35,33 +35,12 @@ class Captured:
 
     Attributes:
         summary: what `attack.json` holds.
+        result: scores and verdict, if the truth was at hand.
     """
 
     reconstruction: Reconstruction
     summary: Mapping[str, object]
-
-
-def as_update(tensors: Mapping[str, Tensor], kind: Kind, model: Model) -> Update:
-    """Named tensors of a file as an update to this model.
-
-    Args:
-        kind: "gradient"; "delta", server minus client; or "weights", the client's parameters after training.
-
-    Raises:
-        BadInput: names or shapes that the model does not have, or values that are not finite.
-    """
-    values = {k: v for k, v in tensors.items() if k not in model.buffers}
-    parameters = {k: model.params[k] for k in values if k in model.params}
-    if not parameters:
-        raise BadInput(f"the update holds none of the model's parameters {list(model.params)[:4]}, ...")
-    checked = dict(conform(values, parameters, "update"))
-    if kind == "weights":
-        checked = {k: model.params[k] - v for k, v in checked.items()}
-        checked = {k: v for k, v in checked.items() if bool(v.any())}
-        if not checked:
-            raise BadInput("the client's weights equal the model's: nothing was trained")
-    sent = {k: v for k, v in tensors.items() if k in model.buffers}
-    return Update(UpdateKind.GRADIENT if kind == "gradient" else UpdateKind.DELTA, checked, sent or None)
+    result: AuditResult | None = None
 
 
 def check_entry(entry: AttackEntry, knowledge: ServerKnowledge) -> Attack:
@@ -90,38 +69,63 @@ def attack_captured(
     quality: float | None = None,
     listener: Listener,
     command: str,
+    notes: Sequence[str] = (),
+    judging: Judging | None = None,
 ) -> Captured:
     """Runs one attack and writes attack.json and the reconstructions; a killed run goes on where it was.
 
     Args:
         out: an opened folder; None writes nothing, and keeps nothing of a killed run.
+        notes: what is known of the update, for the reader.
+        judging: the truth, opened when the attack is over.
 
     Raises:
         BadInput: unknown attack, preset or field, or needs that are not met.
         NotApplicable: the attack does not fit the model or the update.
     """
     attack = check_entry(entry, knowledge)
+    job = Job(update, knowledge, stream(seed, "attack", entry.label, 0))
+    scenario = None if judging is None else scenario_of(judging, entry, job, seed)
+    started = datetime.now(UTC).isoformat(timespec="seconds")
     listener.trial(1, 1, entry.label)
     deadline = None if budget is None else time.monotonic() + budget
     checkpoint = None if out is None else out / "checkpoint.pt"
     watch = TrialWatch(listener, checkpoint, deadline, quality)
     began = time.monotonic()
-    rebuilt = attack.reconstruct(update, knowledge, stream(seed, "attack", entry.label, 0), watch)
-    summary = _summary(entry, update, knowledge, rebuilt, time.monotonic() - began, command)
+    rebuilt = attack.reconstruct(update, knowledge, job.rng, watch)
+    rebuilt = replace(rebuilt, notes=(*notes, *rebuilt.notes))
+    seconds = time.monotonic() - began
+    summary = _summary(entry, update, knowledge, rebuilt, seconds, command) | _told(judging)
+    result = None
+    if scenario is not None:
+        result = concluded(
+            scenario, attack, job, rebuilt, watch, seconds=seconds, started=started, out=out, command=command
+        )
     if out is not None:
-        write_tensors(out / TENSOR_FILE, {"rebuilt": rebuilt.inputs.float()})
+        if result is None:
+            write_tensors(out / TENSOR_FILE, {"rebuilt": rebuilt.inputs.float()})
         write_whole(out / "attack.json", json.dumps(summary, indent=1))
     if checkpoint is not None and not watch.ended:
         checkpoint.unlink(missing_ok=True)
-    return Captured(rebuilt, summary)
+    return Captured(rebuilt, summary, result)
 
 
-def run_key(model: Model, update: Update, conditions: object) -> str:
+def _told(judging: Judging | None) -> dict[str, object]:
+    if judging is not None:
+        return {"truth": len(judging.truth)}
+    return {"warning": "No truth was at hand: a poor reconstruction is not evidence of safety."}
+
+
+def run_key(model: Model, update: Update, conditions: object, judging: Judging | None = None) -> str:
     """The digest by which an output folder knows its run again.
 
     Args:
         conditions: what else decides the result; told apart by its `repr`.
+        judging: the truth beside it, if any.
     """
+    if judging is not None:
+        batch, limits = judging.truth.batch, judging.leak_threshold
+        conditions = (conditions, limits, sha256(batch.inputs), sha256(batch.labels), judging.truth.has_labels)
     values = (content for named in update.values.items() for content in named)
     circumstances = repr((conditions, fedspill.__version__, torch.__version__, model.like.device.type))
     return sha256(weights_sha256(model), *values, circumstances)
@@ -152,5 +156,4 @@ def _summary(
         "fedspill": fedspill.__version__,
         "torch": torch.__version__,
         "command": command,
-        "warning": "No truth was at hand: a poor reconstruction is not evidence of safety.",
     }

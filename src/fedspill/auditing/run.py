@@ -121,14 +121,40 @@ def run_audit(
         if feeding.warning is not None:
             listener.message(feeding.warning)
         finished = Schedule(scenario, tasks, store, listener, began, keep_tensors=not redact).run()
+    seconds = time.monotonic() - began
+    return conclude(
+        scenario, finished, store, started=started, seconds=seconds, command=command, redact=redact, feeding=feeding
+    )
+
+
+def conclude(
+    scenario: Scenario,
+    finished: Sequence[Finished],
+    store: Store | None,
+    *,
+    started: str,
+    seconds: float,
+    command: str,
+    redact: bool = False,
+    feeding: Feeding | None = None,
+) -> AuditResult:
+    """The report of finished trials, written if there is a folder for it.
+
+    Args:
+        started: date and time (ISO 8601).
+        seconds: that all took.
+        command: what the user typed.
+        redact: keep no private pixel and no reconstruction.
+        feeding: what the network makes of the private examples, if it was looked at already.
+    """
     trials = [f.record for f in finished]
-    environment = _environment(scenario, started, time.monotonic() - began, command)
-    report = _report(scenario, trials, environment, feeding, redact)
+    feeding = feeding or _feeding(scenario)
+    report = _report(scenario, trials, _environment(scenario, started, seconds, command), feeding, redact)
     tensors = {} if redact else _tensors(scenario, finished)
     texts = _texts(scenario, tensors)
     if store is not None:
         _write(store, report, tensors, texts)
-    return AuditResult(report, tensors, out, texts)
+    return AuditResult(report, tensors, None if store is None else store.folder, texts)
 
 
 def _as_model(model: Model | nn.Module | None, pool: DataPool | None, plan: AuditPlan) -> Model | None:

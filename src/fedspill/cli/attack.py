@@ -1,4 +1,4 @@
-"""`fedspill attack`: an update that was captured, a model, and no truth."""
+"""`fedspill attack`: an update that was captured, a model, and the truth if it is at hand."""
 
 import sys
 from pathlib import Path
@@ -10,11 +10,13 @@ from rich.console import Console
 
 def capture_command(
     model: Annotated[str, typer.Option(help="A zoo name, torchvision:NAME, or your package.module:factory.")],
-    weights: Annotated[Path, typer.Option(help="The global model: safetensors, or a weights_only checkpoint.")],
-    update: Annotated[Path, typer.Option(help="What the client sent, likewise.")],
+    weights: Annotated[Path, typer.Option(help="The global model: safetensors, a checkpoint, or .npz.")],
+    update: Annotated[
+        Path, typer.Option(help="What the client sent, likewise; or a folder with a file per client, for their mean.")
+    ],
     kind: Annotated[
         Literal["gradient", "delta", "weights"],
-        typer.Option(help="gradient; delta (server minus client); or weights (the client's after training)."),
+        typer.Option(help="gradient; delta (its sign is found out if it can be); or weights (the client's after)."),
     ],
     attack: Annotated[
         str, typer.Option(help="name or name:preset; see `fedspill list attacks`.")
@@ -29,12 +31,24 @@ def capture_command(
     mode: Annotated[Literal["eval", "train"], typer.Option(help="How BatchNorm ran at the client.")] = "eval",
     num_examples: Annotated[int | None, typer.Option(min=1, help="How many examples, if known.")] = None,
     labels: Annotated[str | None, typer.Option(help="Their labels, if known, such as 3,5.")] = None,
+    truth: Annotated[
+        Path | None,
+        typer.Option(
+            help="The examples behind it, to score by: a file with inputs and labels, or a folder of pictures."
+        ),
+    ] = None,
+    leak_threshold: Annotated[
+        list[str] | None, typer.Option(metavar="METRIC=VALUE", help="With --truth: an example leaks when all are met.")
+    ] = None,
     clients: Annotated[int, typer.Option(min=1, help="How many clients' updates were averaged.")] = 1,
     epochs: Annotated[int | None, typer.Option(min=1, help="Local epochs (delta, weights), if known.")] = None,
     minibatch_size: Annotated[int | None, typer.Option(min=1, help="Local mini-batch size.")] = None,
     lr: Annotated[float | None, typer.Option(help="Local learning rate, if known.")] = None,
-    momentum: Annotated[float, typer.Option(help="Of the local SGD.")] = 0.0,
-    weight_decay: Annotated[float, typer.Option(help="Of the local SGD.")] = 0.0,
+    momentum: Annotated[float | None, typer.Option(help="Of the local SGD.")] = None,
+    weight_decay: Annotated[float | None, typer.Option(help="Of the local SGD.")] = None,
+    client: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Any key of a plan's [client]; may be repeated.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the attack's random start.")] = 0,
     budget: Annotated[str | None, typer.Option(help="Time limit, such as 5m.")] = None,
     quality: Annotated[str | None, typer.Option(help="Stop a search at this PSNR by its own estimate: 20dB.")] = None,
@@ -42,15 +56,26 @@ def capture_command(
     out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("fedspill-attack"),
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over where --out already holds this run.")] = False,
 ) -> None:
-    """Rebuild inputs from one captured update, without any truth.
+    """Rebuild inputs from one captured update of any trainer; with --truth, score them and judge what leaked.
 
-    Writes the reconstructions as PNG and safetensors, and attack.json with the attack's own confidence.
+    Writes the reconstructions as PNG and safetensors, and attack.json with the attack's own confidence; with --truth
+    also report.html, report.json and junit.xml, as an audit does.
+
+    Exit code: 0, 2 bad input; with --truth 0 not shown, 1 leaks, 2 bad input, 3 nothing can be concluded.
     """
-    from fedspill.auditing.captured import as_update, attack_captured, check_entry, run_key
-    from fedspill.cli.captured import image_shape, known_labels, local_training, num_classes_of, numbers, show
+    from fedspill.auditing.captured import attack_captured, check_entry, run_key
+    from fedspill.auditing.capturing.updates import clients_of, read_update
+    from fedspill.cli.captured import (
+        image_shape,
+        judging_of,
+        known_labels,
+        local_training,
+        num_classes_of,
+        numbers,
+        show,
+    )
     from fedspill.cli.progress import TerminalListener
     from fedspill.core.knowledge import ServerKnowledge
-    from fedspill.core.tensor_files import read_tensors
     from fedspill.plan.build import pick_device
     from fedspill.plan.sections import AttackEntry, parse_decibels, parse_seconds
     from fedspill.plan.values import set_fields
@@ -67,21 +92,24 @@ def capture_command(
         mean=numbers(mean, "--mean"),
         std=numbers(std, "--std"),
     )
-    sent = as_update(read_tensors(update), kind, built)
-    training = local_training(kind, epochs, minibatch_size, lr, momentum, weight_decay)
+    sent = read_update(update, kind, built, num_examples)
+    steps = {"epochs": epochs, "minibatch_size": minibatch_size, "lr": lr}
+    options = {**steps, "momentum": momentum, "weight_decay": weight_decay}
+    training = local_training(kind, options, client or [])
     known = known_labels(labels, num_examples, num_classes_of(built))
-    knowledge = ServerKnowledge(built, clients, num_examples, known, training)
+    knowledge = ServerKnowledge(built, clients_of(sent, clients), num_examples, known, training)
     name, _, preset = attack.partition(":")
     entry = AttackEntry.model_validate({"name": name, "preset": preset or "paper", **set_fields(settings or [])})
     seconds = None if budget is None else parse_seconds(budget)
     level = None if quality is None else parse_decibels(quality)
     check_entry(entry, knowledge)
+    judging = judging_of(truth, leak_threshold, knowledge)
     said = (entry.label, seed, clients, num_examples, labels, training, mode, built.input)
-    Store(out, run_key(built, sent, said)).open(fresh=fresh)
+    Store(out, run_key(built, sent.update, said, judging)).open(fresh=fresh)
     with TerminalListener(Console(stderr=True)) as listener:
         captured = attack_captured(
             entry,
-            sent,
+            sent.update,
             knowledge,
             out=out,
             seed=seed,
@@ -89,5 +117,7 @@ def capture_command(
             quality=level,
             listener=listener,
             command=" ".join(["fedspill", *sys.argv[1:]]),
+            notes=sent.notes,
+            judging=judging,
         )
-    show(captured, out)
+    raise typer.Exit(show(captured, out))

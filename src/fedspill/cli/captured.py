@@ -1,21 +1,33 @@
 """What `fedspill attack` makes of its options, and shows of its results."""
 
+import math
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from rich.console import Console
 
 from fedspill.auditing.captured import Captured
+from fedspill.auditing.capturing.scoring import Judging
+from fedspill.auditing.capturing.truths import read_truth
+from fedspill.auditing.run import AuditResult
 from fedspill.core.errors import BadInput
-from fedspill.core.local_training.update import FedAvg, FedSGD, LocalTraining
+from fedspill.core.knowledge import ServerKnowledge
+from fedspill.core.local_training.update import LocalTraining
+from fedspill.core.memory import free_bytes, words
 from fedspill.core.model import Model
 from fedspill.core.tensor_files import write_whole
+from fedspill.plan.file import parse_as
+from fedspill.plan.sections import ClientSection
+from fedspill.plan.values import set_fields
 from fedspill.rendering.drawing.pictures import enlarge, image, png
+from fedspill.rendering.folder import HTML_FILE, write_views
+from fedspill.rendering.terminal import summary
 
 
-def show(captured: Captured, out: Path) -> None:
-    """Writes the reconstructions as pictures, and says what the attack believes of them."""
+def show(captured: Captured, out: Path) -> int:
+    """Writes the reconstructions as pictures, and says what the attack, and the truth, say of them; the exit code."""
     console, found = Console(), captured.reconstruction
     for k, picture in enumerate(found.inputs):
         write_whole(out / f"rebuilt-{k}.png", png(enlarge(image(picture.float().cpu()))))
@@ -24,8 +36,40 @@ def show(captured: Captured, out: Path) -> None:
     console.print(f"{len(found.inputs)} inputs were rebuilt; the attack {state}{best}.", markup=False)
     for note in found.notes:
         console.print(note, markup=False, style="yellow")
+    if captured.result is not None:
+        return _judged(captured.result, out, console)
     console.print("No truth was at hand: a poor picture is not evidence of safety.", style="yellow")
     console.print(f"Results: {out}", markup=False, style="bold")
+    return 0
+
+
+def _judged(result: AuditResult, out: Path, console: Console) -> int:
+    report = write_views(out, result.report, result.tensors, result.texts)
+    summary(report, console, result.texts)
+    console.print(f"Report: {out / HTML_FILE}", markup=False, style="bold")
+    return report.verdict.exit_code
+
+
+def judging_of(truth: Path | None, thresholds: list[str] | None, knowledge: ServerKnowledge) -> Judging | None:
+    """By what the reconstruction is judged; None without a truth.
+
+    Raises:
+        BadInput: the truth cannot be read, or a threshold is no METRIC=VALUE, or is given without truth.
+    """
+    if truth is None:
+        if thresholds:
+            raise BadInput("--leak-threshold is given without --truth, by which alone a reconstruction can be judged")
+        return None
+    limits = dict(_threshold(text) for text in thresholds) if thresholds else None
+    return Judging(read_truth(truth, knowledge.model, knowledge.labels), limits)
+
+
+def _threshold(text: str) -> tuple[str, float]:
+    name, _, value = text.partition("=")
+    try:
+        return name.strip(), float(value)
+    except ValueError:
+        raise BadInput(f"--leak-threshold {text!r}: METRIC=VALUE is needed, such as psnr=20") from None
 
 
 def image_shape(text: str) -> tuple[int, int, int]:
@@ -34,10 +78,14 @@ def image_shape(text: str) -> tuple[int, int, int]:
     Raises:
         BadInput: it is not of this form.
     """
-    match = re.fullmatch(r"(\d+)x(\d+)x(\d+)", text)
-    if match is None or "0" in match.groups():
-        raise BadInput(f"--shape {text!r}: channels x height x width are needed, such as 3x32x32")
-    return int(match[1]), int(match[2]), int(match[3])
+    match = re.fullmatch(r"([0-9]{1,9})x([0-9]{1,9})x([0-9]{1,9})", text)
+    if match is None or any(int(part) == 0 for part in match.groups()):
+        raise BadInput(f"--shape {text[:40]!r}: channels x height x width are needed, such as 3x32x32")
+    channels, height, width = (int(part) for part in match.groups())
+    size, free = 4 * channels * height * width, free_bytes(torch.device("cpu"))
+    if size > free:
+        raise BadInput(f"--shape {text!r}: one input takes {words(size)}; {words(free)} of memory are free")
+    return channels, height, width
 
 
 def numbers(text: str | None, option: str) -> tuple[float, ...] | None:
@@ -49,9 +97,12 @@ def numbers(text: str | None, option: str) -> tuple[float, ...] | None:
     if text is None:
         return None
     try:
-        return tuple(float(part) for part in text.split(","))
+        found = tuple(float(part) for part in text.split(","))
     except ValueError:
-        raise BadInput(f"{option} {text!r}: numbers with commas between them are needed") from None
+        found = (math.nan,)
+    if not all(map(math.isfinite, found)):
+        raise BadInput(f"{option} {text!r}: numbers with commas between them are needed")
+    return found
 
 
 def known_labels(text: str | None, num_examples: int | None, num_classes: int) -> torch.Tensor | None:
@@ -73,23 +124,39 @@ def known_labels(text: str | None, num_examples: int | None, num_classes: int) -
     return torch.tensor(found, dtype=torch.long)
 
 
-def local_training(
-    kind: str, epochs: int | None, size: int | None, lr: float | None, momentum: float, weight_decay: float
-) -> LocalTraining | None:
+def local_training(kind: str, options: Mapping[str, object], settings: list[str]) -> LocalTraining | None:
     """The protocol that options tell; None if it is not known.
 
+    Args:
+        kind: of the update; a gradient has no local training.
+        options: keys of a plan's [client] that have options of their own, those that were not given as None.
+        settings: further keys of it, as KEY=VALUE.
+
     Raises:
-        BadInput: options that do not go together.
+        BadInput: options that do not go together, or a key or a value that a plan would not take.
     """
-    if kind == "gradient" and any(given is not None for given in (epochs, size, lr)):
-        raise BadInput("--epochs, --minibatch-size and --lr are of local training; with --kind gradient there is none")
+    told = {k: v for k, v in options.items() if v is not None} | set_fields(settings)
+    if elsewhere := sorted(told.keys() & ELSEWHERE.keys()):
+        raise BadInput(f"--client {elsewhere[0]}: {ELSEWHERE[elsewhere[0]]}")
     if kind == "gradient":
-        return FedSGD()
-    if epochs is None and lr is None and size is None:
+        if steps := [k for k in ("epochs", "minibatch_size", "lr") if k in told]:
+            raise BadInput(f"{', '.join(steps)} given: with --kind gradient there is no local training")
+        return parse_as(ClientSection, {"protocol": "fedsgd", **told}).training()
+    if not told:
         return None
-    if epochs is None or lr is None:
+    if "epochs" not in told or "lr" not in told:
         raise BadInput("a known local training needs both --epochs and --lr; leave both out to search")
-    return FedAvg(epochs, size, lr, momentum, weight_decay)
+    return parse_as(ClientSection, {"protocol": "fedavg", **told}).training()
+
+
+ELSEWHERE = {
+    "protocol": "--kind says which protocol it is",
+    "num_examples": "give --num-examples",
+    "clients": "give --clients",
+    "distinct_labels": "it is of an audit's own data",
+    "micro_batch": "it is of an audit's own clients",
+}
+"""Keys of a plan's [client] that are no part of the protocol."""
 
 
 def num_classes_of(model: Model) -> int:

@@ -14,7 +14,7 @@ ALARM = 0.5
 
 def vet_command(
     model: Annotated[str, typer.Option(help="As in a plan: a network of the zoo, or package.module:factory.")],
-    weights: Annotated[str, typer.Option(help="What the server sent: safetensors, or a weights_only checkpoint.")],
+    weights: Annotated[str, typer.Option(help="What the server sent: safetensors, a checkpoint, or .npz.")],
     shape: Annotated[str, typer.Option(help="Channels x height x width of one input.")] = "3x32x32",
     num_classes: Annotated[int, typer.Option(min=1, help="Of a zoo or library model.")] = 10,
 ) -> None:

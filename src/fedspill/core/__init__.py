@@ -13,6 +13,7 @@
 - `blocks`: work on many large rows, a few at a time.
 - `rng`: named random streams.
 - `tensor_files`: files written whole, tensors read without unpickling, digests.
+- `files/`: weights and updates as tools write them, put into a model.
 - `settings`: groups of hyperparameters, which plans name in one flat list.
 - `errors`: the errors that fedspill raises.
 - `libraries/`: libraries that an installation can spoil, imported with care.

@@ -1,93 +1,22 @@
 """Tensors in files, and digests. Nothing is ever unpickled; every file is written whole or not at all."""
 
 import hashlib
+import warnings
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from fedspill.core.errors import BadInput
+from fedspill.core.files.checkpoints import read_metadata as read_metadata
+from fedspill.core.files.fitting import check_complete, fitted
+from fedspill.core.files.reading import read_tensors as read_tensors
 from fedspill.core.model import Model
 from fedspill.core.types import Params
-
-NESTS = ("state_dict", "model_state_dict", "model")
-"""Keys under which training scripts keep the weights among other things."""
-
-
-def read_tensors(path: str | Path) -> dict[str, Tensor]:
-    """Named tensors of a safetensors file, or of a checkpoint that `weights_only=True` loads; on the CPU.
-
-    A nested {"state_dict": ...} is unwrapped, a prefix "module." that all names share is dropped.
-
-    Raises:
-        BadInput: no such file, a broken or unsafe one, no mapping of names to tensors, or non-finite values.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise BadInput(f"weights file {str(path)!r} does not exist")
-    tensors = _safetensors(path) if path.suffix == ".safetensors" else _checkpoint(path)
-    if tensors and all(name.startswith("module.") for name in tensors):
-        tensors = {name.removeprefix("module."): value for name, value in tensors.items()}
-    for name, value in tensors.items():
-        if value.is_floating_point() and not value.isfinite().all():
-            raise BadInput(f"{str(path)!r}: {name!r} holds NaN or infinite values; finite numbers are needed")
-    return tensors
-
-
-def _safetensors(path: Path) -> dict[str, Tensor]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-    except (SafetensorError, OSError, ValueError) as error:
-        raise BadInput(f"{str(path)!r} is no whole safetensors file: {_line(error)}") from error
-
-
-def _checkpoint(path: Path) -> dict[str, Tensor]:
-    try:
-        content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever the reader trips over, the file is of no use
-        raise BadInput(
-            f"{str(path)!r} cannot be read as tensors only (weights_only=True), and fedspill never unpickles:"
-            f" {_line(error)}; save a state_dict, or safetensors"
-        ) from error
-    for key in NESTS:
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-    if not isinstance(content, Mapping) or not content:
-        raise BadInput(f"{str(path)!r} holds {_kind(content)}; a mapping of names to tensors is needed")
-    for name, value in content.items():
-        if not isinstance(name, str) or not isinstance(value, Tensor):
-            raise BadInput(f"{str(path)!r}: {name!r} is a {type(value).__name__}; only named tensors are accepted")
-    return {name: value.detach() for name, value in content.items()}
-
-
-def _kind(content: Any) -> str:
-    return "nothing" if isinstance(content, Mapping) else f"a {type(content).__name__}"
-
-
-def _line(error: Exception) -> str:
-    """The first line of an error, cut to a readable length."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
-
-
-def read_metadata(path: str | Path) -> dict[str, str]:
-    """What a safetensors file says of itself; {} for other files.
-
-    Raises:
-        BadInput: a broken safetensors file.
-    """
-    if Path(path).suffix != ".safetensors":
-        return {}
-    try:
-        with safe_open(path, framework="pt") as file:
-            return dict(file.metadata() or {})
-    except (SafetensorError, OSError, ValueError) as error:
-        raise BadInput(f"{str(path)!r} is no whole safetensors file: {_line(error)}") from error
 
 
 def partial_of(path: Path) -> Path:
@@ -157,18 +86,20 @@ def _bytes_of(content: str | bytes | Path | Tensor | Params) -> Iterator[bytes]:
 
 
 def with_weights(model: Model, tensors: Params, source: str) -> Model:
-    """`model` with the parameters and buffers in `tensors`, which is a state dict.
+    """`model` with the parameters and buffers in `tensors`, which is what a file holds (`fedspill.core.files`).
 
     Buffers that a state dict need not hold (batch counters, non-persistent ones) keep the model's values.
 
     Raises:
         BadInput: names or shapes differ, or a value is not finite; the message names `source`.
     """
-    state = model.module.state_dict()
-    params = {k: v for k, v in tensors.items() if k in model.params or k not in state}
-    optional = {k: v for k, v in model.buffers.items() if k not in state or k.endswith("num_batches_tracked")}
-    buffers = {**optional, **{k: v for k, v in tensors.items() if k in model.buffers}}
     try:
-        return model.with_params(params, buffers)
+        found = fitted(tensors, model, "parameter")
+        if found.rivals:
+            warnings.warn(f"{source} holds weights under {list(found.rivals)} too, which were not taken", stacklevel=2)
+        check_complete(found.params, model, list(tensors), "parameter")
+        state = model.module.state_dict()
+        optional = {k: v for k, v in model.buffers.items() if k not in state or k.endswith("num_batches_tracked")}
+        return model.with_params(found.params, {**optional, **found.buffers})
     except BadInput as error:
         raise BadInput(f"{source}: {error}") from error

@@ -1,0 +1,113 @@
+"""A reconstruction of a captured update beside its truth: an audit of one trial, by the same scores and verdict."""
+
+import functools
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from fedspill.auditing.judge import prior_only
+from fedspill.auditing.resolving.scenario import Scenario, prepare
+from fedspill.auditing.run import AuditResult, conclude
+from fedspill.auditing.servers import Sent as Served
+from fedspill.auditing.servers import Servers
+from fedspill.auditing.trial import Finished, Posed, Task, judged
+from fedspill.auditing.watch import TrialWatch
+from fedspill.core.errors import BadInput
+from fedspill.core.knowledge import Knows, ServerKnowledge
+from fedspill.core.local_training.update import FedSGD, LocalTraining
+from fedspill.core.roles import Attack, Job
+from fedspill.core.types import Reconstruction
+from fedspill.plan.file import parse_plan
+from fedspill.plan.sections import AttackEntry
+from fedspill.report.store import Store
+from fedspill.report.trial import Labels
+from fedspill.zoo.data import DataPool
+
+
+@dataclass(frozen=True)
+class Judging:
+    """By what a reconstruction is judged.
+
+    Attributes:
+        truth: the examples behind the update, over all clients.
+        leak_threshold: metric to value, an example leaks when all are met; None takes those of the kind of data, as
+            an audit does.
+    """
+
+    truth: DataPool
+    leak_threshold: dict[str, float] | None = None
+
+
+def scenario_of(judging: Judging, entry: AttackEntry, job: Job, seed: int) -> Scenario:
+    """The audit that one captured update is, with what the server was granted of it.
+
+    Raises:
+        BadInput: the truth does not fit the model, the number of clients or what was granted.
+    """
+    knowledge, count = job.knowledge, len(judging.truth)
+    if knowledge.num_examples not in (None, count):
+        raise BadInput(f"num_examples={knowledge.num_examples} was given, and the truth holds {count} examples")
+    plan = parse_plan(_table(judging, entry, knowledge, seed))
+    scenario = prepare(plan, knowledge.model.like.device, model=knowledge.model, pool=judging.truth)
+    clients = replace(scenario.clients, training=_training(job))
+    return replace(scenario, clients=clients, model=knowledge.model, knows=knowledge.holds())
+
+
+def _table(judging: Judging, entry: AttackEntry, knowledge: ServerKnowledge, seed: int) -> dict[str, Any]:
+    """The plan that says the same, as far as a plan can."""
+    model = knowledge.model
+    audit: dict[str, Any] = {"attacks": [entry.model_dump()], "seeds": [seed]}
+    if judging.leak_threshold is not None:
+        audit["leak_threshold"] = judging.leak_threshold
+    dtype = str(model.like.dtype).removeprefix("torch.")
+    return {
+        "audit": audit,
+        "model": {"mode": "train" if model.training else "eval", "dtype": dtype},
+        "client": {"num_examples": len(judging.truth), "clients": knowledge.num_clients},
+        "server": {"knows": [k.value for k in knowledge.holds() - {Knows.PUBLIC_DATA}]},
+    }
+
+
+def _training(job: Job) -> LocalTraining:
+    """The protocol as far as it is known, of the parameters that were sent."""
+    training = job.knowledge.local_training or FedSGD()
+    sent = job.update.values.keys()
+    return training if sent == job.knowledge.model.params.keys() else replace(training, trainable=tuple(sent))
+
+
+def concluded(
+    scenario: Scenario,
+    attack: Attack,
+    job: Job,
+    returned: Reconstruction,
+    watch: TrialWatch,
+    *,
+    seconds: float,
+    started: str,
+    out: Path | None,
+    command: str,
+) -> AuditResult:
+    """The scores, and the verdict, of what an attack returned of the scenario's one update."""
+    servers, private = Servers(scenario), scenario.private(0)
+    task = Task(scenario.worlds[0], 0, scenario.seeds[0])
+    posed = Posed(task, private, Served(job.knowledge.model, attack, 0), job)
+    labelled = scenario.pool.has_labels
+    shown = returned if labelled else replace(returned, labels=None, label_method=None)
+    priors = functools.cache(lambda update, seed: prior_only(scenario, scenario.private(update), seed))
+    done = judged(servers, posed, shown, seconds, watch, priors)
+    record = done.record.model_copy(update=_unknown(returned, job, labelled))
+    store = None if out is None else Store(out, "")
+    return conclude(
+        scenario, [Finished(record, done.tensors)], store, started=started, seconds=seconds, command=command
+    )
+
+
+def _unknown(returned: Reconstruction, job: Job, labelled: bool) -> dict[str, Any]:
+    """What cannot be said of an update whose labels or whose protocol nobody told."""
+    changes = dict[str, Any]()
+    if not labelled or job.knowledge.local_training is None:
+        changes["self_check"] = None
+    if not labelled and returned.labels is not None:
+        source = "granted" if returned.label_method is None else "inferred"
+        changes["labels"] = Labels(source=source, method=returned.label_method)
+    return changes
