@@ -538,7 +538,7 @@ def _ends(ends: Range | None) -> tuple[float, float] | None:
 def _pair(normalise: object, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
     try:
         mean, std = (_values(part) for part in cast("Sequence[Any]", normalise))
-        fits = len(mean) == len(std) and len(mean) in (1, channels) and all(v > 0 for v in std)
+        fits = {len(mean), len(std)} <= {1, channels} and all(v > 0 for v in std)
     except (TypeError, ValueError):
         fits, mean, std = False, (), ()
     if not fits:
