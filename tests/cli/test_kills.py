@@ -19,7 +19,7 @@ from fedspill.zoo.models import build
 from tests.support.kills import run_and_kill
 
 ALL = bool(os.environ.get("FEDSPILL_FUZZ"))
-"""`make fuzz` tries every operation; the suite those of the first file, before a folder is known as ours, and two more."""
+"""`make fuzz` tries every operation; the suite those of the first file, before a folder is known, and two more."""
 
 PLAN = """
 [audit]
@@ -65,7 +65,8 @@ def command(*words: str) -> Callable[[], None]:
         folder.render = page  # the figures of a page take longer than the rest, and are no file operations
         done = CliRunner().invoke(app, list(words))
         ended = done.exception is None or isinstance(done.exception, SystemExit)
-        assert ended and done.exit_code in (0, 1, 3), (done.output, done.exception)
+        assert ended, done.exception
+        assert done.exit_code in (0, 1, 3), done.output
 
     return run
 
