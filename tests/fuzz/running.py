@@ -66,7 +66,8 @@ def check(*words: str) -> str:
         assert told.strip(), "a refusal says why"
         assert "fedspill: " not in told or told.rstrip().splitlines()[-1].startswith("fedspill: "), told
         left = {path for path in _files() - before if not path.endswith("fedspill.json")}
-        assert not left, f"a refusal left {left}"
+        # An attack may find out in the midst of an audit that it does not fit one of its updates; the others are kept.
+        assert not left or "does not apply" in told, f"a refusal left {left}"
     assert not [path for path in _files() if path.endswith(".partial")], "something half-written is left"
     return f"exit {code}"
 

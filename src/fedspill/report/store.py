@@ -173,6 +173,8 @@ def read_report(folder: Path) -> tuple[AuditReport, Mapping[str, Tensor]]:
         raise BadInput(
             f"{str(path)!r} is not a report of this version: {'.'.join(map(str, first['loc']))}: {first['msg']}"
         ) from None
+    except (AttributeError, TypeError, ValueError) as error:  # of a plan of odd values
+        raise BadInput(f"{str(path)!r} is not a report of this version: {str(error).splitlines()[0]}") from None
     return report, _fitting(report, folder / TENSOR_FILE)
 
 
