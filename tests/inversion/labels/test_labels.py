@@ -178,7 +178,7 @@ def test_the_default_depends_on_what_was_sent() -> None:
         update, knowledge = sent(labels, network(bias=False, activation=activation))
         assert default_method(update, knowledge, 1) == "idlg"
         assert default_method(update, knowledge, 4) == several
-    assert set(METHODS) == {"idlg", *EVERY}
+    assert set(METHODS) == {"idlg", "fitted", *EVERY}
 
 
 def test_counts_are_rounded_to_the_nearest_that_add_up() -> None:
