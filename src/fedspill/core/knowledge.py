@@ -4,7 +4,7 @@ from collections.abc import Set
 from dataclasses import dataclass
 from enum import Enum
 
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from fedspill.core.local_training.update import LocalTraining
@@ -37,7 +37,8 @@ class ServerKnowledge:
         model: as sent to the clients, tampered with or not.
         num_clients: how many updates were averaged into the one that is attacked; a server always knows.
         num_examples: n, over all clients.
-        labels: of the private examples, in their order: classes (n,), or next tokens (n, t).
+        labels: of the private examples, in their order: classes (n,), next tokens (n, t), or what
+            else the loss takes, such as several labels each (n, k).
         local_training: the protocol with its settings; its `draws` are None unless they are known, too.
         public_data: examples from the clients' distribution, disjoint from the private ones.
         client_sizes: examples of each client in their order, where the server was granted their number and they differ;
@@ -56,7 +57,7 @@ class ServerKnowledge:
     model: Model
     num_clients: int = 1
     num_examples: int | None = None
-    labels: Int[Tensor, " n ..."] | None = None
+    labels: Int[Tensor, " n ..."] | Float[Tensor, " n ..."] | None = None
     local_training: LocalTraining | None = None
     public_data: Batch | None = None
     bn_statistics: Params | None = None

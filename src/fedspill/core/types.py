@@ -25,6 +25,8 @@ LossFn = Callable[[Tensor, Tensor], Float[Tensor, ""]]
 class Batch:
     """Inputs as a person would see them (not normalised), with their labels.
 
+    Labels are what the loss takes: classes (n,), next tokens (n, t), or numbers, such as several labels each (n, k).
+
     Raises:
         BadInput: no example, or not one label per example.
 
@@ -35,7 +37,7 @@ class Batch:
     """
 
     inputs: Float[Tensor, "n ..."] | Int[Tensor, "n ..."]
-    labels: Int[Tensor, " n ..."]
+    labels: Int[Tensor, " n ..."] | Float[Tensor, " n ..."]
 
     def __post_init__(self) -> None:
         if len(self.inputs) == 0:

@@ -14,6 +14,9 @@ from fedspill.inversion.gradients.scale import Multiple
 WHOLE = 1e-2
 """How far 1/share may be from a whole number of examples, relative."""
 
+NOTHING = 1e-2
+"""Share of the rows that may be left where what is read explains everything."""
+
 Reads = Callable[[Params, int | None, float], Readout]
 """A gradient, n and the rounding of one entry to what is read."""
 
@@ -35,6 +38,9 @@ def read_in_scale(read: Reads, gradient: Params, count: int | None, noise: float
     if factor is None:
         return plain
     again = read({k: v / factor for k, v in gradient.items()}, number, noise / factor)
+    if count is None and told is None and again.certified > 0:  # more may be found than were seen at first
+        number, factor = again.certified, again.certified * min(plain.shares)
+        again = read({k: v / factor for k, v in gradient.items()}, number, noise / factor)
     if _distinct(again) < _distinct(plain) or again.unexplained > plain.unexplained:
         return plain
     # Neither n nor the factor is known: those that are certified are all only if they explain everything.
@@ -53,6 +59,8 @@ def _credible(read: Readout, count: int | None, told: Multiple | None) -> bool:
         return False
     if count is None:
         whole = 1 / min(read.shares)
+        if read.unexplained < NOTHING and sum(copies) < whole / 2:
+            return False  # most examples would send nothing at all
         return whole > 0.5 and abs(whole - round(whole)) < WHOLE * whole
     # Examples that are all there equally often, and others that are not read: rather a factor.
     often = len(copies) > 1 and min(copies) == max(copies) > 1

@@ -5,7 +5,7 @@ how many local steps.
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from fedspill.core.errors import BadInput, NotApplicable
@@ -170,7 +170,7 @@ class Hypothesis:
     """
 
     num_examples: int
-    labels: Int[Tensor, " n"] | None
+    labels: Int[Tensor, " n ..."] | Float[Tensor, " n ..."] | None
     training: LocalTraining
     label_method: str
     notes: tuple[str, ...] = ()
