@@ -25,6 +25,7 @@ from fedspill.core.inputs import ImageSpec, TableSpec, TokenSpec, kind
 from fedspill.core.knowledge import Knows
 from fedspill.core.local_training.update import LocalTraining
 from fedspill.core.model import Model
+from fedspill.core.probing.state import check_memory
 from fedspill.core.rng import randn, stream
 from fedspill.core.roles import Stages
 from fedspill.core.tensor_files import sha256
@@ -250,7 +251,8 @@ def _check_fit(scenario: Scenario) -> None:
     """Computes a first update (of one micro-batch): what does not fit is told now, not in the midst of an audit.
 
     Raises:
-        BadInput: dropout in train mode, labels that the model does not know, or an update that cannot be computed.
+        BadInput: dropout in train mode, a network with a memory, labels that the model does not know, or an update
+            that cannot be computed.
     """
     model, clients = scenario.model, scenario.clients
     active = [n for n, m in model.module.named_modules() if isinstance(m, DROPOUTS) and m.p > 0]
@@ -275,6 +277,7 @@ def _check_fit(scenario: Scenario) -> None:
             raise BadInput(
                 f"the data has labels up to {highest}, the model knows {classes} classes (0 to {classes - 1})"
             )
+        check_memory(model)
         client = Client(first, clients.training, clients.defences, clients.micro_batch)
         client.respond(model, stream(0, "check"))
     except (RuntimeError, ValueError, TypeError, IndexError) as error:

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from fedspill.core.module.wrappers import inside
+
 PLAIN = (int, float, bool, str, bytes, complex, type(None), torch.dtype, torch.device, torch.Size, type)
 """Of attributes that cannot change, nor refer to anything that can."""
 TABLES = ("_parameters", "_buffers", "_modules")
@@ -71,12 +73,20 @@ class _Twins:
     def __init__(self, module: nn.Module, made: dict[int, Any], *, deep: bool) -> None:
         self.made, self.deep = made, deep
         self._kept: list[object] = []
-        layers = list(module.modules())
+        layers = [layer for layer in module.modules() if inside(layer) is None]
         for layer in layers:
             self.made[id(layer)] = object.__new__(type(layer))
+        self._pass_wrappers(module)
         for layer in layers:
             self._fill(layer, self.made[id(layer)].__dict__)
         self.root: nn.Module = self.made[id(module)]
+
+    def _pass_wrappers(self, module: nn.Module) -> None:
+        """What stands for a wrapper is the twin of what it holds."""
+        for layer in reversed(list(module.modules())):
+            held = inside(layer)
+            if held is not None:
+                self.made[id(layer)] = self.made[id(held)]
 
     def _fill(self, layer: nn.Module, twin: dict[str, Any]) -> None:
         for name, value in layer.__dict__.items():
