@@ -546,3 +546,8 @@ def test_opacus_wrapper() -> None:
     got = [encoded_update(m, z, LABELS, FedSGD()).values for m in (model, expected)]
     assert list(got[0]) == list(got[1])
     torch.testing.assert_close(*got)
+
+
+def test_a_network_without_parameters_is_told_in_one_line() -> None:
+    with pytest.raises(BadInput, match="^Flatten has no parameters"):
+        _ = Model.of(nn.Flatten(), SPEC).like
