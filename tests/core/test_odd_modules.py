@@ -2,6 +2,7 @@
 
 import types
 from collections import namedtuple
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -551,3 +552,23 @@ def test_opacus_wrapper() -> None:
 def test_a_network_without_parameters_is_told_in_one_line() -> None:
     with pytest.raises(BadInput, match="^Flatten has no parameters"):
         _ = Model.of(nn.Flatten(), SPEC).like
+
+
+@pytest.mark.parametrize("training", [FedSGD(), TWO_EPOCHS], ids=["gradient", "two epochs"])
+def test_frozen_parameters_are_not_sent_unless_they_are_named(training) -> None:
+    net = Plain().double()
+    net.a.requires_grad_(False)
+    model, z = Model.of(net, SPEC), rand((2, 1, 6, 6), stream(0), DOUBLE)
+    update = encoded_update(model, z, LABELS, training).values
+    assert set(update) == {k for k, p in net.named_parameters() if p.requires_grad}
+    twin = copied(net)
+    rule = torch.optim.SGD([p for p in twin.parameters() if p.requires_grad], lr=1.0 if training == FedSGD() else 0.5)
+    for _ in range(1 if training == FedSGD() else 2):
+        rule.zero_grad()
+        functional.cross_entropy(twin(z), LABELS).backward()
+        rule.step()
+    for name, end in twin.named_parameters():
+        if name in update:
+            torch.testing.assert_close(update[name], model.params[name] - end.detach())
+    named = encoded_update(model, z, LABELS, replace(training, trainable=("a.*", "f.bias"))).values
+    assert list(named) == ["a.weight", "a.bias", "f.bias"]

@@ -1,8 +1,7 @@
 """Protocols of local training, and their steps, differentiable in the inputs."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import NamedTuple, cast
 
 import torch
@@ -19,7 +18,8 @@ class FedSGD:
     """Send the mean gradient over all examples.
 
     Attributes:
-        trainable: patterns of parameter names (`fnmatch`); ("head.*",) is head-only training.
+        trainable: names or patterns (`fnmatch`) of parameters; ("head.*",) is head-only training, ("*",) what takes a
+            gradient.
 
     Example:
         >>> import fedspill
@@ -42,7 +42,7 @@ class FedAvg:
         lr: step size of the local SGD.
         momentum: as in `torch.optim.SGD`, no dampening, no Nesterov.
         weight_decay: added to the gradient, as in `torch.optim.SGD`.
-        trainable: patterns of parameter names (`fnmatch`).
+        trainable: as for `FedSGD`.
 
     Example:
         >>> import fedspill
@@ -72,20 +72,6 @@ class FedAvg:
 LocalTraining = FedSGD | FedAvg
 
 
-def trained_names(names: Iterator[str] | list[str], trainable: tuple[str, ...]) -> list[str]:
-    """The parameters that the patterns select, in the model's order.
-
-    Raises:
-        BadInput: a pattern selects nothing.
-    """
-    names = list(names)
-    for pattern in trainable:
-        if not any(fnmatchcase(name, pattern) for name in names):
-            shown = names if len(names) <= 8 else [*names[:8], "..."]
-            raise BadInput(f"trainable={pattern!r} matches none of the parameters {shown}")
-    return [n for n in names if any(fnmatchcase(n, p) for p in trainable)]
-
-
 class LocalState(NamedTuple):
     """A client between two steps of FedAvg.
 
@@ -102,7 +88,7 @@ class LocalState(NamedTuple):
 
 def first_state(model: Model, training: FedAvg) -> LocalState:
     """The client before its first step: the trained parameters as the server sent them."""
-    names = trained_names(list(model.params), training.trainable)
+    names = model.trained_names(training.trainable)
     return LocalState({k: model.params[k].detach().clone().requires_grad_() for k in names}, {}, model.buffers)
 
 

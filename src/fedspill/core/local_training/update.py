@@ -18,7 +18,6 @@ from fedspill.core.local_training.steps import (
     local_step,
     loss_gradients,
     minibatches,
-    trained_names,
 )
 from fedspill.core.model import Model
 from fedspill.core.types import Batch, Encoded, Update, UpdateKind
@@ -92,7 +91,7 @@ def weighted_mean(parts: Iterable[tuple[int, Update]], progress: Heard = unheard
 
 
 def _gradient_update(model: Model, z: Tensor, labels: Tensor, training: FedSGD, create_graph: bool) -> Update:
-    names = trained_names(list(model.params), training.trainable)
+    names = model.trained_names(training.trainable)
     current = {k: model.params[k].detach().requires_grad_() for k in names}
     gradients, buffers = loss_gradients(model, current, model.buffers, z, labels, create_graph)
     return Update(UpdateKind.GRADIENT, gradients, buffers if model.training else None)
