@@ -505,10 +505,47 @@ def test_a_network_that_remembers_outside_its_buffers_is_refused() -> None:
     check_memory(Model.of(MovingMean(True), SPEC))
 
 
-def compared(net: nn.Module, size: int, *, training: bool) -> None:
+class Sequence(nn.Module):
+    """Rows of a picture as a sequence through a layer that holds its weights in a way of its own."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer, self.f = layer, nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.layer(x[:, 0])
+        return self.f((y[0] if isinstance(y, tuple) else y)[:, -1])
+
+
+class Attending(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention, self.f = nn.MultiheadAttention(6, 2, batch_first=True), nn.Linear(6, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.f(self.attention(x, x, x)[0])
+
+
+SEQUENCES = {
+    "lstm": lambda: nn.LSTM(6, 8, batch_first=True),
+    "gru": lambda: nn.GRU(6, 4, 2, batch_first=True, bidirectional=True),
+    "attention": Attending,
+    "encoder": lambda: nn.Sequential(nn.TransformerEncoderLayer(6, 2, 8, batch_first=True), nn.Linear(6, 8)),
+    "group norm": lambda: nn.Sequential(
+        nn.Linear(6, 8), nn.ReLU(inplace=True), nn.GroupNorm(2, 6), nn.ELU(inplace=True)
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", SEQUENCES)
+def test_layers_that_hold_their_weights_in_lists(kind) -> None:
+    compared(Sequence(SEQUENCES[kind]()), 6, training=False, channels=1)
+
+
+def compared(net: nn.Module, size: int, *, training: bool, channels: int = 3) -> None:
     """The update equals the module's own backward pass, in a Model whose template holds other weights."""
-    spec, net = ImageSpec((3, size, size)), net.double().train(training)
-    z, labels = rand((2, 3, size, size), stream(0), DOUBLE), torch.tensor([1, 3])
+    spec, net = ImageSpec((channels, size, size)), net.double().train(training)
+    z, labels = rand((2, channels, size, size), stream(0), DOUBLE), LABELS
     functional.cross_entropy(net(z), labels).backward()
     other = copied(net)
     with torch.no_grad():
