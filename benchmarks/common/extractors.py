@@ -6,7 +6,8 @@ from pathlib import Path
 import torch
 
 from fedspill.core.model import Model
-from fedspill.inversion.network.extractor import Extractor, head_module
+from fedspill.core.probing.head import head_module
+from fedspill.inversion.network.extractor import Extractor
 from fedspill.zoo import models
 from fedspill.zoo.data import DataPool
 

@@ -25,11 +25,12 @@ from fedspill.core.inputs import ImageSpec
 from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.local_training.update import FedSGD, local_update
 from fedspill.core.model import Model
+from fedspill.core.probing.head import head_module
 from fedspill.core.rng import stream
 from fedspill.core.settings import with_fields
 from fedspill.core.types import Batch
 from fedspill.inversion.gradients.layer import Layer
-from fedspill.inversion.network.extractor import Extractor, head_module
+from fedspill.inversion.network.extractor import Extractor
 from fedspill.inversion.representations.heads.making import make_head
 from fedspill.inversion.representations.heads.settings import PAPER, SpAB
 from fedspill.inversion.representations.heads.weights import HeadWeights, Kind

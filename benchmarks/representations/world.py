@@ -8,6 +8,7 @@ from torch import Tensor
 from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.local_training.update import FedSGD, local_update
 from fedspill.core.model import Model
+from fedspill.core.probing.head import head_module
 from fedspill.core.rng import stream
 from fedspill.core.roles import Attack, Metric
 from fedspill.core.types import Batch, Reconstruction, Update

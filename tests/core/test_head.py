@@ -218,3 +218,28 @@ def test_the_head_that_is_shared_is_the_module_that_hands_the_logits_out() -> No
     for make in (Bare, ConvolvedThenPooled, Tempered):
         with pytest.raises(NotApplicable, match="no head to share"):
             head_module(model_of(make))
+
+
+class Squeezed(OneOutput):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x)[:, 0]
+
+
+def test_a_single_output_is_one_class() -> None:
+    model, z = model_of(Squeezed), rand((3, 1, 4, 4), stream(0), DOUBLE)
+    assert last_linear(model) == Head("fc", "fc.weight", "fc.bias")
+    features, logits = features_and_logits(model, model.params, z, last_linear(model))
+    torch.testing.assert_close(features, model.own_module().features(z))
+    assert logits.shape == (3, 1)
+
+
+@pytest.mark.parametrize("silent", ["base", "fc"])
+def test_the_head_does_not_depend_on_the_weights(silent) -> None:
+    class Rectified(Based):
+        def features(self, x: Tensor) -> Tensor:
+            return torch.relu(self.base(x.flatten(1)))
+
+    model = model_of(Rectified)
+    zeros = {k: torch.zeros_like(v) if k.startswith(silent) else v for k, v in model.params.items()}
+    assert last_linear(model.with_params(zeros)) == Head("fc", "fc.weight", "fc.bias")
+    assert last_linear(model) == Head("fc", "fc.weight", "fc.bias")

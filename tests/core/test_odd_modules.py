@@ -2,6 +2,7 @@
 
 import types
 from collections import namedtuple
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -16,6 +17,7 @@ from fedspill.core.inputs import ImageSpec, TokenSpec
 from fedspill.core.local_training.update import FedAvg, FedSGD, encoded_update
 from fedspill.core.model import Model
 from fedspill.core.module.twins import copied
+from fedspill.core.probing.state import check_memory
 from fedspill.core.rng import rand, randn, stream
 
 SPEC = ImageSpec((1, 6, 6))
@@ -438,3 +440,172 @@ def test_a_wrapper_of_one_s_own_is_no_wrapper_to_take_off() -> None:
     inner = Model.of(model.module.module, SPEC)
     z = torch.rand(2, 1, 6, 6)
     assert torch.equal(model.logits(model.params, z), 2 * inner.logits(inner.params, z))
+
+
+def test_wrappers_inside_a_network_are_taken_off_too() -> None:
+    net = Plain()
+    names = [k for k, _ in net.named_parameters()]
+    expected = Model.of(net, SPEC)
+    net.a, net.f = torch.compile(net.a, backend="eager"), nn.DataParallel(torch.compile(net.f, backend="eager"))
+    model = Model.of(net, SPEC)
+    assert list(model.params) == names
+    z = rand((2, 1, 6, 6), stream(0), SINGLE)
+    assert torch.equal(model.logits(model.params, z), expected.logits(expected.params, z))
+    assert isinstance(net.f, nn.DataParallel)
+
+
+def test_hooks_of_a_library_that_records_gradients_are_taken_off() -> None:
+    def recording(module: nn.Module, inputs: object, output: Tensor) -> Tensor:
+        raise AssertionError("the hook was called")
+
+    recording.__module__ = "opacus.grad_sample.grad_sample_module"
+    wrapper = type("GradSampleModule", (nn.Module,), {"__module__": "opacus.grad_sample.grad_sample_module"})()
+    net, plain = Plain(), Plain()
+    plain.load_state_dict(net.state_dict())
+    wrapper._module = net
+    handle = net.a.register_forward_hook(recording)
+    model, twin = Model.of(wrapper, SPEC), Model.of(plain, SPEC)
+    z = rand((2, 1, 6, 6), stream(0), SINGLE)
+    assert list(model.params) == list(twin.params)
+    assert torch.equal(model.logits(model.params, z), twin.logits(twin.params, z))
+    assert handle.id in net.a._forward_hooks
+
+
+class Remembering(Plain):
+    """Its mean moves in every call, and is no buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mean = torch.zeros(())
+
+    def features(self, x: Tensor) -> Tensor:
+        y = self.block(x)
+        self.mean = 0.5 * self.mean + 0.5 * y.detach().mean()
+        return y - self.mean
+
+
+@pytest.mark.parametrize("make", [Plain, Keeping, lambda: nn.Sequential(Plain(), nn.Dropout(0.5)), lambda: Normed()])
+@pytest.mark.parametrize("training", [True, False])
+def test_what_is_kept_and_not_used_is_no_memory(make, training) -> None:
+    model = Model.of(make(), SPEC, training=training)
+    state = torch.random.get_rng_state()
+    check_memory(model)
+    assert torch.equal(state, torch.random.get_rng_state())
+
+
+class Normed(Plain):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Sequential(self.a, nn.BatchNorm2d(3))
+
+
+def test_a_network_that_remembers_outside_its_buffers_is_refused() -> None:
+    with pytest.raises(BadInput, match="^Remembering answers differently when it is asked again"):
+        check_memory(Model.of(Remembering(), SPEC))
+    check_memory(Model.of(MovingMean(True), SPEC))
+
+
+class Sequence(nn.Module):
+    """Rows of a picture as a sequence through a layer that holds its weights in a way of its own."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer, self.f = layer, nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.layer(x[:, 0])
+        return self.f((y[0] if isinstance(y, tuple) else y)[:, -1])
+
+
+class Attending(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention, self.f = nn.MultiheadAttention(6, 2, batch_first=True), nn.Linear(6, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.f(self.attention(x, x, x)[0])
+
+
+SEQUENCES = {
+    "lstm": lambda: nn.LSTM(6, 8, batch_first=True),
+    "gru": lambda: nn.GRU(6, 4, 2, batch_first=True, bidirectional=True),
+    "attention": Attending,
+    "encoder": lambda: nn.Sequential(nn.TransformerEncoderLayer(6, 2, 8, batch_first=True), nn.Linear(6, 8)),
+    "group norm": lambda: nn.Sequential(
+        nn.Linear(6, 8), nn.ReLU(inplace=True), nn.GroupNorm(2, 6), nn.ELU(inplace=True)
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", SEQUENCES)
+def test_layers_that_hold_their_weights_in_lists(kind) -> None:
+    compared(Sequence(SEQUENCES[kind]()), 6, training=False, channels=1)
+
+
+def compared(net: nn.Module, size: int, *, training: bool, channels: int = 3) -> None:
+    """The update equals the module's own backward pass, in a Model whose template holds other weights."""
+    spec, net = ImageSpec((channels, size, size)), net.double().train(training)
+    z, labels = rand((2, channels, size, size), stream(0), DOUBLE), LABELS
+    functional.cross_entropy(net(z), labels).backward()
+    other = copied(net)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.add_(0.1)
+    buffers = {k: v.detach() for k, v in net.named_buffers()}
+    model = Model.of(other, spec, training=training).with_params(
+        {k: v.detach() for k, v in net.named_parameters()}, buffers
+    )
+    update = encoded_update(model, z, labels, FedSGD()).values
+    for name, parameter in net.named_parameters():
+        torch.testing.assert_close(update[name], parameter.grad, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_torchvision_s_checkpointed_densenet(training) -> None:
+    pytest.importorskip("torchvision", exc_type=Exception)
+    from torchvision.models import DenseNet
+
+    compared(DenseNet(4, (2, 2), 8, memory_efficient=True, num_classes=5), 32, training=training)
+
+
+@pytest.mark.parametrize("name", ["resnet10t", "vit_tiny_patch16_224"])
+def test_timm_s_checkpointed_networks(name) -> None:
+    timm = pytest.importorskip("timm", exc_type=Exception)
+    net = timm.create_model(name, num_classes=5, **({"img_size": 32} if name.startswith("vit") else {}))
+    net.set_grad_checkpointing(True)
+    compared(net, 32, training=False)
+
+
+def test_opacus_wrapper() -> None:
+    opacus = pytest.importorskip("opacus", exc_type=Exception)
+    net = Plain()
+    expected, model = Model.of(net, SPEC), Model.of(opacus.GradSampleModule(net), SPEC)
+    z = rand((2, 1, 6, 6), stream(0), SINGLE)
+    got = [encoded_update(m, z, LABELS, FedSGD()).values for m in (model, expected)]
+    assert list(got[0]) == list(got[1])
+    torch.testing.assert_close(*got)
+
+
+def test_a_network_without_parameters_is_told_in_one_line() -> None:
+    with pytest.raises(BadInput, match="^Flatten has no parameters"):
+        _ = Model.of(nn.Flatten(), SPEC).like
+
+
+@pytest.mark.parametrize("training", [FedSGD(), TWO_EPOCHS], ids=["gradient", "two epochs"])
+def test_frozen_parameters_are_not_sent_unless_they_are_named(training) -> None:
+    net = Plain().double()
+    net.a.requires_grad_(False)
+    model, z = Model.of(net, SPEC), rand((2, 1, 6, 6), stream(0), DOUBLE)
+    update = encoded_update(model, z, LABELS, training).values
+    assert set(update) == {k for k, p in net.named_parameters() if p.requires_grad}
+    twin = copied(net)
+    rule = torch.optim.SGD([p for p in twin.parameters() if p.requires_grad], lr=1.0 if training == FedSGD() else 0.5)
+    for _ in range(1 if training == FedSGD() else 2):
+        rule.zero_grad()
+        functional.cross_entropy(twin(z), LABELS).backward()
+        rule.step()
+    for name, end in twin.named_parameters():
+        if name in update:
+            torch.testing.assert_close(update[name], model.params[name] - end.detach())
+    named = encoded_update(model, z, LABELS, replace(training, trainable=("a.*", "f.bias"))).values
+    assert list(named) == ["a.weight", "a.bias", "f.bias"]

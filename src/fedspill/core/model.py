@@ -165,8 +165,14 @@ class Model:
 
     @property
     def like(self) -> Tensor:
-        """A parameter to copy device and dtype from."""
-        return next(iter(self.params.values()))
+        """A parameter to copy device and dtype from.
+
+        Raises:
+            BadInput: there is none.
+        """
+        for value in self.params.values():
+            return value
+        raise BadInput(f"{type(self.module).__name__} has no parameters, so a client that trains it sends nothing")
 
 
 def _blank(spec: InputSpec) -> Tensor:

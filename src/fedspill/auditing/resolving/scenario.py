@@ -28,6 +28,7 @@ from fedspill.core.local_training.draws import draws_anything, is_random, with_d
 from fedspill.core.local_training.protocol import LocalTraining
 from fedspill.core.losses import loss_of
 from fedspill.core.model import Model
+from fedspill.core.probing.state import check_memory
 from fedspill.core.rng import randn, seeded_globals, stream
 from fedspill.core.roles import Stages
 from fedspill.core.tensor_files import sha256
@@ -138,7 +139,9 @@ class Scenario:
     def key(self, *, redact: bool) -> str:
         """A digest of everything that decides what a folder holds; budget, `at_once` and policy do not."""
         plan = self.plan.model_dump(mode="json", exclude={"audit": {"budget", "at_once"}, "policy": True})
+        frozen = [sorted(self.model.frozen)] if self.model.frozen else []
         conditions = [
+            *frozen,
             plan,
             redact,
             fedspill.__version__,
@@ -292,8 +295,8 @@ def _check_fit(scenario: Scenario) -> None:
     """Computes a first update (of one micro-batch): what does not fit is told now, not in the midst of an audit.
 
     Raises:
-        BadInput: a network that draws in eval mode, labels that the model does not know, or an update that cannot be
-            computed.
+        BadInput: a network that draws in eval mode, one with a memory, labels that the model does not know, or an
+            update that cannot be computed.
     """
     model, clients, first = scenario.model, scenario.clients, _first(scenario)
     try:
@@ -303,6 +306,7 @@ def _check_fit(scenario: Scenario) -> None:
                 "the network draws random numbers in eval mode too, so that no two answers agree; F.dropout and its kin"
                 " want training=self.training"
             )
+        check_memory(model)
         client = Client(first, clients.training, clients.defences, clients.micro_batch)
         with seeded_globals(stream(0, "check")):
             client.respond(model, stream(0, "check"))

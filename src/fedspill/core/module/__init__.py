@@ -1,6 +1,7 @@
 """Anyone's `nn.Module` as a pure function of its tensors and its input.
 
-- `unwrapping`: the network inside `torch.compile`, `DataParallel`, DDP, Opacus; what cannot be used.
+- `wrappers`: `torch.compile`, `DataParallel`, DDP, Opacus.
+- `unwrapping`: the network without them; what cannot be used.
 - `twins`: a module's structure made anew, whatever its attributes refer to.
 - `calling`: one call with given parameters and buffers, which leaves no trace.
 - `answers`: logits out of what a network returns.

@@ -4,18 +4,17 @@ Parameters are never put back: whoever evaluates a part of the network once more
 checkpointing, reversible layers, hooks) sees those of the call.
 """
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakSet
 
 import torch
 import torch.utils.checkpoint
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from fedspill.core.errors import BadInput
-from fedspill.core.module.twins import instance
+from fedspill.core.module.twins import Twins, instance
 
 _readers: WeakSet[nn.Module] = WeakSet()
 """Modules that were seen not to write into their input, so that they need no copy of it."""
@@ -33,15 +32,57 @@ def called(
         BadInput: the network writes into its input in some calls only.
     """
     given = {**params, **{k: v.clone() for k, v in buffers.items()}}
-    held = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-    runner = _Runner(module, {id(held[k]): v for k, v in given.items() if k in held})
+    slots = _slots(module)
+    twins = instance(module, {id(s.held): given[s.name] for s in reversed(slots) if s.name in given})
     entering = z if module in _readers else z.clone()
     version = entering._version
-    with _replaced(CheckpointFunction=_Plainly):
-        output = functional_call(runner, {f"module.{k}": v for k, v in given.items()}, (entering,))
+    with _replaced(CheckpointFunction=_Plainly), _lent(slots, twins):
+        output = twins.root(entering)
     _note_writing(module, entering is z, entering._version != version)
-    after = dict(runner.ran[0].named_buffers())
-    return output, {k: after.get(k, given[k]) for k in buffers}
+    return output, {k: v for k, v in _buffers_of(slots, twins) if k in buffers}
+
+
+class _Slot(NamedTuple):
+    """A place in the table of a layer, with the tensor that it holds.
+
+    Attributes:
+        table: "_parameters" or "_buffers".
+    """
+
+    layer: nn.Module
+    table: str
+    key: str
+    name: str
+    held: Tensor
+
+
+def _slots(module: nn.Module) -> list[_Slot]:
+    return [
+        _Slot(layer, table, key, f"{prefix}.{key}" if prefix else key, held)
+        for prefix, layer in module.named_modules()
+        for table in ("_parameters", "_buffers")
+        for key, held in layer.__dict__[table].items()
+        if held is not None
+    ]
+
+
+@contextmanager
+def _lent(slots: list[_Slot], twins: Twins) -> Generator[None]:
+    """Inside, the module itself holds what its twin does: objects that are no modules, and hold layers, see those."""
+    try:
+        for slot in slots:
+            slot.layer.__dict__[slot.table][slot.key] = twins.made.get(id(slot.held), slot.held)
+        yield
+    finally:
+        for slot in slots:
+            slot.layer.__dict__[slot.table][slot.key] = slot.held
+
+
+def _buffers_of(slots: list[_Slot], twins: Twins) -> Iterator[tuple[str, Tensor]]:
+    for slot in slots:
+        if slot.table == "_buffers":
+            now = twins.made[id(slot.layer)].__dict__["_buffers"].get(slot.key)
+            yield slot.name, twins.made[id(slot.held)] if now is None else now
 
 
 def only_reads(module: nn.Module) -> bool:
@@ -56,23 +97,6 @@ def _note_writing(module: nn.Module, handed_over: bool, written: bool) -> None:
         )
     if not written:
         _readers.add(module)
-
-
-class _Runner(nn.Module):
-    """Calls a twin of the module.
-
-    Objects that are no modules, and that hold layers, see the module itself: it has the given tensors during the call.
-    """
-
-    def __init__(self, module: nn.Module, made: Mapping[int, Tensor]) -> None:
-        super().__init__()
-        self.module, self.made = module, made
-        self.ran: tuple[nn.Module, ...] = ()
-
-    def forward(self, z: Tensor) -> Any:
-        """What the module returns."""
-        self.ran = (instance(self.module, self.made),)
-        return self.ran[0](z)
 
 
 class _Plainly:

@@ -16,12 +16,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-PLAIN = (int, float, bool, str, bytes, complex, type(None), torch.dtype, torch.device, torch.Size, type)
+from fedspill.core.module.wrappers import inside
+
+PLAIN = frozenset((int, float, bool, str, bytes, complex, type(None), torch.dtype, torch.device, torch.Size, type))
 """Of attributes that cannot change, nor refer to anything that can."""
 TABLES = ("_parameters", "_buffers", "_modules")
 HOOKS = frozenset(
     name for name in nn.Module().__dict__ if name.endswith(("hooks", "hooks_with_kwargs", "_always_called"))
 )
+NAMES = "_non_persistent_buffers_set"
 COMPILED = "_compiled_call_impl"
 OWN = frozenset(nn.Module().__dict__)
 """Attributes that every module has; those of `TABLES` are made anew in their own way."""
@@ -37,16 +40,16 @@ def copied(module: nn.Module, values: Mapping[str, Tensor] | None = None) -> nn.
     values = values or {}
     named = [*module.named_parameters(), *module.named_buffers()]
     made: dict[int, Any] = {id(old): _valued(old, values[k]) if k in values else _cloned(old) for k, old in named}
-    return _Twins(module, made, deep=True).root
+    return Twins(module, made, deep=True).root
 
 
-def instance(module: nn.Module, made: Mapping[int, Tensor]) -> nn.Module:
-    """A twin for one call: it holds the tensors of the module's tables as they are, and clones of other attributes.
+def instance(module: nn.Module, made: dict[int, Any]) -> "Twins":
+    """Twins for one call: other tensors in tables and attributes than `made` has are cloned, or kept in tables.
 
     Args:
-        made: what stands for a tensor that attributes outside the tables refer to, by the tensor's `id`.
+        made: what stands for a tensor, by the tensor's `id`.
     """
-    return _Twins(module, dict(made), deep=False).root
+    return Twins(module, made, deep=False)
 
 
 def _valued(old: Tensor, value: Tensor) -> Tensor:
@@ -61,7 +64,7 @@ def _cloned(tensor: Tensor) -> Tensor:
     return tensor.detach().clone()
 
 
-class _Twins:
+class Twins:
     """Twins of a module and of all modules inside it.
 
     Attributes:
@@ -71,26 +74,36 @@ class _Twins:
     def __init__(self, module: nn.Module, made: dict[int, Any], *, deep: bool) -> None:
         self.made, self.deep = made, deep
         self._kept: list[object] = []
-        layers = list(module.modules())
+        layers = [layer for layer in module.modules() if not deep or inside(layer) is None]
         for layer in layers:
             self.made[id(layer)] = object.__new__(type(layer))
+        if deep:
+            self._pass_wrappers(module)
         for layer in layers:
             self._fill(layer, self.made[id(layer)].__dict__)
         self.root: nn.Module = self.made[id(module)]
 
+    def _pass_wrappers(self, module: nn.Module) -> None:
+        """What stands for a wrapper is the twin of what it holds."""
+        for layer in reversed(list(module.modules())):
+            held = inside(layer)
+            if held is not None:
+                self.made[id(layer)] = self.made[id(held)]
+
     def _fill(self, layer: nn.Module, twin: dict[str, Any]) -> None:
-        for name, value in layer.__dict__.items():
-            if name in TABLES:
-                twin[name] = {k: self.made.get(id(v), v) for k, v in value.items()}
-            elif name == COMPILED:
-                twin[name] = None
-            elif type(value) in PLAIN:
-                twin[name] = value
-            elif name not in OWN or (self.deep and name in HOOKS):
+        twin.update(layer.__dict__)
+        for name in TABLES:
+            twin[name] = {k: self.made.get(id(v), v) for k, v in twin[name].items()}
+        twin[NAMES] = set(twin[NAMES])
+        for name in HOOKS if self.deep else ():
+            twin[name] = self.of(twin[name])
+        for name in twin.keys() - OWN:
+            value = twin[name]
+            if type(value) not in PLAIN and not _is_plain_tuple(value):
                 twin[name] = self.of(value)
-            else:
-                twin[name] = set(value) if isinstance(value, set) else value
-        if isinstance(layer, nn.Embedding | nn.EmbeddingBag):
+        if COMPILED in twin:
+            twin[COMPILED] = None
+        if isinstance(layer, (nn.Embedding, nn.EmbeddingBag)):
             twin["sparse"] = False  # the same gradient, in the form in which updates are compared
 
     def of(self, value: Any) -> Any:
@@ -145,13 +158,17 @@ class _Twins:
     def _object(self, value: Any) -> Any:
         """Another class's object: copied with what it refers to where it can be, else shared."""
         if isinstance(value, nn.Module):  # one that the module does not know of as a layer
-            return _Twins(value, self.made, deep=self.deep).root
+            return Twins(value, self.made, deep=self.deep).root
         if not self.deep:
             return value
         try:
             return copy.deepcopy(value, self.made)
         except Exception:  # locks, files, generators, tensors with a history: anything may be held
             return value
+
+
+def _is_plain_tuple(value: object) -> bool:
+    return type(value) is tuple and PLAIN.issuperset(map(type, cast("tuple[object, ...]", value)))
 
 
 def _content(cell: Any) -> Any:

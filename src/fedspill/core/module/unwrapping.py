@@ -6,45 +6,37 @@ from torch.nn.parameter import is_lazy
 
 from fedspill.core.errors import BadInput
 from fedspill.core.module.twins import HOOKS, copied
+from fedspill.core.module.wrappers import inside
 
-WRAPPERS = {
-    "OptimizedModule": "_orig_mod",
-    "DataParallel": "module",
-    "DistributedDataParallel": "module",
-    "AbstractGradSampleModule": "_module",
-    "GradSampleModule": "_module",
-}
-"""Where wrappers hold the network, by the name of their class: torch.compile, PyTorch, Opacus."""
 FOREIGN_HOOKS = ("opacus.",)
 """Packages whose hooks record gradients for their own optimiser."""
 
 
 def unwrapped(module: nn.Module) -> nn.Module:
-    """The network itself, whose parameters have their plain names; the caller's own stays as it is."""
+    """The network itself, whose parameters have their plain names; the caller's own stays as it is.
+
+    A copy where wrappers are inside too, or hooks of a library that records gradients.
+    """
     inner = module
-    while (attribute := _held_as(inner)) is not None:
-        inner = inner.get_submodule(attribute)
-    return _without_hooks(inner) if inner is not module else inner
+    while (held := inside(inner)) is not None:
+        inner = held
+    layers = list(inner.modules())
+    if any(inside(layer) for layer in layers) or any(_foreign(hook) for layer in layers for hook in _hooks(layer)):
+        return _without_hooks(copied(inner))
+    return inner
 
 
-def _held_as(module: nn.Module) -> str | None:
-    names = [kind.__name__ for kind in type(module).__mro__ if kind.__module__.split(".")[0] in ("torch", "opacus")]
-    return next((WRAPPERS[n] for n in names if WRAPPERS.get(n) in dict(module.named_children())), None)
+def _hooks(layer: nn.Module) -> list[object]:
+    return [hook for name in HOOKS for hook in layer.__dict__[name].values()]
 
 
-def _without_hooks(module: nn.Module) -> nn.Module:
-    """The network without the hooks of a library that records gradients; itself if there are none."""
-    if not any(
-        _foreign(hook) for layer in module.modules() for name in HOOKS for hook in layer.__dict__[name].values()
-    ):
-        return module
-    plain = copied(module)
-    for layer in plain.modules():
+def _without_hooks(network: nn.Module) -> nn.Module:
+    for layer in network.modules():
         for name in HOOKS:
             hooks = layer.__dict__[name]
             for key in [k for k, hook in hooks.items() if _foreign(hook)]:
                 del hooks[key]
-    return plain
+    return network
 
 
 def _foreign(hook: object) -> bool:

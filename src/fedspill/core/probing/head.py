@@ -4,7 +4,7 @@ It is found by what it does, not by its kind, its name or its place: the head's 
 that logit alone depends on, and linearly. Hence the derivative of logit c by row c is what enters the head.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from weakref import WeakKeyDictionary
 
 import torch
@@ -53,7 +53,9 @@ def last_linear(model: Model) -> Head:
         NotApplicable: no parameter acts as one.
     """
     if model.module not in _found:
-        _found[model.module] = _find(model.in_eval_mode())
+        calm = model.in_eval_mode()
+        # With weights of its own by which nothing enters the head, a network still has one.
+        _found[model.module] = _find(calm) or _find(replace(calm, params=_drawn(calm.params)))
     head = _found[model.module]
     if head is None:
         raise NotApplicable(
@@ -62,12 +64,19 @@ def last_linear(model: Model) -> Head:
     return head
 
 
+def _drawn(params: Params) -> dict[str, Tensor]:
+    """Random weights of ordinary size; scales and biases near 1."""
+    return {
+        k: random_like(v, k) / v[0].numel() ** 0.5 if v.ndim > 1 else 1 + 0.1 * random_like(v, k)
+        for k, v in params.items()
+    }
+
+
 def _find(model: Model) -> Head | None:
     """The registered last among the weights that act as heads; rather one with a bias."""
     leaves = {k: v.detach().clone().requires_grad_() for k, v in model.params.items()}
-    with torch.enable_grad():
-        logits = model.logits(leaves, probe_inputs(model.input, PROBES, model.like))
-    if logits.ndim < 2 or not logits.requires_grad:
+    logits = _logits(model, leaves, probe_inputs(model.input, PROBES, model.like))
+    if not logits.requires_grad:
         return None
     ends = [_Cotangent(logits, leaves, name) for name in ("one", "other")]
     biases = [k for k, v in leaves.items() if v.shape == logits.shape[-1:] and _is_bias(k, ends)]
@@ -82,6 +91,13 @@ def _find(model: Model) -> Head | None:
                     return head
                 heads.append(head)
     return heads[0] if heads else None
+
+
+def _logits(model: Model, params: Params, z: Tensor) -> Float[Tensor, "n ... k"]:
+    """With a graph; a single output (n,) is one class."""
+    with torch.enable_grad():
+        logits = model.logits(params, z)
+    return logits[:, None] if logits.ndim == 1 else logits
 
 
 def _ways(weight: Tensor, classes: int) -> list[bool]:
@@ -120,8 +136,7 @@ def _is_head(head: Head, model: Model, ends: list[_Cotangent]) -> bool:
     weight = moved[head.weight]
     scale = weight.norm() / weight.numel() ** 0.5 if bool(weight.any()) else 1.0
     moved[head.weight] = (weight + scale * random_like(weight, "moved")).requires_grad_()
-    with torch.enable_grad():
-        logits = model.logits(moved, probe_inputs(model.input, PROBES, model.like))
+    logits = _logits(model, moved, probe_inputs(model.input, PROBES, model.like))
     again = _features_of_rows(head, [_Cotangent(logits, moved, "one")])
     return again is not None and _close(again, features)
 
@@ -155,8 +170,7 @@ def features_and_logits(
         NotApplicable: there is more than one answer for each example.
     """
     weight = params[head.weight].detach().clone().requires_grad_()
-    with torch.enable_grad():
-        logits = model.logits({**params, head.weight: weight}, z)
+    logits = _logits(model, {**params, head.weight: weight}, z)
     if logits.ndim != 2:
         raise NotApplicable(f"the head {head.name!r} must answer once for each example, with (n, classes)")
     classes, features = logits.shape[1], list[Tensor]()
