@@ -8,6 +8,7 @@ from fedspill.core.errors import BadInput
 from fedspill.plan.file import parse_plan, read_plan
 from fedspill.plan.values import set_fields
 from fedspill.zoo.data.indices import parse_indices
+from fedspill.zoo.models import build
 
 TOML = {
     "too many digits for Python": (f"[client]\nnum_examples = {'9' * 5000}", "is not valid TOML: Exceeds the limit"),
@@ -95,3 +96,9 @@ def test_positions_far_apart_are_refused_without_being_listed():
         with pytest.raises(BadInput, match=said):
             parse_indices(given, 10)
     assert parse_indices("0:9:00000000000000004,1", 10) == [0, 4, 8, 1]
+
+
+@pytest.mark.parametrize("width", [10**10, 10**12, 2**62, 2**63 - 1])
+def test_networks_that_no_memory_holds(width):
+    with pytest.raises(BadInput, match=r"model 'mlp' cannot be built .* (of memory, this machine has|overflow)"):
+        build("mlp", input_shape=(3, 4, 4), num_classes=10, options={"hidden": [width]})

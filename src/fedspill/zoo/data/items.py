@@ -102,8 +102,8 @@ def _upright(images: Tensor, ndim: int, order: Literal["channels first", "channe
     return images.movedim(-1, -3) if moved else images
 
 
-def stacked(images: Sequence[Float[Tensor, "c h w"]]) -> Float[Tensor, "n c h w"]:
-    """Images of one size; grey ones among coloured ones get three equal channels.
+def stacked(images: Sequence[Tensor]) -> Float[Tensor, "n c h w"]:
+    """Images (c, h, w) of one size; grey ones among coloured ones get three equal channels.
 
     Raises:
         BadInput: they differ in size.
