@@ -26,8 +26,8 @@ from fedspill.auditing.watch import Listener, Silent
 from fedspill.core.errors import BadInput
 from fedspill.core.inputs import ImageSpec
 from fedspill.core.knowledge import ServerKnowledge
+from fedspill.core.local_training.losses import loss_of
 from fedspill.core.local_training.update import FedSGD, LocalTraining
-from fedspill.core.losses import loss_of
 from fedspill.core.model import LossFn, Model
 from fedspill.core.roles import Finding, Incoming
 from fedspill.core.tensor_files import write_whole

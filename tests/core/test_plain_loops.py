@@ -13,10 +13,10 @@ from fedspill.core.errors import BadInput
 from fedspill.core.inputs import ImageSpec
 from fedspill.core.local_training.conditions import Augmentation, Conditions
 from fedspill.core.local_training.draws import draws_anything, is_random, without_draws
+from fedspill.core.local_training.losses import BinaryCrossEntropy, CrossEntropy, Focal, MeanSquaredError, loss_of
 from fedspill.core.local_training.optimizers import SGD, Adagrad, Adam, AdamW, RMSprop
 from fedspill.core.local_training.protocol import FedAvg, FedSGD, LocalTraining, Schedule
 from fedspill.core.local_training.update import aggregate_update, encoded_update, local_update
-from fedspill.core.losses import BinaryCrossEntropy, CrossEntropy, Focal, MeanSquaredError, loss_of
 from fedspill.core.model import Model
 from fedspill.core.rng import rand, seeded_globals, stream
 from fedspill.core.types import Batch, UpdateKind

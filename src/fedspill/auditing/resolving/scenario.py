@@ -25,8 +25,8 @@ from fedspill.core.errors import BadInput
 from fedspill.core.inputs import ImageSpec, TableSpec, TokenSpec, kind
 from fedspill.core.knowledge import Knows
 from fedspill.core.local_training.draws import draws_anything, is_random, with_draws
+from fedspill.core.local_training.losses import loss_of
 from fedspill.core.local_training.protocol import LocalTraining
-from fedspill.core.losses import loss_of
 from fedspill.core.model import Model
 from fedspill.core.probing.state import check_memory
 from fedspill.core.rng import randn, seeded_globals, stream

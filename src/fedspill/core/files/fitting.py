@@ -97,7 +97,7 @@ def _cause(got: tuple[int, ...], needed: tuple[int, ...], templates: Params) -> 
     if len(got) == len(needed) > 1 and got in (needed[::-1], (*needed[2:], needed[1], needed[0])):
         return " (transposed, as TensorFlow and Keras keep weights?)"
     last = next((tuple(t.shape) for t in reversed(list(templates.values())) if t.ndim > 1), ())
-    if got[1:] == needed[1:] and (needed == last or needed == last[:1]):
+    if got and got[1:] == needed[1:] and (needed == last or needed == last[:1]):
         return f" (another num_classes: {got[0]} rather than {needed[0]}?)"
     if torch.Size(got).numel() == torch.Size(needed).numel():
         return " (the same numbers in another shape)"
