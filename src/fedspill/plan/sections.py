@@ -244,7 +244,7 @@ class ClientSection(Section):
         clients: how many clients' updates are averaged before the server sees anything.
         distinct_labels: skip an example whose label its mini-batch already holds (Inverting Gradients, C.2).
         micro_batch: examples that a client holds in memory at a time; None is all. Changes no result but by rounding.
-        loss: a name of `fedspill.core.local_training.losses`, a table of a name and its fields, a list of such for their sum, or
+        loss: a name (`core.local_training.losses`), a table of a name and its fields, a list of such for their sum, or
             "package.module:function"; None is the network's own: cross-entropy, of sentences on next tokens.
         optimizer: a name, or a table of a name and its fields, as in `torch.optim`.
         schedule: of the learning rate over the local steps, likewise.

@@ -30,7 +30,7 @@ class Augmentation:
 
     Example:
         >>> import fedspill
-        >>> fedspill.FedSGD(augmentation=fedspill.Augmentation(flip=0.5, crop=4)).augmentation.crop
+        >>> fedspill.Conditions(augmentation=fedspill.Augmentation(flip=0.5, crop=4)).augmentation.crop
         4
     """
 
@@ -81,6 +81,11 @@ class Conditions:
 
     Raises:
         BadInput: a value is out of range.
+
+    Example:
+        >>> import fedspill
+        >>> fedspill.FedSGD(conditions=fedspill.Conditions(clip_norm=1.0)).conditions.clip_norm
+        1.0
     """
 
     clip_norm: float | None = None
