@@ -53,7 +53,8 @@ def instance(module: nn.Module, made: dict[int, Any]) -> "Twins":
 
 
 def _valued(old: Tensor, value: Tensor) -> Tensor:
-    return nn.Parameter(value.detach(), False) if isinstance(old, nn.Parameter) else value.detach().clone()
+    value = value.detach().clone()
+    return nn.Parameter(value, False) if isinstance(old, nn.Parameter) else value
 
 
 def _cloned(tensor: Tensor) -> Tensor:
