@@ -164,10 +164,9 @@ def test_clipping_proximal_term_accumulation_and_drop_last_together() -> None:
         for group in ([slice(0, 2), slice(2, 4)], [slice(4, 6)]):
             optimizer.zero_grad()
             for rows in group:
-                loss = functional.cross_entropy(net(SPEC.encode(data.inputs[rows])), data.labels[rows]) / 2
-                loss.backward()
-            pull = sum((v - start[k]).square().sum() for k, v in net.named_parameters())
-            (0.7 / 2 * pull).backward()
+                loss = functional.cross_entropy(net(SPEC.encode(data.inputs[rows])), data.labels[rows])
+                pull = sum((v - start[k]).square().sum() for k, v in net.named_parameters())
+                ((loss + 0.7 / 2 * pull) / 2).backward()
             nn.utils.clip_grad_norm_(net.parameters(), 0.3)
             optimizer.step()
     assert training.local_steps(N) == 4

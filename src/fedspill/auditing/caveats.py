@@ -7,6 +7,8 @@ from fedspill.core.types import ServerRole
 from fedspill.report.schema import Caveat
 from fedspill.report.trial import Trial
 
+OPPOSITE = 1.5
+"""Cosine distance from which an update points the other way rather than elsewhere."""
 EXPECTED_SHARE = 0.98
 """Share of the predicted examples that a readout must recover; below it the report says that it falls short."""
 
@@ -70,7 +72,21 @@ def caveats(trials: Sequence[Trial], conditions: Conditions) -> list[Caveat]:
             "self-check",
             "At the true input the matching loss is not 0: attacker and client do not compute"
             " the same, so gradient matching is handicapped.",
-            lambda t: t.self_check is not None and t.self_check > 1e-4,
+            lambda t: t.self_check is not None and 1e-4 < t.self_check < OPPOSITE,
+        ),
+        _about(
+            ran,
+            "sign",
+            "At the true input the update points the other way: its sign is reversed (client minus server, or the"
+            " other way round), and attacks that rest on it fail for that.",
+            lambda t: t.self_check is not None and t.self_check >= OPPOSITE,
+        ),
+        _about(
+            ran,
+            "scale",
+            "At the true input the attack computes an update of another length than that observed: a learning rate, a norm"
+            " to clip to, or a sum in the place of a mean was described wrongly. Searches by cosine do not mind.",
+            lambda t: t.self_check_length is not None and not 0.99 < t.self_check_length < 1.01,
         ),
         _about(ran, "notes", "The attack itself has remarks, listed with its trials.", lambda t: bool(t.notes)),
         _about(

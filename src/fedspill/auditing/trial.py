@@ -134,6 +134,7 @@ def judged(
     order = ranked(returned.confidence, len(returned.inputs), len(private))
     rebuilt = most_confident(returned, len(private))
     read, predicted = readings(returned, private.inputs, sent.input, _expected(attack, sent, private), order)
+    check = _self_check(scenario, task, sent, update, private, posed.seen)
     record = _record(scenario, task, rebuilt, private, priors).model_copy(
         update={
             "readings": read,
@@ -143,7 +144,8 @@ def judged(
             "foreseen": _forecast(watch, returned),
             "gradient_norm": update.norm(),
             "added_parameters": posed.served.added,
-            "self_check": _self_check(scenario, task, sent, update, private, posed.seen),
+            "self_check": None if check is None else check[0],
+            "self_check_length": None if check is None else check[1],
         }
     )
     return Finished(record, _tensors(returned, rebuilt, order))
@@ -202,8 +204,8 @@ def _job(scenario: Scenario, sent: Model, update: Update, private: Batch, task: 
 
 def _self_check(
     scenario: Scenario, task: Task, sent: Model, update: Update, private: Batch, seen: Seen | None
-) -> float | None:
-    """Cosine distance at the true input: 0 up to rounding where attacker and client compute the same.
+) -> tuple[float, float] | None:
+    """Cosine distance and length at the true input: 0 and 1 up to rounding where attacker and client compute the same.
 
     With micro-batches on one of them alone, which the client then takes in two parts. With defences on an update
     that was computed without them: what they change is meant to differ.
@@ -227,14 +229,15 @@ def _self_check(
     return _apart(update, aggregate_update(sent, sent.input.encode(private.inputs), private.labels, training, count))
 
 
-def _apart(update: Update, again: Update) -> float:
-    """The cosine distance of two updates, over what the first holds."""
+def _apart(update: Update, again: Update) -> tuple[float, float]:
+    """The cosine distance of two updates, over what the first holds, and the second's length over the first's."""
     with torch.no_grad():
         observed = {k: v.double() for k, v in update.values.items()}
         doubled = {
             k: again.values[k].double() if k in again.values else torch.zeros_like(v) for k, v in observed.items()
         }
-        return abs(float(cosine_distance(doubled, observed)))
+        length = again.norm() / update.norm()
+        return abs(float(cosine_distance(doubled, observed))), length
 
 
 def _in_halves(sent: Model, private: Batch, training: LocalTraining) -> Update:
@@ -271,6 +274,8 @@ def _nothing_in(update: Update) -> str | None:
     """Why there is nothing to attack in this one update, if so; other updates may differ."""
     if not all(bool(v.isfinite().all()) for v in update.values.values()):
         return "the clients' training diverged: the update holds NaN or infinite values"
+    if not update.values:
+        return "no gradient reaches a parameter that is trained, so the clients send nothing"
     return "the update is exactly 0: there is nothing to invert" if update.norm() == 0 else None
 
 

@@ -96,6 +96,8 @@ class Update:
 
     def norm(self) -> float:
         """Euclidean norm over all values."""
+        if not self.values:
+            return 0.0
         return float(torch.stack([v.double().pow(2).sum() for v in self.values.values()]).sum().sqrt())
 
 

@@ -355,6 +355,8 @@ class FederationSection(Section):
 
     @model_validator(mode="after")
     def _check(self) -> "FederationSection":
+        if len(set(self.observed)) != len(self.observed):
+            raise ValueError(f"observed={list(self.observed)} names one round twice")
         if self.observed and max(self.observed) >= self.rounds:
             raise ValueError(
                 f"observed={list(self.observed)}: rounds={self.rounds} are those from 0 to {self.rounds - 1}"

@@ -155,6 +155,7 @@ class Trial(Record):
         gradient_norm: of the update as the server got it; close to 0 there is nothing to invert.
         self_check: the attack's matching value at the true input (0 up to rounding when attacker and client
             compute the same), before any defence.
+        self_check_length: the length of what the attack computes there, in units of the update's; 1 likewise.
         iterations: of the best run; 0 for closed forms.
         objective: the curve of the best run, thinned to at most 200 points as [iteration, value].
         leaked: whether each private example meets the plan's leak thresholds; None where it could not be judged.
@@ -183,6 +184,7 @@ class Trial(Record):
     ended_by_budget: bool = False
     gradient_norm: float | None = None
     self_check: float | None = None
+    self_check_length: float | None = None
     added_parameters: int = 0
     labels: Labels = Labels(source="none")
     scores: list[Score] = Field(default_factory=list)

@@ -106,7 +106,7 @@ def _unknown(returned: Reconstruction, job: Job, labelled: bool) -> dict[str, An
     """What cannot be said of an update whose labels or whose protocol nobody told."""
     changes = dict[str, Any]()
     if not labelled or job.knowledge.local_training is None:
-        changes["self_check"] = None
+        changes |= {"self_check": None, "self_check_length": None}
     if not labelled and returned.labels is not None:
         source = "granted" if returned.label_method is None else "inferred"
         changes["labels"] = Labels(source=source, method=returned.label_method)

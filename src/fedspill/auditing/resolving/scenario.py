@@ -309,7 +309,11 @@ def _check_fit(scenario: Scenario) -> None:
         check_memory(model)
         client = Client(first, clients.training, clients.defences, clients.micro_batch)
         with seeded_globals(stream(0, "check")):
-            client.respond(model, stream(0, "check"))
+            sent = client.respond(model, stream(0, "check"))
+        if sent is not None and not sent.values and clients.training.conditions.loss_scale == 1:
+            raise BadInput(
+                "no gradient reaches a parameter that is trained (no_grad, detach, or frozen): the clients send nothing"
+            )
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         if isinstance(error, BadInput):
             raise

@@ -62,8 +62,9 @@ def _values(training: FedAvg, num_examples: int) -> Float[Tensor, "places runs"]
     start[0] = 1.0
     values, memory = [start], Memory()
     for number, rows in enumerate(batches):
-        gradient = training.proximal * (values[-1] - start)
-        gradient[number + 1] += len(rows) / training.accumulate  # less than 1 at an epoch's end
+        share = len(rows) / training.accumulate  # less than 1 at an epoch's end
+        gradient = share * training.proximal * (values[-1] - start)
+        gradient[number + 1] += share
         lr = training.lr * training.schedule.factor(number, len(batches))
         value, memory = training.rule.step(values[-1], gradient, memory, lr)
         values.append(value)

@@ -118,7 +118,8 @@ def step_gradients(
         )
         total = {k: total[k] + found[k] if k in total and k in found else (found | total)[k] for k in found | total}
     if training.proximal:
-        pulled = {k: training.proximal * (v - model.params[k]) for k, v in state.params.items()}
+        share = training.proximal * len(turn.rows) / training.accumulate
+        pulled = {k: share * (v - model.params[k]) for k, v in state.params.items()}
         total = {k: p + total[k] if k in total else p for k, p in pulled.items()}
     return clipped(total, training.conditions.clip_norm), buffers
 

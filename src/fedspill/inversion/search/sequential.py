@@ -113,7 +113,7 @@ class Search:
 
 def _set_gradients(variables: Variables, gradients: Iterable[Tensor]) -> None:
     for variable, gradient in zip(variables, gradients, strict=True):
-        variable.grad = gradient.detach()
+        variable.grad = gradient.detach().contiguous()  # L-BFGS takes views of them
 
 
 @dataclass
