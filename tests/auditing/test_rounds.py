@@ -1,19 +1,30 @@
 """A federation over rounds from a plan: what is attacked in which round, by whom, and what a dormant module gives."""
 
-import pytest
+import json
+from pathlib import Path
 
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from fedspill.auditing import schedule
 from fedspill.auditing.run import AuditResult
+from fedspill.auditing.servers import Servers
 from fedspill.core.errors import BadInput
+from fedspill.core.model import Model
 from fedspill.report.trial import Trial
 from tests.support.audits import EXACT, audit
-from tests.support.worlds import mlp
+from tests.support.worlds import SPEC, batch, conv_bn, mlp
 
 LR = {"client": {"protocol": "fedavg", "lr": 0.05, "epochs": 1}}
 
 
-def run(federation: dict, *, attacks: list, n: int = 8, **more: object) -> AuditResult:
+def run(
+    federation: dict, *, attacks: list, n: int = 8, out: Path | None = None, model: Model | None = None, **more: object
+) -> AuditResult:
     plan = {"audit": {**EXACT, "attacks": attacks}, "federation": federation, **LR, **more}
-    return audit(plan, n=n, model=mlp())
+    return audit(plan, n=n, model=model or mlp(), out=out)
 
 
 def ran(result: AuditResult) -> list[Trial]:
@@ -83,3 +94,132 @@ def test_what_cannot_be_is_named(change: dict, words: str) -> None:
         run(change, attacks=["linear_layer"])
     with pytest.raises(BadInput, match="server_lr is missing"):
         run({"rounds": 2}, attacks=["linear_layer"], client={"protocol": "fedsgd"})
+
+
+FOUR = {"rounds": 4, "sizes": [1, 2, 1], "observed": [1, 3], "observes": "each"}
+
+
+def plain_trajectory(model: Model, data: object, count: int, lr: float) -> list[tuple[float, float]]:
+    """Accuracy and loss before each round of FedAvg with one full-batch step: gradient descent on all examples."""
+    net, found = model.module, list[tuple[float, float]]()
+    net.load_state_dict({**model.params, **model.buffers})
+    z, labels = SPEC.encode(data.inputs), data.labels  # type: ignore[attr-defined]
+    optimizer = torch.optim.SGD(net.parameters(), lr=lr)
+    for _ in range(count):
+        net.zero_grad()
+        logits = net(z)
+        loss = functional.cross_entropy(logits, labels)
+        found.append((float((logits.argmax(1) == labels).double().mean()), loss.item()))
+        loss.backward()
+        optimizer.step()
+    return found
+
+
+def test_accuracy_and_loss_before_every_round_are_those_of_a_plain_loop() -> None:
+    rounds = run(FOUR, attacks=["linear_layer"], n=4).report.rounds
+    wanted = plain_trajectory(mlp(), batch(4), 4, 0.05)
+    assert [(r.number, r.world, r.clients, r.examples, r.n) for r in rounds] == [
+        (k, None, [0, 1, 2], 4, 4) for k in range(4)
+    ]
+    assert [r.accuracy for r in rounds] == [accuracy for accuracy, _ in wanted]
+    assert [r.loss for r in rounds] == pytest.approx([loss for _, loss in wanted], rel=1e-4)
+    assert len({r.loss for r in rounds}) == 4, "the model moves"
+
+
+def test_a_round_says_what_leaked_in_it() -> None:
+    result = run(FOUR, attacks=["linear_layer"], n=4)
+    for one in result.report.rounds:
+        here = [t for t in ran(result) if t.round == one.number]
+        if one.number not in (1, 3):
+            assert (one.observer, one.leakage, one.worst) == (None, None, None)
+            continue
+        assert one.observer == "server"
+        assert one.leakage is not None
+        assert (one.leakage.hits, one.leakage.n) == (sum(sum(t.leaked or []) for t in here), 4)
+        assert one.leakage.hits >= 2
+        values = [v for t in here for s in t.scores if s.metric == "psnr" for v in s.values if v is not None]
+        assert one.worst is not None
+        assert one.worst.value == max(values)
+
+
+def test_every_altering_server_has_a_history_of_its_own() -> None:
+    attacks = ["linear_layer", {**DORMANT, "cutoffs": "laplace", "active_from": 1}]
+    federation = {"rounds": 3, "sizes": [2, 2], "observed": [0, 2], "server_lr": 0.1}
+    more = {"server": {"role": "malicious architecture"}, "client": {"protocol": "fedsgd"}}
+    rounds = run(federation, attacks=attacks, n=4, **more).report.rounds
+    assert [(r.number, (r.world or "")[:15]) for r in rounds] == [
+        *((k, "") for k in range(3)), *((k, "robbing_the_fed") for k in range(3)),
+    ]  # fmt: skip
+    plain, altered = rounds[:3], rounds[3:]
+    wanted = plain_trajectory(mlp(), batch(4), 3, 0.1)
+    assert [r.loss for r in plain] == pytest.approx([loss for _, loss in wanted], rel=1e-4)
+    assert plain[0].loss == altered[0].loss, "before the first round nothing was altered"
+    assert plain[2].loss != altered[2].loss
+    assert "dormant" in (altered[0].untested or "")
+    assert altered[2].leakage is not None
+    assert altered[2].untested is None
+
+
+class Killed(Exception):
+    """Stands for a kill."""
+
+
+def test_a_killed_audit_keeps_its_rounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    attacks = ["linear_layer", {"name": "inverting_gradients", "steps": 3, "restarts": 1}]
+    one_each = {**FOUR, "sizes": [1, 1], "observed": [1, 2], "rounds": 3}
+    whole = run(one_each, attacks=attacks, n=2).report.rounds
+    done, walked, real, run_rounds = list[str](), list[str](), schedule.run_trial, Servers._run
+
+    def killed(servers: Servers, task: object, *rest: object) -> object:
+        if len(done) == 2:
+            raise Killed
+        done.append(task.name)  # type: ignore[attr-defined]
+        return real(servers, task, *rest)  # type: ignore[arg-type]
+
+    def counted(servers: Servers, world: object, seed: int, rounds: object, watch: object) -> object:
+        walked.append(world.label)  # type: ignore[attr-defined]
+        return run_rounds(servers, world, seed, rounds, watch)  # type: ignore[arg-type]
+
+    out = tmp_path / "out"
+    monkeypatch.setattr(schedule, "run_trial", killed)
+    with pytest.raises(Killed):
+        run(one_each, attacks=attacks, n=2, out=out)
+    monkeypatch.setattr(schedule, "run_trial", real)
+    kept = out / "rounds" / "plain.json"
+    assert [r["number"] for r in json.loads(kept.read_text())] == [0, 1, 2]
+    assert run(one_each, attacks=attacks, n=2, out=out).report.rounds == whole
+    monkeypatch.setattr(Servers, "_run", counted)
+    assert run(one_each, attacks=attacks, n=2, out=out).report.rounds == whole
+    assert walked == [], "all is on record"
+    for damaged in ("", "[]", None):
+        kept.unlink() if damaged is None else kept.write_text(damaged)
+        assert run(one_each, attacks=attacks, n=2, out=out).report.rounds == whole
+        assert json.loads(kept.read_text())[2]["loss"] == whole[2].loss
+
+
+def test_a_federation_that_diverges_has_no_accuracy() -> None:
+    client = {"protocol": "fedavg", "lr": 1e30, "epochs": 2}
+    rounds = run({"rounds": 3, "sizes": [2, 2], "observed": [2]}, attacks=["linear_layer"], n=4, client=client).report
+    assert rounds.rounds[0].accuracy is not None
+    assert (rounds.rounds[2].accuracy, rounds.rounds[2].loss) == (None, None)
+    assert "diverged" in (rounds.rounds[2].untested or "")
+
+
+def test_a_head_that_is_fine_tuned_over_rounds_moves_alone() -> None:
+    client = {**LR["client"], "trainable": ["3.*"]}
+    searched = [{"name": "inverting_gradients", "steps": 3, "restarts": 1}]
+    result = run({"rounds": 3, "sizes": [1, 1], "observed": [0, 2]}, attacks=searched, n=2, client=client)
+    report = result.report
+    assert [r.observer for r in report.rounds] == ["server", None, "server"]
+    assert report.rounds[0].loss != report.rounds[2].loss
+    assert all(t.self_check == pytest.approx(0, abs=1e-6) for t in ran(result))
+    assert "between 0 and 2" in " ".join(report.not_tested)
+    assert "rounds 0, 2" in " ".join(report.not_tested)
+
+
+def test_another_client_that_looks_on_is_named() -> None:
+    federation = {"rounds": 2, "sizes": [1, 2, 1], "observed": [0, 1], "observer": "client", "as_client": 2}
+    report = run(federation, attacks=["linear_layer"], n=4).report
+    assert [r.observer for r in report.rounds] == ["client 2", "client 2"]
+    assert any("sees more than client 2" in line for line in report.not_tested)
+    assert "Updates of rounds later than 1." in report.not_tested

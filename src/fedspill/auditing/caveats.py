@@ -7,6 +7,9 @@ from fedspill.core.types import ServerRole
 from fedspill.report.schema import Caveat
 from fedspill.report.trial import Trial
 
+SERVER_SEES_MORE = (
+    "The server, which sees more than client {}, who looked on: the clients' own updates or their mean, in every round."
+)
 EXPECTED_SHARE = 0.98
 """Share of the predicted examples that a readout must recover; below it the report says that it falls short."""
 
@@ -27,6 +30,7 @@ class Conditions:
         drawn: clients draw masks, views or orders that the server does not know.
         small_stem: the network is a ResNet with the stem for small pictures, on large ones, which the plan did not ask
             for.
+        looker: the client that looks on; None is the server.
     """
 
     training: bool
@@ -39,6 +43,7 @@ class Conditions:
     private: bool
     drawn: bool = False
     small_stem: bool = False
+    looker: int | None = None
 
 
 def caveats(trials: Sequence[Trial], conditions: Conditions) -> list[Caveat]:
@@ -146,8 +151,23 @@ def not_tested(trials: Sequence[Trial], conditions: Conditions) -> list[str]:
     return [
         "Attacks that are not named in this report, and settings of the named ones that were not run.",
         *(["Attacks made for the clients' defences: those that ran know of none."] if conditions.defended else []),
-        "Updates of later rounds, and what several rounds tell together.",
+        *_other_rounds(trials),
+        *([SERVER_SEES_MORE.format(conditions.looker)] if conditions.looker is not None else []),
         "Inference of membership or of properties: only reconstruction of inputs was tried.",
         "A bound on what any attack could reach: none was computed.",
         *(f"A server of {role}." for role in roles[boldest + 1 :]),
+    ]
+
+
+def _other_rounds(trials: Sequence[Trial]) -> list[str]:
+    """What of a federation's rounds was left out; each that was observed was attacked by itself."""
+    observed = sorted({t.round for t in trials if t.round is not None and t.skipped is None})
+    if not observed:
+        return ["Updates of later rounds, and what several rounds tell together."]
+    last, named = observed[-1], ", ".join(map(str, observed))
+    earlier = f"Updates of rounds that were not observed, later than {last} or between 0 and {last}."
+    every = f"Updates of rounds later than {last}."
+    return [
+        every if observed == list(range(last + 1)) else earlier,
+        f"What several rounds tell together: each observed one was attacked by itself (rounds {named}).",
     ]

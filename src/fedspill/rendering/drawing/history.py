@@ -1,0 +1,49 @@
+"""A federation over time: how good the global model was before each round, and what leaked in it."""
+
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+
+from fedspill.rendering.drawing import canvas
+from fedspill.rendering.drawing.canvas import BLUE, VERMILION
+from fedspill.rendering.drawing.figures import WIDE
+from fedspill.report.schema import AuditReport, RoundRecord
+
+_HEIGHT = 220
+"""Pixels of one world's panel."""
+
+
+def history(report: AuditReport, width: int = WIDE) -> str | None:
+    """Accuracy as a line, leaked shares as diamonds, by round; a panel for each world.
+
+    Returns:
+        An SVG element; None of fewer than two rounds.
+    """
+    worlds = [[r for r in report.rounds if r.world == w] for w in dict.fromkeys(r.world for r in report.rounds)]
+    if not worlds or max(map(len, worlds)) < 2:
+        return None
+    drawn = canvas.figure(width, _HEIGHT * len(worlds), layout="constrained")
+    panels = drawn.subplots(len(worlds), 1, squeeze=False).flatten().tolist()
+    for axes, rounds in zip(panels, worlds, strict=True):
+        _draw(canvas.dress(axes), rounds, several=len(worlds) > 1)
+    return canvas.svg(drawn, f"history-{width}")
+
+
+def _draw(axes: Axes, rounds: Sequence[RoundRecord], *, several: bool) -> None:
+    known = [(r.number, r.accuracy) for r in rounds if r.accuracy is not None]
+    leaked = [(r.number, r.leakage.rate) for r in rounds if r.leakage is not None]
+    if known:
+        axes.plot(*zip(*known, strict=True), color=BLUE, linewidth=1.6, marker="o", markersize=4)
+    for number, share in leaked:
+        axes.plot([number, number], [0, share], color=VERMILION, linewidth=2, alpha=0.5)
+    if leaked:
+        axes.scatter(*zip(*leaked, strict=True), s=52, color=VERMILION, marker="D", linewidths=0, zorder=3)
+    axes.set_ylim(-0.06, 1.08)
+    axes.set_xlim(-0.5, rounds[-1].number + 0.5)
+    axes.set_yticks([0, 0.5, 1], ["0 %", "50 %", "100 %"])
+    axes.xaxis.set_major_locator(MaxNLocator(10, integer=True))
+    axes.set_xlabel("round")
+    if several:
+        name = rounds[0].world or "servers that send the plan's model"
+        canvas.write(axes, 0.0, 1.05, name, transform=axes.transAxes, fontweight="bold")
