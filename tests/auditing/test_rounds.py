@@ -8,14 +8,17 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from fedspill.attacks.linear_layer import LinearLayer
 from fedspill.auditing import schedule
 from fedspill.auditing.run import AuditResult
 from fedspill.auditing.servers import Servers
 from fedspill.core.errors import BadInput
 from fedspill.core.model import Model
+from fedspill.core.types import Reconstruction, Update
+from fedspill.rendering.facts import private_examples
 from fedspill.report.trial import Trial
 from tests.support.audits import EXACT, audit
-from tests.support.worlds import SPEC, batch, conv_bn, mlp
+from tests.support.worlds import SPEC, batch, draw_weights, mlp
 
 LR = {"client": {"protocol": "fedavg", "lr": 0.05, "epochs": 1}}
 
@@ -165,13 +168,12 @@ class Killed(Exception):
 
 
 def test_a_killed_audit_keeps_its_rounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    attacks = ["linear_layer", {"name": "inverting_gradients", "steps": 3, "restarts": 1}]
-    one_each = {**FOUR, "sizes": [1, 1], "observed": [1, 2], "rounds": 3}
+    attacks, one_each = ["linear_layer"], {"rounds": 3, "sizes": [1, 1], "observed": [1, 2]}
     whole = run(one_each, attacks=attacks, n=2).report.rounds
     done, walked, real, run_rounds = list[str](), list[str](), schedule.run_trial, Servers._run
 
     def killed(servers: Servers, task: object, *rest: object) -> object:
-        if len(done) == 2:
+        if len(done) == 1:
             raise Killed
         done.append(task.name)  # type: ignore[attr-defined]
         return real(servers, task, *rest)  # type: ignore[arg-type]
@@ -191,18 +193,25 @@ def test_a_killed_audit_keeps_its_rounds(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(Servers, "_run", counted)
     assert run(one_each, attacks=attacks, n=2, out=out).report.rounds == whole
     assert walked == [], "all is on record"
-    for damaged in ("", "[]", None):
+    for damaged in ("[]", None):
         kept.unlink() if damaged is None else kept.write_text(damaged)
         assert run(one_each, attacks=attacks, n=2, out=out).report.rounds == whole
         assert json.loads(kept.read_text())[2]["loss"] == whole[2].loss
 
 
-def test_a_federation_that_diverges_has_no_accuracy() -> None:
-    client = {"protocol": "fedavg", "lr": 1e30, "epochs": 2}
-    rounds = run({"rounds": 3, "sizes": [2, 2], "observed": [2]}, attacks=["linear_layer"], n=4, client=client).report
-    assert rounds.rounds[0].accuracy is not None
-    assert (rounds.rounds[2].accuracy, rounds.rounds[2].loss) == (None, None)
-    assert "diverged" in (rounds.rounds[2].untested or "")
+def test_a_federation_that_diverges_is_told_in_one_line() -> None:
+    client = {"protocol": "fedavg", "lr": 1e39, "epochs": 2}
+    with pytest.raises(BadInput, match="the federation diverged"):
+        run({"rounds": 3, "sizes": [2, 2], "observed": [2]}, attacks=["linear_layer"], n=4, client=client)
+
+
+def test_an_example_that_several_rounds_tell_of_counts_once() -> None:
+    report = run(FOUR, attacks=["linear_layer"], n=4).report
+    leaked = {e for t in report.trials for e, hit in zip(t.examples, t.leaked or [], strict=True) if hit}
+    assert report.leakage_rate is not None
+    assert (report.leakage_rate.hits, report.leakage_rate.n) == (len(leaked), 4)
+    assert sorted(w.example for w in report.worst) == [0, 1, 2, 3]
+    assert private_examples(report) == 4
 
 
 def test_a_head_that_is_fine_tuned_over_rounds_moves_alone() -> None:
@@ -223,3 +232,26 @@ def test_another_client_that_looks_on_is_named() -> None:
     assert [r.observer for r in report.rounds] == ["client 2", "client 2"]
     assert any("sees more than client 2" in line for line in report.not_tested)
     assert "Updates of rounds later than 1." in report.not_tested
+
+
+@pytest.mark.parametrize("observer", ["server", "client"])
+def test_running_statistics_of_the_round_reach_the_attack(observer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    got, asked = list[Update](), LinearLayer.reconstruct
+
+    def heard(attack: LinearLayer, update: Update, *rest: object) -> Reconstruction:
+        got.append(update)
+        return asked(attack, update, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(LinearLayer, "reconstruct", heard)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(192, 16), nn.BatchNorm1d(16), nn.Sigmoid(), nn.Linear(16, 10))
+    model = Model.of(draw_weights(net), SPEC, training=True)
+    federation = {"rounds": 2, "sizes": [2, 3], "observed": [0, 1], "observer": observer, "as_client": 0}
+    run(federation, attacks=["linear_layer"], n=5, model=model)
+    for number, update in enumerate(got):
+        assert update.buffers is not None
+        if number == 0:  # one local step each: 0.9 of the start, 0.1 of what the batch shows
+            first = Model.of(net, SPEC).module[1](SPEC.encode(batch(5).inputs).flatten(1))  # type: ignore[index]
+            means = torch.stack([first[:2].mean(0), first[2:].mean(0)])
+            wanted = 0.1 * (means[1] if observer == "client" else 0.4 * means[0] + 0.6 * means[1])
+            assert torch.allclose(update.buffers["2.running_mean"], wanted, atol=1e-5)
+    assert not torch.equal(*(u.buffers["2.running_mean"] for u in got if u.buffers))

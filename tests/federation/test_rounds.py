@@ -131,3 +131,18 @@ def test_what_cannot_be_is_named() -> None:
     assert seen_by_client(first, only, SIZES) is None
     with pytest.raises(BadInput, match="took no part in round 0"):
         seen_by_client(first, (only + 1) % 4, SIZES)
+
+
+def test_another_client_learns_the_running_statistics_of_the_others() -> None:
+    training = FedAvg(epochs=2, lr=0.05)
+    federation = Federation(clients(), training, ServerStep(0.5, 0.9))
+    for one in federation.rounds(Model.of(network(), SPEC, training=True), 2, 0):
+        seen, others = seen_by_client(one, 1, SIZES), [0, 2, 3]
+        each = {k: local_update(one.sent, clients()[k], training).buffers or {} for k in others}
+        assert seen is not None
+        assert seen.buffers is not None
+        assert set(seen.buffers) == {"1.running_mean", "1.running_var"}, "counters are rounded"
+        for name, value in seen.buffers.items():
+            mean: Any = sum(SIZES[k] * each[k][name] for k in others) / sum(SIZES[k] for k in others)
+            assert torch.allclose(value, mean, atol=1e-12)
+            assert not torch.allclose(value, one.after.buffers[name], atol=1e-6), "its own share is out"

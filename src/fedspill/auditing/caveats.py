@@ -95,7 +95,7 @@ def caveats(trials: Sequence[Trial], conditions: Conditions) -> list[Caveat]:
         _about(ran, "failed to fall", "The objective did not fall during the search.", _did_not_fall),
     ]
     fed = [] if conditions.fed_wrong is None else [Caveat(topic="fed wrong", text=conditions.fed_wrong)]
-    return [*fed, *(c for c in specific if c is not None), *_general(conditions)]
+    return [*fed, *(c for c in specific if c is not None), *_general(conditions, any(t.round is not None for t in ran))]
 
 
 def _about(trials: Sequence[Trial], topic: str, text: str, concerns: Callable[[Trial], bool]) -> Caveat | None:
@@ -113,12 +113,14 @@ def _did_not_fall(trial: Trial) -> bool:
     return len(values) > 1 and min(values) > 0.99 * values[0]
 
 
-def _general(conditions: Conditions) -> list[Caveat]:
+def _general(conditions: Conditions, in_rounds: bool) -> list[Caveat]:
     mode, other = ("train", "running statistics (eval mode)") if conditions.training else ("eval", "batch statistics")
     texts = {
         "batch normalisation": f"BatchNorm ran in {mode} mode; with {other} the result can differ.",
         "one seed": "One seed was run; a reconstruction moves with its random start, that of an image by several dB.",
         "untrained weights": "The model was untrained; leakage changes over training: audit the stages that you send.",
+        "few rounds": "The model was untrained before the first round; it stands as far on as the rounds observed, and"
+        " leakage goes on changing with training.",
         "privacy cost": "The epsilon stated is of one update: every further one of the same data adds to it, and what"
         " the server is granted besides is not covered by it.",
         "random draws": "The clients drew dropout masks, views of their examples, or an order, which the server"
@@ -129,8 +131,10 @@ def _general(conditions: Conditions) -> list[Caveat]:
     }
     if not conditions.one_seed:
         del texts["one seed"]
-    if not conditions.untrained:
+    if not conditions.untrained or in_rounds:
         del texts["untrained weights"]
+    if not conditions.untrained or not in_rounds:
+        del texts["few rounds"]
     if not conditions.small_stem:
         del texts["stem"]
     if conditions.labelled:

@@ -186,7 +186,16 @@ def _holds(longer: str, name: str) -> bool:
 
 
 def stepped(model: Model, moved: Params, lr: float, buffers: Params | None) -> Model:
-    """The server's model after its step; what it does not have is left out."""
+    """The server's model after its step; what it does not have is left out.
+
+    Raises:
+        BadInput: the step is not finite.
+    """
+    if not all(bool(v.isfinite().all()) for v in moved.values()):
+        raise BadInput(
+            "the federation diverged: what clients sent holds NaN or infinite values; lower client.lr or"
+            " federation.server_lr, or observe earlier rounds"
+        )
     params = {k: v - lr * moved[k].to(v) if k in moved else v for k, v in model.params.items()}
     held = dict(model.buffers) | {k: v for k, v in (buffers or {}).items() if k in model.buffers}
     return model.with_params(params, held)

@@ -13,7 +13,7 @@ class RoundRow:
     Attributes:
         observer: empty if nobody looked on.
         hits: private examples that leaked.
-        note: whose server this is, where it alters its model; why nothing was tested.
+        note: why nothing was tested.
     """
 
     number: str
@@ -28,10 +28,17 @@ class RoundRow:
     note: str
 
 
-def round_rows(report: AuditReport) -> list[RoundRow]:
-    """Every round, in order; empty without a federation."""
-    each = report.plan.get("federation", {}).get("observes") == "each" if report.rounds else False
-    return [_row(one, each) for one in report.rounds]
+def round_rows(report: AuditReport) -> list[tuple[str, list[RoundRow]]]:
+    """Every round in order, world by world, each with a name; the only one needs none. Empty without a federation."""
+    each = (report.plan.get("federation") or {}).get("observes") == "each"
+    worlds = list(dict.fromkeys(one.world for one in report.rounds))
+    rows = [[_row(one, each) for one in report.rounds if one.world == world] for world in worlds]
+    return [(name_of(world) if len(worlds) > 1 else world or "", r) for world, r in zip(worlds, rows, strict=True)]
+
+
+def name_of(world: str | None) -> str:
+    """A world in words."""
+    return "The model as it is" if world is None else f"The model as {world} alters it"
 
 
 def _row(one: RoundRecord, each: bool) -> RoundRow:
@@ -47,7 +54,7 @@ def _row(one: RoundRecord, each: bool) -> RoundRow:
         leaked="–" if share is None else f"{share.hits} of {share.n}",
         hits=0 if share is None else share.hits,
         worst=shown or "–",
-        note="; ".join(part for part in (one.world or "", _untested(one)) if part),
+        note=_untested(one),
     )
 
 

@@ -8,6 +8,7 @@ from matplotlib.ticker import MaxNLocator
 from fedspill.rendering.drawing import canvas
 from fedspill.rendering.drawing.canvas import BLUE, VERMILION
 from fedspill.rendering.drawing.figures import WIDE
+from fedspill.rendering.rounds import name_of
 from fedspill.report.schema import AuditReport, RoundRecord
 
 _HEIGHT = 220
@@ -26,11 +27,12 @@ def history(report: AuditReport, width: int = WIDE) -> str | None:
     drawn = canvas.figure(width, _HEIGHT * len(worlds), layout="constrained")
     panels = drawn.subplots(len(worlds), 1, squeeze=False).flatten().tolist()
     for axes, rounds in zip(panels, worlds, strict=True):
-        _draw(canvas.dress(axes), rounds, several=len(worlds) > 1)
+        _draw(canvas.dress(axes), rounds, width if len(worlds) > 1 else 0)
     return canvas.svg(drawn, f"history-{width}")
 
 
-def _draw(axes: Axes, rounds: Sequence[RoundRecord], *, several: bool) -> None:
+def _draw(axes: Axes, rounds: Sequence[RoundRecord], width: int) -> None:
+    """One world's panel, with its name if that has room: `width` pixels."""
     known = [(r.number, r.accuracy) for r in rounds if r.accuracy is not None]
     leaked = [(r.number, r.leakage.rate) for r in rounds if r.leakage is not None]
     if known:
@@ -44,6 +46,5 @@ def _draw(axes: Axes, rounds: Sequence[RoundRecord], *, several: bool) -> None:
     axes.set_yticks([0, 0.5, 1], ["0 %", "50 %", "100 %"])
     axes.xaxis.set_major_locator(MaxNLocator(10, integer=True))
     axes.set_xlabel("round")
-    if several:
-        name = rounds[0].world or "servers that send the plan's model"
-        canvas.write(axes, 0.0, 1.05, name, transform=axes.transAxes, fontweight="bold")
+    if width:
+        canvas.write(axes, 0.0, 1.05, name_of(rounds[0].world)[: width // 9], transform=axes.transAxes, fontweight="bold", in_layout=False)
