@@ -47,4 +47,12 @@ def _draw(axes: Axes, rounds: Sequence[RoundRecord], width: int) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(10, integer=True))
     axes.set_xlabel("round")
     if width:
-        canvas.write(axes, 0.0, 1.05, name_of(rounds[0].world)[: width // 9], transform=axes.transAxes, fontweight="bold", in_layout=False)
+        canvas.write(
+            axes,
+            0.0,
+            1.05,
+            name_of(rounds[0].world)[: width // 9],
+            transform=axes.transAxes,
+            fontweight="bold",
+            in_layout=False,
+        )
