@@ -13,6 +13,8 @@ from fedspill.report.schema import AuditReport, RoundRecord
 
 _HEIGHT = 220
 """Pixels of one world's panel."""
+_TITLE = 24
+"""Pixels above a panel for its name, which the layout does not count: a long one would leave nothing of the panel."""
 
 
 def history(report: AuditReport, width: int = WIDE) -> str | None:
@@ -25,6 +27,9 @@ def history(report: AuditReport, width: int = WIDE) -> str | None:
     if not worlds or max(map(len, worlds)) < 2:
         return None
     drawn = canvas.figure(width, _HEIGHT * len(worlds), layout="constrained")
+    layout = drawn.get_layout_engine()
+    if layout is not None:
+        layout.set(h_pad=_TITLE / 72)
     panels = drawn.subplots(len(worlds), 1, squeeze=False).flatten().tolist()
     for axes, rounds in zip(panels, worlds, strict=True):
         _draw(canvas.dress(axes), rounds, width if len(worlds) > 1 else 0)
