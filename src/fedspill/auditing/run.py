@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -125,7 +126,8 @@ def run_audit(
             listener.message(feeding.warning)
         ledger = Ledger(scenario, store)
         finished = Schedule(scenario, tasks, store, listener, began, keep_tensors=not redact, ledger=ledger).run()
-        rounds = round_records(Servers(scenario, ledger), [f.record for f in finished], TrialWatch(listener))
+        walk = partial(Servers(scenario, ledger).walk, seed=scenario.seeds[0], watch=TrialWatch(listener))
+        rounds = round_records(ledger, [f.record for f in finished], walk)
     seconds = time.monotonic() - began
     return conclude(
         scenario,

@@ -1,32 +1,33 @@
 """The rounds of the report: what was measured of each, beside what leaked in it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from fedspill.auditing.by_round.ledger import altering
+from fedspill.auditing.by_round.ledger import Ledger, altering
 from fedspill.auditing.resolving.components import Chosen
 from fedspill.auditing.resolving.scenario import Scenario
-from fedspill.auditing.servers import Servers
 from fedspill.auditing.verdict import worst_examples
-from fedspill.auditing.watch import TrialWatch
 from fedspill.core.errors import NotApplicable
 from fedspill.report.leakage import leaked_share
 from fedspill.report.schema import RoundRecord
 from fedspill.report.trial import Trial
 
 
-def round_records(servers: Servers, trials: Sequence[Trial], watch: TrialWatch) -> list[RoundRecord]:
+def round_records(ledger: Ledger, trials: Sequence[Trial], walk: Callable[[Chosen], None]) -> list[RoundRecord]:
     """Every round up to the last observed one; of a server that alters its model once more, as there models differ.
 
-    Rounds of which nothing is on record, though an audit's folder should hold them, are run again.
+    Args:
+        ledger: what was measured while trials were run.
+        trials: all.
+        walk: runs a world's rounds for the ledger alone, where nothing is on record of them.
     """
-    scenario = servers.scenario
+    scenario = ledger.scenario
     if scenario.rounds is None:
         return []
     found, by_label = list[RoundRecord](), _by_label(trials)
     for name in dict.fromkeys(altering(world) for world in scenario.worlds):
         worlds = [world for world in scenario.worlds if altering(world) == name]
         of_these = [trial for world in worlds for trial in by_label.get(world.label, [])]
-        found += [_beside(scenario, one, of_these) for one in _measured(servers, worlds[0], of_these, watch)]
+        found += [_beside(scenario, one, of_these) for one in _measured(ledger, worlds[0], of_these, walk)]
     return found
 
 
@@ -37,13 +38,13 @@ def _by_label(trials: Sequence[Trial]) -> dict[str, list[Trial]]:
     return found
 
 
-def _measured(servers: Servers, world: Chosen, trials: Sequence[Trial], watch: TrialWatch) -> list[RoundRecord]:
-    ledger = servers.ledger
-    assert ledger is not None, "an audit of rounds keeps a ledger"
+def _measured(
+    ledger: Ledger, world: Chosen, trials: Sequence[Trial], walk: Callable[[Chosen], None]
+) -> list[RoundRecord]:
     held = ledger.of(world)
     if held is None and (altering(world) is None or any(t.skipped is None for t in trials)):
         try:
-            servers.walk(world, servers.scenario.seeds[0], watch)
+            walk(world)
         except NotApplicable:
             return []
     return ledger.of(world) or []

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from matplotlib.axes import Axes
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
 from fedspill.rendering.drawing import canvas
@@ -28,7 +29,7 @@ def history(report: AuditReport, width: int = WIDE) -> str | None:
         return None
     drawn = canvas.figure(width, _HEIGHT * len(worlds), layout="constrained")
     layout = drawn.get_layout_engine()
-    if layout is not None:
+    if isinstance(layout, ConstrainedLayoutEngine):
         layout.set(h_pad=_TITLE / 72)
     panels = drawn.subplots(len(worlds), 1, squeeze=False).flatten().tolist()
     for axes, rounds in zip(panels, worlds, strict=True):
