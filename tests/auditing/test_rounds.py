@@ -255,3 +255,15 @@ def test_running_statistics_of_the_round_reach_the_attack(observer: str, monkeyp
             wanted = 0.1 * (means[1] if observer == "client" else 0.4 * means[0] + 0.6 * means[1])
             assert torch.allclose(update.buffers["2.running_mean"], wanted, atol=1e-5)
     assert not torch.equal(*(u.buffers["2.running_mean"] for u in got if u.buffers))
+
+
+def test_lost_rounds_of_an_altering_server_are_run_again(tmp_path: Path) -> None:
+    federation = {"rounds": 2, "sizes": [2, 2], "server_lr": 0.1}
+    more = {"server": {"role": "malicious architecture"}, "client": {"protocol": "fedsgd"}, "out": tmp_path / "out"}
+    attacks = [{**DORMANT, "cutoffs": "laplace", "active_from": 1}]
+    first = run(federation, attacks=attacks, n=4, **more).report.rounds
+    (kept,) = (tmp_path / "out" / "rounds").glob("*.json")
+    kept.write_bytes(b"\xff")
+    assert run(federation, attacks=attacks, n=4, **more).report.rounds == first
+    assert [r.number for r in first] == [0, 1]
+    assert first[1].leakage is not None

@@ -15,8 +15,8 @@ from fedspill.core.local_training.protocol import FedAvg, FedSGD
 from fedspill.core.local_training.update import local_update
 from fedspill.core.model import Model
 from fedspill.core.rng import rand, stream
-from fedspill.core.types import Batch
-from fedspill.federation.rounds import Federation, ServerStep, seen_by_client
+from fedspill.core.types import Batch, Update, UpdateKind
+from fedspill.federation.rounds import Federation, ServerStep, seen_by_client, weighted
 
 SPEC = ImageSpec((1, 6, 6), mean=(0.5,), std=(0.25,))
 SIZES = (3, 5, 8, 2)
@@ -146,3 +146,11 @@ def test_another_client_learns_the_running_statistics_of_the_others() -> None:
             mean: Any = sum(SIZES[k] * each[k][name] for k in others) / sum(SIZES[k] for k in others)
             assert torch.allclose(value, mean, atol=1e-12)
             assert not torch.allclose(value, one.after.buffers[name], atol=1e-6), "its own share is out"
+
+
+def test_running_statistics_are_averaged_over_those_who_send_them() -> None:
+    values, shown = {"w": torch.ones(1)}, {"m": torch.tensor([4.0]), "count": torch.tensor(3)}
+    answers = [(6, Update(UpdateKind.DELTA, values)), (2, Update(UpdateKind.DELTA, values, shown))]
+    mean = weighted(answers)
+    assert mean.buffers is not None
+    assert (float(mean.buffers["m"]), int(mean.buffers["count"])) == (4.0, 3)
