@@ -15,8 +15,8 @@ from fedspill.core.local_training.protocol import FedAvg, FedSGD
 from fedspill.core.local_training.update import local_update
 from fedspill.core.model import Model
 from fedspill.core.rng import rand, stream
-from fedspill.core.types import Batch
-from fedspill.federation.rounds import Federation, ServerStep, seen_by_client
+from fedspill.core.types import Batch, Update, UpdateKind
+from fedspill.federation.rounds import Federation, ServerStep, seen_by_client, weighted
 
 SPEC = ImageSpec((1, 6, 6), mean=(0.5,), std=(0.25,))
 SIZES = (3, 5, 8, 2)
@@ -131,3 +131,26 @@ def test_what_cannot_be_is_named() -> None:
     assert seen_by_client(first, only, SIZES) is None
     with pytest.raises(BadInput, match="took no part in round 0"):
         seen_by_client(first, (only + 1) % 4, SIZES)
+
+
+def test_another_client_learns_the_running_statistics_of_the_others() -> None:
+    training = FedAvg(epochs=2, lr=0.05)
+    federation = Federation(clients(), training, ServerStep(0.5, 0.9))
+    for one in federation.rounds(Model.of(network(), SPEC, training=True), 2, 0):
+        seen, others = seen_by_client(one, 1, SIZES), [0, 2, 3]
+        each = {k: local_update(one.sent, clients()[k], training).buffers or {} for k in others}
+        assert seen is not None
+        assert seen.buffers is not None
+        assert set(seen.buffers) == {"1.running_mean", "1.running_var"}, "counters are rounded"
+        for name, value in seen.buffers.items():
+            mean: Any = sum(SIZES[k] * each[k][name] for k in others) / sum(SIZES[k] for k in others)
+            assert torch.allclose(value, mean, atol=1e-12)
+            assert not torch.allclose(value, one.after.buffers[name], atol=1e-6), "its own share is out"
+
+
+def test_running_statistics_are_averaged_over_those_who_send_them() -> None:
+    values, shown = {"w": torch.ones(1)}, {"m": torch.tensor([4.0]), "count": torch.tensor(3)}
+    answers = [(6, Update(UpdateKind.DELTA, values)), (2, Update(UpdateKind.DELTA, values, shown))]
+    mean = weighted(answers)
+    assert mean.buffers is not None
+    assert (float(mean.buffers["m"]), int(mean.buffers["count"])) == (4.0, 3)

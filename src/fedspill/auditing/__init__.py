@@ -3,6 +3,7 @@
 - `run`: a whole audit: every update, every attack, every seed.
 - `resolving/`: the plan resolved into what runs and judges its trials.
 - `feeding/`: what the network makes of the private examples, and whether that fits its weights.
+- `by_round/`: of a federation, how good its model was before each round, and what leaked in it.
 - `schedule`: the trials in turn, within the budget, resumable.
 - `trial`: one trial: what the server sends, what it is answered, what is rebuilt.
 - `joint_trials`: trials that are attacked together.

@@ -9,6 +9,9 @@ from fedspill.report.trial import Trial
 
 OPPOSITE = 1.5
 """Cosine distance from which an update points the other way rather than elsewhere."""
+SERVER_SEES_MORE = (
+    "The server, which sees more than client {}, who looked on: the clients' own updates or their mean, in every round."
+)
 EXPECTED_SHARE = 0.98
 """Share of the predicted examples that a readout must recover; below it the report says that it falls short."""
 
@@ -29,6 +32,7 @@ class Conditions:
         drawn: clients draw masks, views or orders that the server does not know.
         small_stem: the network is a ResNet with the stem for small pictures, on large ones, which the plan did not ask
             for.
+        looker: the client that looks on; None is the server.
     """
 
     training: bool
@@ -41,6 +45,7 @@ class Conditions:
     private: bool
     drawn: bool = False
     small_stem: bool = False
+    looker: int | None = None
 
 
 def caveats(trials: Sequence[Trial], conditions: Conditions) -> list[Caveat]:
@@ -84,8 +89,8 @@ def caveats(trials: Sequence[Trial], conditions: Conditions) -> list[Caveat]:
         _about(
             ran,
             "scale",
-            "At the true input the attack computes an update of another length than that observed: a learning rate, a norm"
-            " to clip to, or a sum in the place of a mean was described wrongly. Searches by cosine do not mind.",
+            "At the true input the attack computes an update of another length than the client sent: a learning rate, a"
+            " norm to clip to, or a sum in the place of a mean was described wrongly. Searches by cosine do not mind.",
             lambda t: t.self_check_length is not None and not 0.99 < t.self_check_length < 1.01,
         ),
         _about(ran, "notes", "The attack itself has remarks, listed with its trials.", lambda t: bool(t.notes)),
@@ -106,7 +111,7 @@ def caveats(trials: Sequence[Trial], conditions: Conditions) -> list[Caveat]:
         _about(ran, "failed to fall", "The objective did not fall during the search.", _did_not_fall),
     ]
     fed = [] if conditions.fed_wrong is None else [Caveat(topic="fed wrong", text=conditions.fed_wrong)]
-    return [*fed, *(c for c in specific if c is not None), *_general(conditions)]
+    return [*fed, *(c for c in specific if c is not None), *_general(conditions, any(t.round is not None for t in ran))]
 
 
 def _about(trials: Sequence[Trial], topic: str, text: str, concerns: Callable[[Trial], bool]) -> Caveat | None:
@@ -124,12 +129,14 @@ def _did_not_fall(trial: Trial) -> bool:
     return len(values) > 1 and min(values) > 0.99 * values[0]
 
 
-def _general(conditions: Conditions) -> list[Caveat]:
+def _general(conditions: Conditions, in_rounds: bool) -> list[Caveat]:
     mode, other = ("train", "running statistics (eval mode)") if conditions.training else ("eval", "batch statistics")
     texts = {
         "batch normalisation": f"BatchNorm ran in {mode} mode; with {other} the result can differ.",
         "one seed": "One seed was run; a reconstruction moves with its random start, that of an image by several dB.",
         "untrained weights": "The model was untrained; leakage changes over training: audit the stages that you send.",
+        "few rounds": "The model was untrained before the first round; it stands as far on as the rounds observed, and"
+        " leakage goes on changing with training.",
         "privacy cost": "The epsilon stated is of one update: every further one of the same data adds to it, and what"
         " the server is granted besides is not covered by it.",
         "random draws": "The clients drew dropout masks, views of their examples, or an order, which the server"
@@ -140,8 +147,10 @@ def _general(conditions: Conditions) -> list[Caveat]:
     }
     if not conditions.one_seed:
         del texts["one seed"]
-    if not conditions.untrained:
+    if not conditions.untrained or in_rounds:
         del texts["untrained weights"]
+    if not conditions.untrained or not in_rounds:
+        del texts["few rounds"]
     if not conditions.small_stem:
         del texts["stem"]
     if conditions.labelled:
@@ -162,8 +171,23 @@ def not_tested(trials: Sequence[Trial], conditions: Conditions) -> list[str]:
     return [
         "Attacks that are not named in this report, and settings of the named ones that were not run.",
         *(["Attacks made for the clients' defences: those that ran know of none."] if conditions.defended else []),
-        "Updates of later rounds, and what several rounds tell together.",
+        *_other_rounds(trials),
+        *([SERVER_SEES_MORE.format(conditions.looker)] if conditions.looker is not None else []),
         "Inference of membership or of properties: only reconstruction of inputs was tried.",
         "A bound on what any attack could reach: none was computed.",
         *(f"A server of {role}." for role in roles[boldest + 1 :]),
+    ]
+
+
+def _other_rounds(trials: Sequence[Trial]) -> list[str]:
+    """What of a federation's rounds was left out; each that was observed was attacked by itself."""
+    observed = sorted({t.round for t in trials if t.round is not None and t.skipped is None})
+    if not observed:
+        return ["Updates of later rounds, and what several rounds tell together."]
+    last, named = observed[-1], ", ".join(map(str, observed))
+    earlier = f"Updates of rounds that were not observed, later than {last} or between 0 and {last}."
+    every = f"Updates of rounds later than {last}."
+    return [
+        every if observed == list(range(last + 1)) else earlier,
+        f"What several rounds tell together: each observed one was attacked by itself (rounds {named}).",
     ]

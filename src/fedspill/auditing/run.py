@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,12 +16,15 @@ from torch import Tensor, nn
 import fedspill
 from fedspill.auditing import caveats
 from fedspill.auditing import verdict as verdicts
+from fedspill.auditing.by_round.ledger import Ledger
+from fedspill.auditing.by_round.records import round_records
 from fedspill.auditing.feeding import MOST_MEASURED, check_feeding
 from fedspill.auditing.resolving.components import ChosenDefence
 from fedspill.auditing.resolving.scenario import Scenario, prepare, weights_sha256
 from fedspill.auditing.schedule import Schedule
+from fedspill.auditing.servers import Servers
 from fedspill.auditing.trial import Finished, Task
-from fedspill.auditing.watch import Listener, Silent
+from fedspill.auditing.watch import Listener, Silent, TrialWatch
 from fedspill.core.errors import BadInput
 from fedspill.core.knowledge import Knows
 from fedspill.core.model import BATCH_NORMS, Model
@@ -29,7 +33,7 @@ from fedspill.core.tensor_files import sha256, write_tensors, write_whole
 from fedspill.plan.build import pick_device
 from fedspill.plan.sections import AuditPlan
 from fedspill.report.leakage import leaked_share
-from fedspill.report.schema import AppliedDefence, AuditReport, Cost, Environment, Feeding, Grant
+from fedspill.report.schema import AppliedDefence, AuditReport, Cost, Environment, Feeding, Grant, RoundRecord
 from fedspill.report.store import REPORT_FILE, TENSOR_FILE, TEXT_FILE, Store, Texts, write_texts
 from fedspill.report.trial import Trial
 from fedspill.zoo.data import DataPool, from_tensors
@@ -120,10 +124,21 @@ def run_audit(
         feeding = _feeding(scenario)
         if feeding.warning is not None:
             listener.message(feeding.warning)
-        finished = Schedule(scenario, tasks, store, listener, began, keep_tensors=not redact).run()
+        ledger = Ledger(scenario, store)
+        finished = Schedule(scenario, tasks, store, listener, began, keep_tensors=not redact, ledger=ledger).run()
+        walk = partial(Servers(scenario, ledger).walk, seed=scenario.seeds[0], watch=TrialWatch(listener))
+        rounds = round_records(ledger, [f.record for f in finished], walk)
     seconds = time.monotonic() - began
     return conclude(
-        scenario, finished, store, started=started, seconds=seconds, command=command, redact=redact, feeding=feeding
+        scenario,
+        finished,
+        store,
+        started=started,
+        seconds=seconds,
+        command=command,
+        redact=redact,
+        feeding=feeding,
+        rounds=rounds,
     )
 
 
@@ -137,6 +152,7 @@ def conclude(
     command: str,
     redact: bool = False,
     feeding: Feeding | None = None,
+    rounds: Sequence[RoundRecord] = (),
 ) -> AuditResult:
     """The report of finished trials, written if there is a folder for it.
 
@@ -146,10 +162,12 @@ def conclude(
         command: what the user typed.
         redact: keep no private pixel and no reconstruction.
         feeding: what the network makes of the private examples, if it was looked at already.
+        rounds: of a federation.
     """
     trials = [f.record for f in finished]
     feeding = feeding or _feeding(scenario)
-    report = _report(scenario, trials, _environment(scenario, started, seconds, command), feeding, redact)
+    environment = _environment(scenario, started, seconds, command)
+    report = _report(scenario, trials, environment, feeding, rounds, redact)
     tensors = {} if redact else _tensors(scenario, finished)
     texts = _texts(scenario, tensors)
     if store is not None:
@@ -186,7 +204,12 @@ def _is_untrained(scenario: Scenario) -> bool:
 
 
 def _report(
-    scenario: Scenario, trials: list[Trial], environment: Environment, feeding: Feeding, redacted: bool
+    scenario: Scenario,
+    trials: list[Trial],
+    environment: Environment,
+    feeding: Feeding,
+    rounds: Sequence[RoundRecord],
+    redacted: bool,
 ) -> AuditReport:
     evaluation, conditions = scenario.evaluation, _conditions(scenario, feeding)
     worst = verdicts.worst_examples(evaluation.main_metric, trials)
@@ -203,6 +226,7 @@ def _report(
         caveats=caveats.caveats(trials, conditions),
         not_tested=caveats.not_tested(trials, conditions),
         verdict=verdicts.verdict(scenario.policy, evaluation, trials, share),
+        rounds=list(rounds),
         redacted=redacted,
     )
 
@@ -268,7 +292,12 @@ def _conditions(scenario: Scenario, feeding: Feeding) -> caveats.Conditions:
         and has_unsaid_small_stem(scenario.network, scenario.plan.model.options, scenario.model.input.encoded_shape),
         private=any(d.component.cost() is not None for d in scenario.defences),
         drawn=scenario.clients.draws and Knows.DRAWS not in scenario.knows,
+        looker=_looker(scenario),
     )
+
+
+def _looker(scenario: Scenario) -> int | None:
+    return None if scenario.rounds is None else scenario.rounds.observations[0].by_client
 
 
 def _tensors(scenario: Scenario, finished: Sequence[Finished]) -> dict[str, Tensor]:

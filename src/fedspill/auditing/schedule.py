@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from fedspill.auditing.by_round.ledger import Ledger
 from fedspill.auditing.joint_trials import run_jointly
 from fedspill.auditing.judge import prior_only
 from fedspill.auditing.resolving.scenario import Scenario
@@ -26,6 +27,7 @@ class Schedule:
     Attributes:
         began: `time.monotonic()` from which on the budget counts.
         keep_tensors: False for a redacted audit, which keeps no candidate and so no checkpoint.
+        ledger: that the rounds of a federation are measured for.
     """
 
     scenario: Scenario
@@ -34,11 +36,12 @@ class Schedule:
     listener: Listener
     began: float
     keep_tensors: bool
+    ledger: Ledger | None = None
     _told: set[str] = field(default_factory=set[str])
 
     def run(self) -> list[Finished]:
         """What every task gave, in the order of the tasks."""
-        finished, servers = dict[str, Finished](), Servers(self.scenario)
+        finished, servers = dict[str, Finished](), Servers(self.scenario, self.ledger)
         # Closed forms first: what they leave of the budget goes to the searches.
         in_turn = groups(sorted(self.tasks, key=lambda task: task.world.card.iterative), self.scenario.limits.at_once)
         for number, group in enumerate(in_turn):

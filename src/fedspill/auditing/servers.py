@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
+from fedspill.auditing.by_round.ledger import Ledger
 from fedspill.auditing.resolving.components import Chosen
 from fedspill.auditing.resolving.rounds import Observation, Rounds
 from fedspill.auditing.resolving.scenario import Scenario
@@ -50,9 +51,14 @@ class Seen:
 
 @dataclass
 class Servers:
-    """The servers of the world that is being run; a tampering may train what it plants, so it is asked once."""
+    """The servers of the world that is being run; a tampering may train what it plants, so it is asked once.
+
+    Attributes:
+        ledger: that the rounds of a federation are measured for; None measures none.
+    """
 
     scenario: Scenario
+    ledger: Ledger | None = None
     _world: str = ""
     _sent: dict[tuple[int, int], Sent] = field(default_factory=dict[tuple[int, int], Sent])
     _rounds: dict[int, dict[int, Round]] = field(default_factory=dict[int, dict[int, Round]])
@@ -91,6 +97,15 @@ class Servers:
             again,
         )
 
+    def walk(self, world: Chosen, seed: int, watch: TrialWatch) -> None:
+        """Runs a world's rounds for the ledger alone.
+
+        Raises:
+            NotApplicable: the tampering does not fit.
+        """
+        assert self.scenario.rounds is not None, "asked only of a federation"
+        self._run(world, seed, self.scenario.rounds, watch)
+
     def history(self, seed: int) -> list[Round]:
         """The rounds that were observed in the world that is being run."""
         return list(self._rounds.get(seed, {}).values())
@@ -105,12 +120,18 @@ class Servers:
                 seed,
                 lambda model, number: self._asked(world, seed, number, model, watch).model,
             )
-            kept = dict[int, Round]()
+            kept, before = dict[int, Round](), self.scenario.model
+            book = None if self.ledger is None else self.ledger.page(world, seed)
             for done in run:
+                if book is not None:
+                    book.enter(before, done)
+                before = done.after
                 if done.number in wanted:
                     kept[done.number] = done
                 else:
                     self._sent.pop((seed, done.number), None)
+            if book is not None:
+                book.close()
             self._rounds[seed] = kept
         return self._rounds[seed]
 

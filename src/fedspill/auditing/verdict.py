@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from fedspill.auditing.resolving.evaluation import Evaluation
 from fedspill.plan.sections import PolicySection
+from fedspill.report.leakage import example_of
 from fedspill.report.schema import Verdict, VerdictName, WorstExample
 from fedspill.report.trial import Rate, Score, Trial
 
@@ -20,8 +21,8 @@ def worst_examples(metric: str, trials: Sequence[Trial]) -> list[WorstExample]:
             for place, value in enumerate(score.values):
                 if value is not None:
                     example = _example(trial, score, place, value)
-                    held = best.setdefault((trial.update, place), example)
-                    best[trial.update, place] = _closer(held, example, ascending)
+                    held = best.setdefault(example_of(trial, place), example)
+                    best[example_of(trial, place)] = _closer(held, example, ascending)
     return sorted(best.values(), key=lambda w: w.value, reverse=not ascending)
 
 

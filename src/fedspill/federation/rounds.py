@@ -186,7 +186,16 @@ def _holds(longer: str, name: str) -> bool:
 
 
 def stepped(model: Model, moved: Params, lr: float, buffers: Params | None) -> Model:
-    """The server's model after its step; what it does not have is left out."""
+    """The server's model after its step; what it does not have is left out.
+
+    Raises:
+        BadInput: the step is not finite.
+    """
+    if not all(bool(v.isfinite().all()) for v in moved.values()):
+        raise BadInput(
+            "the federation diverged: what clients sent holds NaN or infinite values; lower client.lr or"
+            " federation.server_lr, or observe earlier rounds"
+        )
     params = {k: v - lr * moved[k].to(v) if k in moved else v for k, v in model.params.items()}
     held = dict(model.buffers) | {k: v for k, v in (buffers or {}).items() if k in model.buffers}
     return model.with_params(params, held)
@@ -200,9 +209,15 @@ def weighted(answers: Sequence[tuple[int, Update]]) -> Update:
     total, first = sum(n for n, _ in answers), answers[0][1]
     names = dict.fromkeys(k for _, u in answers for k in u.values)
     values = {k: _mean([(n, u.values[k]) for n, u in answers if k in u.values], total) for k in names}
+    return Update(first.kind, values, _mean_buffers(answers))
+
+
+def _mean_buffers(answers: Sequence[tuple[int, Update]]) -> dict[str, Tensor] | None:
     sent = [(n, u.buffers) for n, u in answers if u.buffers is not None]
-    buffers = {k: _mean([(n, b[k]) for n, b in sent], total) for k in first.buffers or {}}
-    return Update(first.kind, values, buffers if sent else None)
+    if not sent:
+        return None
+    total = sum(n for n, _ in sent)
+    return {k: _mean([(n, b[k]) for n, b in sent], total) for k in sent[0][1]}
 
 
 def _mean(parts: Sequence[tuple[int, Tensor]], total: int) -> Tensor:
@@ -231,9 +246,23 @@ def seen_by_client(round: Round, client: int, sizes: Sequence[int]) -> Update | 
     rest = total - sizes[client]
     if rest == 0:
         return None
-    own = round.answers[client].values
-    values = {
-        k: (v * total - own[k] * sizes[client]) / rest if k in own else v * total / rest
-        for k, v in round.mean.values.items()
-    }
-    return Update(round.mean.kind, values)
+    own = round.answers[client]
+    values = _less(round.mean.values, total, own.values, sizes[client])
+    return Update(round.mean.kind, values, _buffers_of_others(round, client, sizes))
+
+
+def _buffers_of_others(round: Round, client: int, sizes: Sequence[int]) -> dict[str, Tensor] | None:
+    """The mean of the running statistics that the others sent; a mean of counters that was rounded is not undone."""
+    own = round.answers[client].buffers
+    senders = [k for k, u in round.answers.items() if u.buffers is not None]
+    if round.mean is None or round.mean.buffers is None or not set(senders) - {client}:
+        return None
+    shown = {k: v for k, v in round.mean.buffers.items() if v.is_floating_point()}
+    total = sum(sizes[k] for k in senders)
+    return dict(shown) if own is None else _less(shown, total, own, sizes[client])
+
+
+def _less(mean: Params, total: int, own: Params, size: int) -> dict[str, Tensor]:
+    """What a mean over `total` examples is without the share of one who has `size` of them."""
+    rest = total - size
+    return {k: (v * total - own[k] * size) / rest if k in own else v * total / rest for k, v in mean.items()}

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fedspill.report.leakage import example_of
 from fedspill.report.schema import AuditReport
 from fedspill.report.trial import Score, Trial
 
@@ -134,7 +135,8 @@ def baseline_scores(trials: Iterable[Trial], metric: str) -> dict[str, list[Scor
 
 def private_examples(report: AuditReport) -> int:
     """How many different private examples were attacked."""
-    return len({(t.update, e) for t in report.trials if t.skipped is None for e in t.examples})
+    ran = [t for t in report.trials if t.skipped is None]
+    return len({example_of(t, place) for t in ran for place in range(len(t.examples))})
 
 
 def unconverged(report: AuditReport) -> list[AttackGroup]:

@@ -12,6 +12,7 @@ from fedspill.rendering.defences import defence_rows
 from fedspill.rendering.facts import MetricInfo
 from fedspill.rendering.html import view
 from fedspill.rendering.html.view import AttackRow
+from fedspill.rendering.rounds import RoundRow, round_rows
 from fedspill.rendering.texts import Piece, text_pairs_of, worst_texts
 from fedspill.report.schema import AuditReport, VerdictName
 from fedspill.report.store import Texts
@@ -36,6 +37,8 @@ def summary(report: AuditReport, console: Console, texts: Texts | None = None) -
     console.print(_attacks(report, metric))
     for line in _reasons(report, metric):
         console.print(line)
+    for name, rows in round_rows(report):
+        console.print(_rounds(report, name, rows))
     if report.worst:
         console.print(_worst(report))
     for line in _texts(report, texts or {}):
@@ -95,6 +98,21 @@ def _converged(row: AttackRow) -> Text:
     ran = len(row.group.ran)
     stuck = row.group.converged < ran
     return Text(f"{row.group.converged}/{ran}" if ran else "–", style="yellow" if stuck else "")
+
+
+def _rounds(report: AuditReport, name: str, rows: list[RoundRow]) -> Table:
+    measured = f"accuracy on {numbers.count(report.rounds[0].n, 'private example')} before each"
+    title = Text(f"\nRound by round, {measured}" + (f". {name}" if name else ""), style="bold")
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 1))
+    for head in ("round", "clients", "accuracy", "loss"):
+        table.add_column(head, justify="right", no_wrap=True)
+    table.add_column("leaked", justify="right", no_wrap=True)
+    table.add_column("closest", justify="right", no_wrap=True)
+    table.add_column("", overflow="fold", style="dim")
+    for row in rows:
+        leaked = Text(row.leaked, style="red" if row.hits else "")
+        table.add_row(row.number, row.clients, row.accuracy, row.loss, leaked, row.worst, Text(row.note))
+    return table
 
 
 def _reasons(report: AuditReport, metric: MetricInfo | None) -> list[Text]:

@@ -55,6 +55,11 @@ def rate(criterion: str, hits: int, n: int) -> Rate:
     return Rate(criterion=criterion, hits=hits, n=n, rate=share.rate, low=share.low, high=share.high)
 
 
+def example_of(trial: Trial, place: int) -> tuple[int, int]:
+    """What tells a private example of a trial from all others: in a federation rounds are of the same examples."""
+    return (trial.update, place) if trial.round is None else (-1, trial.examples[place])
+
+
 def leaked_share(trials: Sequence[Trial]) -> Rate | None:
     """The share of private examples that any of these trials leaked; None if none of them was judged.
 
@@ -67,6 +72,6 @@ def leaked_share(trials: Sequence[Trial]) -> Rate | None:
         return None
     if any(trial.leaked is None and trial.leakage_rate is not None for trial in ran):
         return rate(rates[0].criterion, sum(r.hits for r in rates), sum(r.n for r in rates))
-    examples = {(trial.update, place) for trial in ran for place in range(len(trial.examples))}
-    hits = {(trial.update, place) for trial in ran for place, hit in enumerate(trial.leaked or []) if hit}
+    examples = {example_of(trial, place) for trial in ran for place in range(len(trial.examples))}
+    hits = {example_of(trial, place) for trial in ran for place, hit in enumerate(trial.leaked or []) if hit}
     return rate(rates[0].criterion, len(hits), len(examples))

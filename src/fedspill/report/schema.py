@@ -135,6 +135,37 @@ class Feeding(Record):
     warning: str | None = None
 
 
+class RoundRecord(Record):
+    """One round of a federation: how good the global model was before it, and what leaked in it.
+
+    Attributes:
+        number: from 0.
+        world: the attack whose server alters the model before it sends it; None is the federation of all others.
+        clients: that took part, from 0.
+        examples: that these hold.
+        n: private examples of all clients that the global model was measured on in eval mode, at most 1,024.
+        accuracy: share of their labels (of next tokens: of positions) that are its likeliest class; None if they are no
+            classes, or the model holds numbers that are not finite.
+        loss: the mean of the model's own; None likewise.
+        observer: who attacked what was sent in this round: "server", or "client K"; None if nobody did.
+        leakage: share of the private examples behind it that any trial leaked; None if none was judged.
+        worst: the closest that any trial came to one of them.
+        untested: why every trial of an observed round was skipped, if so.
+    """
+
+    number: int
+    world: str | None = None
+    clients: list[int]
+    examples: int
+    n: int
+    accuracy: float | None = None
+    loss: float | None = None
+    observer: str | None = None
+    leakage: Rate | None = None
+    worst: WorstExample | None = None
+    untested: str | None = None
+
+
 class Pictures(Record):
     """Files beside the report, relative to its folder; all None in a redacted report.
 
@@ -158,6 +189,8 @@ class AuditReport(Record):
         feeding: what the network makes of the private examples; None in reports of before it was measured.
         leakage_rate: over the private examples, counting one as leaked if any trial leaked it.
         not_tested: what a reader might believe to be covered and is not.
+        rounds: of a federation every round up to the last observed one, once for each world; models are measured
+            under the first seed.
 
     Example:
         >>> import fedspill
@@ -180,6 +213,7 @@ class AuditReport(Record):
     caveats: list[Caveat]
     not_tested: list[str]
     verdict: Verdict
+    rounds: list[RoundRecord] = Field(default_factory=list[RoundRecord])
     pictures: Pictures = Pictures()
     redacted: bool = False
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fedspill.core.errors import BadInput
 from fedspill.core.tensor_files import partial_of, write_tensors, write_whole
-from fedspill.report.schema import AuditReport
+from fedspill.report.schema import AuditReport, RoundRecord
 from fedspill.report.trial import Trial
 
 KEY_FILE = "fedspill.json"
@@ -30,7 +30,9 @@ def write_texts(path: Path, texts: Texts) -> None:
     write_whole(path, json.dumps(dict(texts), ensure_ascii=False, indent=1))
 
 
-OWN_FOLDERS = ("trials", "checkpoints", "pictures", "redacted")
+_ROUNDS = TypeAdapter(list[RoundRecord])
+
+OWN_FOLDERS = ("trials", "rounds", "checkpoints", "pictures", "redacted")
 OWN_FILES = (
     REPORT_FILE,
     TENSOR_FILE,
@@ -140,6 +142,21 @@ class Store:
         write_whole(record, trial.model_dump_json())
         if not trial.ended_by_budget:
             self.checkpoint(trial.name).unlink(missing_ok=True)
+
+    def measured(self, world: str) -> list[RoundRecord] | None:
+        """The rounds that an earlier run measured in one world; None if it did not."""
+        path = self._rounds_file(world)
+        try:
+            return _ROUNDS.validate_json(path.read_bytes()) if path.is_file() else None
+        except ValidationError:
+            return None  # damaged from outside: the rounds are measured again
+
+    def keep_measured(self, world: str, rounds: list[RoundRecord]) -> None:
+        """The rounds of one world as they were measured."""
+        write_whole(self._rounds_file(world), _ROUNDS.dump_json(rounds).decode())
+
+    def _rounds_file(self, world: str) -> Path:
+        return self.folder / "rounds" / f"{world}.json"
 
     def _trial_files(self, trial: str) -> tuple[Path, Path]:
         return self.folder / "trials" / f"{trial}.json", self.folder / "trials" / f"{trial}.safetensors"

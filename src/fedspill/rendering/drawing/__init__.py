@@ -3,5 +3,6 @@
 - `pictures`: tensors to PNG.
 - `canvas`: an empty matplotlib figure of the report's style.
 - `figures`: plots.
+- `history`: a federation over time: accuracy, and what leaked, by round.
 - `bin_sheet`: what was read bin by bin, as one picture.
 """

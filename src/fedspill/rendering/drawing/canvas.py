@@ -46,7 +46,7 @@ def dress(undressed: Axes) -> Axes:
 
 def write(on: Axes, x: float, y: float, text: str, **style: Any) -> None:
     """Text that is never read as mathematics; characters that the fonts may lack become question marks."""
-    plain = text.encode("ascii", "replace").decode()
+    plain = "".join(c if c.isprintable() else "?" for c in text.encode("ascii", "replace").decode())
     on.text(x, y, plain).set(**{"color": INK, "fontsize": FONT, "parse_math": False, **style})
 
 

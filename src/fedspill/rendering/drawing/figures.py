@@ -136,7 +136,7 @@ def _name(axes: Axes, y: int, row: _Row, wide: bool) -> None:
     if wide:
         name, colon, preset = row.name.partition(":")
         if len(row.name) > MOST_LETTERS and colon:  # the preset goes to the second line
-            detail = f"{preset[:MOST_LETTERS]}, {detail}"
+            detail = f"{preset[: MOST_LETTERS - len(detail)]}, {detail}"
         else:
             name = row.name
         canvas.write(axes, -0.02, y + 0.05, name, transform=where, ha="right", fontweight=weight)

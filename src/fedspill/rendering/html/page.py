@@ -9,10 +9,11 @@ from markupsafe import Markup
 from fedspill.rendering import facts, numbers
 from fedspill.rendering.bins import BinsRead, embedded
 from fedspill.rendering.defences import defence_rows
-from fedspill.rendering.drawing import figures
+from fedspill.rendering.drawing import figures, history
 from fedspill.rendering.drawing.pictures import DIFFERENCE_RANGE, Pair
 from fedspill.rendering.html import cards, view
 from fedspill.rendering.html.plan_text import plan_text
+from fedspill.rendering.rounds import round_rows
 from fedspill.rendering.texts import TextPair
 from fedspill.report.schema import AuditReport
 from fedspill.report.trial import Rate
@@ -80,6 +81,8 @@ def _context(
         "capped": _capped(report),
         "distributions": _both(figures.distribution, report),
         "curves": _both(figures.curves, report),
+        "histories": _both(history.history, report),
+        "rounds": round_rows(report),
         "defences": defence_rows(report),
         "labels": labels,
         "granted_labels": any(row.source == "granted" for row in labels),

@@ -90,7 +90,9 @@ def _worst_tile(report: AuditReport) -> Tile:
     first = report.worst[0]
     label = f"Worst example, {numbers.metric_name(first.metric)}"
     exact = "exact; " if numbers.score(first.metric, first.value).endswith("(exact)") else ""
-    note = f"{exact}example {first.example} of update {first.update}, {attack_of(report, first.trial)}"
+    number = next((t.round for t in report.trials if t.name == first.trial), None)
+    where = f"update {first.update}" if number is None else f"update {first.update} (round {number})"
+    note = f"{exact}example {first.example} of {where}, {attack_of(report, first.trial)}"
     return Tile(label, numbers.number(first.value, first.unit), note)
 
 
