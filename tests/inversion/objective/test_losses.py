@@ -102,7 +102,9 @@ def assert_right(found: Callable[[Tensor], Tensor], wanted: Callable[[Tensor], T
     values = [f(leaf) for f, leaf in zip((found, wanted), leaves, strict=True)]
     torch.testing.assert_close(values[0], values[1], rtol=1e-9, atol=1e-11)
     factors = torch.linspace(1.0, 2.0, values[0].numel(), dtype=DOUBLE)
-    slopes = [torch.autograd.grad((v.flatten() * factors).sum(), leaf)[0] for v, leaf in zip(values, leaves, strict=True)]
+    slopes = [
+        torch.autograd.grad((v.flatten() * factors).sum(), leaf)[0] for v, leaf in zip(values, leaves, strict=True)
+    ]
     torch.testing.assert_close(slopes[0], slopes[1], rtol=1e-8, atol=1e-9 * float(slopes[1].abs().max()))
 
 
@@ -115,9 +117,7 @@ def test_one_update_is_matched_as_its_loss_says(name: str, clients: int) -> None
     matching = Matching(model, Update(UpdateKind.GRADIENT, observed), FedSGD(), clients, DISTANCES["cosine"])
     assert float(matching(truth, labels).abs()) < 1e-12
     z = examples(clients * EACH, "z")
-    assert_right(
-        lambda x: matching(x, labels), lambda x: bare_distance(model, x, labels, clients, observed), z
-    )
+    assert_right(lambda x: matching(x, labels), lambda x: bare_distance(model, x, labels, clients, observed), z)
     stack = torch.stack([z, examples(clients * EACH, "other"), truth])
     assert_right(
         lambda x: matching.each(x, labels),

@@ -86,7 +86,7 @@ class GhostNetwork:
         return self._agreements[len(labels)]
 
     def stackable(self, labels: Labels) -> bool:
-        """Whether these candidates may share a batch: no layer mixes examples; of the loss that has to be asked, too."""
+        """Whether these candidates may share a batch: no layer mixes examples; the loss has to be asked besides."""
         return not self.others and self.agrees(labels)
 
     def _measured(self, labels: Tensor) -> bool:

@@ -136,8 +136,8 @@ def default_method(update: Update, knowledge: ServerKnowledge, num_examples: int
     network is already right about most examples, which then hardly count in any sum; else self_consistent on a
     single gradient, where it is nearly perfect for untrained networks, and bias_corrected after several local
     steps. Without a bias llg, if features are non-negative, else column_minimum. All of this is measured for plain
-    cross-entropy; of any other loss `fitted`, which asks the loss. Where the clients' optimiser leaves signs alone (Adam
-    and its kin), bias_sign, or of one example without a bias iDLG.
+    cross-entropy; of any other loss `fitted`, which asks the loss. Where the clients' optimiser leaves signs alone
+    (Adam and its kin), bias_sign, or of one example without a bias iDLG.
 
     Raises:
         NotApplicable: no method fits the loss, or what the optimiser leaves.

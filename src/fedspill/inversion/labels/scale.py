@@ -33,8 +33,9 @@ WHOLE = 0.3
 def head_multiple(update: Update, knowledge: ServerKnowledge, num_examples: int | None = None) -> Multiple | None:
     """What the classification layer says of the factor.
 
-    None if it says nothing: the loss is not plain cross-entropy, the update holds no more than signs, the layer or its bias was not sent, the number of
-    several examples is not known, or no factor makes their labels reproduce themselves, as in many trained networks.
+    None if it says nothing: the loss is not plain cross-entropy, the update holds no more than signs, the layer or its
+    bias was not sent, the number of several examples is not known, or no factor makes their labels reproduce
+    themselves, as in many trained networks.
     """
     count = num_examples or knowledge.num_examples
     if not is_cross_entropy(knowledge.model) or not is_proportional(update, knowledge):
