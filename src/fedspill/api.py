@@ -561,7 +561,7 @@ def _shape(shape: tuple[int, int, int] | None) -> tuple[int, int, int]:
 def _with_loss(model: Model, loss: Loss | None) -> Model:
     if loss is None:
         return model
-    function = loss_of(loss) if isinstance(loss, str | Mapping) else loss
+    function = loss_of(loss) if isinstance(loss, str | Mapping | list | tuple) else loss
     if not callable(function):
         raise BadInput(f"loss {loss!r} is a {type(function).__name__}; a function of logits and labels is needed")
     return replace(model, loss_fn=function)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 from typer.testing import CliRunner
 
 from fedspill.cli.captured import image_shape, local_training, numbers
@@ -100,10 +101,15 @@ def captured(tmp_path: Path) -> Path:
 
 
 def attack(folder: Path, *more: str, update: str = "update.safetensors", weights: str = "global.safetensors"):
+    return bare(folder, "--mean", "0.5", "--std", "0.25", *more, update=update, weights=weights)
+
+
+def bare(folder: Path, *more: str, update: str = "update.safetensors", weights: str = "global.safetensors"):
+    """An attack that is told nothing of what images are normalised by."""
     return fedspill(
         *("attack", "--model", "nets_for_test:make", "--weights", str(folder / weights)),
         *("--update", str(folder / update), "--kind", "gradient", "--shape", "3x8x8", "--out", str(folder / "out")),
-        *("--mean", "0.5", "--std", "0.25", *more),
+        *more,
     )
 
 
@@ -244,6 +250,90 @@ def test_what_contradicts_itself_in_a_captured_update(captured: Path, monkeypatc
         assert isinstance(error, FedspillError), more
         assert said in str(error)
         assert not (captured / "out").exists(), more
+
+
+GIVEN = ("--mean", "0.5", "--std", "0.25")
+
+
+@pytest.mark.parametrize(
+    "stated",
+    [
+        ("--loss", "cross_entropy,label_smoothing=0.1"),
+        ("--client", 'loss={name="cross_entropy",label_smoothing=0.1}'),
+        ("--loss", '{name="cross_entropy",label_smoothing=0.1}'),
+        ("--loss", "nets_for_test:smooth,share=0.1"),
+    ],
+)
+def test_the_loss_of_a_captured_update_is_the_one_that_is_stated(captured: Path, monkeypatch, stated) -> None:
+    monkeypatch.syspath_prepend(str(captured))
+    with (captured / "nets_for_test.py").open("a") as file:
+        file.write(
+            "def smooth(logits, labels, share):\n"
+            "    return nn.functional.cross_entropy(logits, labels, label_smoothing=share)\n"
+        )
+    monkeypatch.delitem(sys.modules, "nets_for_test", raising=False)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(192, 16), nn.ReLU(), nn.Linear(16, 10))
+    net.load_state_dict(load_file(captured / "global.safetensors"))
+    photo = load_file(captured / "truth.safetensors")["photo"]
+    nn.CrossEntropyLoss(label_smoothing=0.1)(net((photo - 0.5) / 0.25), torch.tensor([3])).backward()
+    sent = {k: v.grad for k, v in net.named_parameters() if v.grad is not None}
+    save_file(sent, captured / "smoothed.safetensors")
+    options = ("--attack", "linear_layer", "--labels", "3", "--truth", truth(captured))
+    for more, fits in [(stated, True), ((), False)]:
+        done = attack(captured, *options, *more, "--fresh", update="smoothed.safetensors")
+        assert done.exit_code in (0, 1), done.output
+        trial = json.loads((captured / "out" / "report.json").read_text())["trials"][0]
+        assert (trial["self_check"] < 1e-6) is fits, trial["self_check"]
+
+
+def test_a_captured_run_of_another_loss_is_another_run(captured: Path, monkeypatch) -> None:
+    monkeypatch.syspath_prepend(str(captured))
+    assert attack(captured, "--attack", "linear_layer").exit_code == 0
+    assert attack(captured, "--attack", "linear_layer").exit_code == 0, "the same run"
+    error = attack(captured, "--attack", "linear_layer", "--loss", "focal").exception
+    assert isinstance(error, FedspillError), "the folder holds another run"
+
+
+@pytest.mark.parametrize(
+    "stated",
+    [
+        ("--mean", "127.5", "--std", "63.75", "--range", "0,255"),
+        ("--mean", "0", "--std", "0.5", "--range", "-1,1"),
+        ("--mean", "0.5,0.5,0.5", "--std", "0.25,0.25,0.25"),
+    ],
+)
+def test_one_normalisation_in_three_words(captured: Path, monkeypatch, stated) -> None:
+    monkeypatch.syspath_prepend(str(captured))
+    done = bare(captured, "--attack", "linear_layer", "--num-examples", "1", *stated)
+    assert done.exit_code == 0, done.output
+    rebuilt = load_file(captured / "out" / "reconstructions.safetensors")["rebuilt"]
+    torch.testing.assert_close(rebuilt, load_file(captured / "truth.safetensors")["photo"], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ((), "give --mean and --std"),
+        (("--mean", "0.5"), "both are needed"),
+        ((*GIVEN, "--normalise", "none"), "--normalise none and --mean, --std are given"),
+        ((*GIVEN, "--range", "0"), "two numbers are needed"),
+        ((*GIVEN, "--range", "1,0"), "below that of white"),
+        (("--mean", "0.5,0.5", "--std", "1,1"), "the data has 3 channels"),
+        ((*GIVEN, "--loss", "focal,gama=2"), "has no field gama"),
+        ((*GIVEN, "--loss", "focall"), "loss 'focall' is unknown"),
+        ((*GIVEN, "--loss", "focal,2"), "NAME,FIELD=VALUE is needed"),
+        ((*GIVEN, "--loss", "torch.nn:CrossEntropyLoss,smoothing=2"), "cannot be made with"),
+        ((*GIVEN, "--loss", "focal", "--client", "loss=focal"), "one of the two is needed"),
+        ((*GIVEN, "--client", "loss={share=1}"), "has no name"),
+    ],
+)
+def test_a_normalisation_or_a_loss_that_is_not_said_or_fits_nothing(captured: Path, monkeypatch, more, said) -> None:
+    monkeypatch.syspath_prepend(str(captured))
+    error = bare(captured, "--attack", "linear_layer", *more).exception
+    assert isinstance(error, FedspillError), repr(error)
+    assert said in str(error)
+    assert len(str(error).splitlines()) == 1
+    assert not (captured / "out").exists()
 
 
 def test_defects_do_not_read_as_leaks(tmp_path: Path, monkeypatch, capsys) -> None:

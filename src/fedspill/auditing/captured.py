@@ -12,10 +12,11 @@ import torch
 
 import fedspill
 from fedspill import catalogue
+from fedspill.auditing.capturing.assumed import without_unknown_draws
 from fedspill.auditing.capturing.kinds import Kind as Kind
 from fedspill.auditing.capturing.scoring import Judging, concluded, scenario_of
 from fedspill.auditing.resolving.components import configure, misfit
-from fedspill.auditing.resolving.scenario import weights_sha256
+from fedspill.auditing.resolving.scenario import loss_digits, weights_sha256
 from fedspill.auditing.run import AuditResult
 from fedspill.auditing.watch import Listener, TrialWatch
 from fedspill.core.errors import BadInput
@@ -84,8 +85,9 @@ def attack_captured(
         NotApplicable: the attack does not fit the model or the update.
     """
     attack = check_entry(entry, knowledge)
+    knowledge, assumed = without_unknown_draws(knowledge)
     job = Job(update, knowledge, stream(seed, "attack", entry.label, 0))
-    scenario = None if judging is None else scenario_of(judging, entry, job, seed)
+    scenario = None if judging is None else scenario_of(judging, entry, job, seed, drawn=bool(assumed))
     started = datetime.now(UTC).isoformat(timespec="seconds")
     listener.trial(1, 1, entry.label)
     deadline = None if budget is None else time.monotonic() + budget
@@ -93,7 +95,7 @@ def attack_captured(
     watch = TrialWatch(listener, checkpoint, deadline, quality)
     began = time.monotonic()
     rebuilt = attack.reconstruct(update, knowledge, job.rng, watch)
-    rebuilt = replace(rebuilt, notes=(*notes, *rebuilt.notes))
+    rebuilt = replace(rebuilt, notes=(*notes, *assumed, *rebuilt.notes))
     seconds = time.monotonic() - began
     summary = _summary(entry, update, knowledge, rebuilt, seconds, command) | _told(judging)
     result = None
@@ -126,6 +128,8 @@ def run_key(model: Model, update: Update, conditions: object, judging: Judging |
     if judging is not None:
         batch, limits = judging.truth.batch, judging.leak_threshold
         conditions = (conditions, limits, sha256(batch.inputs), sha256(batch.labels), judging.truth.has_labels)
+    if loss := loss_digits(model):
+        conditions = (conditions, loss)
     values = (content for named in update.values.items() for content in named)
     circumstances = repr((conditions, fedspill.__version__, torch.__version__, model.like.device.type))
     return sha256(weights_sha256(model), *values, circumstances)

@@ -2,7 +2,7 @@
 
 import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from fedspill.auditing.joint_trials import run_jointly
 from fedspill.auditing.judge import prior_only
 from fedspill.auditing.resolving.scenario import Scenario
 from fedspill.auditing.servers import Servers
-from fedspill.auditing.trial import Finished, Task, run_trial
+from fedspill.auditing.trial import Finished, Task, refusal, run_trial
 from fedspill.auditing.watch import Listener, TrialWatch
 from fedspill.core.roles import ReconstructsMany
 from fedspill.core.tensor_files import sha256
@@ -40,7 +40,11 @@ class Schedule:
     _told: set[str] = field(default_factory=set[str])
 
     def run(self) -> list[Finished]:
-        """What every task gave, in the order of the tasks."""
+        """What every task gave, in the order of the tasks.
+
+        Raises:
+            NotApplicable: an attack that the plan names fits none of the updates; told when its last one was tried.
+        """
         finished, servers = dict[str, Finished](), Servers(self.scenario, self.ledger)
         # Closed forms first: what they leave of the budget goes to the searches.
         in_turn = groups(sorted(self.tasks, key=lambda task: task.world.card.iterative), self.scenario.limits.at_once)
@@ -51,7 +55,16 @@ class Schedule:
                 later = [task for after in in_turn[number + 1 :] for task in after]
                 done = self._run(servers, group, unfinished, later)
                 finished |= {task.name: one for task, one in zip(unfinished, done, strict=True)}
+                self._check_fits(group[0], finished)
         return [finished[task.name] for task in self.tasks]
+
+    def _check_fits(self, task: Task, finished: Mapping[str, Finished]) -> None:
+        """Raises NotApplicable if all tasks of this one's attack are done, none was run, and one did not fit."""
+        names = [other.name for other in self.tasks if other.world.label == task.world.label]
+        done = [finished[name] for name in names if name in finished]
+        unfit = [one for one in done if one.unfit]
+        if unfit and len(done) == len(names) and all(one.record.skipped is not None for one in done):
+            raise refusal(task, unfit[0].record.skipped)
 
     def _held(self, task: Task) -> Finished | None:
         held = None if self.store is None else self.store.finished(task.name)
@@ -104,6 +117,8 @@ class Schedule:
             self._told.add(tasks[0].world.label)
         if self.store is not None:
             for one in done:
+                if one.unfit:  # tried again by whoever goes on: only all updates together tell whether this is an error
+                    continue
                 self.store.keep(one.record, one.tensors if self.keep_tensors else {})
         if watch.checkpoint is not None and not (done and watch.ended):
             watch.checkpoint.unlink(missing_ok=True)

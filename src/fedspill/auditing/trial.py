@@ -60,10 +60,12 @@ class Finished:
 
     Attributes:
         tensors: "rebuilt", what was scored, and "unscored", what the attack returned beyond that.
+        unfit: skipped, as the attack, which the plan names, does not fit this update.
     """
 
     record: Trial
     tensors: Mapping[str, Tensor]
+    unfit: bool = False
 
 
 @dataclass(frozen=True)
@@ -83,12 +85,14 @@ class Posed:
 
 
 def run_trial(servers: Servers, task: Task, watch: TrialWatch, priors: Priors) -> Finished:
-    """Runs one trial; an attack that does not fit is recorded as skipped if "standard" chose it.
+    """Runs one trial; an attack that does not fit this update is recorded as skipped, as others may fit.
 
     Raises:
-        NotApplicable: the plan named an attack that does not fit.
+        NotApplicable: the plan named an attack that does not fit the kind of data.
     """
     began = time.perf_counter()
+    if task.world.explicit and (reason := misfit(task.world.card, servers.scenario.model.input)) is not None:
+        raise refusal(task, reason)
     try:
         posed = pose(servers, task, watch)
         if isinstance(posed, Finished):
@@ -96,10 +100,15 @@ def run_trial(servers: Servers, task: Task, watch: TrialWatch, priors: Priors) -
         job = posed.job
         returned = posed.served.attack.reconstruct(job.update, job.knowledge, job.rng, watch)
     except NotApplicable as reason:
-        if task.world.explicit and servers.scenario.rounds is None:  # another round may be different
-            raise NotApplicable(f"attack {task.world.label!r} does not apply: {reason}") from None
-        return Finished(_blank(servers.scenario, task, skipped=str(reason)), {})
+        # Another round may be different.
+        unfit = task.world.explicit and servers.scenario.rounds is None
+        return Finished(_blank(servers.scenario, task, skipped=str(reason)), {}, unfit)
     return judged(servers, posed, returned, time.perf_counter() - began, watch, priors)
+
+
+def refusal(task: Task, reason: str | None) -> NotApplicable:
+    """Of an attack that the plan names and that fits none of its updates."""
+    return NotApplicable(f"attack {task.world.label!r} does not apply: {reason}")
 
 
 def pose(servers: Servers, task: Task, watch: TrialWatch) -> Posed | Finished:

@@ -26,7 +26,15 @@ def capture_command(
     ] = None,
     shape: Annotated[str, typer.Option(help="Channels x height x width of one input.")] = "3x32x32",
     mean: Annotated[str | None, typer.Option(help="Normalisation per channel, such as 0.49,0.48,0.45.")] = None,
-    std: Annotated[str | None, typer.Option(help="Likewise.")] = None,
+    std: Annotated[str | None, typer.Option(help="Likewise; needed where neither weights nor library say it.")] = None,
+    range: Annotated[str | None, typer.Option(help="What black and white are before that: 0,255; else 0,1.")] = None,
+    normalise: Annotated[
+        Literal["none", "imagenet", "cifar10", "cifar100"] | None, typer.Option(help="Or mean and std in one word.")
+    ] = None,
+    loss: Annotated[
+        str | None,
+        typer.Option(help="cross_entropy,label_smoothing=0.1; focal; package.module:function. Else cross-entropy."),
+    ] = None,
     num_classes: Annotated[int, typer.Option(min=1, help="Of a zoo or library model.")] = 10,
     mode: Annotated[Literal["eval", "train"], typer.Option(help="How BatchNorm ran at the client.")] = "eval",
     num_examples: Annotated[int | None, typer.Option(min=1, help="How many examples, if known.")] = None,
@@ -66,32 +74,40 @@ def capture_command(
     from fedspill.auditing.captured import attack_captured, check_entry, run_key
     from fedspill.auditing.capturing.updates import clients_of, read_update
     from fedspill.cli.captured import (
+        SAY_IT,
         image_shape,
         judging_of,
         known_labels,
         local_training,
+        normalisation,
         num_classes_of,
-        numbers,
         show,
+        with_loss,
     )
     from fedspill.cli.progress import TerminalListener
+    from fedspill.core.errors import BadInput
     from fedspill.core.knowledge import ServerKnowledge
     from fedspill.plan.build import pick_device
     from fedspill.plan.sections import AttackEntry, parse_decibels, parse_seconds
     from fedspill.plan.values import set_fields
     from fedspill.report.store import Store
-    from fedspill.zoo.models import build
+    from fedspill.zoo.models import UnsaidNormalisation, build
 
-    built = build(
-        model,
-        input_shape=image_shape(shape),
-        num_classes=num_classes,
-        weights=weights,
-        mode=mode,
-        device=pick_device(device),
-        mean=numbers(mean, "--mean"),
-        std=numbers(std, "--std"),
-    )
+    try:
+        built = build(
+            model,
+            input_shape=image_shape(shape),
+            num_classes=num_classes,
+            weights=weights,
+            mode=mode,
+            device=pick_device(device),
+            normalisation=normalisation(normalise, mean, std, range),
+            assume=False,
+        )
+    except UnsaidNormalisation:
+        said = f"neither {str(weights)!r} nor the library of {model!r} says what images are normalised by"
+        raise BadInput(f"{said}: {SAY_IT}") from None
+    built = with_loss(built, loss, client or [])
     sent = read_update(update, kind, built, num_examples)
     steps = {"epochs": epochs, "minibatch_size": minibatch_size, "lr": lr}
     options = {**steps, "momentum": momentum, "weight_decay": weight_decay}

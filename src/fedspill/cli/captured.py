@@ -3,7 +3,9 @@
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 from rich.console import Console
@@ -14,16 +16,18 @@ from fedspill.auditing.capturing.truths import read_truth
 from fedspill.auditing.run import AuditResult
 from fedspill.core.errors import BadInput
 from fedspill.core.knowledge import ServerKnowledge
+from fedspill.core.local_training.losses import loss_of
 from fedspill.core.local_training.update import LocalTraining
 from fedspill.core.memory import free_bytes, words
 from fedspill.core.model import Model
 from fedspill.core.tensor_files import write_whole
 from fedspill.plan.file import parse_as
 from fedspill.plan.sections import ClientSection
-from fedspill.plan.values import set_fields
+from fedspill.plan.values import set_fields, toml_value
 from fedspill.rendering.drawing.pictures import enlarge, image, png
 from fedspill.rendering.folder import HTML_FILE, write_views
 from fedspill.rendering.terminal import summary
+from fedspill.zoo.statistics import CIFAR10, CIFAR100, IDENTITY, IMAGENET, Normalisation, stated
 
 
 def show(captured: Captured, out: Path) -> int:
@@ -105,6 +109,69 @@ def numbers(text: str | None, option: str) -> tuple[float, ...] | None:
     return found
 
 
+Word = Literal["none", "imagenet", "cifar10", "cifar100"]
+"""A normalisation that has a name."""
+WORDS = {"none": IDENTITY, "imagenet": IMAGENET, "cifar10": CIFAR10, "cifar100": CIFAR100}
+SAY_IT = (
+    "give --mean and --std per channel (and --range, if not of pixels in [0, 1]), or --normalise none, imagenet,"
+    " cifar10 or cifar100"
+)
+
+
+def normalisation(word: Word | None, mean: str | None, std: str | None, ends: str | None) -> Normalisation | None:
+    """What the command says that images are normalised by; None if it says nothing.
+
+    Args:
+        word: a name.
+        mean: numbers with commas between them, as is `std`.
+        ends: what black and white are before these.
+
+    Raises:
+        BadInput: two that contradict each other, or values that no image can be normalised by.
+    """
+    told = [name for name, value in (("--mean", mean), ("--std", std), ("--range", ends)) if value is not None]
+    if word is not None and told:
+        raise BadInput(f"--normalise {word} and {', '.join(told)} are given; one or the other is needed")
+    if word is not None:
+        return Normalisation(WORDS[word], f"--normalise {word}, as the command says")
+    if not told:
+        return None
+    limits = numbers(ends, "--range")
+    if limits is not None and len(limits) != 2:
+        raise BadInput(f"--range {ends!r}: two numbers are needed, what black and white are, such as 0,255")
+    pair = None if limits is None else (limits[0], limits[1])
+    return Normalisation(stated(numbers(mean, "--mean"), numbers(std, "--std"), pair), "as the command says")
+
+
+def with_loss(model: Model, text: str | None, settings: list[str]) -> Model:
+    """The model with the loss that the command states, by `--loss` or as a key of a plan's [client]; else as it is.
+
+    Args:
+        text: a name or package.module:function, with fields behind it if any, as `cross_entropy,label_smoothing=0.1`;
+            or a TOML table, or list of such.
+        settings: KEY=VALUE of [client].
+
+    Raises:
+        BadInput: it is stated twice, or names no loss.
+    """
+    told = set_fields(settings).get("loss")
+    if text is None:
+        return model if told is None else replace(model, loss_fn=loss_of(told))
+    if told is not None:
+        raise BadInput("--loss and --client loss are given; one of the two is needed")
+    return replace(model, loss_fn=loss_of(_loss(text.strip())))
+
+
+def _loss(text: str) -> object:
+    name, comma, fields = text.partition(",")
+    if text.startswith(("{", "[")) or not comma:
+        return toml_value(text)
+    table = toml_value(f"{{{fields}}}")
+    if not isinstance(table, dict):
+        raise BadInput(f"--loss {text[:80]!r}: NAME,FIELD=VALUE is needed, such as cross_entropy,label_smoothing=0.1")
+    return {**table, "name": name.strip()}
+
+
 def known_labels(text: str | None, num_examples: int | None, num_classes: int) -> torch.Tensor | None:
     """Class numbers (n,) with commas between them.
 
@@ -136,6 +203,7 @@ def local_training(kind: str, options: Mapping[str, object], settings: list[str]
         BadInput: options that do not go together, or a key or a value that a plan would not take.
     """
     told = {k: v for k, v in options.items() if v is not None} | set_fields(settings)
+    told.pop("loss", None)  # of the model, see `with_loss`
     if elsewhere := sorted(told.keys() & ELSEWHERE.keys()):
         raise BadInput(f"--client {elsewhere[0]}: {ELSEWHERE[elsewhere[0]]}")
     if kind == "gradient":

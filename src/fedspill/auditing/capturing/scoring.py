@@ -38,8 +38,11 @@ class Judging:
     leak_threshold: dict[str, float] | None = None
 
 
-def scenario_of(judging: Judging, entry: AttackEntry, job: Job, seed: int) -> Scenario:
+def scenario_of(judging: Judging, entry: AttackEntry, job: Job, seed: int, *, drawn: bool = False) -> Scenario:
     """The audit that one captured update is, with what the server was granted of it.
+
+    Args:
+        drawn: the client drew masks, views or an order that nobody knows.
 
     Raises:
         BadInput: the truth does not fit the model, the number of clients or what was granted.
@@ -49,7 +52,7 @@ def scenario_of(judging: Judging, entry: AttackEntry, job: Job, seed: int) -> Sc
         raise BadInput(f"num_examples={knowledge.num_examples} was given, and the truth holds {count} examples")
     plan = parse_plan(_table(judging, entry, knowledge, seed))
     scenario = prepare(plan, knowledge.model.like.device, model=knowledge.model, pool=judging.truth)
-    clients = replace(scenario.clients, training=_training(job))
+    clients = replace(scenario.clients, training=_training(job), draws=drawn)
     return replace(scenario, clients=clients, model=knowledge.model, knows=knowledge.holds())
 
 
@@ -95,17 +98,17 @@ def concluded(
     shown = returned if labelled else replace(returned, labels=None, label_method=None)
     priors = functools.cache(lambda update, seed: prior_only(scenario, scenario.private(update), seed))
     done = judged(servers, posed, shown, seconds, watch, priors)
-    record = done.record.model_copy(update=_unknown(returned, job, labelled))
+    record = done.record.model_copy(update=_unknown(returned, job, labelled, scenario.clients.draws))
     store = None if out is None else Store(out, "")
     return conclude(
         scenario, [Finished(record, done.tensors)], store, started=started, seconds=seconds, command=command
     )
 
 
-def _unknown(returned: Reconstruction, job: Job, labelled: bool) -> dict[str, Any]:
-    """What cannot be said of an update whose labels or whose protocol nobody told."""
+def _unknown(returned: Reconstruction, job: Job, labelled: bool, drawn: bool) -> dict[str, Any]:
+    """What cannot be said of an update whose labels, whose protocol or whose draws nobody told."""
     changes = dict[str, Any]()
-    if not labelled or job.knowledge.local_training is None:
+    if drawn or not labelled or job.knowledge.local_training is None:
         changes |= {"self_check": None, "self_check_length": None}
     if not labelled and returned.labels is not None:
         source = "granted" if returned.label_method is None else "inferred"

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 import fedspill
 from fedspill.auditing.resolving.components import (
@@ -27,7 +28,8 @@ from fedspill.core.knowledge import Knows
 from fedspill.core.local_training.draws import draws_anything, is_random, with_draws
 from fedspill.core.local_training.losses import loss_of
 from fedspill.core.local_training.protocol import LocalTraining
-from fedspill.core.model import Model
+from fedspill.core.model import Model, next_token_loss
+from fedspill.core.probing.inputs import random_like
 from fedspill.core.probing.state import check_memory
 from fedspill.core.rng import randn, seeded_globals, stream
 from fedspill.core.roles import Stages
@@ -142,6 +144,7 @@ class Scenario:
         frozen = [sorted(self.model.frozen)] if self.model.frozen else []
         conditions = [
             *frozen,
+            *loss_digits(self.model),
             plan,
             redact,
             fedspill.__version__,
@@ -165,6 +168,23 @@ def _behaviour(model: Model) -> list[str]:
         z = probe_inputs(model.input, 1, model.like)
     with torch.no_grad():
         return [f"{v:.2e}" for v in calm.logits(calm.params, z).flatten()[:MOST_LOGITS].tolist()]
+
+
+def loss_digits(model: Model) -> list[str]:
+    """What the loss says of arbitrary logits: by its code alone no loss is known again; [] for plain cross-entropy."""
+    if model.loss_fn in (functional.cross_entropy, next_token_loss):
+        return []
+    with torch.no_grad():
+        shape = model.in_eval_mode().logits(model.params, probe_inputs(model.input, 1, model.like)).shape
+        count = min(max(2, shape[-1]), MOST_LOGITS)
+        logits = random_like(model.like.new_empty(count, *shape[1:]), "loss")
+        classes = torch.arange(count, device=logits.device)
+        for labels in (classes, (classes[:, None] == torch.arange(shape[-1], device=logits.device)).to(logits)):
+            try:
+                return [f"{float(model.loss_fn(logits, labels)):.4e}"]
+            except Exception:  # a loss of anyone's, that takes other labels
+                continue
+    return [type(model.loss_fn).__qualname__]
 
 
 def weights_sha256(model: Model) -> str:

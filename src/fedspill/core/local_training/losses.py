@@ -258,5 +258,9 @@ def imported(name: str, options: Mapping[str, object]) -> LossFn:
     if not callable(function):
         raise BadInput(f"loss {name!r} is a {type(function).__name__}; a function of logits and labels is needed")
     if isinstance(function, type):  # as torch.nn:CrossEntropyLoss
-        return function(**options)
+        try:
+            return function(**options)
+        except Exception as error:  # likewise
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise BadInput(f"loss {name!r} cannot be made with {dict(options)}: {reason}") from error
     return partial(function, **options) if options else function

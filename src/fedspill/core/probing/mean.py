@@ -1,4 +1,4 @@
-"""Whether the loss of a batch is the mean of its examples' own, found by trying."""
+"""Whether the loss of a batch is the mean of its examples' own, or of its parts', found by trying."""
 
 from collections.abc import Hashable
 from weakref import WeakKeyDictionary
@@ -41,6 +41,43 @@ def is_mean_of_examples(model: Model, labels: Tensor) -> bool:
         return _tried(model, labels)
 
 
+def is_mean_of_batches(model: Model, labels: Tensor) -> bool:
+    """Whether the loss of r batches in one is the mean of theirs, by value and gradient at arbitrary logits.
+
+    So it is of class weights where all batches have the same labels; not of sums, of the worst examples of a batch, or
+    of pairs.
+
+    Args:
+        labels: (r, n, ...), of any kind that the loss takes.
+    """
+    known = _found.setdefault(model.module, {})
+    same = bool((labels == labels[:1]).all())
+    kinds = None if labels.is_floating_point() else tuple((labels[:1] if same else labels).flatten().tolist())
+    key = (model.loss_fn, "batches", labels.shape, labels.dtype, kinds)
+    try:
+        if key not in known:
+            known[key] = _adds_up(model, labels.detach())
+        return known[key]
+    except TypeError:  # a loss that has no hash
+        return _adds_up(model, labels.detach())
+
+
+def _adds_up(model: Model, labels: Tensor) -> bool:
+    with torch.no_grad():
+        shape = model.in_eval_mode().logits(model.params, probe_inputs(model.input, 1, model.like)).shape[1:]
+    drawn = random_like(model.like.new_empty(*labels.shape[:2], *shape), "batches")
+    # Batches of unlike size, so that what chooses among examples chooses unevenly.
+    scale = torch.linspace(0.3, 3.0, len(labels)).to(drawn).reshape(-1, *(1 for _ in drawn.shape[1:]))
+    logits = (scale * drawn).requires_grad_()
+    try:
+        with torch.enable_grad():
+            whole = model.loss_fn(logits.flatten(0, 1), labels.flatten(0, 1))
+            each = torch.stack([model.loss_fn(*one) for one in zip(logits, labels, strict=True)]).mean()
+        return _agree(whole, each, logits)
+    except (RuntimeError, ValueError, IndexError):
+        return False
+
+
 def _tried(model: Model, labels: Tensor) -> bool:
     try:
         with torch.random.fork_rng(devices=[]):  # dropout in train mode draws
@@ -72,8 +109,12 @@ def _is_mean(model: Model, labels: Tensor) -> bool:
     with torch.enable_grad():
         whole = model.loss_fn(logits, labels)
         each = torch.stack([model.loss_fn(logits[i : i + 1], labels[i : i + 1]) for i in range(len(labels))]).mean()
-    gradients = [torch.autograd.grad(value, logits, retain_graph=True)[0] for value in (whole, each)]
-    return _close(whole.detach(), each.detach()) and _close(*gradients)
+    return _agree(whole, each, logits)
+
+
+def _agree(one: Tensor, two: Tensor, logits: Tensor) -> bool:
+    gradients = [torch.autograd.grad(value, logits, retain_graph=True)[0] for value in (one, two)]
+    return _close(one.detach(), two.detach()) and _close(*gradients)
 
 
 def _close(a: Tensor, b: Tensor) -> bool:

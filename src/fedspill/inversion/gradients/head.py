@@ -10,7 +10,7 @@ from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.probing.head import Head, last_linear
 from fedspill.core.types import Params, Update
 from fedspill.inversion.gradients.layer import sent
-from fedspill.inversion.gradients.mean import client_path, mean_gradient
+from fedspill.inversion.gradients.mean import client_path, signed_gradient
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class ClassifierGradient:
     """The mean gradient of the head in float64, with the number of examples behind it.
 
     Attributes:
-        scaled: False if the scale is arbitrary (FedAvg of unknown settings).
+        scaled: False if the scale is arbitrary (FedAvg of unknown settings); of Adam and its kin only signs are right.
         weight: the head's own, at the middle of the client's path.
         offset: the head's bias there, None if it has none.
     """
@@ -60,7 +60,7 @@ def head_gradient(update: Update, knowledge: ServerKnowledge, num_examples: int)
     head = last_linear(knowledge.model)
     sent(update, head.weight, "the head's weight")
     names = [n for n in (head.weight, head.bias) if n is not None]
-    mean = mean_gradient(update, knowledge, names, num_examples)
+    mean = signed_gradient(update, knowledge, names, num_examples)
     middle = {n: _middle(update, knowledge, n, num_examples) for n in names}
     offset = None if head.bias is None else middle[head.bias]
     return ClassifierGradient(head, mean.values, num_examples, mean.scaled, head.rows(middle[head.weight]), offset)

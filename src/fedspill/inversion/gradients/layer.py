@@ -8,10 +8,9 @@ from torch import Tensor
 
 from fedspill.core.errors import NotApplicable
 from fedspill.core.knowledge import ServerKnowledge
-from fedspill.core.local_training.protocol import FedAvg
 from fedspill.core.types import Update, UpdateKind
 from fedspill.inversion.gradients.linear import RowGroup, row_floor, row_groups
-from fedspill.inversion.gradients.mean import is_proportional, mean_gradient
+from fedspill.inversion.gradients.mean import check_proportional, mean_gradient
 from fedspill.inversion.gradients.rounding import largest_rounding
 
 
@@ -71,12 +70,10 @@ def layer_gradient(update: Update, knowledge: ServerKnowledge, layer: Layer) -> 
     """Reads a layer's gradient.
 
     Raises:
-        NotApplicable: its weight or its bias was not trained, or its bias gradient is zero.
+        NotApplicable: its weight or its bias was not trained, its bias gradient is zero, or the clients' optimiser
+            leaves no ratios.
     """
-    if not is_proportional(update, knowledge):
-        training = knowledge.local_training
-        name = type(training.rule).__name__ if isinstance(training, FedAvg) else ""
-        raise NotApplicable(f"the clients train by {name}, which scales every entry apart: no ratio is left to read")
+    check_proportional(update, knowledge)
     dtype = sent(update, layer.bias, "the layer's bias").dtype
     sent(update, layer.weight, "the layer's weight")
     mean = mean_gradient(update, knowledge, (layer.weight, layer.bias))

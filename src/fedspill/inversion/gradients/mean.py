@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from fedspill.core.errors import NotApplicable
 from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.local_training.path import LocalPath, local_path
 from fedspill.core.local_training.update import FedAvg
@@ -66,6 +67,14 @@ def is_proportional(update: Update, knowledge: ServerKnowledge) -> bool:
     return update.kind is UpdateKind.GRADIENT or not isinstance(training, FedAvg) or training.rule.is_linear
 
 
+def check_proportional(update: Update, knowledge: ServerKnowledge) -> None:
+    """Raises NotApplicable if the update is known to be no combination of gradients, of which ratios could be read."""
+    training = knowledge.local_training
+    if isinstance(training, FedAvg) and not is_proportional(update, knowledge):
+        name = type(training.rule).__name__
+        raise NotApplicable(f"the clients train by {name}, which scales every entry apart: no ratio is left to read")
+
+
 def mean_gradient(
     update: Update, knowledge: ServerKnowledge, names: Iterable[str], num_examples: int | None = None
 ) -> MeanGradient:
@@ -76,7 +85,18 @@ def mean_gradient(
         knowledge: the model as sent, the protocol, the number of clients.
         names: of parameters.
         num_examples: n over all clients, if the server has it from elsewhere than `knowledge`.
+
+    Raises:
+        NotApplicable: the clients' optimiser is known to leave no more of gradients than signs.
     """
+    check_proportional(update, knowledge)
+    return signed_gradient(update, knowledge, names, num_examples)
+
+
+def signed_gradient(
+    update: Update, knowledge: ServerKnowledge, names: Iterable[str], num_examples: int | None = None
+) -> MeanGradient:
+    """As `mean_gradient`, for readers that use no more than signs where `is_proportional` is False."""
     values = {k: update.values[k].double() for k in names if k in update.values}
     if update.kind is UpdateKind.GRADIENT:
         return MeanGradient(values, True)

@@ -86,7 +86,7 @@ class GhostNetwork:
         return self._agreements[len(labels)]
 
     def stackable(self, labels: Labels) -> bool:
-        """Whether these candidates may share a batch: no layer mixes examples, and the loss is a mean."""
+        """Whether these candidates may share a batch: no layer mixes examples; the loss has to be asked besides."""
         return not self.others and self.agrees(labels)
 
     def _measured(self, labels: Tensor) -> bool:
@@ -134,7 +134,7 @@ class GhostNetwork:
         tape, others = self.tape, list(self.others.values())
         examples = z.flatten(0, 1)
         logits = logits_of(self.module(examples if only_reads(self.model.module) else examples.clone()))
-        # The mean over all, times their number, is the sum of the candidates' means.
+        # The mean over all, times their number, is the sum of the candidates' means; who stacks asks the loss.
         loss = self.model.loss_fn(logits, labels.flatten(0, 1)) * len(z)
         gradients: Any = torch.autograd.grad(loss, [*tape.tensors, *others], create_graph=True, allow_unused=True)
         for reading, gradient in zip(tape.readings, gradients, strict=False):

@@ -22,7 +22,7 @@ from fedspill.core.rng import stream
 from fedspill.core.types import Update
 from fedspill.inversion.gradients.head import ClassifierGradient, head_gradient
 from fedspill.inversion.gradients.losses import Evidence, evidence
-from fedspill.inversion.gradients.mean import one_step
+from fedspill.inversion.gradients.mean import is_proportional, one_step
 from fedspill.inversion.labels.fitted import fitted
 from fedspill.inversion.labels.probe import Probe, greedy, nearest_counts, probe, probe_path, rescaled
 from fedspill.inversion.labels.scale import head_multiple
@@ -61,6 +61,11 @@ NEEDS: Mapping[LabelMethod, tuple[str, Callable[[Evidence], bool]]] = {
     "fitted": ("that adds up over examples", lambda loss: loss.separable),
 }
 """The loss that each method needs, in words and as a test."""
+OF_SIGNS: tuple[LabelMethod, ...] = ("bias_sign", "idlg")
+"""Methods that hold where an update tells no more of a gradient than its entries' signs, as of Adam.
+
+Signs of the rows of one example are multiples of its features' signs, of which the label's is the negative one.
+"""
 ROUNDED = 1e-3
 FAMILIAR = 0.5
 """Share of an ignorant network's error below which a network counts as right about most examples."""
@@ -90,6 +95,11 @@ def infer(
         raise BadInput(f"num_examples={num_examples}: at least 1 is needed")
     _check_classes(knowledge)
     loss = evidence(knowledge.model)
+    if method not in OF_SIGNS and not is_proportional(update, knowledge):
+        raise NotApplicable(
+            f"label method {method!r} reads sizes, and the clients' optimiser leaves signs: {' or '.join(OF_SIGNS)}"
+            " may do, or grant labels"
+        )
     needed, fits = NEEDS[method]
     if not fits(loss):
         raise NotApplicable(f"label method {method!r} needs a loss {needed}; the model's is another")
@@ -104,7 +114,13 @@ def _in_scale(update: Update, knowledge: ServerKnowledge, num_examples: int) -> 
     told = head_multiple(update, knowledge, num_examples) if gradient.scaled else None
     if told is not None and not told.allows(1.0):
         return replace(gradient, values={k: v / told.factor for k, v in gradient.values.items()})
-    return replace(gradient, scaled=False) if told is None and _too_large(gradient) else gradient
+    lost = told is None and (_too_large(gradient) or _clips(knowledge))
+    return replace(gradient, scaled=False) if lost else gradient
+
+
+def _clips(knowledge: ServerKnowledge) -> bool:
+    """The clients are known to clip what they send, by a factor that nobody knows."""
+    return knowledge.local_training is not None and knowledge.local_training.conditions.clip_norm is not None
 
 
 def _too_large(gradient: ClassifierGradient) -> bool:
@@ -120,13 +136,16 @@ def default_method(update: Update, knowledge: ServerKnowledge, num_examples: int
     network is already right about most examples, which then hardly count in any sum; else self_consistent on a
     single gradient, where it is nearly perfect for untrained networks, and bias_corrected after several local
     steps. Without a bias llg, if features are non-negative, else column_minimum. All of this is measured for plain
-    cross-entropy; of any other loss `fitted`, which asks the loss.
+    cross-entropy; of any other loss `fitted`, which asks the loss. Where the clients' optimiser leaves signs alone
+    (Adam and its kin), bias_sign, or of one example without a bias iDLG.
 
     Raises:
-        NotApplicable: no method fits the loss.
+        NotApplicable: no method fits the loss, or what the optimiser leaves.
     """
     _check_classes(knowledge)
     loss = evidence(knowledge.model)
+    if not is_proportional(update, knowledge):
+        return _of_signs(update, knowledge, num_examples, loss)
     if not loss.exact:
         if not loss.separable:
             raise NotApplicable("labels cannot be read of this loss, which does not add up over examples; grant them")
@@ -138,6 +157,18 @@ def default_method(update: Update, knowledge: ServerKnowledge, num_examples: int
         return "idlg"
     seen = probe(knowledge, head, knowledge.model.params, stream(0, "label_features"))
     return "llg" if seen.smallest >= 0 else "column_minimum"
+
+
+def _of_signs(update: Update, knowledge: ServerKnowledge, num_examples: int, loss: Evidence) -> LabelMethod:
+    head = last_linear(knowledge.model)
+    if loss.opposed and head.bias is not None and head.bias in update.values:
+        return "bias_sign"
+    if loss.opposed and num_examples == 1:
+        return "idlg"
+    raise NotApplicable(
+        "labels cannot be read of signs, which is what the clients' optimiser leaves,"
+        f" {'without a bias of the last layer' if loss.opposed else 'under this loss'}; grant them"
+    )
 
 
 def _check_classes(knowledge: ServerKnowledge) -> None:

@@ -17,6 +17,7 @@ from fedspill.core.types import Update
 from fedspill.inversion.gradients.head import ClassifierGradient, head_gradient
 from fedspill.inversion.gradients.linear import layer_input, rank_one_residual
 from fedspill.inversion.gradients.losses import is_cross_entropy
+from fedspill.inversion.gradients.mean import is_proportional
 from fedspill.inversion.gradients.scale import Multiple, best_factor
 from fedspill.inversion.labels.probe import nearest_counts
 
@@ -32,11 +33,12 @@ WHOLE = 0.3
 def head_multiple(update: Update, knowledge: ServerKnowledge, num_examples: int | None = None) -> Multiple | None:
     """What the classification layer says of the factor.
 
-    None if it says nothing: the loss is not plain cross-entropy, the layer or its bias was not sent, the number of
-    several examples is not known, or no factor makes their labels reproduce themselves, as in many trained networks.
+    None if it says nothing: the loss is not plain cross-entropy, the update holds no more than signs, the layer or its
+    bias was not sent, the number of several examples is not known, or no factor makes their labels reproduce
+    themselves, as in many trained networks.
     """
     count = num_examples or knowledge.num_examples
-    if not is_cross_entropy(knowledge.model):
+    if not is_cross_entropy(knowledge.model) or not is_proportional(update, knowledge):
         return None
     try:
         gradient = head_gradient(update, knowledge, count or 1)

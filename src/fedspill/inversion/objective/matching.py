@@ -17,7 +17,7 @@ from torch import Tensor
 from fedspill.core.errors import BadInput
 from fedspill.core.local_training.update import FedAvg, FedSGD, LocalTraining, aggregate_update, encoded_update
 from fedspill.core.model import Model
-from fedspill.core.probing.mean import is_mean_of_examples
+from fedspill.core.probing.mean import is_mean_of_batches, is_mean_of_examples
 from fedspill.core.types import Params, Update
 from fedspill.inversion.kernels.ghost_network import GhostNetwork
 from fedspill.inversion.kernels.winograd_network import LARGE, with_winograd
@@ -60,7 +60,7 @@ class Matching:
         Args:
             labels: the same for all.
         """
-        if self._stacks(labels) and self._plan(labels).side_by_side(z, labels):
+        if self._stacks(labels, len(z)) and self._plan(labels).side_by_side(z, labels):
             return evaluated(self._stacked, z, labels)
         return torch.stack([self(one, labels) for one in z])
 
@@ -94,7 +94,7 @@ class Matching:
             candidates: asked for at once by `each`.
         """
         stacked = z.detach().expand(candidates, *z.shape)
-        fit = candidates > 1 and self._stacks(labels) and self._plan(labels).side_by_side(stacked, labels)
+        fit = candidates > 1 and self._stacks(labels, candidates) and self._plan(labels).side_by_side(stacked, labels)
         return self._plan(labels).need(z, labels, candidates if fit else 1)
 
     def release(self) -> None:
@@ -133,9 +133,11 @@ class Matching:
         }
         return ways[way]
 
-    def _stacks(self, labels: Tensor) -> bool:
+    def _stacks(self, labels: Tensor, candidates: int) -> bool:
         network = self._ghost(labels)
-        return network is not None and network.stackable(labels.expand(2, *labels.shape))
+        if network is None or not network.stackable(labels.expand(2, *labels.shape)):
+            return False
+        return is_mean_of_batches(self.model, labels.expand(candidates, *labels.shape))
 
     def _stacked(self, z: Tensor, labels: Tensor) -> Valued:
         network = self._network

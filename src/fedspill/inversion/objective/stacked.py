@@ -1,18 +1,16 @@
 """Gradient matching of many updates in one stack: every candidate beside the update that it is a candidate for."""
 
-import math
 from dataclasses import dataclass
 from functools import cached_property, partial
-from itertools import pairwise
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from fedspill.core.model import Model
-from fedspill.core.rng import randn, stream
+from fedspill.core.probing.mean import is_mean_of_batches
 from fedspill.core.types import Params
-from fedspill.inversion.kernels.ghost_network import TOLERANCE, GhostNetwork
+from fedspill.inversion.kernels.ghost_network import GhostNetwork
 from fedspill.inversion.objective.autograd import evaluated
 from fedspill.inversion.objective.matching import Valued, differentiated
 from fedspill.inversion.objective.memory import NEGLIGIBLE, Demand, of_candidates, usable_bytes
@@ -58,7 +56,7 @@ class MatchingMany:
         network = GhostNetwork(self.model, _joined([self.observed[i] for i in pair]))
         agrees = network.stackable(self.labels[pair].repeat_interleave(2, 0))
         network.close()
-        return agrees and self._loss_is_mean
+        return agrees and is_mean_of_batches(self.model, self._labels)
 
     @property
     def fit(self) -> int:
@@ -110,21 +108,6 @@ class MatchingMany:
     @cached_property
     def _labels(self) -> Tensor:
         return self.labels.repeat_interleave(self.runs, 0)
-
-    @property
-    def _loss_is_mean(self) -> bool:
-        """Whether the loss of any two is the mean of theirs: not where labels weigh differently, or one is ignored."""
-        model, loss = self.model, self.model.loss_fn
-        with torch.no_grad():
-            shape = model.logits(model.params, self._start[:1]).shape[1:]
-            logits = randn((*self.labels.shape[:2], *shape), stream(0, "many"), model.like)
-            each = [float(loss(*one)) for one in zip(logits, self.labels, strict=True)]
-            pairs = [
-                float(loss(logits[i : i + 2].flatten(0, 1), self.labels[i : i + 2].flatten(0, 1)))
-                for i in range(len(each) - 1)
-            ]
-        means = [(one + two) / 2 for one, two in pairwise(each)]
-        return all(math.isclose(value, mean, rel_tol=TOLERANCE) for value, mean in zip(pairs, means, strict=True))
 
 
 def _valued(network: GhostNetwork, z: Tensor, labels: Tensor) -> Valued:

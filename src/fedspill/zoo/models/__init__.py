@@ -9,6 +9,16 @@
 """
 
 from fedspill.zoo.models.by_name import Built, Entry, build, built, default_network, listing, of_module
-from fedspill.zoo.models.normalising import surely_untrained
+from fedspill.zoo.models.normalising import UnsaidNormalisation, surely_untrained
 
-__all__ = ["Built", "Entry", "build", "built", "default_network", "listing", "of_module", "surely_untrained"]
+__all__ = [
+    "Built",
+    "Entry",
+    "UnsaidNormalisation",
+    "build",
+    "built",
+    "default_network",
+    "listing",
+    "of_module",
+    "surely_untrained",
+]

@@ -20,6 +20,10 @@ from fedspill.zoo.statistics import IDENTITY, IMAGENET, PLAIN, Normalisation, St
 SAY_IT: Final = "give model.mean and model.std (and model.range), or model.normalise"
 
 
+class UnsaidNormalisation(BadInput):
+    """Nobody says what a network's images are normalised by."""
+
+
 @dataclass(frozen=True)
 class Network:
     """What a library may be asked about.
@@ -75,13 +79,14 @@ def chosen(
         assume: whether constants of the data, or round numbers, may stand in for what nobody says.
 
     Raises:
-        BadInput: nobody says, or values do not fit the channels.
+        UnsaidNormalisation: nobody says.
+        BadInput: values do not fit the channels.
     """
     found = said or _of_weights(name, network, trained)
     if found is None and (assume or surely_untrained(name, network.weights, network.options)):
         found = _assumed(data)
     if found is None:
-        raise BadInput(f"what the images of model {name!r} are normalised by is said by nobody: {SAY_IT}")
+        raise UnsaidNormalisation(f"what the images of model {name!r} are normalised by is said by nobody: {SAY_IT}")
     check_channels(found.statistics, channels)
     return found
 
