@@ -7,7 +7,7 @@ what it cannot tell (the shape and the normalisation of its inputs, the loss) is
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, Literal, cast, overload
+from typing import Any, Final, Literal, cast, get_args, overload
 
 import numpy as np
 import torch
@@ -29,9 +29,10 @@ from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.local_training.losses import loss_of
 from fedspill.core.local_training.update import FedSGD, LocalTraining
 from fedspill.core.model import LossFn, Model
+from fedspill.core.probing.inputs import probe_inputs
 from fedspill.core.roles import Finding, Incoming
 from fedspill.core.tensor_files import write_whole
-from fedspill.core.types import Batch, Reconstruction, Update
+from fedspill.core.types import Batch, Reconstruction, Update, UpdateKind
 from fedspill.plan.build import of_data, pick_device
 from fedspill.plan.file import parse_plan, read_plan
 from fedspill.plan.from_python import with_optimizer, with_training
@@ -174,6 +175,10 @@ def audit(
         read = with_optimizer(read, optimizer, model.module if isinstance(model, Model) else model)
     held = called(data, "data") if isinstance(data, str) else data
     pool = None if held is None else pool_of(held, read.data.indices)
+    if loss is not None and read.client.loss is not None:
+        raise BadInput("loss is given, and the plan sets client.loss; set one of them")
+    if model is not None:
+        _check_network(model, "model")
     if model is None and (loss is not None or range is not None or not isinstance(normalise, Unsaid)):
         raise BadInput(
             "loss, normalise and range are of `model`, which was not given; a plan states its own under [model]"
@@ -345,16 +350,16 @@ def attack(
         ...                 truth=(image, torch.tensor([3]))).report.verdict.name.value
         'leaks'
     """
-    if mode not in ("eval", "train"):
-        raise BadInput(f'mode={mode!r}: "eval" or "train" is needed')
+    _check_captured(model, kind, mode, num_examples, labels, clients, budget)
     if isinstance(model, Model):
         _check_unsaid(normalise, range, "a fedspill.Model brings its own input")
     received = model if isinstance(model, Model) else _captured(model, shape, normalise, range, mode, public_data)
     received = _with_loss(received, loss).to(pick_device(device), received.like.dtype)
     sent = observed(update, kind, received, num_examples)
-    training = FedSGD() if not isinstance(update, Update) and kind == "gradient" else local_training
+    training = _protocol_of(sent.update, local_training)
     known = None if labels is None else labels.to(received.like.device)
     knowledge = ServerKnowledge(received, clients_of(sent, clients), num_examples, known, training, public_data)
+    _check_labels(known, received)
     name, _, preset = attack.partition(":")
     entry = AttackEntry.model_validate({"name": name, "preset": preset or "paper", **(settings or {})})
     check_entry(entry, knowledge)
@@ -386,6 +391,68 @@ def attack(
         judging=judging,
     )
     return captured.reconstruction if captured.result is None else _with_views(captured.result, folder)
+
+
+def _check_captured(
+    model: object,
+    kind: object,
+    mode: object,
+    num_examples: object,
+    labels: object,
+    clients: object,
+    budget: object,
+) -> None:
+    """What the command line checks of its options.
+
+    Raises:
+        BadInput: names the first that cannot be.
+    """
+    _check_network(model, "model")
+    if mode not in ("eval", "train"):
+        raise BadInput(f'mode={mode!r}: "eval" or "train" is needed')
+    if kind not in get_args(Kind):
+        raise BadInput(f"kind={kind!r} is unknown; it is {', '.join(get_args(Kind))}")
+    for name, value in (("num_examples", 1 if num_examples is None else num_examples), ("clients", clients)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise BadInput(f"{name}={value!r}: a whole number of at least 1 is needed")
+    if isinstance(num_examples, int) and isinstance(clients, int) and num_examples % clients:
+        raise BadInput(f"num_examples={num_examples} cannot be shared out equally to clients={clients}")
+    if labels is not None and not isinstance(labels, Tensor):
+        raise BadInput(f"labels is a {type(labels).__name__}; a tensor of classes (n,), or of targets, is needed")
+    if isinstance(labels, Tensor) and num_examples is not None and len(labels) != num_examples:
+        raise BadInput(f"labels are {len(labels)}, num_examples says {num_examples}")
+    if isinstance(budget, int | float) and not budget > 0:
+        raise BadInput(f"budget={budget!r}: more than 0 seconds are needed")
+
+
+def _check_network(model: object, name: str) -> None:
+    if not isinstance(model, Model | nn.Module):
+        raise BadInput(f"{name} is a {type(model).__name__}; a torch.nn.Module or a fedspill.Model is needed")
+
+
+def _check_labels(labels: Tensor | None, model: Model) -> None:
+    """Classes are those that the model knows; other targets are the loss's affair."""
+    if labels is None or labels.ndim != 1 or labels.is_floating_point():
+        return
+    z = probe_inputs(model.input, 1, model.like)
+    with torch.no_grad():
+        classes = max(2, model.in_eval_mode().logits(model.params, z).shape[-1])
+    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+        raise BadInput(f"labels {labels.tolist()[:8]}: the model's classes are 0 to {classes - 1}")
+
+
+def _protocol_of(update: Update, known: LocalTraining | None) -> LocalTraining | None:
+    """A gradient is FedSGD's, as it was said or plain; of a delta what was said, if anything.
+
+    Raises:
+        BadInput: local training is said of a gradient, or none of a delta.
+    """
+    gradient = update.kind is UpdateKind.GRADIENT
+    if known is not None and isinstance(known, FedSGD) is not gradient:
+        raise BadInput(
+            f"local_training={known} beside a {update.kind.value}: a gradient is FedSGD's, a delta or weights FedAvg's"
+        )
+    return known or (FedSGD() if gradient else None)
 
 
 def _judging(truth: Truth | None, threshold: Mapping[str, float] | None, knowledge: ServerKnowledge) -> Judging | None:
@@ -431,6 +498,9 @@ def vet(
         >>> fedspill.vet(planted)[0].where
         '1.weight'
     """
+    for name, given in (("model", model), ("previous", previous), ("reference", reference)):
+        if given is not None or name == "model":
+            _check_network(given, name)
     received = [None if m is None else _vetted(m, shape) for m in (model, previous, reference)]
     sent, before, agreed = received
     assert sent is not None, "`model` is none of those that may be left out"
@@ -445,6 +515,10 @@ def vet(
 def _plan(plan: AuditPlan | Mapping[str, Any] | str | Path) -> AuditPlan:
     if isinstance(plan, AuditPlan):
         return plan
+    if not isinstance(plan, Mapping | str | Path):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise BadInput(
+            f"plan is a {type(plan).__name__}; a TOML file, a mapping of sections, or an AuditPlan is needed"
+        )
     return parse_plan(dict(plan)) if isinstance(plan, Mapping) else read_plan(Path(plan))
 
 
