@@ -6,12 +6,14 @@ checkpointing, reversible layers, hooks) sees those of the call.
 
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
+from types import ModuleType
 from typing import Any, NamedTuple
 from weakref import WeakSet
 
 import torch
 import torch.utils.checkpoint
 from torch import Tensor, nn
+from torch.nn import functional
 
 from fedspill.core.errors import BadInput
 from fedspill.core.module.twins import Twins, instance
@@ -36,7 +38,8 @@ def called(
     twins = instance(module, {id(s.held): given[s.name] for s in reversed(slots) if s.name in given})
     entering = z if module in _readers else z.clone()
     version = entering._version
-    with _replaced(CheckpointFunction=_Plainly), _lent(slots, twins):
+    plainly = _replaced(torch.utils.checkpoint, CheckpointFunction=_Plainly)
+    with plainly, _replaced(functional, hardsigmoid=_hardsigmoid), _lent(slots, twins):
         output = twins.root(entering)
     _note_writing(module, entering is z, entering._version != version)
     return output, {k: v for k, v in _buffers_of(slots, twins) if k in buffers}
@@ -113,10 +116,14 @@ def _no_checkpoint(*args: Any, **kwargs: Any) -> Generator[None]:
     yield
 
 
+def _hardsigmoid(input: Tensor, inplace: bool = False) -> Tensor:
+    """The same values as PyTorch's, which has no second derivative."""
+    return functional.relu6(input + 3) / 6
+
+
 @contextmanager
-def _replaced(**values: Any) -> Generator[None]:
-    """Inside, these names of `torch.utils.checkpoint` stand for other things, however networks have imported it."""
-    place = torch.utils.checkpoint
+def _replaced(place: ModuleType, **values: Any) -> Generator[None]:
+    """Inside, these names of a module of PyTorch's stand for other things, however networks have imported it."""
     kept = {name: getattr(place, name) for name in values}
     try:
         for name, value in values.items():
@@ -130,5 +137,6 @@ def _replaced(**values: Any) -> Generator[None]:
 @contextmanager
 def without_checkpoints() -> Generator[None]:
     """Inside, nothing is left to be evaluated again in the backward pass."""
-    with _replaced(CheckpointFunction=_Plainly, _checkpoint_without_reentrant_generator=_no_checkpoint):
+    place = torch.utils.checkpoint
+    with _replaced(place, CheckpointFunction=_Plainly, _checkpoint_without_reentrant_generator=_no_checkpoint):
         yield

@@ -1,11 +1,15 @@
 """An objective that brings its own gradient, as a part of an ordinary differentiable sum."""
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from fedspill.core.errors import NotApplicable
 
 ValueAndGradients = Callable[[Tensor, Tensor], tuple[Tensor, list[Tensor | None]]]
 """(z, labels) to a value and its gradients, None for what requires none."""
@@ -25,8 +29,27 @@ def product(outputs: list[Tensor], directions: list[Tensor], inputs: list[Tensor
     if not attached:
         return [torch.zeros_like(i) for i in inputs]
     ends, along = zip(*attached, strict=True)
-    gradients: Any = torch.autograd.grad(ends, inputs, along, allow_unused=True)
+    with differentiable_twice():
+        gradients: Any = torch.autograd.grad(ends, inputs, along, allow_unused=True)
     return [torch.zeros_like(i) if g is None else g for i, g in zip(inputs, gradients, strict=True)]
+
+
+@contextmanager
+def differentiable_twice() -> Generator[None]:
+    """Inside, an operation that PyTorch cannot differentiate twice is told in one line.
+
+    Raises:
+        NotApplicable: there is one.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        found = re.search(r"derivative for '?(?:aten::)?_*(\w+?)_backward'? is not implemented", str(error))
+        if found is None:
+            raise
+        raise NotApplicable(
+            f"the network uses {found[1]}, which PyTorch cannot differentiate twice, as matching gradients wants"
+        ) from error
 
 
 class _Evaluated(torch.autograd.Function):
