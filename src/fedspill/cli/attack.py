@@ -55,7 +55,7 @@ def capture_command(
     momentum: Annotated[float | None, typer.Option(help="Of the local SGD.")] = None,
     weight_decay: Annotated[float | None, typer.Option(help="Of the local SGD.")] = None,
     client: Annotated[
-        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Any key of a plan's [client]; may be repeated.")
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Any key of a plan's section client; may be repeated.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the attack's random start.")] = 0,
     budget: Annotated[str | None, typer.Option(help="Time limit, such as 5m.")] = None,

@@ -151,6 +151,8 @@ def _reference(private: Batch, others: Batch | None) -> tuple[Tensor, Tensor]:
 
 def _rivals(labels: Tensor, where: Tensor) -> tuple[Bool[Tensor, "k r"], int]:
     """Who competes with each target, and how many targets are alone in their class."""
+    if labels.ndim > 1:  # of several labels at once, those with all of them in common
+        labels = labels.unique(dim=0, return_inverse=True)[1]
     same_class = labels[where][:, None] == labels[None]
     alone = same_class.sum(1) < 2
     rivals = same_class | alone[:, None]

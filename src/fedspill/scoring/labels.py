@@ -14,7 +14,7 @@ def overlap(inferred: Tensor, true: Tensor) -> float:
 
     Args:
         inferred: (m,) classes.
-        true: (n,) classes.
+        true: (n,) classes; or (n, k) of several labels at once, which an inferred class (m,) each never is.
 
     Raises:
         BadInput: there are no true labels, or labels are not whole numbers.
@@ -23,6 +23,8 @@ def overlap(inferred: Tensor, true: Tensor) -> float:
         raise BadInput("0 true labels were got; at least 1 is needed")
     if inferred.is_floating_point() or true.is_floating_point():
         raise BadInput(f"labels of {inferred.dtype} and {true.dtype} were got; whole numbers are needed")
+    if inferred.ndim != true.ndim:  # a class each, where there are several labels at once
+        return 0.0
     both = torch.cat([inferred.flatten().cpu(), true.flatten().cpu()])
     classes, position = both.unique(return_inverse=True)
     split = inferred.numel()

@@ -78,7 +78,7 @@ def from_tensors(
 
     Args:
         inputs: floats (n, c, h, w) in [0, 1], not normalised.
-        labels: whole numbers (n,) from 0; None if there are none.
+        labels: whole numbers (n,) from 0, or of several labels at once (n, k) 0 and 1; None if there are none.
         class_names: one per class; () counts the classes by the highest label.
         mean: per channel (or one value for all), for normalisation.
         std: likewise.
@@ -99,6 +99,8 @@ def from_tensors(
 def _classes(labels: Tensor | None, total: int, class_names: tuple[str, ...]) -> tuple[Tensor, int]:
     """Class numbers, zeros for want of any, and how many classes there are."""
     classes = torch.zeros(total, dtype=torch.long) if labels is None else _checked(labels, total)
+    if classes.ndim == 2:
+        return classes, classes.shape[1]
     count = len(class_names) or (int(classes.max()) + 1 if len(classes) else 1)
     if len(classes) and int(classes.max()) >= count:
         raise BadInput(f"labels run to {int(classes.max())}, but {count} classes are named")
@@ -221,11 +223,15 @@ def _given(
 
 
 def _checked(labels: Tensor, count: int) -> Tensor:
+    """Class numbers (n,), or several labels at once (n, k), of 0 and 1."""
+    whole = not labels.is_floating_point() and not labels.is_complex()
+    if whole and labels.ndim == 2 and len(labels) == count and bool(((labels == 0) | (labels == 1)).all()):
+        return labels.detach().cpu().long()
     fits = labels.shape == (count,) and not labels.is_floating_point() and not labels.is_complex()
     if not fits or (count and not 0 <= int(labels.min()) <= int(labels.max()) < MOST_CLASSES):
         raise BadInput(
             f"labels of shape {tuple(labels.shape)} and {labels.dtype};"
-            f" one class number from 0 for each of {count} inputs, below {MOST_CLASSES}, is needed"
+            f" one class number from 0 for each of {count} inputs, below {MOST_CLASSES}, or a row of 0 and 1 each, is needed"
         )
     return labels.detach().cpu().long()
 
