@@ -177,12 +177,12 @@ def test_a_network_that_draws_in_eval_mode_is_refused() -> None:
 
 
 def test_several_labels_at_once_are_computed_as_a_plain_loop_does() -> None:
-    net, labels = draw_weights(mlp().own_module()), torch.tensor([[1, 0] * 5, [0] * 10, [1] * 10])
+    net, labels = draw_weights(mlp().own_module()).requires_grad_(), torch.tensor([[1, 0] * 5, [0] * 10, [1] * 10])
     inputs = batch(3).inputs
     plan = parse_plan({"audit": BRIEF, "client": {"num_examples": 1, "loss": "binary_cross_entropy"}})
     report = run_audit(plan, model=Model.of(net, SPEC), data=(inputs, labels), device="cpu").report
     for trial, image, label in zip(report.trials, inputs.split(1), labels.split(1), strict=True):
-        answer = net.requires_grad_()(SPEC.encode(image))
+        answer = net(SPEC.encode(image))
         loss = torch.nn.functional.binary_cross_entropy_with_logits(answer, label.float())
         norm = torch.stack([g.square().sum() for g in torch.autograd.grad(loss, list(net.parameters()))]).sum().sqrt()
         assert trial.gradient_norm == pytest.approx(float(norm), rel=1e-5)

@@ -231,7 +231,7 @@ def _checked(labels: Tensor, count: int) -> Tensor:
     if not fits or (count and not 0 <= int(labels.min()) <= int(labels.max()) < MOST_CLASSES):
         raise BadInput(
             f"labels of shape {tuple(labels.shape)} and {labels.dtype};"
-            f" one class number from 0 for each of {count} inputs, below {MOST_CLASSES}, or a row of 0 and 1 each, is needed"
+            f" one class number from 0 for each of {count} inputs, below {MOST_CLASSES}, or a row of 0 and 1, is needed"
         )
     return labels.detach().cpu().long()
 
