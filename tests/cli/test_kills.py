@@ -132,6 +132,7 @@ def test_an_attack(tmp_path: Path) -> None:
         *("attack", "--model", "mlp", "--weights", str(tmp_path / "model.safetensors")),
         *("--update", str(tmp_path / "update.safetensors"), "--kind", "gradient", "--shape", "3x4x4"),
         *("--attack", "inverting_gradients", "--set", "steps=2", "--num-examples", "1", "--labels", "0"),
+        *("--mean", "0.5", "--std", "0.25"),
         *("--out", str(out)),
     )
     check_all(run, out)
