@@ -291,3 +291,30 @@ def test_a_bias_without_gradient_tells_no_factor() -> None:
     recursion = Recursion(Dataflow(model), gradient)
     recursion.run()
     assert all(fact.value.isfinite().all() for fact in recursion.facts.values())
+
+
+class Answering(torch.nn.Module):
+    """A network that answers with a mapping, a tuple, or its logits."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.body, self.kind = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 10)), kind
+
+    def forward(self, z):
+        logits = self.body(z)
+        return (
+            {"features": z, "logits": logits}
+            if self.kind == "dict"
+            else (logits, z)
+            if self.kind == "tuple"
+            else logits
+        )
+
+
+@pytest.mark.parametrize("kind", ["dict", "tuple", "plain"])
+def test_a_network_that_answers_with_more_than_logits_is_traced(kind: str) -> None:
+    model = Model.of(Answering(kind), ImageSpec((3, 8, 8)))
+    flow, z = Dataflow(model), randn((1, 3, 8, 8), stream(0), torch.zeros((), dtype=torch.float64))
+    double = model.to("cpu", torch.float64)
+    traced = flow._through(z)[flow.output]
+    assert torch.allclose(traced, double.logits(double.params, z), atol=1e-12)

@@ -22,7 +22,7 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     Raises:
         BadInput: no such file, a broken or unsafe one, or one that holds anything but numbers.
     """
-    path = checked_path(path, "weights file")
+    path = checked_path(path, "file")
     if path.suffix == ".safetensors":
         return read_safetensors(path)
     try:

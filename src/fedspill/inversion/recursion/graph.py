@@ -35,7 +35,7 @@ class Dataflow:
     def __init__(self, model: Model, dtype: torch.dtype = torch.float64) -> None:
         if model.training:
             raise NotApplicable("the network is in train mode: its layers do not work on single examples")
-        self._traced = _traced(_copied(model, dtype))
+        self._traced = _of_logits(_traced(_copied(model, dtype)))
         self._modules, self._run = dict(self._traced.named_modules()), fx.Interpreter(self._traced)
         shape, like = (1, *model.input.encoded_shape), model.like.to(dtype)
         inputs = [randn(shape, stream(seed, "dataflow"), like) for seed in (0, 1)]
@@ -191,6 +191,21 @@ def _traced(module: nn.Module) -> fx.GraphModule:
         return fx.symbolic_trace(module)
     except Exception as error:
         raise NotApplicable(f"torch.fx cannot trace the network: {error}") from error
+
+
+def _of_logits(traced: fx.GraphModule) -> fx.GraphModule:
+    """The network that puts out its logits alone, where it answers with a mapping or a tuple."""
+    output = next(n for n in traced.graph.nodes if n.op == "output")
+    answer = output.args[0]
+    if isinstance(answer, Mapping):
+        answer = answer.get("logits", next(iter(answer.values()), None))
+    elif isinstance(answer, tuple | list):
+        answer = answer[0] if answer else None
+    if isinstance(answer, Node) and answer is not output.args[0]:
+        output.args = (answer,)
+        traced.graph.eliminate_dead_code()
+        traced.recompile()
+    return traced
 
 
 def _copied(model: Model, dtype: torch.dtype) -> nn.Module:
