@@ -46,17 +46,17 @@ def test_the_protocol_of_a_gradient_is_not_left_out() -> None:
     protocol, truth = FedSGD(conditions=Conditions(clip_norm=0.01)), batch(2)
     sent = dict(local_update(mlp(), truth, protocol).values)
     held = (truth.inputs, truth.labels)
-    lengths = [
+    reports = [
         fedspill.attack(
             sent, mlp(), num_examples=2, attack="linear_layer", truth=held, local_training=known, device="cpu"
-        )
-        .report.trials[0]
-        .self_check_length
+        ).report
         for known in (protocol, None)
     ]
+    lengths = [report.trials[0].self_check_length for report in reports]
     assert lengths[0] == pytest.approx(1, rel=1e-5)
     assert lengths[1] is not None
     assert lengths[1] > 2
+    assert ["scale" in [c.topic for c in report.caveats] for report in reports] == [False, True]
 
 
 def test_other_arguments() -> None:

@@ -176,6 +176,40 @@ def test_a_network_that_draws_in_eval_mode_is_refused() -> None:
         audit({"audit": BRIEF}, model=Model.of(draw_weights(Dropping(always=True)), SPEC))
 
 
+class Turned(torch.nn.Module):
+    """Gradients of its input come with strides of another order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.last = torch.nn.Linear(24, 4), torch.nn.Linear(32, 10)
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        return self.last(self.layer(z.permute(0, 2, 1, 3).flatten(2)).sigmoid().flatten(1))
+
+
+@pytest.mark.parametrize("attack", ["dlg", "idlg"])
+def test_searches_take_gradients_of_any_strides(attack: str) -> None:
+    entry = {"name": attack, "steps": 2, "restarts": 1}
+    plan = {"audit": {"attacks": [entry], "metrics": ["psnr"]}, "client": {"num_examples": 1}}
+    report = audit(plan, n=1, model=Model.of(draw_weights(Turned()), SPEC)).report
+    assert report.trials[0].skipped is None
+
+
+class Deaf(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(192, 10)
+
+    @torch.no_grad()
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        return self.layer(z.flatten(1))
+
+
+def test_a_network_that_no_gradient_reaches_is_told() -> None:
+    with pytest.raises(BadInput, match="no gradient reaches a parameter"):
+        audit({"audit": BRIEF}, model=Model.of(draw_weights(Deaf()), SPEC))
+
+
 def test_several_labels_at_once_are_computed_as_a_plain_loop_does() -> None:
     net, labels = draw_weights(mlp().own_module()).requires_grad_(), torch.tensor([[1, 0] * 5, [0] * 10, [1] * 10])
     inputs = batch(3).inputs
