@@ -15,8 +15,7 @@ import torch
 from torch import nn
 
 from benchmarks.imprint.world import Run, Variant, World
-from fedspill.core.rng import stream
-from fedspill.zoo.models.seeding import borrowed_globals
+from fedspill.core.rng import seeded_globals, stream
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # torch.jit.script, at import
@@ -58,7 +57,7 @@ def network(given: World) -> nn.Module:
 
 def breaching_run(given: World, variant: Variant) -> Run:
     """breaching: plants, computes the gradient, reads; its prints are swallowed."""
-    with contextlib.redirect_stdout(io.StringIO()), borrowed_globals(stream(given.seed, "peer")):
+    with contextlib.redirect_stdout(io.StringIO()), seeded_globals(stream(given.seed, "peer")):
         config, model, loss = configuration(given, variant), network(given), nn.CrossEntropyLoss()
         batch = {"inputs": given.spec.encode(given.private.inputs), "labels": given.private.labels}
         start = time.perf_counter()

@@ -20,9 +20,8 @@ from benchmarks.common.clock import Probe, Snapshot
 from benchmarks.common.cpu_torchvision import DECLARED
 from benchmarks.matching.world import World
 from fedspill.core.local_training.update import FedAvg
-from fedspill.core.rng import stream
+from fedspill.core.rng import seeded_globals, stream
 from fedspill.core.types import UpdateKind
-from fedspill.zoo.models.seeding import borrowed_globals
 
 TORCHVISION = DECLARED
 """Kept alive."""
@@ -132,7 +131,7 @@ def shared(given: World, server: Any, loss: nn.Module, config: Any, setup: dict[
 def peer_run(given: World, iterations: int, probe: Probe, seed: int) -> None:
     """One attack of the peer; `seed` draws its start, its prints are swallowed."""
     setup = {"device": given.device, "dtype": torch.float32}
-    with contextlib.redirect_stdout(io.StringIO()), borrowed_globals(stream(seed, "peer")):
+    with contextlib.redirect_stdout(io.StringIO()), seeded_globals(stream(seed, "peer")):
         config, loss = configuration(given, iterations), nn.CrossEntropyLoss()
         server = HonestServer(network(given), loss, config.case, setup)
         payload, sent = shared(given, server, loss, config, setup)

@@ -26,6 +26,7 @@ from fedspill.auditing.watch import Listener, Silent
 from fedspill.core.errors import BadInput
 from fedspill.core.inputs import ImageSpec
 from fedspill.core.knowledge import ServerKnowledge
+from fedspill.core.libraries.named import called
 from fedspill.core.local_training.losses import loss_of
 from fedspill.core.local_training.update import FedSGD, LocalTraining
 from fedspill.core.model import LossFn, Model
@@ -40,7 +41,6 @@ from fedspill.plan.sections import AttackEntry, AuditPlan, parse_seconds
 from fedspill.report.store import Store
 from fedspill.zoo.data import DataPool, pool_of
 from fedspill.zoo.models import of_module
-from fedspill.zoo.named import called
 from fedspill.zoo.statistics import Normalisation, check_channels, measured, stated
 
 

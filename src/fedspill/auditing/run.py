@@ -54,20 +54,13 @@ EXPLAINED = {
 
 @dataclass(frozen=True)
 class AuditResult:
-    """The report, with what it speaks of.
+    """What a run gives; `fedspill.AuditResult` is this with its page, which is drawn above `auditing`.
 
     Attributes:
         tensors: "private/INDEX", "rebuilt/TRIAL" and, of what was read in bins, "unscored/TRIAL"; empty for a redacted
             audit.
         folder: where it was written, if it was.
         texts: the same as text, of sentences and tables.
-
-    Example:
-        >>> import fedspill
-        >>> plan = {"audit": {"attacks": ["linear_layer"]}, "model": {"name": "mlp"},
-        ...         "data": {"name": "photos", "indices": "0", "size": 8}}
-        >>> fedspill.audit(plan).report.verdict.exit_code
-        1
     """
 
     report: AuditReport

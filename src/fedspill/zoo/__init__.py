@@ -4,6 +4,5 @@
 - `models/`: models, by name or from a caller's module.
 - `data/`: examples, by name or from what a caller holds.
 - `statistics`: what images are normalised by: constants of data sets, and what is said or measured.
-- `named`: what `package.module:name` stands for.
 - `root`: where the user's data lies.
 """

@@ -8,9 +8,8 @@ from torch.nn import functional
 
 from fedspill.auditing.feeding.weights import has_untouched_norms
 from fedspill.core.model import Model
-from fedspill.core.rng import stream
+from fedspill.core.rng import seeded_globals, stream
 from fedspill.core.types import Batch
-from fedspill.zoo.models.seeding import borrowed_globals
 
 AT_ONCE, SENTENCES_AT_ONCE = 64, 8
 """Examples in memory at a time; of sentences fewer, as every token has logits of the whole vocabulary."""
@@ -43,7 +42,7 @@ class Answers:
 def loss_of(model: Model, batch: Batch) -> float:
     """The model's own loss, the mean over parts of the examples."""
     total = 0.0
-    with torch.no_grad(), borrowed_globals(stream(0, "feeding")):
+    with torch.no_grad(), seeded_globals(stream(0, "feeding")):
         for part in _parts(batch):
             z, labels = _encoded(model, part)
             total += float(model.loss(model.params, z, labels)) * len(part)
@@ -53,7 +52,7 @@ def loss_of(model: Model, batch: Batch) -> float:
 def answers(model: Model, batch: Batch) -> Answers | None:
     """What it says of every example; None where the labels are no classes that logits could be compared with."""
     calm, found, total, classes = measured_mode(model), list[tuple[Tensor, Tensor, Tensor]](), 0.0, 0
-    with torch.no_grad(), borrowed_globals(stream(0, "feeding")):
+    with torch.no_grad(), seeded_globals(stream(0, "feeding")):
         for part in _parts(batch):
             z, labels = _encoded(calm, part)
             logits = calm.logits(calm.params, z)

@@ -1,4 +1,5 @@
-"""Libraries that an installation can spoil, imported so that what does not need their broken part still works.
+"""Code of other people, imported with care: an installation may be spoilt, and a user's module may do anything.
 
-- `vision`: torchvision, and torchmetrics, which imports it.
+- `vision`: torchvision, and torchmetrics, which imports it; what does not need their broken part still works.
+- `named`: what `package.module:name` stands for.
 """

@@ -4,12 +4,9 @@ Labels are classes (n,), or targets (n, k) of the logits' shape: class probabili
 `MeanSquaredError` any numbers that these take. Classes stand for their one-hot vectors where a loss wants targets.
 """
 
-import importlib
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from fedspill.core.errors import BadInput
+from fedspill.core.libraries.named import named
 from fedspill.core.types import LossFn
 
 
@@ -247,14 +245,7 @@ def imported(name: str, options: Mapping[str, object]) -> LossFn:
     Raises:
         BadInput: there is no such module or function.
     """
-    place, _, attribute = name.partition(":")
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
-    try:
-        function: Callable[..., Tensor] = getattr(importlib.import_module(place), attribute)
-    except Exception as error:  # the module is the user's: anything may go wrong in it
-        reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
-        raise BadInput(f"loss {name!r}: {reason}; `package.module:function` is needed") from error
+    function: Callable[..., Tensor] = named(name, "loss", "function")
     if not callable(function):
         raise BadInput(f"loss {name!r} is a {type(function).__name__}; a function of logits and labels is needed")
     if isinstance(function, type):  # as torch.nn:CrossEntropyLoss

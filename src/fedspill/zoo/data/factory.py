@@ -1,13 +1,11 @@
 """Data of the user's own: what a `package.module:factory` returns."""
 
-import importlib
 import re
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from fedspill.core.errors import BadInput, FedspillError
+from fedspill.core.libraries.named import named
 from fedspill.zoo.data.anything import pool_of
 from fedspill.zoo.data.pool import DataPool
 
@@ -30,11 +28,8 @@ def from_factory(name: str, split: str | None, indices: str | Sequence[int] | No
     Raises:
         BadInput: no such module or factory, it fails, or it returns something else.
     """
-    place, _, attribute = name.partition(":")
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
+    factory = named(name, "data", "factory")
     try:
-        factory = getattr(importlib.import_module(place), attribute)
         made = factory() if split is None else factory(split=split)
     except FedspillError:
         raise

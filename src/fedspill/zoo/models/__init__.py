@@ -4,7 +4,6 @@
 - `adapters`: torchvision, timm, transformers, and `package.module:factory`.
 - `normalising`: what a network's images are normalised by, as somebody says.
 - `options`: what a network's own options are.
-- `seeding`: random weights of foreign code, without touching the global generators.
 - `trained`: trained weights that are shipped, or lie in files.
 """
 

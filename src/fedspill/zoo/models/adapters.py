@@ -4,15 +4,14 @@ None of these libraries is needed or imported unless a plan names one of its net
 """
 
 import importlib
-import sys
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from torch import nn
 
 from fedspill.core.errors import BadInput
+from fedspill.core.libraries.named import named
 from fedspill.core.libraries.vision import import_torchvision
 from fedspill.core.model import Model
 
@@ -96,14 +95,7 @@ def from_user(name: str, options: Mapping[str, Any]) -> nn.Module | Model:
     Raises:
         BadInput: no such module or factory, or it returns something else.
     """
-    place, _, attribute = name.partition(":")
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
-    try:
-        factory = getattr(importlib.import_module(place), attribute)
-    except Exception as error:  # the module is the user's: anything may go wrong in it
-        reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
-        raise BadInput(f"model {name!r}: {reason}; `package.module:factory` is needed") from error
+    factory = named(name, "model", "factory")
     made: list[Model] = []
 
     def make() -> Any:

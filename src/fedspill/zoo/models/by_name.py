@@ -11,12 +11,11 @@ from torch import Tensor, nn
 from fedspill.core.errors import BadInput
 from fedspill.core.inputs import ImageSpec, InputSpec, TableSpec, TokenSpec, kind
 from fedspill.core.model import Model, next_token_loss
-from fedspill.core.rng import stream
+from fedspill.core.rng import seeded_globals, stream
 from fedspill.core.tensor_files import with_weights
 from fedspill.zoo.models import normalising
 from fedspill.zoo.models.adapters import LIBRARIES, from_user
 from fedspill.zoo.models.options import describe, with_options
-from fedspill.zoo.models.seeding import borrowed_globals
 from fedspill.zoo.models.trained import Trained, from_file, known
 from fedspill.zoo.networks.initialise import materialise
 from fedspill.zoo.networks.registry import DEFAULTS, NETWORKS
@@ -235,7 +234,7 @@ def _answers(model: Model) -> Any:
     """What the network returns for one blank input in eval mode."""
     calm, spec = model.in_eval_mode(), model.input
     kept = torch.long if isinstance(spec, TokenSpec) else None
-    with torch.no_grad(), borrowed_globals(stream(0, "probe")):
+    with torch.no_grad(), seeded_globals(stream(0, "probe")):
         zeros = torch.zeros(1, *spec.encoded_shape, dtype=kept).to(calm.like.device, kept or calm.like.dtype)
         return calm.logits(calm.params, zeros)
 
@@ -259,7 +258,7 @@ def _make(name: str, shape: tuple[int, ...], num_classes: int, seed: int, option
     prefix, colon, rest = name.partition(":")
     if not colon or not rest:
         raise BadInput(f"unknown model {name!r}; there are {', '.join(e.name for e in listing())}")
-    with borrowed_globals(rng):
+    with seeded_globals(rng):
         if prefix in LIBRARIES:
             channels, height, width = shape
             return LIBRARIES[prefix](rest, (channels, height, width), num_classes, options)
