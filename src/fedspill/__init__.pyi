@@ -1,7 +1,7 @@
-from .api import AuditResult as AuditResult
-from .api import attack as attack
-from .api import audit as audit
-from .api import vet as vet
+from .api.attack import attack as attack
+from .api.audit import audit as audit
+from .api.results import AuditResult as AuditResult
+from .api.vet import vet as vet
 from .catalogue import attacks as attacks
 from .catalogue import checks as checks
 from .catalogue import defences as defences

@@ -16,7 +16,7 @@ from fedspill.auditing.capturing.assumed import without_unknown_draws
 from fedspill.auditing.capturing.kinds import Kind as Kind
 from fedspill.auditing.capturing.scoring import Judging, concluded, scenario_of
 from fedspill.auditing.resolving.components import configure, misfit
-from fedspill.auditing.resolving.scenario import loss_digits, weights_sha256
+from fedspill.auditing.resolving.digests import loss_digits, weights_sha256
 from fedspill.auditing.run import AuditResult
 from fedspill.auditing.watch import Listener, TrialWatch
 from fedspill.core.errors import BadInput

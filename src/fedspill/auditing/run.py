@@ -20,7 +20,8 @@ from fedspill.auditing.by_round.ledger import Ledger
 from fedspill.auditing.by_round.records import round_records
 from fedspill.auditing.feeding import MOST_MEASURED, check_feeding
 from fedspill.auditing.resolving.components import ChosenDefence
-from fedspill.auditing.resolving.scenario import Scenario, prepare, weights_sha256
+from fedspill.auditing.resolving.digests import weights_sha256
+from fedspill.auditing.resolving.scenario import Scenario, prepare
 from fedspill.auditing.schedule import Schedule
 from fedspill.auditing.servers import Servers
 from fedspill.auditing.trial import Finished, Task

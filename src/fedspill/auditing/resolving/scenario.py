@@ -7,8 +7,6 @@ import json
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
-from torch.nn import functional
 
 import fedspill
 from fedspill.auditing.resolving.components import (
@@ -20,32 +18,28 @@ from fedspill.auditing.resolving.components import (
     components_of,
 )
 from fedspill.auditing.resolving.defaults import check_policy, resolved
+from fedspill.auditing.resolving.digests import behaviour, loss_digits, weights_sha256
 from fedspill.auditing.resolving.evaluation import Evaluation, evaluation_of
+from fedspill.auditing.resolving.fit import check_fit
+from fedspill.auditing.resolving.pools import private_pool, public_pool
 from fedspill.auditing.resolving.rounds import Rounds, rounds_of, sizes_of
 from fedspill.core.errors import BadInput
 from fedspill.core.inputs import ImageSpec, TableSpec, TokenSpec, kind
 from fedspill.core.knowledge import Knows
-from fedspill.core.local_training.draws import draws_anything, is_random, with_draws
+from fedspill.core.local_training.draws import draws_anything, with_draws
 from fedspill.core.local_training.losses import loss_of
 from fedspill.core.local_training.protocol import LocalTraining
-from fedspill.core.model import Model, next_token_loss
-from fedspill.core.probing.inputs import random_like
-from fedspill.core.probing.state import check_memory
-from fedspill.core.rng import randn, seeded_globals, stream
+from fedspill.core.model import Model
+from fedspill.core.rng import stream
 from fedspill.core.roles import Stages
 from fedspill.core.tensor_files import sha256
 from fedspill.core.types import Batch
-from fedspill.federation.client import Client
-from fedspill.inversion.network.trace import probe_inputs
 from fedspill.plan.build import described_network
-from fedspill.plan.sections import AuditPlan, ClientSection, FederationSection, PolicySection, PoolSection
+from fedspill.plan.sections import AuditPlan, ClientSection, FederationSection, PolicySection
 from fedspill.scoring.metrics import by_names
-from fedspill.zoo.data import DataPool, load, takes
+from fedspill.zoo.data import DataPool
 from fedspill.zoo.data.cut import cut
 from fedspill.zoo.models import default_network
-
-MOST_LOGITS = 1000
-"""Logits by which a network's behaviour is known again, at most."""
 
 
 @dataclass(frozen=True)
@@ -152,44 +146,12 @@ class Scenario:
             self.model.like.device.type,
             self.model.training,
         ]
-        network = repr((self.model.input, self.model.module, self.pool.indices, _behaviour(self.model)))
+        network = repr((self.model.input, self.model.module, self.pool.indices, behaviour(self.model)))
         pools = [pool.batch for pool in (self.pool, self.public) if pool is not None]
         examples = (  # one by one: a pool may be large
             content for pool in pools for content in (repr(tuple(pool.inputs.shape)), *pool.inputs, pool.labels)
         )
         return sha256(json.dumps(conditions, sort_keys=True), network, weights_sha256(self.model), *examples)
-
-
-def _behaviour(model: Model) -> list[str]:
-    """What the network says of one input, to the digits that no number of threads changes: its code may have."""
-    calm = model.in_eval_mode()
-    z = randn((1, *model.input.encoded_shape), stream(0, "key"), model.like)
-    if isinstance(model.input, TokenSpec):
-        z = probe_inputs(model.input, 1, model.like)
-    with torch.no_grad():
-        return [f"{v:.2e}" for v in calm.logits(calm.params, z).flatten()[:MOST_LOGITS].tolist()]
-
-
-def loss_digits(model: Model) -> list[str]:
-    """What the loss says of arbitrary logits: by its code alone no loss is known again; [] for plain cross-entropy."""
-    if model.loss_fn in (functional.cross_entropy, next_token_loss):
-        return []
-    with torch.no_grad():
-        shape = model.in_eval_mode().logits(model.params, probe_inputs(model.input, 1, model.like)).shape
-        count = min(max(2, shape[-1]), MOST_LOGITS)
-        logits = random_like(model.like.new_empty(count, *shape[1:]), "loss")
-        classes = torch.arange(count, device=logits.device)
-        for labels in (classes, (classes[:, None] == torch.arange(shape[-1], device=logits.device)).to(logits)):
-            try:
-                return [f"{float(model.loss_fn(logits, labels)):.4e}"]
-            except Exception:  # a loss of anyone's, that takes other labels
-                continue
-    return [type(model.loss_fn).__qualname__]
-
-
-def weights_sha256(model: Model) -> str:
-    """A digest of names and values of all parameters and buffers."""
-    return sha256({**model.params, **model.buffers})
 
 
 def prepare(
@@ -214,8 +176,8 @@ def prepare(
         NotApplicable: a component that the plan names does not work on inputs of this kind.
     """
     components = _checked(plan)
-    pool = pool or _pool(plan.data)
-    public = _public(plan, pool)
+    pool = pool or private_pool(plan.data)
+    public = public_pool(plan, pool)
     clients = _clients(plan.client, components)
     given = model is not None
     if model is None:
@@ -248,7 +210,7 @@ def prepare(
         policy=plan.policy,
         normalisation=normalisation,
     )
-    _check_fit(scenario)
+    check_fit(model, _first(scenario), pool.batch.labels, clients.training, clients.defences, clients.micro_batch)
     clients = replace(clients, draws=_draw_anything(scenario))
     scenario = replace(scenario, clients=clients)
     return scenario if plan.federation is None else _in_rounds(scenario, plan.federation)
@@ -309,140 +271,3 @@ def _first(scenario: Scenario) -> Batch:
 def _draw_anything(scenario: Scenario) -> bool:
     model = scenario.model
     return draws_anything(model, scenario.clients.training, model.input.encode(_first(scenario).inputs))
-
-
-def _check_fit(scenario: Scenario) -> None:
-    """Computes a first update (of one micro-batch): what does not fit is told now, not in the midst of an audit.
-
-    Raises:
-        BadInput: a network that draws in eval mode, one with a memory, labels that the model does not know, or an
-            update that cannot be computed.
-    """
-    model, clients, first = scenario.model, scenario.clients, _first(scenario)
-    try:
-        _check_labels(model, first, scenario.pool.batch.labels)
-        if is_random(model.in_eval_mode(), model.input.encode(first.inputs)):
-            raise BadInput(
-                "the network draws random numbers in eval mode too, so that no two answers agree; F.dropout and its kin"
-                " want training=self.training"
-            )
-        check_memory(model)
-        client = Client(first, clients.training, clients.defences, clients.micro_batch)
-        with seeded_globals(stream(0, "check")):
-            sent = client.respond(model, stream(0, "check"))
-        if sent is not None and not sent.values and clients.training.conditions.loss_scale == 1:
-            raise BadInput(
-                "no gradient reaches a parameter that is trained (no_grad, detach, or frozen): the clients send nothing"
-            )
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        if isinstance(error, BadInput):
-            raise
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise BadInput(f"the client cannot compute an update with this model, data and mode: {reason}") from error
-
-
-def _check_labels(model: Model, first: Batch, labels: Tensor) -> None:
-    """Labels are classes that the model knows, or targets of the logits' shape.
-
-    Raises:
-        BadInput: they are neither.
-    """
-    logits = model.in_eval_mode().logits(model.params, model.input.encode(first[:1].inputs))
-    if labels[:1].shape == logits.shape:
-        return
-    if logits.ndim != labels.ndim + 1:
-        raise BadInput(
-            f"the model's logits for one example have shape {tuple(logits.shape)}, its labels"
-            f" {tuple(labels[:1].shape)}: next tokens want logits at every token, classes want them once"
-        )
-    highest, classes = int(labels.max()), max(2, logits.shape[-1])  # one output tells two classes apart
-    if highest >= classes:
-        raise BadInput(f"the data has labels up to {highest}, the model knows {classes} classes (0 to {classes - 1})")
-
-
-def _pool(section: PoolSection) -> DataPool:
-    return load(
-        section.name,
-        root=section.root,
-        split=section.split,
-        indices=section.indices,
-        size=section.size,
-        length=section.length,
-        tokenizer=section.tokenizer,
-        label=section.label,
-    )
-
-
-def public_pool(plan: AuditPlan, pool: DataPool) -> DataPool | None:
-    """The public examples that a plan names, disjoint from the private ones; None if it names none.
-
-    Raises:
-        BadInput: they are not to be had, are of another kind, or private ones are among them.
-    """
-    return _public(plan, pool)
-
-
-def _public(plan: AuditPlan, pool: DataPool) -> DataPool | None:
-    section = plan.server.public
-    if section is None:
-        if Knows.PUBLIC_DATA not in plan.server.knows:
-            return None
-        raise BadInput("server.knows grants public_data, but server.public names none")
-    public = _pool(_completed(section, plan.data, pool))
-    if public.spec != pool.spec or public.batch.inputs.shape[1:] != pool.batch.inputs.shape[1:]:
-        raise BadInput(f"public examples are {_describe(public)}, private ones {_describe(pool)}; they must agree")
-    shared = _shared(pool, public)
-    if shared and (pool.spec is None or _same_source(pool, public)):
-        raise BadInput(f"{len(shared)} examples are both public and private; the two must be disjoint")
-    return _without(public, shared) if shared else public
-
-
-def _completed(section: PoolSection, private: PoolSection, pool: DataPool) -> PoolSection:
-    """What the public section leaves out and its source takes is as in the private one."""
-    side = pool.batch.inputs.shape[-1] if pool.spec is None else None
-    length = pool.spec.length if isinstance(pool.spec, TokenSpec) else None
-    known = {"size": side, "length": length, "tokenizer": private.tokenizer, "label": private.label}
-    missing = {k: known[k] for k in takes(section.name) if getattr(section, k) is None}
-    return section.model_copy(update=missing)
-
-
-def _describe(pool: DataPool) -> str:
-    match pool.spec:
-        case TokenSpec(length, vocabulary):
-            return f"sentences of {length} tokens out of {vocabulary}"
-        case TableSpec(columns):
-            return f"rows of {len(columns)} columns with their own encoding ({columns[0].name}, ...)"
-        case None:
-            return f"images of shape {tuple(pool.batch.inputs.shape[1:])}"
-
-
-def _same_source(pool: DataPool, public: DataPool) -> bool:
-    """The very same examples were taken: one source, and positions in common."""
-    return pool.name == public.name and not set(pool.indices).isdisjoint(public.indices)
-
-
-def _shared(pool: DataPool, public: DataPool) -> list[int]:
-    """Positions in `public` of examples that are private too."""
-    known = _digests(pool.batch)
-    return [k for k, x in enumerate(public.batch.inputs) if sha256(x) in known]
-
-
-def _without(public: DataPool, shared: list[int]) -> DataPool:
-    """Two people may share a row and two texts a sentence: public data keep none that equals a private one.
-
-    Raises:
-        BadInput: nothing is left.
-    """
-    kept = [k for k in range(len(public)) if k not in set(shared)]
-    if not kept:
-        raise BadInput(f"all {len(shared)} public examples equal private ones; the two must be disjoint")
-    return replace(
-        public,
-        batch=public.batch[kept],
-        indices=tuple(public.indices[k] for k in kept),
-        source=f"{public.source}, without {len(shared)} that equal private ones",
-    )
-
-
-def _digests(batch: Batch) -> set[str]:
-    return {sha256(x) for x in batch.inputs}

@@ -1,0 +1,11 @@
+"""The verbs of fedspill in Python, handed on by `fedspill` itself: what the commands of the same names do.
+
+A bare `nn.Module` is enough; what it cannot tell (the shape and the normalisation of its inputs, the loss) is asked
+for by name.
+
+- `arguments`: what callers say of a bare network, and how it is checked.
+- `attack`: of a captured update.
+- `audit`: of a planned federation.
+- `results`: what an audit gives back.
+- `vet`: of a received model.
+"""
