@@ -18,16 +18,10 @@ class VerdictName(Enum):
     """What an audit concludes (docs/design.md, the plan and the verdict)."""
 
     LEAKS = "leaks"
+    RECOGNISABLE = "recognisable"
     BOUNDED = "bounded"
     NOT_SHOWN = "not shown"
-
-
-class Verdict(Record):
-    """The conclusion in one word, in one sentence, and as an exit code."""
-
-    name: VerdictName
-    sentence: str
-    exit_code: Literal[0, 1, 3]
+    NOT_TESTED = "not tested"
 
 
 class WorstExample(Record):
@@ -40,6 +34,45 @@ class WorstExample(Record):
     unit: str
     value: float
     leaked: bool
+
+
+class RoleVerdict(Record):
+    """What came out against one kind of server.
+
+    Attributes:
+        role: what the server must be willing to do.
+        attack: the strongest one, "name:preset"; None if none was run.
+        trial: of its worst example.
+        planted: what the server changed in the model that it sent, and how many parameters were added; None if
+            nothing.
+        assumed: what the server is taken to know, in the words of the grants.
+        worst: the closest that any attack of this role came to an example; None if none was scored.
+        share: of the private examples behind the updates that leaked.
+        seconds: that all attacks of this role took.
+    """
+
+    role: str
+    name: VerdictName
+    attack: str | None = None
+    trial: str | None = None
+    planted: str | None = None
+    assumed: list[str] = Field(default_factory=list)
+    worst: WorstExample | None = None
+    share: Rate | None = None
+    seconds: float = 0.0
+
+
+class Verdict(Record):
+    """The conclusion in one word, in one sentence, and as an exit code.
+
+    Attributes:
+        by_role: the same for every kind of server that was tried, the least demanding first.
+    """
+
+    name: VerdictName
+    sentence: str
+    exit_code: Literal[0, 1, 3]
+    by_role: list[RoleVerdict] = Field(default_factory=list[RoleVerdict])
 
 
 class Caveat(Record):
