@@ -30,6 +30,8 @@ from tests.fuzz.plans import SMALL, plans, toml
 from tests.fuzz.running import TooLong, check, limited, new_folder
 
 TOTAL = int(os.environ.get("FEDSPILL_FUZZ", "300"))
+# Of an alarm that came while the collector ran a callback; see `limited`.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 
 def tries(share: float):
