@@ -43,6 +43,15 @@ class Impatient(Unwatched):
         return self.patience < 0
 
 
+class Ending(Unwatched):
+    """A budget that a test ends."""
+
+    over = False
+
+    def out_of_time(self) -> bool:
+        return self.over
+
+
 class Recorder(Unwatched):
     """Keeps states, and ends the search at a step."""
 

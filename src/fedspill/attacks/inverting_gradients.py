@@ -177,12 +177,8 @@ class InvertingGradients:
             if self.search.boxed:
                 variables[0].clamp_(low, high)
 
-        def memory(variables: list[Tensor], runs: int) -> int:
-            return matching.need(variables[0], labels, runs)
-
-        return Problem(
-            draw, value, project, values, memory, estimator(assumed.matching if assumed.corrects else matching, labels)
-        )
+        quality = estimator(assumed.matching if assumed.corrects else matching, labels)
+        return Problem(draw, value, project, values, quality)
 
 
 _PAPER = InvertingGradients()

@@ -23,17 +23,23 @@ def peak_bytes(work: Callable[[], object]) -> int:
     Counted by the storages that PyTorch's operators return, views and operations in place not among them; scratch
     space inside an operator is not seen.
     """
-    with _Counting() as counting:
+    with Counting() as counting:
         work()
     return counting.peak
 
 
-class _Counting(TorchDispatchMode):
-    """Follows every storage from the operator that made it to its end."""
+class Counting(TorchDispatchMode):
+    """Follows every storage from the operator that made it to its end.
+
+    Attributes:
+        alive: bytes of those that are not at their end.
+        peak: the most of them at a time.
+        made: bytes of all, those at their end too.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.alive, self.peak = 0, 0
+        self.alive, self.peak, self.made = 0, 0, 0
         self._known = set[int]()
 
     def __torch_dispatch__(
@@ -53,6 +59,7 @@ class _Counting(TorchDispatchMode):
             return
         self._known.add(key)
         self.alive += size
+        self.made += size
         self.peak = max(self.peak, self.alive)
         weakref.finalize(storage, self._drop, key, size).atexit = False
 

@@ -1,5 +1,6 @@
 """Whoever runs an attack: hears of its progress, keeps its state, and may end it early.
 
 - `watch`: the protocol, and nobody who watches.
+- `clock`: work that can be given up in its midst.
 - `nested`: many long steps under one watch.
 """

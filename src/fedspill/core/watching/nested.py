@@ -96,6 +96,9 @@ class _Part:
     def quality(self) -> float | None:
         return self.whole.quality()
 
+    def planned(self, steps: int, restarts: int, seconds: float) -> tuple[int, int]:
+        return self.whole.planned(steps, restarts, seconds * (self.total - self.before) / self.jobs)
+
     def _of_all(self, forecast: Forecast) -> Forecast:
         remaining = self.total - self.before
         return replace(forecast, iterations=round(forecast.iterations * remaining / self.jobs), jobs=remaining)
@@ -160,3 +163,6 @@ class _Stage:
 
     def quality(self) -> float | None:
         return self.watch.quality()
+
+    def planned(self, steps: int, restarts: int, seconds: float) -> tuple[int, int]:
+        return self.watch.planned(steps, restarts, seconds)

@@ -58,6 +58,19 @@ class Watch(Protocol):
         """The PSNR in dB at which a search may stop, by its own estimate; None: it goes on to its end."""
         ...
 
+    def planned(self, steps: int, restarts: int, seconds: float) -> tuple[int, int]:
+        """Steps and restarts that the time allows, so that a schedule of step sizes comes to its end.
+
+        Args:
+            steps: of one run.
+            restarts: runs, one after the other.
+            seconds: of one step.
+
+        Returns:
+            As many as were asked for, or fewer. Where these would be of no use, the time is up from then on.
+        """
+        ...
+
 
 class Unwatched:
     """Nobody listens and there is no limit."""
@@ -82,6 +95,10 @@ class Unwatched:
     def quality(self) -> float | None:
         """No quality is asked for."""
         return None
+
+    def planned(self, steps: int, restarts: int, seconds: float) -> tuple[int, int]:
+        """There is no limit."""
+        return steps, restarts
 
 
 UNWATCHED = Unwatched()

@@ -125,10 +125,7 @@ def _problem(matching: Matching, hypothesis: Hypothesis) -> Problem:
     def project(variables: list[Tensor]) -> None:
         """DLG searches without bounds."""
 
-    def memory(variables: list[Tensor], runs: int) -> int:
-        return runs * matching.need(variables[0], _labels(variables, hypothesis))
-
-    return Problem(draw, value, project, memory=memory)
+    return Problem(draw, value, project)
 
 
 def _num_classes(matching: Matching) -> int:

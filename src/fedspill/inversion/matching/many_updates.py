@@ -110,7 +110,7 @@ class Searching:
                 distances = distances + torch.stack(terms)
             return objective(distances, z)
 
-        return Problem(one.draw, one.value, one.project, values, lambda _, __: many.need())
+        return Problem(one.draw, one.value, one.project, values)
 
 
 def _many(jobs: list[Pending], runs: int) -> MatchingMany:

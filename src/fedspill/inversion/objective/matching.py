@@ -23,7 +23,7 @@ from fedspill.inversion.kernels.ghost_network import GhostNetwork
 from fedspill.inversion.kernels.winograd_network import LARGE, with_winograd
 from fedspill.inversion.objective.autograd import ValueAndGradients, evaluated, product
 from fedspill.inversion.objective.distances import Distance, cosine_distance, cotangent, squared_distance
-from fedspill.inversion.objective.memory import Evaluation, MemoryPlan
+from fedspill.inversion.objective.memory import Evaluation, MemoryPlan, bound_bytes
 from fedspill.inversion.objective.unrolled import Pullback, pays, unrolled
 
 Valued = tuple[Tensor, list[Tensor | None]]
@@ -121,7 +121,11 @@ class Matching:
 
     def _planned(self, needs_whole_batch: bool) -> MemoryPlan:
         size = sum(v.numel() for v in self.observed.values.values())
-        return MemoryPlan(self.training, self.clients, needs_whole_batch, size, self._prepared)
+
+        def bound(z: Tensor, step_size: int, steps: int) -> int:
+            return bound_bytes(self.model, z, step_size, steps, size)
+
+        return MemoryPlan(self.training, self.clients, needs_whole_batch, size, bound, self._prepared)
 
     def _prepared(self, way: Evaluation, training: LocalTraining) -> ValueAndGradients:
         """The objective of one client by itself."""

@@ -13,7 +13,7 @@ from fedspill.core.types import Params
 from fedspill.inversion.kernels.ghost_network import GhostNetwork
 from fedspill.inversion.objective.autograd import evaluated
 from fedspill.inversion.objective.matching import Valued, differentiated
-from fedspill.inversion.objective.memory import NEGLIGIBLE, Demand, of_candidates, usable_bytes
+from fedspill.inversion.objective.memory import NEGLIGIBLE, Demand, bound_bytes, of_candidates, usable_bytes
 
 HELD = 2
 """Copies of an observed gradient beside the one that came: in the stack, and in the order in which tiles have it."""
@@ -65,6 +65,9 @@ class MatchingMany:
         if values * len(self.observed) < NEGLIGIBLE:
             return len(self.observed)
         free = usable_bytes(self.model.like.device, self._bytes)
+        most = self.runs * bound_bytes(self.model, self._start, len(self._start), 1, self._parameters)
+        if (most + HELD * self._bytes) * len(self.observed) <= free:
+            return len(self.observed)
         fixed = self._demand.of(0)
         return min(len(self.observed), int((free - fixed) // (self._need_of_one - fixed)))
 

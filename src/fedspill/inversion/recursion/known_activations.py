@@ -15,6 +15,7 @@ from fedspill.core.model import Model
 from fedspill.core.rng import randn
 from fedspill.core.roles import UNWATCHED, Watch
 from fedspill.core.types import Params
+from fedspill.core.watching.clock import OutOfTime, Pace
 from fedspill.inversion.recursion.graph import Dataflow
 from fedspill.inversion.recursion.layer_by_layer import Recursion
 
@@ -71,12 +72,17 @@ class KnownActivations:
         z = SPREAD * randn((1, *spec.encoded_shape), rng, self.model.like)
         adam = torch.optim.Adam([z.requires_grad_()], lr=LR)
         rule = torch.optim.lr_scheduler.CosineAnnealingLR(adam, STEPS)
+        pace = Pace(watch.out_of_time)
         for step in range(STEPS):
-            value = self.distance(z)
+            try:
+                with pace.evaluation():
+                    value = self.distance(z)
+                    (z.grad,) = torch.autograd.grad(value, z)
+            except OutOfTime:
+                break
             watch.progress(step + 1, STEPS, float(value.detach()))
             if float(value.detach()) < ENOUGH or watch.out_of_time():
                 break
-            (z.grad,) = torch.autograd.grad(value, z)
             adam.step()
             rule.step()
             with torch.no_grad():

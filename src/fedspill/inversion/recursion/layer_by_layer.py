@@ -9,6 +9,7 @@ are told by a gradient afterwards.
 
 import math
 from collections.abc import Callable
+from contextlib import suppress
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from fedspill.core.model import parameter_name
 from fedspill.core.roles import UNWATCHED, Watch
 from fedspill.core.types import Params
+from fedspill.core.watching.clock import Clock, OutOfTime
 from fedspill.inversion.recursion.facts import TINY, Fact, KnownValues
 from fedspill.inversion.recursion.graph import Dataflow, Node
 from fedspill.inversion.recursion.least_squares import Equations, solved
@@ -95,11 +97,13 @@ class Recursion(KnownValues):
 
     def run(self, watch: Watch = UNWATCHED) -> None:
         """Goes back as far as the gradient allows; `watch` hears of the layers whose input is known."""
-        self.conclude()
-        while not watch.out_of_time() and any(self._open(node) for node in reversed(self._layers)):
+        # A single layer's equations may take minutes; what was read before them stays.
+        with suppress(OutOfTime), Clock(watch.out_of_time):
             self.conclude()
-            done = sum(self.complete(self.flow.inputs(node)[0]) for node in self._layers)
-            watch.progress(done, len(self._layers), math.inf)
+            while any(self._open(node) for node in reversed(self._layers)):
+                self.conclude()
+                done = sum(self.complete(self.flow.inputs(node)[0]) for node in self._layers)
+                watch.progress(done, len(self._layers), math.inf)
 
     def frontier(self) -> dict[Node, Fact]:
         """The completely known nodes nearest to the input, which determine all others that are known."""

@@ -5,6 +5,5 @@
 - `sequential`: one restart after the other.
 - `batched`: all restarts at once.
 - `stack`: variables of many runs in one.
-- `forecast`: time and memory that a search will need.
 - `settings`: the hyperparameters of a search that a plan sets.
 """

@@ -3,14 +3,13 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 
 import torch
 from torch import Tensor
 
 from fedspill.core.errors import BadInput
-from fedspill.core.roles import State, Watch
-from fedspill.inversion.search.forecast import forecast_side_by_side
+from fedspill.core.roles import Forecast, State, Watch
+from fedspill.core.watching.clock import OutOfTime, Pace
 from fedspill.inversion.search.problem import Found, Problem
 from fedspill.inversion.search.stack import Stack, captured
 from fedspill.inversion.search.step_rules import SignedAdam, Variables
@@ -48,22 +47,25 @@ class BatchedSearch:
 
         Raises:
             BadInput: a problem takes no stack.
+            OutOfTime: the time was up before anything was evaluated.
         """
         state = watch.load()
         progress = _Progress([math.inf] * len(problems)) if state is None else _Progress(**state["progress"])
-        forecast_given = False
+        done = progress.problem * self.steps + (int(state["stack"]["step"]) if state else 0)
+        pace = self._pace(watch, progress, len(problems), done)
         for index, problem in enumerate(problems):
             starts = [problem.draw(rng) for _ in range(self.restarts)]
             if index < progress.problem:
                 continue
             saved, state = state, None
-            stack = self._stack(problem, [torch.stack(v) for v in zip(*starts, strict=True)])
+            stack = self._stack(problem, [torch.stack(v) for v in zip(*starts, strict=True)], pace)
             first = stack.load(dict(saved["stack"])) if saved else 0
-            if not forecast_given:
-                iterations = ((len(problems) - index) * self.steps - first) * self.restarts
-                watch.forecast(partial(forecast_side_by_side, problem, stack.variables, iterations))
-                forecast_given = True
-            step, ended = self._all_steps(stack, problem, first, progress, watch)
+            try:
+                step, ended = self._all_steps(stack, problem, first, progress, watch)
+            except OutOfTime:
+                if not progress.best:
+                    raise
+                return progress.found(complete=False)
             progress.take(stack, step)
             if ended or progress.enough or progress.value < self.tolerance:
                 return progress.found(complete=not ended)
@@ -82,32 +84,57 @@ class BatchedSearch:
         """
         starts = [problem.draw(rng) for rng in rngs for _ in range(self.restarts)]
         joint = replace(self, restarts=len(starts), tolerance=0.0)
-        stack = joint._stack(problem, [torch.stack(v) for v in zip(*starts, strict=True)])
         state = watch.load()
+        progress = _Progress([math.inf]) if state is None else _Progress(**state["progress"])
+        pace = joint._pace(watch, progress, 1, 0 if state is None else int(state["stack"]["step"]))
+        stack = joint._stack(problem, [torch.stack(v) for v in zip(*starts, strict=True)], pace)
         first = 0 if state is None else stack.load(dict(state["stack"]))
-        watch.forecast(partial(forecast_side_by_side, problem, stack.variables, (self.steps - first) * joint.restarts))
-        step, ended = joint._all_steps(stack, problem, first, _Progress([math.inf]), watch)
+        step, ended = joint._all_steps(stack, problem, first, progress, watch)
         jobs = torch.arange(joint.restarts).split(self.restarts)
         return [_found_of(stack, runs, step, complete=not ended) for runs in jobs]
 
-    def _stack(self, problem: Problem, starts: Variables) -> Stack:
+    def _stack(self, problem: Problem, starts: Variables, pace: Pace) -> Stack:
         if problem.values is None:
             raise BadInput("a problem that takes no stack of variables was given to a batched search; use Search")
         variables = [v.detach().clone().requires_grad_() for v in starts]
         optimiser = self.rule.optimiser(variables, capturable=variables[0].is_cuda)
         history = variables[0].new_full((self.steps + 1, self.restarts), math.inf)
-        return Stack(variables, problem.values, optimiser, self.rule.sign, problem.project, history)
+        return Stack(variables, problem.values, optimiser, self.rule.sign, problem.project, history, pace)
+
+    def _pace(self, watch: Watch, progress: "_Progress", problems: int, done: int) -> Pace:
+        """Tells what an iteration needs, of which a step makes one in every run, and plans for what the time allows.
+
+        Args:
+            done: steps of a broken run, over all problems.
+        """
+        remaining = (problems * self.steps - done) * self.restarts
+
+        def tell(seconds: float, memory: int) -> None:
+            watch.forecast(lambda: Forecast(remaining, seconds / self.restarts, memory))
+            progress.steps = min(progress.steps, watch.planned(self.steps, 1, seconds * problems)[0])
+
+        progress.steps = progress.steps or self.steps
+        return Pace(watch.out_of_time, tell)
 
     def _all_steps(
         self, stack: Stack, problem: Problem, first: int, progress: "_Progress", watch: Watch
     ) -> tuple[int, bool]:
-        """The last iteration that was evaluated, and whether the budget ended it."""
+        """The last iteration that was evaluated, and whether the budget ended it.
+
+        Raises:
+            OutOfTime: none was.
+        """
         on_host = not stack.variables[0].is_cuda
         iterate = captured(stack) if self.graph and not on_host else stack.iterate
         done, total = progress.problem * self.restarts, len(progress.best_by_problem) * self.restarts * self.steps
         for step in range(first, self.steps + 1):
-            self.rule.set_step_size(stack.optimiser, step / self.steps)
-            (iterate if step < self.steps else stack.evaluate)()
+            self.rule.set_step_size(stack.optimiser, step / progress.steps)
+            try:
+                (iterate if step < progress.steps else stack.evaluate)()
+            except OutOfTime:
+                if not stack.best_values.isfinite().any():
+                    raise
+                return step - 1, True  # whoever goes on does so from the last state that was kept
             stack.history[step].copy_(stack.current)
             if self.give_up is not None and step == self.give_up[0]:
                 stack.give_up_above(self.give_up[1])
@@ -116,9 +143,9 @@ class BatchedSearch:
                 watch.progress(done * self.steps + min(step + 1, self.steps) * self.restarts, total, best)
                 if best < self.tolerance or bool(stack.lost.all()):
                     return step, False
-            if step == self.steps or step % READ_EVERY == 0:
+            if step >= progress.steps or step % READ_EVERY == 0:
                 progress.judge(stack, problem, watch.quality())
-            if step == self.steps or progress.enough:
+            if step >= progress.steps or progress.enough:
                 return step, False
             ended = watch.out_of_time()
             watch.save(lambda step=step: _state(progress, stack, step + 1), last=ended)
@@ -154,6 +181,7 @@ class _Progress:
     diverged: int = 0
     estimate: float | None = None
     enough: bool = False
+    steps: int = 0
 
     def judge(self, stack: Stack, problem: Problem, level: float | None) -> None:
         """Whether the runs that are left, two at least, tell of the quality that was asked for.

@@ -19,7 +19,6 @@ class Problem:
         value: the objective of the variables.
         project: moves the variables back into their bounds, in place; of a stack too.
         values: the objectives of independent variables that are stacked, (r, ...) each, where this is possible.
-        memory: bytes that one evaluation takes, of so many runs at once, given one run's variables.
         estimate: PSNR in dB of what was found, as far as the best iterates of independent runs tell, stacked (r, ...).
     """
 
@@ -27,7 +26,6 @@ class Problem:
     value: Callable[[Variables], Float[Tensor, ""]]
     project: Callable[[Variables], None]
     values: Callable[[Variables], Float[Tensor, " r"]] | None = None
-    memory: Callable[[Variables, int], int] | None = None
     estimate: Callable[[Variables], float] | None = None
 
 

@@ -4,7 +4,7 @@ Nothing here knows the truth: a run is judged by the value that it minimises, wh
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from fedspill.core.errors import BadInput
-from fedspill.core.roles import State, Watch
-from fedspill.inversion.search.forecast import forecast
+from fedspill.core.roles import Forecast, State, Watch
+from fedspill.core.watching.clock import OutOfTime, Pace
 from fedspill.inversion.search.problem import Found, Problem
 from fedspill.inversion.search.step_rules import SignedAdam, StepRule, Variables
 
@@ -43,72 +43,116 @@ class Search:
             raise BadInput(f"steps={self.steps}, restarts={self.restarts}: both must be at least 1")
 
     def run(self, problems: Sequence[Problem], rng: torch.Generator, watch: Watch) -> Found:
-        """Searches all problems; resumes where the watch has a saved state."""
+        """Searches all problems; resumes where the watch has a saved state.
+
+        Raises:
+            OutOfTime: the time was up before anything was evaluated.
+        """
         progress = _Progress.resume(watch.load(), len(problems))
         runs = [p for p in range(len(problems)) for _ in range(self.restarts)]
-        total = len(runs) * self.steps
-        forecast_given = False
+        remaining = (len(runs) - progress.run) * self.steps - progress.step
+
+        def tell(seconds: float, memory: int) -> None:
+            once = self.rule.evaluations * seconds
+            watch.forecast(lambda: Forecast(remaining, once, memory))
+            progress.plan(*watch.planned(self.steps, self.restarts, once * len(problems)))
+
+        progress.plan(self.steps, self.restarts)
+        pace = Pace(watch.out_of_time, tell)
         for number, index in enumerate(runs):
             start = problems[index].draw(rng)
-            if number < progress.run:
+            if number < progress.run or number % self.restarts >= progress.restarts:
                 continue
-            if not forecast_given:
-                iterations = total - progress.run * self.steps - progress.step
-                watch.forecast(partial(forecast, problems[index], start, iterations, self.rule.evaluations))
-                forecast_given = True
-            if not self._one_run(problems[index], index, start, progress, watch, total):
+            progress.turn_to(number)
+            total = len(problems) * progress.restarts
+            place = index * progress.restarts + number % self.restarts
+            heard = partial(_heard, watch, progress, place, total)
+            if not self._one_run(problems[index], index, start, progress, watch, pace, heard):
                 return progress.found(complete=False)
             if progress.best_value < self.tolerance:
                 break
-            progress.next_run()
+            progress.end_run()
         return progress.found(complete=True)
 
     def _one_run(
-        self, problem: Problem, index: int, start: Variables, progress: "_Progress", watch: Watch, total: int
+        self,
+        problem: Problem,
+        index: int,
+        start: Variables,
+        progress: "_Progress",
+        watch: Watch,
+        pace: Pace,
+        heard: Callable[[int], None],
     ) -> bool:
-        """One restart; False if the budget ended it. Leaves its best in `progress`."""
+        """One restart; False if the budget ended it. Leaves its best in `progress`.
+
+        Args:
+            heard: tells how many steps are done.
+
+        Raises:
+            OutOfTime: nothing was evaluated yet.
+        """
         variables = [v.detach().clone().requires_grad_() for v in (progress.variables or start)]
         optimiser = self.rule.optimiser(variables)
         if progress.optimiser is not None:
             optimiser.load_state_dict(progress.optimiser)
-        for step in range(progress.step, self.steps + 1):
-            value = self._evaluate(problem, variables)
-            progress.note(index, value, variables)
-            if self._is_over(step, value, progress):
-                return True
-            self._step(problem, optimiser, variables, step)
-            watch.progress(progress.run * self.steps + step + 1, total, progress.best_value)
+        step = progress.step
+        while True:
+            try:
+                value = self._evaluate(problem, variables, pace)
+                progress.note(index, value, variables)
+                if self._is_over(step, value, progress):
+                    return True
+                self._step(problem, optimiser, variables, step / progress.steps, pace)
+            except OutOfTime:
+                if not progress.best:
+                    raise
+                return False  # whoever goes on does so from the last state that was kept
+            step += 1
+            heard(step)
             ended = watch.out_of_time()
-            watch.save(lambda step=step: progress.state(step + 1, variables, optimiser), last=ended)
+            watch.save(lambda step=step: progress.state(step, variables, optimiser), last=ended)
             if ended:
                 return False
-        return True
 
     def _is_over(self, step: int, value: float, progress: "_Progress") -> bool:
         lost = not math.isfinite(value)
         if self.give_up is not None and step == self.give_up[0] and progress.run_best > self.give_up[1]:
             lost = True
         progress.diverged += lost
-        return lost or value < self.tolerance or step == self.steps
+        return lost or value < self.tolerance or step >= progress.steps
 
-    def _evaluate(self, problem: Problem, variables: Variables) -> float:
-        """The objective; leaves its gradient in the variables."""
-        value = problem.value(variables)
-        _set_gradients(variables, torch.autograd.grad(value, variables))
+    def _evaluate(self, problem: Problem, variables: Variables, pace: Pace) -> float:
+        """The objective; leaves its gradient in the variables.
+
+        Raises:
+            OutOfTime: nothing was changed.
+        """
+        with pace.evaluation():
+            value = problem.value(variables)
+            gradients = torch.autograd.grad(value, variables)
+        _set_gradients(variables, gradients)
         return float(value.detach())
 
-    def _step(self, problem: Problem, optimiser: torch.optim.Optimizer, variables: Variables, step: int) -> None:
+    def _step(
+        self, problem: Problem, optimiser: torch.optim.Optimizer, variables: Variables, done: float, pace: Pace
+    ) -> None:
         if isinstance(self.rule, SignedAdam):
-            self.rule.before_step(optimiser, variables, step / self.steps)
+            self.rule.before_step(optimiser, variables, done)
             optimiser.step()
         else:
 
             def closure() -> float:
-                return self._evaluate(problem, variables)
+                return self._evaluate(problem, variables, pace)
 
             optimiser.step(closure)
         with torch.no_grad():
             problem.project(variables)
+
+
+def _heard(watch: Watch, progress: "_Progress", run: int, runs: int, step: int) -> None:
+    """The planned length of runs may change while one runs."""
+    watch.progress(run * progress.steps + step, runs * progress.steps, progress.best_value)
 
 
 def _set_gradients(variables: Variables, gradients: Iterable[Tensor]) -> None:
@@ -133,6 +177,8 @@ class _Progress:
     history: list[float] = field(default_factory=list[float])
     diverged: int = 0
     best_run: int = -1
+    steps: int = 0
+    restarts: int = 0
 
     @classmethod
     def resume(cls, state: State | None, problems: int) -> "_Progress":
@@ -157,7 +203,15 @@ class _Progress:
             self.best_value = value if math.isfinite(value) else math.inf
             self.best_problem, self.best_run = problem, self.run
 
-    def next_run(self) -> None:
+    def plan(self, steps: int, restarts: int) -> None:
+        """How long runs are, and how many: as was said first, unless the time allows fewer."""
+        self.steps, self.restarts = min(self.steps or steps, steps), min(self.restarts or restarts, restarts)
+
+    def turn_to(self, run: int) -> None:
+        """A run that was not begun before begins."""
+        self.run = run
+
+    def end_run(self) -> None:
         self._keep_history()
         self.run, self.step, self.variables, self.optimiser = self.run + 1, 0, None, None
         self.run_best, self.history = math.inf, []

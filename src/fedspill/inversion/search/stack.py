@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from fedspill.core.watching.clock import Pace
+
 Variables = list[Tensor]
 Step = Callable[[], None]
 
@@ -26,6 +28,7 @@ class Stack:
         values: objectives of all runs; `values` of a Problem.
         sign: turns the gradients into what the optimiser takes, in their place.
         history: the objectives of every iteration so far.
+        pace: ends long evaluations midway.
     """
 
     variables: Variables
@@ -34,6 +37,7 @@ class Stack:
     sign: Callable[[Variables], None]
     project: Callable[[Variables], None]
     history: Float[Tensor, "steps r"]
+    pace: Pace = field(default_factory=lambda: Pace(lambda: False))
     best: Variables = field(init=False)
     best_values: Float[Tensor, " r"] = field(init=False)
     lost: Bool[Tensor, " r"] = field(init=False)
@@ -46,9 +50,15 @@ class Stack:
         self.current = torch.zeros_like(self.history[0])
 
     def evaluate(self) -> None:
-        """Objectives, gradients, and the best so far; nothing new is allocated but what the objectives need."""
-        values = self.values(self.variables)
-        for v, gradient in zip(self.variables, torch.autograd.grad(values.sum(), self.variables), strict=True):
+        """Objectives, gradients, and the best so far; nothing new is allocated but what the objectives need.
+
+        Raises:
+            OutOfTime: nothing was changed.
+        """
+        with self.pace.evaluation():
+            values = self.values(self.variables)
+            gradients = torch.autograd.grad(values.sum(), self.variables)
+        for v, gradient in zip(self.variables, gradients, strict=True):
             v.grad = gradient
         self.current.copy_(values.detach())
         self.lost.logical_or_(~self.current.isfinite())

@@ -17,6 +17,7 @@ from fedspill.core.errors import BadInput
 from fedspill.core.inputs import ImageSpec
 from fedspill.core.rng import randn
 from fedspill.core.roles import UNWATCHED, State, Watch
+from fedspill.core.watching.clock import OutOfTime, Pace
 from fedspill.inversion.network.extractor import Extractor
 from fedspill.inversion.priors.total_variation import each_total_variation
 from fedspill.inversion.representations.images.candidates import Candidates, Generated, Pixels
@@ -99,12 +100,21 @@ class IRSearch:
             return self.decoder(targets).detach().to(targets)
 
     def run(self, groups: list[Group], watch: Watch) -> bool:
-        """All steps, or those that the budget allows; False if it ended the search."""
+        """All steps, or those that the budget allows; False if it ended the search.
+
+        Raises:
+            OutOfTime: the time was up before every image had a first candidate.
+        """
         self._resume(groups, watch.load())
-        total = self.settings.schedule.iterations
+        total, pace = self.settings.schedule.iterations, Pace(watch.out_of_time)
         while self.step < total:
             jitter = self._disturb(groups)
-            values = torch.cat([self._advance(g, jitter) for g in groups])
+            try:
+                values = torch.cat([self._advance(g, jitter, pace) for g in groups])
+            except OutOfTime:
+                if any(g.lowest.isinf().any() for g in groups):
+                    raise
+                return False
             self.history.append(float(values.mean()))
             self.step += 1
             watch.progress(self.step, total, float(torch.cat([g.lowest for g in groups]).mean()))
@@ -126,13 +136,14 @@ class IRSearch:
                 group.candidates.kick(kick)
         return settings.noise.jitter * randn(self.spec.shape, self.rng, like) if settings.noise.jitter else None
 
-    def _advance(self, group: Group, jitter: Tensor | None) -> Float[Tensor, " m"]:
+    def _advance(self, group: Group, jitter: Tensor | None, pace: Pace) -> Float[Tensor, " m"]:
         """One step; gives the objective of each image before it."""
         variables = group.candidates.variables
-        images = group.candidates.images(jitter)
-        values = self._objective(group, images)
-        # Images share no variable, so the sum's gradient is each one's own.
-        gradients = torch.autograd.grad(values.sum(), variables)
+        with pace.evaluation():
+            images = group.candidates.images(jitter)
+            values = self._objective(group, images)
+            # Images share no variable, so the sum's gradient is each one's own.
+            gradients = torch.autograd.grad(values.sum(), variables)
         group.note(images.detach(), values.detach())
         for variable, gradient in zip(variables, gradients, strict=True):
             variable.grad = gradient.sign() if self.settings.signed else gradient
