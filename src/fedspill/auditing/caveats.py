@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from fedspill.auditing.watch import duration
 from fedspill.core.types import ServerRole
 from fedspill.report.schema import Caveat
 from fedspill.report.trial import Trial
@@ -48,6 +49,20 @@ class Conditions:
     looker: int | None = None
 
 
+def _more_time(trials: Sequence[Trial]) -> list[Caveat]:
+    """What a larger budget would bring."""
+    short = [t for t in trials if t.foreseen is not None and (t.planned is not None or t.ended_by_budget)]
+    if not short:
+        return []
+    needed = sum(t.foreseen.iterations * t.foreseen.seconds for t in short if t.foreseen is not None)
+    spent = sum(t.seconds for t in trials if t not in short)
+    text = (
+        f"{len(short)} of {len(trials)} trials were shortened or not started to keep to the budget; with about"
+        f" {duration(needed + spent)} all would come to the end of their presets."
+    )
+    return [Caveat(topic="more time", text=text, trials=[t.name for t in short])]
+
+
 def caveats(trials: Sequence[Trial], conditions: Conditions) -> list[Caveat]:
     """What limits the numbers, each with the trials that it concerns."""
     ran = [t for t in trials if t.skipped is None]
@@ -59,6 +74,7 @@ def caveats(trials: Sequence[Trial], conditions: Conditions) -> list[Caveat]:
             lambda t: not t.converged,
         ),
         _about(ran, "budget", "The budget ended before the attack did.", lambda t: t.ended_by_budget),
+        *_more_time(trials),
         _about(
             ran,
             "labels granted",

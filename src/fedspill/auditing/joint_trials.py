@@ -4,11 +4,12 @@ import time
 from collections.abc import Sequence
 
 from fedspill.auditing.servers import Servers
-from fedspill.auditing.trial import Finished, Posed, Priors, Task, judged, pose
+from fedspill.auditing.trial import JUDGING, Finished, Posed, Priors, Task, given_up, judged, pose
 from fedspill.auditing.watch import TrialWatch
 from fedspill.core.errors import NotApplicable
 from fedspill.core.roles import ReconstructsMany
 from fedspill.core.types import Reconstruction
+from fedspill.core.watching.clock import OutOfTime, until
 
 
 def run_jointly(
@@ -23,14 +24,20 @@ def run_jointly(
     began = time.perf_counter()
     names = [task.name for task in unfinished]
     try:
-        posed = _posed(servers, group, {*names, *watch.attacked_before()}, watch)
-        asked = [p for p in posed.values() if isinstance(p, Posed)]
-        if watch.trials:  # what is skipped takes no time of the forecast
-            watch.trials -= sum(isinstance(posed[name], Finished) for name in names)
-        watch.attacked = tuple(p.task.name for p in asked)
-        returned = dict(zip(watch.attacked, _returned(asked, watch), strict=True))
+        with until(watch.hard):
+            posed = _posed(servers, group, {*names, *watch.attacked_before()}, watch)
+            asked = [p for p in posed.values() if isinstance(p, Posed)]
+            if watch.trials:  # what is skipped takes no time of the forecast
+                watch.trials -= sum(isinstance(posed[name], Finished) for name in names)
+            watch.attacked = tuple(p.task.name for p in asked)
+            watch.leave(JUDGING * sum(p.seconds for p in asked))
+            returned = dict(zip(watch.attacked, _returned(asked, watch), strict=True))
     except NotApplicable:
         return None
+    except OutOfTime:
+        return [given_up(servers.scenario, task, watch) for task in unfinished]
+    if watch.useless is not None:
+        return [given_up(servers.scenario, task, watch) for task in unfinished]
     seconds = (time.perf_counter() - began) / max(1, len(asked))
     done = [posed[name] for name in names]
     return [

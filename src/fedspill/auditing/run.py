@@ -25,14 +25,14 @@ from fedspill.auditing.resolving.scenario import Scenario, prepare
 from fedspill.auditing.schedule import Schedule
 from fedspill.auditing.servers import Servers
 from fedspill.auditing.trial import Finished, Task
-from fedspill.auditing.watch import Listener, Silent, TrialWatch
+from fedspill.auditing.watch import Listener, Silent, TrialWatch, duration
 from fedspill.core.errors import BadInput
 from fedspill.core.knowledge import Knows
 from fedspill.core.model import BATCH_NORMS, Model
 from fedspill.core.settings import plain_fields
 from fedspill.core.tensor_files import sha256, write_tensors, write_whole
 from fedspill.plan.build import pick_device
-from fedspill.plan.sections import AuditPlan
+from fedspill.plan.sections import DEFAULT_BUDGET, AuditPlan
 from fedspill.report.leakage import leaked_share
 from fedspill.report.schema import AppliedDefence, AuditReport, Cost, Environment, Feeding, Grant, RoundRecord
 from fedspill.report.store import REPORT_FILE, TENSOR_FILE, TEXT_FILE, Store, Texts, write_texts
@@ -41,6 +41,8 @@ from fedspill.zoo.data import DataPool, from_tensors
 from fedspill.zoo.models import of_module, surely_untrained
 from fedspill.zoo.networks.registry import has_unsaid_small_stem
 
+GETTING_READY = 3.0
+"""Seconds of reading data and making a model that do not count as the budget's."""
 MOST_KEPT = 1024
 """Private examples of one update beyond which only those that were matched are kept beside the report."""
 EXPLAINED = {
@@ -111,6 +113,9 @@ def run_audit(
         for update in range(len(scenario.groups))
         for seed in scenario.seeds
     ]
+    if plan.audit.budget is None:
+        usual = duration(DEFAULT_BUDGET)
+        listener.message(f"no budget was set, so it is {usual}; --budget (or audit.budget) sets another, or 'none'")
     store = None if out is None else Store(out, scenario.key(redact=redact))
     if store is not None:
         store.open(fresh=fresh)
@@ -119,7 +124,8 @@ def run_audit(
         if feeding.warning is not None:
             listener.message(feeding.warning)
         ledger = Ledger(scenario, store)
-        finished = Schedule(scenario, tasks, store, listener, began, keep_tensors=not redact, ledger=ledger).run()
+        begins = min(time.monotonic(), began + GETTING_READY)
+        finished = Schedule(scenario, tasks, store, listener, begins, keep_tensors=not redact, ledger=ledger).run()
         walk = partial(Servers(scenario, ledger).walk, seed=scenario.seeds[0], watch=TrialWatch(listener))
         rounds = round_records(ledger, [f.record for f in finished], walk)
     seconds = time.monotonic() - began

@@ -11,13 +11,22 @@ from fedspill.auditing.joint_trials import run_jointly
 from fedspill.auditing.judge import prior_only
 from fedspill.auditing.resolving.scenario import Scenario
 from fedspill.auditing.servers import Servers
-from fedspill.auditing.trial import Finished, Task, refusal, run_trial
-from fedspill.auditing.watch import Listener, TrialWatch
+from fedspill.auditing.shares import in_turn, share
+from fedspill.auditing.trial import Finished, Task, blank, refusal, run_trial
+from fedspill.auditing.watch import Listener, TrialWatch, duration
 from fedspill.core.roles import ReconstructsMany
 from fedspill.core.tensor_files import sha256
+from fedspill.core.types import ServerRole
 from fedspill.report.leakage import with_leak_flags
 from fedspill.report.store import Store
-from fedspill.report.trial import Baseline
+from fedspill.report.trial import Baseline, Trial
+
+SLACK = 0.04
+"""Of the budget, for what follows a search that took longer than was foreseen."""
+MORE = 1.5
+"""Times the time that a search was planned for, from which on it is worth another one."""
+SURE = 1 - 1e-3
+"""Confidence of an attack that holds a certificate."""
 
 
 @dataclass
@@ -38,6 +47,8 @@ class Schedule:
     keep_tensors: bool
     ledger: Ledger | None = None
     _told: set[str] = field(default_factory=set[str])
+    _leaked: set[tuple[int, int]] = field(default_factory=set[tuple[int, int]])
+    _heard: bool = False
 
     def run(self) -> list[Finished]:
         """What every task gave, in the order of the tasks.
@@ -46,13 +57,13 @@ class Schedule:
             NotApplicable: an attack that the plan names fits none of the updates; told when its last one was tried.
         """
         finished, servers = dict[str, Finished](), Servers(self.scenario, self.ledger)
-        # Closed forms first: what they leave of the budget goes to the searches.
-        in_turn = groups(sorted(self.tasks, key=lambda task: task.world.card.iterative), self.scenario.limits.at_once)
-        for number, group in enumerate(in_turn):
-            finished |= {task.name: held for task in group if (held := self._held(task)) is not None}
+        turns = groups(in_turn(self.tasks), self.scenario.limits.at_once)
+        for number, group in enumerate(turns):
+            later = [task for after in turns[number + 1 :] for task in after]
+            finished |= {task.name: held for task in group if (held := self._held(task, later)) is not None}
+            finished |= {task.name: done for task in group if (done := self._needless(task, finished)) is not None}
             unfinished = [task for task in group if task.name not in finished]
             if unfinished:
-                later = [task for after in in_turn[number + 1 :] for task in after]
                 done = self._run(servers, group, unfinished, later)
                 finished |= {task.name: one for task, one in zip(unfinished, done, strict=True)}
                 self._check_fits(group[0], finished)
@@ -66,12 +77,30 @@ class Schedule:
         if unfit and len(done) == len(names) and all(one.record.skipped is not None for one in done):
             raise refusal(task, unfit[0].record.skipped)
 
-    def _held(self, task: Task) -> Finished | None:
+    def _needless(self, task: Task, finished: Mapping[str, Finished]) -> Finished | None:
+        """A search of `standard` on what was read and certified already: skipped."""
+        if task.world.explicit or not task.world.card.iterative or task.name in finished:
+            return None
+        others = [finished[t.name].record for t in self.tasks if t.name in finished and t.update == task.update]
+        by = next((one for one in others if is_certain(one) and _no_more(one.role, task)), None)
+        if by is None:
+            return None
+        reason = f"not needed: {by.attack}:{by.preset} has read every example of this update, by its own certificate"
+        return Finished(blank(self.scenario, task, skipped=reason), {})
+
+    def _held(self, task: Task, later: Sequence[Task] = ()) -> Finished | None:
+        """What a broken run left, unless it was cut by a budget, or planned for a much smaller one."""
         held = None if self.store is None else self.store.finished(task.name)
-        if held is None or held[0].ended_by_budget:
+        if held is None or held[0].ended_by_budget or self._had_less(held[0], [task, *later]):
             return None
         record, tensors = held
         return Finished(with_leak_flags(record, self.scenario.evaluation.thresholds), tensors)
+
+    def _had_less(self, record: Trial, coming: Sequence[Task]) -> bool:
+        if record.planned is None:
+            return False
+        left = self._left()
+        return left is None or left * share(1, coming) > MORE * record.planned
 
     def _run(self, servers: Servers, group: list[Task], unfinished: list[Task], later: list[Task]) -> list[Finished]:
         """Runs what is left of a group: at once, or one by one where the attack does not take them so."""
@@ -108,13 +137,20 @@ class Schedule:
         name, total = tasks[0].name, len(self.tasks)
         more = f" and {len(tasks) - 1} more" if len(tasks) > 1 else ""
         self.listener.trial(total - len(coming) + 1, total, f"{name}{more}")
-        deadline = self._deadline(len(tasks), len(coming))
-        return TrialWatch(self.listener, state, deadline, self.scenario.limits.quality, self._alike(coming))
+        left, limits = self._left(), self.scenario.limits
+        watch = TrialWatch(self.listener, state, None, limits.quality, self._alike(coming))
+        if left is not None and limits.budget is not None:
+            watch.share = left * share(len(tasks), coming)
+            watch.deadline = time.monotonic() + watch.share
+            watch.hard = watch.deadline + SLACK * limits.budget
+            watch.fits = not tasks[0].world.explicit
+        return watch
 
     def _keep(self, tasks: list[Task], done: list[Finished], watch: TrialWatch) -> None:
         """Keeps what tasks gave, if anything, and their state only if the budget ended them."""
         if watch.forecasted is not None:
             self._told.add(tasks[0].world.label)
+        self._tell([one.record for one in done])
         if self.store is not None:
             for one in done:
                 if one.unfit:  # tried again by whoever goes on: only all updates together tell whether this is an error
@@ -123,16 +159,24 @@ class Schedule:
         if watch.checkpoint is not None and not (done and watch.ended):
             watch.checkpoint.unlink(missing_ok=True)
 
-    def _deadline(self, count: int, coming: int) -> float | None:
-        """When `count` of the trials that are coming must end, by `time.monotonic()`; all share the rest equally.
+    def _tell(self, records: Sequence[Trial]) -> None:
+        """What came out first is told while the rest runs: the first result, and every further example that leaked."""
+        for record in records:
+            leaked = {(record.update, i) for i, flag in enumerate(record.leaked or []) if flag}
+            if record.skipped is None and (not self._heard or leaked - self._leaked):
+                self._leaked |= leaked
+                self._heard = True
+                self.listener.message(self._so_far(record))
 
-        None if the audit has no budget.
-        """
+    def _so_far(self, record: Trial) -> str:
+        total = sum(len(group) for group in self.scenario.groups)
+        said = f"{len(self._leaked)} of {total} examples leaked" if self._leaked else "no example leaked"
+        return f"after {duration(time.monotonic() - self.began)}: {said} so far ({record.attack}:{record.preset})"
+
+    def _left(self) -> float | None:
+        """Seconds that are left of the budget; None if the audit has none."""
         budget = self.scenario.limits.budget
-        if budget is None:
-            return None
-        now = time.monotonic()
-        return now + max(0.0, self.began + budget - now) * count / coming
+        return None if budget is None else max(0.0, self.began + budget - time.monotonic())
 
     def _alike(self, coming: list[Task]) -> int:
         """How many trials of the first one's attack are coming; 0 if its forecast was told."""
@@ -143,6 +187,18 @@ class Schedule:
     def _priors(self) -> Callable[[int, int], list[Baseline]]:
         scenario = self.scenario
         return functools.cache(lambda update, seed: prior_only(scenario, scenario.private(update), seed))
+
+
+def is_certain(record: Trial) -> bool:
+    """By its own certificate, without a search, the attack has read as many examples as are behind the update."""
+    sure = sum(c >= SURE for c in record.confidence)
+    return record.skipped is None and record.converged and not record.iterations and sure >= len(record.examples) > 0
+
+
+def _no_more(role: str, task: Task) -> bool:
+    """Whether a server of this role is asked for no more than this task's is."""
+    roles = [r.value for r in ServerRole]
+    return roles.index(role) <= roles.index(task.world.card.role.value)
 
 
 def groups(tasks: Sequence[Task], at_once: int) -> list[list[Task]]:

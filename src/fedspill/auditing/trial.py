@@ -20,15 +20,19 @@ from fedspill.core.errors import NotApplicable
 from fedspill.core.local_training.update import LocalTraining, aggregate_update
 from fedspill.core.model import Model
 from fedspill.core.rng import stream
-from fedspill.core.roles import Attack, Card, Job, Prediction, Predicts, Stages
+from fedspill.core.roles import Attack, Card, Forecast, Job, Prediction, Predicts, Stages
 from fedspill.core.tensor_files import sha256
 from fedspill.core.types import Batch, Reconstruction, ServerRole, Update
+from fedspill.core.watching.clock import OutOfTime, until
 from fedspill.federation.aggregation import collect
 from fedspill.federation.client import Client, shared_out
 from fedspill.federation.threat import observe
 from fedspill.inversion.objective.distances import cosine_distance
 from fedspill.report.trial import Baseline, SearchForecast, Trial
 
+JUDGING = 2.5
+"""Times what the clients took: an attack judges what it found by computing the update of it, and of a blank guess."""
+UNCHECKED = "The budget ended before {} computed."
 CURVE_POINTS = 200
 MOST_LETTERS = 100
 
@@ -75,6 +79,7 @@ class Posed:
     Attributes:
         private: what no attack sees.
         seen: of a federation, what of which round this is.
+        seconds: that the clients took for their answers.
     """
 
     task: Task
@@ -82,6 +87,7 @@ class Posed:
     served: Sent
     job: Job
     seen: Seen | None = None
+    seconds: float = 0.0
 
 
 def run_trial(servers: Servers, task: Task, watch: TrialWatch, priors: Priors) -> Finished:
@@ -94,16 +100,32 @@ def run_trial(servers: Servers, task: Task, watch: TrialWatch, priors: Priors) -
     if task.world.explicit and (reason := misfit(task.world.card, servers.scenario.model.input)) is not None:
         raise refusal(task, reason)
     try:
-        posed = pose(servers, task, watch)
-        if isinstance(posed, Finished):
-            return posed
-        job = posed.job
-        returned = posed.served.attack.reconstruct(job.update, job.knowledge, job.rng, watch)
+        with until(watch.hard):
+            posed = pose(servers, task, watch)
+            if isinstance(posed, Finished):
+                return posed
+            job = posed.job
+            watch.leave(JUDGING * posed.seconds)
+            returned = posed.served.attack.reconstruct(job.update, job.knowledge, job.rng, watch)
     except NotApplicable as reason:
         # Another round may be different.
         unfit = task.world.explicit and servers.scenario.rounds is None
-        return Finished(_blank(servers.scenario, task, skipped=str(reason)), {}, unfit)
+        return Finished(blank(servers.scenario, task, skipped=str(reason)), {}, unfit)
+    except OutOfTime:
+        return given_up(servers.scenario, task, watch)
+    if watch.useless is not None:
+        return given_up(servers.scenario, task, watch)
     return judged(servers, posed, returned, time.perf_counter() - began, watch, priors)
+
+
+def given_up(scenario: Scenario, task: Task, watch: TrialWatch) -> Finished:
+    """The record of an attack that the budget leaves no useful share of its work; a larger one runs it."""
+    watch.ended = True
+    reason = watch.useless or "its share of the budget ended before it had a first result"
+    record = blank(scenario, task, skipped=f"not started: {reason}" if watch.useless else reason)
+    expected = watch.forecasted
+    foreseen = None if expected is None else _share_of(expected)
+    return Finished(record.model_copy(update={"ended_by_budget": True, "foreseen": foreseen}), {})
 
 
 def refusal(task: Task, reason: str | None) -> NotApplicable:
@@ -121,17 +143,21 @@ def pose(servers: Servers, task: Task, watch: TrialWatch) -> Posed | Finished:
     private, seen = scenario.private(task.update), None
     if (reason := misfit(task.world.card, scenario.model.input)) is not None:
         raise NotApplicable(reason)
+    seconds = 0.0
     if scenario.rounds is None:
         served = servers.sent(task.world, task.seed, watch)
-        update = _answer(scenario, served.model, private, task, watch)
+        update, seconds = servers.answer(
+            served.model, task.update, task.seed, lambda: _answer(scenario, served.model, private, task, watch)
+        )
     else:
         seen = servers.seen(task.world, task.seed, task.update, watch)
         served, update = seen.sent, seen.update
     if update is None:
-        return Finished(_blank(scenario, task, skipped="the clients' defences withheld every update"), {})
+        return Finished(blank(scenario, task, skipped="the clients' defences withheld every update"), {})
     if (nothing := _nothing_in(update)) is not None:
-        return Finished(_blank(scenario, task, skipped=nothing), {})
-    return Posed(task, private, served, _job(scenario, served.model, update, private, task, seen), seen)
+        return Finished(blank(scenario, task, skipped=nothing), {})
+    job = _job(scenario, served.model, update, private, task, seen)
+    return Posed(task, private, served, job, seen, seconds)
 
 
 def judged(
@@ -143,8 +169,18 @@ def judged(
     order = ranked(returned.confidence, len(returned.inputs), len(private))
     rebuilt = most_confident(returned, len(private))
     read, predicted = readings(returned, private.inputs, sent.input, _expected(attack, sent, private), order)
-    check = _self_check(scenario, task, sent, update, private, posed.seen)
-    record = _record(scenario, task, rebuilt, private, priors).model_copy(
+    check, guesses, unchecked = None, list[Baseline](), list[str]()
+    try:
+        with until(watch.hard):
+            check = servers.check(
+                sent, task.update, task.seed, lambda: _self_check(scenario, task, sent, update, private, posed.seen)
+            )
+            guesses = priors(task.update, task.seed)
+    except OutOfTime:
+        unchecked = [UNCHECKED.format("the guesses without the update were" if check else "the self-check was")]
+    record = _record(scenario, task, rebuilt, private, guesses)
+    more = [*([watch.plan] if watch.plan else []), *unchecked]
+    record = record.model_copy(
         update={
             "readings": read,
             "predicted": predicted,
@@ -155,6 +191,8 @@ def judged(
             "added_parameters": posed.served.added,
             "self_check": None if check is None else check[0],
             "self_check_length": None if check is None else check[1],
+            "notes": [*record.notes, *more],
+            "planned": None if watch.plan is None else watch.share,
         }
     )
     return Finished(record, _tensors(returned, rebuilt, order))
@@ -165,6 +203,10 @@ def _forecast(watch: TrialWatch, returned: Reconstruction) -> SearchForecast | N
     expected, searched = watch.forecasted, watch.ended or len(returned.objective) > 1
     if expected is None or (watch.attacked and not searched):
         return None
+    return _share_of(expected)
+
+
+def _share_of(expected: Forecast) -> SearchForecast:
     return SearchForecast(
         iterations=expected.iterations // expected.jobs, seconds=expected.seconds, memory=expected.memory
     )
@@ -256,7 +298,8 @@ def _in_halves(sent: Model, private: Batch, training: LocalTraining) -> Update:
     return update
 
 
-def _blank(scenario: Scenario, task: Task, *, skipped: str | None = None) -> Trial:
+def blank(scenario: Scenario, task: Task, *, skipped: str | None = None) -> Trial:
+    """The record of a trial before anything was attacked."""
     card = task.world.card
     return Trial(
         name=task.name,
@@ -288,10 +331,10 @@ def _nothing_in(update: Update) -> str | None:
     return "the update is exactly 0: there is nothing to invert" if update.norm() == 0 else None
 
 
-def _record(scenario: Scenario, task: Task, rebuilt: Reconstruction, private: Batch, priors: Priors) -> Trial:
+def _record(scenario: Scenario, task: Task, rebuilt: Reconstruction, private: Batch, guesses: list[Baseline]) -> Trial:
     judged = judge(scenario, rebuilt, private)
     confidence = [] if rebuilt.confidence is None else [float(c) for c in rebuilt.confidence]
-    return _blank(scenario, task).model_copy(
+    return blank(scenario, task).model_copy(
         update={
             "iterations": max(0, len(rebuilt.objective) - 1),
             "objective": thinned(rebuilt.objective),
@@ -301,7 +344,7 @@ def _record(scenario: Scenario, task: Task, rebuilt: Reconstruction, private: Ba
             "leaked": judged.leaked,
             "leakage_rate": judged.leakage_rate,
             "identification": judged.identification,
-            "baselines": priors(task.update, task.seed),
+            "baselines": guesses,
             "confidence": confidence,
             "matched": judged.matched,
             "notes": list(rebuilt.notes),

@@ -1,5 +1,6 @@
 """The audit's side of a running attack: progress for the eye, checkpoints for a kill, the budget's end."""
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,6 +14,8 @@ from fedspill.core.roles import Forecast, State
 from fedspill.core.tensor_files import write_state
 
 CHECKPOINT_SECONDS = 5.0
+USEFUL = 0.1
+"""Share of a run's iterations below which a search tells nothing."""
 
 
 @runtime_checkable
@@ -62,7 +65,12 @@ class TrialWatch:
         wanted: PSNR in dB at which a search may stop by its own estimate.
         trials: of this attack that are left, this one among them, for the forecast of all; 0 tells no forecast.
         attacked: names of the trials that are attacked at once; a state of others is not gone on from.
+        hard: `time.monotonic()` at which even what must follow the search is given up; None never.
+        fits: a search is planned for what its time allows, rather than cut where that ends.
         ended: the attack was told that its time is out.
+        useless: why the search was not gone on with, if what its time allows would have been of no use.
+        plan: what a search was shortened to, in words.
+        share: seconds from its start to its deadline, as they were given.
         forecasted: what the attack's search expected to need.
     """
 
@@ -72,7 +80,12 @@ class TrialWatch:
     wanted: float | None = None
     trials: int = 1
     attacked: tuple[str, ...] = ()
+    hard: float | None = None
+    fits: bool = False
     ended: bool = False
+    useless: str | None = None
+    plan: str | None = None
+    share: float | None = None
     forecasted: Forecast | None = None
     _written: float = field(default_factory=time.monotonic)
 
@@ -124,6 +137,11 @@ class TrialWatch:
             self.ended = True
         return self.ended
 
+    def leave(self, seconds: float) -> None:
+        """Leaves so many of its seconds to what follows the search."""
+        if self.deadline is not None:
+            self.deadline = max(time.monotonic(), self.deadline - seconds)
+
     def forecast(self, forecast: Callable[[], Forecast]) -> None:
         """Keeps the forecast, and tells the listener of it."""
         self.forecasted = forecast()
@@ -134,6 +152,28 @@ class TrialWatch:
     def quality(self) -> float | None:
         """PSNR in dB at which a search may stop; None never stops it."""
         return self.wanted
+
+    def planned(self, steps: int, restarts: int, seconds: float) -> tuple[int, int]:
+        """As many as the time allows, of a search that is planned for it; none are of use below a tenth of a run."""
+        if not self.fits or self.deadline is None:
+            return steps, restarts
+        left = max(0.0, self.deadline - time.monotonic())
+        possible = int(left / max(seconds, 1e-9))
+        if possible >= steps * restarts:
+            return steps, restarts
+        shorter = (steps, possible // steps) if possible >= steps else (max(1, possible), 1)
+        if shorter[0] < USEFUL * steps:
+            self.ended, least = True, math.ceil(USEFUL * steps)
+            self.useless = (
+                f"{least} of {steps} iterations, the least that are of use, would take {duration(least * seconds)};"
+                f" its share of the budget leaves {duration(left)}"
+            )
+            return steps, restarts
+        self.plan = (
+            f"Planned for {shorter[0] * shorter[1]:,} of {steps * restarts:,} iterations, as many as its share of the"
+            f" budget allows ({duration(left)})."
+        )
+        return shorter
 
 
 def forecast_sentence(forecast: Forecast, trials: int, remaining: float | None) -> str:

@@ -1,5 +1,6 @@
 """The plan of an audit as data: every section with its keys, their defaults and what is allowed."""
 
+import math
 import re
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -41,8 +42,12 @@ class Section(BaseModel):
 def _as_entry(value: object) -> object:
     if isinstance(value, str):
         name, _, preset = value.partition(":")
-        return {"name": name, "preset": preset or "paper"}
+        return {"name": name, "preset": preset} if preset else {"name": name}
     return value
+
+
+STANDARD = "2"
+"""The number of the schedule that "standard" is."""
 
 
 class AttackEntry(BaseModel):
@@ -51,6 +56,14 @@ class AttackEntry(BaseModel):
     model_config = ConfigDict(frozen=True, extra="allow")
     name: str
     preset: str = "paper"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _todays_standard(cls, value: Any) -> Any:  # a protocol that is not checked at run time
+        """Reads "standard" alone as the schedule of this version, by its number: results are comparable over years."""
+        if isinstance(value, dict) and value.get("name") == "standard" and "preset" not in value:
+            return {**value, "preset": STANDARD}
+        return value
 
     @property
     def overrides(self) -> dict[str, Any]:
@@ -65,17 +78,23 @@ class AttackEntry(BaseModel):
 
 
 def _seconds(value: object) -> object:
-    """Takes "90", "90s", "5m", "1h" or a number, in seconds."""
+    """Takes "90", "90s", "5m", "1h", "none" (no limit) or a number, in seconds."""
     if not isinstance(value, str):
         return value
+    if value.strip().lower() == "none":
+        return math.inf
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(s|m|h)?\s*", value)
     if match is None:
-        raise ValueError(f"{value!r} is no duration; write for example '90s', '5m' or '1h'")
+        raise ValueError(f"{value!r} is no duration; write for example '90s', '5m' or '1h', or 'none' for no limit")
     return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2] or "s"]
 
 
+DEFAULT_BUDGET = 600.0
+"""Seconds of an audit that nobody set a budget for."""
+
+
 def parse_seconds(text: str) -> float:
-    """A duration such as "90s", "5m" or "1h".
+    """A duration such as "90s", "5m" or "1h"; "none" is infinite.
 
     Raises:
         BadInput: it is none, or not above 0.
@@ -120,7 +139,7 @@ class AuditSection(Section):
         attacks: entries, or "standard": all whose needs the server's knowledge meets.
         metrics: None until the kind of data is known (`fedspill.auditing.resolving.defaults`).
         leak_threshold: metric to value; an example leaks when all are met. None likewise; {} judges nothing.
-        budget: seconds for all trials together.
+        budget: seconds for the whole audit; infinite for no limit, None for the usual one (`DEFAULT_BUDGET`).
         quality: PSNR in dB of images at which a search may stop, by its own estimate.
         at_once: updates that an attack takes together, if it can.
         lpips_weights: AlexNet weights for LPIPS.

@@ -164,6 +164,7 @@ class Trial(Record):
         readings: every candidate that the attack returned, in its order, if it says where it read them.
         predicted: of a readout whose success can be predicted.
         foreseen: of a search.
+        planned: seconds for which a search was planned with fewer iterations than its preset asks for, if it was.
         skipped: why the trial was not run, if it was not.
         origin: the package that the attack comes from, if it is not fedspill's own.
     """
@@ -198,5 +199,6 @@ class Trial(Record):
     readings: list[Reading] = Field(default_factory=list)
     predicted: Predicted | None = None
     foreseen: SearchForecast | None = None
+    planned: float | None = None
     skipped: str | None = None
     origin: str | None = None

@@ -122,6 +122,10 @@ class FileWatch:
     def forecast(self, forecast: Callable[[], Forecast]) -> None:
         """Trainings make no forecast."""
 
+    def planned(self, steps: int, restarts: int, seconds: float) -> tuple[int, int]:
+        """A training goes its whole length."""
+        return steps, restarts
+
     def quality(self) -> float | None:
         """A training goes on to its end."""
         return None

@@ -13,7 +13,7 @@ from fedspill.core.knowledge import Knows
 from fedspill.core.roles import Attack, Card, Defence, Tampering
 from fedspill.core.settings import field_names, flat_path, grouped, plain_fields
 from fedspill.core.types import ServerRole
-from fedspill.plan.sections import AttackEntry, AuditPlan
+from fedspill.plan.sections import STANDARD, AttackEntry, AuditPlan
 
 _ROLES = list(ServerRole)
 
@@ -138,7 +138,8 @@ def _standard(plan: AuditPlan, entry: AttackEntry) -> list[Chosen]:
 
     Those of other packages are among them if their cards say `standard`.
 
-    "standard:quick" takes the presets of that name, where a component has one.
+    "standard" itself is the schedule of `fedspill.auditing.shares` over the strongest preset of each; "standard:paper"
+    takes the published ones, "standard:quick" and "standard:strong" those of that name where a component has one.
     """
     if entry.overrides:
         raise BadInput(f"'standard' has no fields of its own, got {', '.join(entry.overrides)}")
@@ -146,9 +147,10 @@ def _standard(plan: AuditPlan, entry: AttackEntry) -> list[Chosen]:
     limit = _ROLES.index(plan.server.role)
     cards = {n: c for n, c in cards.items() if c.standard or not c.origin}
     fitting = {n: c for n, c in cards.items() if c.needs <= _grants(plan) and _ROLES.index(c.role) <= limit}
-    presets = {n: entry.preset if entry.preset in c.presets else "paper" for n, c in fitting.items()}
-    if fitting and entry.preset not in presets.values():
-        raise BadInput(f"no attack has a preset {entry.preset!r}; 'standard' has paper, quick, strong")
+    wanted = "strong" if entry.preset == STANDARD else entry.preset
+    presets = {n: wanted if wanted in c.presets else "paper" for n, c in fitting.items()}
+    if fitting and wanted not in presets.values():
+        raise BadInput(f"no attack has a preset {entry.preset!r}; 'standard' has {STANDARD}, paper, quick, strong")
     return [
         Chosen(n, presets[n], f"{n}:{presets[n]}", c, c.presets[presets[n]], explicit=False) for n, c in fitting.items()
     ]

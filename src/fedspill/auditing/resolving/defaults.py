@@ -3,12 +3,12 @@
 from fedspill.core.errors import BadInput
 from fedspill.core.inputs import ImageSpec, InputSpec
 from fedspill.plan.defaults import defaults
-from fedspill.plan.sections import AuditPlan
+from fedspill.plan.sections import DEFAULT_BUDGET, AuditPlan
 from fedspill.scoring.metrics import METRICS
 
 
 def resolved(plan: AuditPlan, spec: InputSpec) -> AuditPlan:
-    """The plan with its metrics and leak thresholds filled in.
+    """The plan with its metrics, leak thresholds and budget filled in.
 
     Raises:
         BadInput: a metric or a quality is not one of such data, or the metric of a threshold or of the policy is not
@@ -30,7 +30,9 @@ def resolved(plan: AuditPlan, spec: InputSpec) -> AuditPlan:
         )
     if plan.audit.quality is not None and not isinstance(spec, ImageSpec):
         raise BadInput(f"audit.quality={plan.audit.quality:g} dB is a PSNR of images; the data are {usual.what}")
-    audit = plan.audit.model_copy(update={"metrics": metrics, "leak_threshold": limits})
+    audit = plan.audit.model_copy(
+        update={"metrics": metrics, "leak_threshold": limits, "budget": plan.audit.budget or DEFAULT_BUDGET}
+    )
     complete = plan.model_copy(update={"audit": audit})
     check_policy(complete)
     return complete

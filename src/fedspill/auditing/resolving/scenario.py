@@ -4,6 +4,7 @@ It is resolved here, once: nothing that runs or judges a trial reads it again.
 """
 
 import json
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -206,7 +207,7 @@ def prepare(
         tampering=components.tampering,
         knows=frozenset(plan.server.knows),
         evaluation=evaluation_of(plan.audit, model.input),
-        limits=Limits(plan.audit.budget, plan.audit.quality, plan.audit.at_once),
+        limits=Limits(_limit(plan.audit.budget), plan.audit.quality, plan.audit.at_once),
         policy=plan.policy,
         normalisation=normalisation,
     )
@@ -214,6 +215,10 @@ def prepare(
     clients = replace(clients, draws=_draw_anything(scenario))
     scenario = replace(scenario, clients=clients)
     return scenario if plan.federation is None else _in_rounds(scenario, plan.federation)
+
+
+def _limit(budget: float | None) -> float | None:
+    return None if budget == math.inf else budget
 
 
 def _checked(plan: AuditPlan) -> Components:
