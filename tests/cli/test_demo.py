@@ -1,6 +1,5 @@
 """The demonstration's scenes are sound and its sentences true; its pictures are made by `make demo`."""
 
-import io
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -9,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from rich.console import Console
+from typer.testing import CliRunner
 
 from fedspill.auditing import parse_plan, run_audit
-from fedspill.auditing.watch import Silent
-from fedspill.cli.demo import SETTINGS, Setting, run, run_demo, words
+from fedspill.cli.demo import SETTINGS, Setting, run, words
+from fedspill.cli.main import app
 from fedspill.rendering.drawing.pictures import Pair
 
 
@@ -49,6 +48,8 @@ def test_a_scene_that_says_exact_is_exact(name: str) -> None:
     assert result.report.leakage_rate.rate == 1.0
     assert all(w.value > 60 for w in result.report.worst)
     assert setting(name).tell(result, plan, "cpu").startswith("1 of 1 photographs were copied exactly")
+    told = words.copies_and_finds(result, plan, "cpu")
+    assert told.endswith("1 of 1 rebuilt pictures lead to the right photograph among 100 (by chance 0.01).")
 
 
 def test_the_federation_is_read_exactly() -> None:
@@ -103,16 +104,16 @@ def test_the_noise_is_as_long_as_is_said() -> None:
 def test_vetting_tells_the_network_that_was_sent_from_the_agreed_one() -> None:
     plan = small("federation", {"name": "lenet"}, size=32)
     told = words.vetting(parse_plan(plan), "cpu")
-    assert told.startswith("Vetting warns of 2 layers of the network that was sent (planted.")
-    assert told.endswith("and of none of the one that was agreed on.")
+    assert told.startswith("Vetting warns of 2 layers in the network that was sent (planted.")
+    assert told.endswith("and of none in the one that was agreed on.")
 
 
 def test_what_is_said_shown_and_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     quick = replace(setting("fully_connected"), plan=small("fully_connected", size=16))
     monkeypatch.setattr(run, "SETTINGS", (quick,))
-    written = io.StringIO()
-    run_demo(tmp_path, Silent(), "cpu", fresh=False, console=Console(file=written, width=200))
-    said, page = written.getvalue(), (tmp_path / "index.html").read_text()
+    done = CliRunner(env={"COLUMNS": "200"}).invoke(app, ["demo", "--out", str(tmp_path), "--device", "cpu"])
+    assert done.exit_code == 0, done.output
+    said, page = done.stdout.partition("\nOpen ")[0], (tmp_path / "index.html").read_text()
     assert max(len(line) for line in said.splitlines()) <= 80
     assert setting("fully_connected").title in said
     for text in (" ".join(said.split()), page):

@@ -55,7 +55,8 @@ def copies_and_finds(result: AuditResult, plan: AuditPlan, device: str) -> str:
 
 def vetted_and_defended(result: AuditResult, plan: AuditPlan, device: str) -> str:
     """What vetting says of the network as the server sent it, and what noise leaves of the attack."""
-    return f"{vetting(plan, device)} With noise: {copies_and_finds(result, plan, device)} {_price(result)}"
+    left = copies_and_finds(result, plan, device)
+    return f"{vetting(plan, device)} With noise {left[0].lower()}{left[1:]} {_price(result)}"
 
 
 def _largest_error(pair: Pair) -> float:
@@ -109,8 +110,8 @@ def vetting(plan: AuditPlan, device: str) -> str:
     warned, before = _warnings(sent), _warnings(scenario.model)
     named = f" ({', '.join(warned)})" if warned else ""
     return (
-        f"Vetting warns of {count(len(warned), 'layer')} of the network that was sent{named} and of"
-        f" {len(before) or 'none'} of the one that was agreed on."
+        f"Vetting warns of {count(len(warned), 'layer')} in the network that was sent{named} and of"
+        f" {len(before) or 'none'} in the one that was agreed on."
     )
 
 
