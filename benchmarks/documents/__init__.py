@@ -2,5 +2,4 @@
 
 - `attacks_table`: docs/attacks.md.
 - `listings`: what `fedspill list` shows.
-- `demo_picture`: docs/demo.png.
 """

@@ -7,7 +7,7 @@
 - `captured`: its options read, its results shown.
 - `vet`: `fedspill vet`.
 - `train`: `fedspill train`.
-- `demo`: `fedspill demo`.
+- `demo/`: `fedspill demo`.
 - `doctor`: `fedspill doctor`.
 - `listing`: `fedspill list`, from `listing.json`.
 - `progress`: progress with an estimate of the time that is left.

@@ -21,11 +21,15 @@ class Scene:
 
     Attributes:
         name: of the folder, beside the page, that holds the report.
+        title: with its number.
+        lead: what was done.
+        result: what came out, in plain words.
     """
 
     name: str
     title: str
     lead: str
+    result: str
     report: AuditReport
     tensors: Mapping[str, Tensor]
 

@@ -124,7 +124,7 @@ def overview(pairs: Sequence[Pair], width: int = 1080, side: int = 84) -> Image.
     Raises:
         ValueError: there is no pair to draw.
     """
-    drawn = [beside([fitted(p, side) for p in _both(pair)], _GAP // 2) for pair in pairs if pair.drawable]
+    drawn = [beside([fitted(p, side) for p in both(pair)], _GAP // 2) for pair in pairs if pair.drawable]
     if not drawn:
         raise ValueError(f"{len(pairs)} pairs were got and none holds images; at least 1 image pair is needed")
     gap = 3 * _GAP
@@ -132,7 +132,8 @@ def overview(pairs: Sequence[Pair], width: int = 1080, side: int = 84) -> Image.
     return stacked([beside(drawn[i : i + columns], gap) for i in range(0, len(drawn), columns)])
 
 
-def _both(pair: Pair) -> tuple[Image.Image, Image.Image]:
+def both(pair: Pair) -> tuple[Image.Image, Image.Image]:
+    """Private and rebuilt at their own size; a crossed-out field where nothing was rebuilt."""
     return image(pair.private), _blank(pair) if pair.rebuilt is None else image(pair.rebuilt)
 
 
