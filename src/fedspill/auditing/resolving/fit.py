@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from fedspill.core.errors import BadInput
-from fedspill.core.local_training.draws import is_random
+from fedspill.core.local_training.draws import draws_anything, is_random
 from fedspill.core.local_training.protocol import LocalTraining
 from fedspill.core.model import Model
 from fedspill.core.probing.state import check_memory
@@ -20,7 +20,7 @@ def check_fit(
     training: LocalTraining,
     defences: tuple[Stages, ...],
     micro_batch: int | None,
-) -> None:
+) -> bool:
     """Computes a first update (of one micro-batch): what does not fit is told now, not in the midst of an audit.
 
     Args:
@@ -30,13 +30,18 @@ def check_fit(
         defences: what every client applies.
         micro_batch: examples that a client holds in memory at a time; None is all.
 
+    Returns:
+        Whether clients draw anything: two with the same examples may send different updates.
+
     Raises:
         BadInput: a network that draws in eval mode, one with a memory, labels that the model does not know, or an
             update that cannot be computed.
     """
     try:
         _check_labels(model, first, labels)
-        if is_random(model.in_eval_mode(), model.input.encode(first.inputs)):
+        z = model.input.encode(first.inputs)
+        draws = draws_anything(model, training, z)
+        if (draws or model.training) and is_random(model.in_eval_mode(), z[:1]):
             raise BadInput(
                 "the network draws random numbers in eval mode too, so that no two answers agree; F.dropout and its kin"
                 " want training=self.training"
@@ -49,6 +54,7 @@ def check_fit(
             raise BadInput(
                 "no gradient reaches a parameter that is trained (no_grad, detach, or frozen): the clients send nothing"
             )
+        return draws
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         if isinstance(error, BadInput):
             raise

@@ -27,7 +27,7 @@ from fedspill.auditing.resolving.rounds import Rounds, rounds_of, sizes_of
 from fedspill.core.errors import BadInput
 from fedspill.core.inputs import ImageSpec, TableSpec, TokenSpec, kind
 from fedspill.core.knowledge import Knows
-from fedspill.core.local_training.draws import draws_anything, with_draws
+from fedspill.core.local_training.draws import with_draws
 from fedspill.core.local_training.losses import loss_of
 from fedspill.core.local_training.protocol import LocalTraining
 from fedspill.core.model import Model
@@ -211,8 +211,9 @@ def prepare(
         policy=plan.policy,
         normalisation=normalisation,
     )
-    check_fit(model, _first(scenario), pool.batch.labels, clients.training, clients.defences, clients.micro_batch)
-    clients = replace(clients, draws=_draw_anything(scenario))
+    first = _first(scenario)
+    draws = check_fit(model, first, pool.batch.labels, clients.training, clients.defences, clients.micro_batch)
+    clients = replace(clients, draws=draws)
     scenario = replace(scenario, clients=clients)
     return scenario if plan.federation is None else _in_rounds(scenario, plan.federation)
 
@@ -271,8 +272,3 @@ def _first(scenario: Scenario) -> Batch:
     """The first examples of the first client, as many as are on the device at a time."""
     share = len(scenario.groups[0]) // (scenario.clients.count if scenario.plan.federation is None else 1)
     return scenario.private(0)[:share][: scenario.clients.micro_batch].to(scenario.model.like)
-
-
-def _draw_anything(scenario: Scenario) -> bool:
-    model = scenario.model
-    return draws_anything(model, scenario.clients.training, model.input.encode(_first(scenario).inputs))

@@ -1,8 +1,13 @@
 """What a client draws while it trains: masks, views and orders; and what is assumed where they are not known."""
 
+import random
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fedspill.core.local_training.protocol import FedAvg, LocalTraining
 from fedspill.core.model import Model
@@ -11,14 +16,42 @@ from fedspill.core.types import Encoded
 
 
 def is_random(model: Model, z: Encoded) -> bool:
-    """Whether the network draws in its mode: dropout, stochastic depth, of modules and of functions."""
-    logits = list[torch.Tensor]()
-    with torch.no_grad():
-        for seed in range(2):
-            with seeded_globals(stream(seed, "is it random")):
-                logits.append(model.logits(model.params, z))
-    one, two = logits
+    """Whether the network draws in its mode: dropout, stochastic depth, of modules and of functions.
+
+    One call tells where nothing was drawn at all; what was drawn may be without effect, which a second call tells.
+    """
+    one, drew = _logits(model, z, 0)
+    if not drew:
+        return False
+    two, _ = _logits(model, z, 1)
     return not bool(((one == two) | (one.isnan() & two.isnan())).all())
+
+
+def _logits(model: Model, z: Encoded, seed: int) -> tuple[torch.Tensor, bool]:
+    """The logits, and whether anything was drawn for them."""
+    with torch.no_grad(), seeded_globals(stream(seed, "is it random")), _Drawing() as drawing:
+        before = _other_generators()
+        logits = model.logits(model.params, z)
+        return logits, drawing.drew or _other_generators() != before
+
+
+def _other_generators() -> object:
+    numpy = np.random.get_state(legacy=False)
+    return random.getstate(), {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in numpy["state"].items()}
+
+
+class _Drawing(TorchDispatchMode):
+    """Notes whether PyTorch draws random numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.drew = False
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        self.drew = self.drew or torch.Tag.nondeterministic_seeded in func.tags
+        return func(*args, **(kwargs or {}))
 
 
 def draws_anything(model: Model, training: LocalTraining, z: Encoded) -> bool:
