@@ -2,6 +2,7 @@
 
 import math
 import time
+from contextlib import suppress
 
 import pytest
 import torch
@@ -24,10 +25,14 @@ def chain(x: Tensor, links: int) -> Tensor:
 
 def test_work_ends_at_the_operation_after_the_time_is_up() -> None:
     made = list[int]()
-    with pytest.raises(OutOfTime), Clock(lambda: len(made) >= 3):
+
+    def work() -> None:
         for i in range(10):
             torch.zeros(2).add(1)
             made.append(i)
+
+    with pytest.raises(OutOfTime), Clock(lambda: len(made) >= 3):
+        work()
     assert made == [0, 1, 2]
 
 
@@ -62,11 +67,12 @@ def test_what_is_unhurried_is_not_ended() -> None:
 
 
 def test_no_handler_of_faults_holds_it_up() -> None:
-    with pytest.raises(OutOfTime), Clock(lambda: True):
-        try:
+    def survives() -> None:
+        with suppress(Exception):
             torch.ones(2).sum()
-        except Exception:
-            pytest.fail("an exhausted budget is no fault of the network")
+
+    with pytest.raises(OutOfTime), Clock(lambda: True):
+        survives()
 
 
 def test_a_pace_tells_once_what_an_evaluation_needs() -> None:

@@ -1,0 +1,195 @@
+"""A budget is shared out by what gains most, planned for, and kept; what it left out is named."""
+
+import math
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fedspill.auditing import parse_plan, trial
+from fedspill.auditing.resolving.scenario import prepare
+from fedspill.auditing.schedule import is_certain
+from fedspill.auditing.shares import FIRST, in_turn, share
+from fedspill.auditing.trial import Task
+from fedspill.auditing.watch import Silent, TrialWatch
+from fedspill.core.errors import BadInput
+from fedspill.core.inputs import ImageSpec
+from fedspill.core.model import Model
+from fedspill.core.rng import seeded_globals, stream
+from fedspill.report.trial import Trial
+from fedspill.zoo.data import from_tensors
+from fedspill.zoo.models import of_module
+from tests.support.audits import EXACT, audit
+from tests.support.watches import Heard
+from tests.support.worlds import conv_bn
+
+CPU = torch.device("cpu")
+
+
+def tasks_of(attacks: list[str], updates: int = 3, seeds: tuple[int, ...] = (0,)) -> list[Task]:
+    table = {
+        "audit": {"attacks": attacks},
+        "model": {"name": "mlp"},
+        "data": {"name": "photos", "indices": f"0:{updates}", "size": 8},
+    }
+    scenario = prepare(parse_plan(table), CPU)
+    return [Task(world, u, s) for world in scenario.worlds for u in range(updates) for s in seeds]
+
+
+def test_standard_takes_closed_forms_first_and_every_update_gets_a_first_answer() -> None:
+    turns = in_turn(tasks_of(["standard"]))
+    names = [task.world.name for task in turns]
+    assert list(dict.fromkeys(names)) == [
+        "linear_layer",
+        "logistic_regression",
+        "nex",
+        "inverting_gradients",
+        "idlg",
+        "dlg",
+    ]
+    assert [task.update for task in turns] == [0, 1, 2] * 6
+
+
+def test_named_attacks_share_equally_and_keep_their_order() -> None:
+    tasks = tasks_of(["dlg:quick", "inverting_gradients:quick"])
+    assert in_turn(tasks) == tasks
+    assert share(1, tasks) == pytest.approx(1 / 6)
+    assert share(3, tasks[3:]) == 1
+
+
+def test_the_first_search_gets_the_most_and_the_last_gets_all_that_is_left() -> None:
+    turns = in_turn(tasks_of(["standard"]))
+    first = next(i for i, task in enumerate(turns) if task.world.name == "inverting_gradients")
+    assert share(3, turns[first:]) == pytest.approx(FIRST)
+    assert share(1, turns[first:]) == pytest.approx(FIRST / 3)
+    # What one of several updates leaves goes to the next of the same attack.
+    assert share(1, turns[first + 2 :]) == pytest.approx(FIRST)
+    assert share(1, turns[-1:]) == 1
+    left = 1.0
+    for i in range(len(turns)):
+        taken = left * share(1, turns[i:])
+        assert 0 < taken <= left
+        left -= taken
+    assert left == pytest.approx(0)
+
+
+def test_standard_takes_the_strongest_presets_and_its_number_stands_in_the_report() -> None:
+    assert {t.world.label for t in tasks_of(["standard"], 1)} >= {"inverting_gradients:strong", "dlg:paper"}
+    assert {t.world.label for t in tasks_of(["standard:paper"], 1)} >= {"inverting_gradients:paper"}
+    read = parse_plan({"audit": {"attacks": ["standard"]}})
+    assert read == parse_plan({"audit": {"attacks": ["standard:2"]}})
+    assert read.model_dump(mode="json")["audit"]["attacks"] == [{"name": "standard", "preset": "2"}]
+    with pytest.raises(BadInput, match="'standard' has 2, paper, quick, strong"):
+        tasks_of(["standard:best"], 1)
+
+
+def watch(left: float) -> TrialWatch:
+    return TrialWatch(Silent(), deadline=time.monotonic() + left, fits=True)
+
+
+def test_a_search_is_planned_for_what_its_time_allows() -> None:
+    assert watch(1000).planned(480, 2, 1.0) == (480, 2)
+    assert watch(700.5).planned(480, 2, 1.0) == (480, 1)
+    shorter = watch(100.5)
+    assert shorter.planned(480, 1, 1.0) == (100, 1)
+    assert shorter.plan is not None
+    assert "100 of 480 iterations" in shorter.plan
+    assert shorter.useless is None
+    assert TrialWatch(Silent()).planned(480, 2, 1e9) == (480, 2)
+
+
+def test_a_search_that_could_make_no_useful_share_is_given_up_and_says_what_it_needs() -> None:
+    useless = watch(20)
+    useless.planned(480, 1, 1.0)
+    assert useless.out_of_time()
+    assert useless.useless is not None
+    assert "48 of 480 iterations" in useless.useless
+    assert "48 s" in useless.useless
+
+
+class Slow(nn.Module):
+    """A network of many operations."""
+
+    def __init__(self, links: int) -> None:
+        super().__init__()
+        self.first, self.links, self.calls = nn.Linear(192, 8), links, 0
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.first(x.flatten(1))
+        for _ in range(self.links):
+            h = (h * 1.0001).tanh()
+        return self.head(h)
+
+
+def slow(links: int = 3) -> Model:
+    with seeded_globals(stream(0, "slow")):
+        return of_module(Slow(links), ImageSpec((3, 8, 8)), training=False)
+
+
+def test_what_the_budget_left_out_is_named_and_a_larger_one_runs_it(tmp_path: Path) -> None:
+    table = {"audit": {"attacks": ["standard"], "budget": 0.001, "metrics": ["psnr"], "leak_threshold": {"psnr": 99.0}}}
+    report = audit(table, n=1, model=slow(), out=tmp_path / "out").report
+    left_out = [t for t in report.trials if t.ended_by_budget and t.skipped]
+    assert {t.attack for t in left_out} >= {"linear_layer", "inverting_gradients", "dlg"}
+    assert all("share of the budget" in (t.skipped or "") for t in left_out)
+    again = audit({**table, "audit": {**table["audit"], "budget": "10s"}}, n=1, model=slow(), out=tmp_path / "out")
+    ran = {t.name for t in again.report.trials if t.skipped is None}
+    assert ran
+
+
+def certain(**changes: object) -> Trial:
+    values = {
+        "name": "a",
+        "attack": "a",
+        "preset": "paper",
+        "title": "A",
+        "role": "honest-but-curious",
+        "seed": 0,
+        "update": 0,
+        "examples": [0, 1],
+        "converged": True,
+        "confidence": [1.0, 0.9999],
+    }
+    return Trial.model_validate(values | changes)
+
+
+def test_only_what_was_read_whole_without_a_search_is_certain() -> None:
+    assert is_certain(certain())
+    assert not is_certain(certain(confidence=[1.0, 0.9]))
+    assert not is_certain(certain(confidence=[1.0]))
+    assert not is_certain(certain(iterations=20))
+    assert not is_certain(certain(converged=False))
+    assert not is_certain(certain(skipped="no"))
+
+
+def test_what_was_read_exactly_is_not_searched_for() -> None:
+    listener = Heard()
+    report = audit(
+        {"audit": {"attacks": ["standard"], "budget": "60s", "metrics": ["psnr"]}}, n=1, listener=listener
+    ).report
+    by_name = {t.attack: t for t in report.trials}
+    assert by_name["linear_layer"].skipped is None
+    assert (by_name["inverting_gradients"].skipped or "").startswith("not needed: linear_layer:strong has read every")
+    assert any("1 of 1 examples leaked so far (linear_layer:strong)" in m for m in listener.messages)
+
+
+def test_without_a_budget_it_is_ten_minutes_and_this_is_said() -> None:
+    listener = Heard()
+    report = audit({"audit": EXACT}, n=1, listener=listener).report
+    assert report.plan["audit"]["budget"] == 600
+    assert any("no budget was set, so it is 10 min" in m for m in listener.messages)
+    endless = parse_plan({"audit": {**EXACT, "budget": "none"}})
+    assert endless.audit.budget == math.inf
+    pool = from_tensors(torch.rand(1, 3, 8, 8), torch.tensor([3]))
+    assert prepare(endless, CPU, model=conv_bn(), pool=pool).limits.budget is None
+
+
+def test_clients_answer_once_for_all_attacks_on_the_honest_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, collect = list[int](), trial.collect
+    monkeypatch.setattr(trial, "collect", lambda *given: asked.append(1) or collect(*given))
+    attacks = ["linear_layer", {"name": "inverting_gradients", "steps": 2}, {"name": "idlg", "steps": 1, "restarts": 1}]
+    audit({"audit": {"attacks": attacks, "metrics": ["psnr"]}}, n=2)
+    assert len(asked) == 2
