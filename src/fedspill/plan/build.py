@@ -69,6 +69,7 @@ def described_network(
         data=known(pool.mean, pool.std),
         normalisation=said(section, pool, public),
         assume=False,
+        classes_said=section.num_classes is not None,
     )
 
 
