@@ -236,6 +236,13 @@ class DataSection(PoolSection):
     """The private pool; it is cut into consecutive updates of `num_examples`."""
 
 
+STEPS_ONLY = (
+    *("epochs", "minibatch_size", "lr", "momentum", "weight_decay", "optimizer", "schedule", "proximal"),
+    *("accumulate", "shuffle", "drop_last"),
+)
+"""Keys of a client that takes local steps."""
+
+
 class ClientSection(Section):
     """What a client computes.
 
@@ -290,11 +297,7 @@ class ClientSection(Section):
     def _check(self) -> "ClientSection":
         if self.num_examples % self.clients:
             raise ValueError(f"num_examples={self.num_examples} cannot be shared out equally to clients={self.clients}")
-        steps_only = (
-            *("epochs", "minibatch_size", "lr", "momentum", "weight_decay", "optimizer", "schedule", "proximal"),
-            *("accumulate", "shuffle", "drop_last"),
-        )
-        given = [k for k in steps_only if k in self.model_fields_set]
+        given = [k for k in STEPS_ONLY if k in self.model_fields_set]
         if self.protocol == "fedsgd" and given:
             raise ValueError(f"{', '.join(given)} given with protocol='fedsgd', which sends one gradient; use 'fedavg'")
         if self.protocol == "fedavg" and self.micro_batch is not None:
