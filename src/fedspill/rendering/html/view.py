@@ -114,7 +114,8 @@ def _network_tile(feeding: Feeding) -> Tile:
     """How good the network is on the private examples, and what they are normalised by."""
     value = "–" if feeding.accuracy is None else numbers.percent(feeding.accuracy)
     loss = "no loss" if feeding.loss is None else f"loss {feeding.loss:.3g}"
-    return Tile("Accuracy on them", value, f"{loss}, n = {feeding.n}{_normalised(feeding)}")
+    statistics = ", batch statistics" if feeding.batch_statistics else ""
+    return Tile("Accuracy on them", value, f"{loss}, n = {feeding.n}{statistics}{_normalised(feeding)}")
 
 
 def _normalised(feeding: Feeding) -> str:
