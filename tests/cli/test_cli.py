@@ -141,6 +141,9 @@ def test_a_captured_update_is_judged_by_its_truth_as_an_audit_is(captured: Path,
     report = json.loads((captured / "out" / "report.json").read_text())
     assert report["verdict"]["exit_code"] == 1
     assert report["trials"][0]["matched"] == [0]
+    said = [caveat["text"] for caveat in report["caveats"] if caveat["topic"] == "no labels"]
+    assert len(said) == (not labelled)
+    assert all("unknown" in text and "class 0" not in text for text in said)
     for name in ("report.html", "junit.xml", "attack.json", "rebuilt-0.png", "worst.png"):
         assert (captured / "out" / name).is_file(), name
     kept = load_file(captured / "out" / "reconstructions.safetensors")

@@ -53,7 +53,7 @@ def scenario_of(judging: Judging, entry: AttackEntry, job: Job, seed: int, *, dr
     plan = parse_plan(_table(judging, entry, knowledge, seed))
     scenario = prepare(plan, knowledge.model.like.device, model=knowledge.model, pool=judging.truth)
     clients = replace(scenario.clients, training=_training(job), draws=drawn)
-    return replace(scenario, clients=clients, model=knowledge.model, knows=knowledge.holds())
+    return replace(scenario, clients=clients, model=knowledge.model, knows=knowledge.holds(), captured=True)
 
 
 def _table(judging: Judging, entry: AttackEntry, knowledge: ServerKnowledge, seed: int) -> dict[str, Any]:
