@@ -17,8 +17,9 @@ from fedspill.auditing.capturing.signs import uphill
 from fedspill.auditing.capturing.truths import read_truth
 from fedspill.auditing.capturing.updates import as_update, read_update
 from fedspill.core.inputs import TokenSpec
-from fedspill.core.local_training.update import FedAvg, FedSGD, local_update
+from fedspill.core.local_training.update import FedAvg, FedSGD, aggregate_update, local_update
 from fedspill.core.model import Model
+from fedspill.core.rng import randn, stream
 from fedspill.core.types import Batch
 from fedspill.testing.worlds import SPEC, batch, conv_bn, linear, mlp, relu_mlp
 from fedspill.zoo.data import load
@@ -155,6 +156,42 @@ def test_a_sign_that_nothing_tells_is_kept_and_said() -> None:
         sent = as_update({k: -v for k, v in values.items()}, "delta", model, n)
         assert "nothing in it tells its sign" in sent.notes[0]
         assert all(torch.equal(sent.update.values[k], -v) for k, v in values.items())
+
+
+@pytest.mark.parametrize("training", [FedAvg(epochs=2, minibatch_size=4, lr=0.05), None], ids=["known", "unknown"])
+def test_a_sign_that_nothing_in_a_delta_tells_is_told_by_the_truth(training, tmp_path: Path) -> None:
+    model, private = conv_bn(), batch(8)
+    delta = dict(local_update(model, private, FedAvg(epochs=2, minibatch_size=4, lr=0.05)).values)
+    given = {"kind": "delta", "attack": "dlg", "num_examples": 8, "settings": {"steps": 1, "restarts": 1}}
+    given |= {"local_training": training}
+    for sign, said in ((1, "is server minus client: its cosine"), (-1, "client minus server, for its cosine")):
+        values = {k: sign * v for k, v in delta.items()}
+        found = fedspill.attack(values, model, truth=(private.inputs, private.labels), **given).report.trials[0]
+        assert said in found.notes[0]
+        blind = fedspill.attack(values, model, truth=private.inputs, **given).report.trials[0]
+        assert "nothing in it tells its sign." in blind.notes[0]
+        if training is not None:
+            assert found.self_check == pytest.approx(0, abs=1e-6)
+    across = {k: randn(tuple(v.shape), stream(0, k), v) for k, v in delta.items()}
+    doubtful = fedspill.attack(across, model, truth=(private.inputs, private.labels), **given).report.trials[0]
+    assert "nor does the truth" in doubtful.notes[0]
+
+
+def test_a_folder_of_reversed_deltas_is_turned_by_the_truth_with_its_buffers(tmp_path: Path) -> None:
+    model, private = conv_bn(training=True), batch(10)
+    for k in (0, 1):
+        update = local_update(model, private[5 * k : 5 * k + 5], FedAvg(lr=0.05))
+        statistics = {k: v - model.buffers[k] for k, v in update.buffers.items() if "running" in k}
+        save_file({k: -v for k, v in update.values.items()} | statistics, tmp_path / f"{k}.safetensors")
+    sent = read_update(tmp_path, "delta", model, 10)
+    assert sent.turned is not None
+    turned = sent.turned()
+    assert (turned.turned, turned.clients) == (None, 2)
+    wanted = aggregate_update(model, model.input.encode(private.inputs), private.labels, FedAvg(lr=0.05), 2)
+    for name, value in wanted.values.items():
+        torch.testing.assert_close(turned.update.values[name], value)
+    for name, value in turned.update.buffers.items():
+        torch.testing.assert_close(value, wanted.buffers[name], atol=1e-6, rtol=1e-5)
 
 
 def test_counters_of_batches_tell_the_sign_and_statistics_become_the_clients_own() -> None:

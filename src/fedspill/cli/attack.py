@@ -138,6 +138,7 @@ def capture_command(
             listener=listener,
             command=" ".join(["fedspill", *sys.argv[1:]]),
             notes=sent.notes,
+            turned=sent.turned,
             judging=judging,
         )
     raise typer.Exit(show(captured, out))
