@@ -27,7 +27,7 @@ from fedspill.plan.values import set_fields, toml_value
 from fedspill.rendering.drawing.pictures import enlarge, image, png
 from fedspill.rendering.folder import HTML_FILE, write_views
 from fedspill.rendering.terminal import summary
-from fedspill.zoo.statistics import CIFAR10, CIFAR100, IDENTITY, IMAGENET, Normalisation, stated
+from fedspill.zoo.statistics import IDENTITY, NAMED, Normalisation, stated
 
 
 def show(captured: Captured, out: Path) -> int:
@@ -111,7 +111,7 @@ def numbers(text: str | None, option: str) -> tuple[float, ...] | None:
 
 Word = Literal["none", "imagenet", "cifar10", "cifar100"]
 """A normalisation that has a name."""
-WORDS = {"none": IDENTITY, "imagenet": IMAGENET, "cifar10": CIFAR10, "cifar100": CIFAR100}
+WORDS = {"none": IDENTITY} | {word: statistics for word, (_, statistics) in NAMED.items()}
 SAY_IT = (
     "give --mean and --std per channel (and --range, if not of pixels in [0, 1]), or --normalise none, imagenet,"
     " cifar10 or cifar100"
