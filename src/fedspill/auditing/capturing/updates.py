@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from fedspill.auditing.capturing.kinds import Kind, check_kind, rounding_note
+from fedspill.auditing.capturing.modes import mode_note
 from fedspill.auditing.capturing.signs import uphill
 from fedspill.core.errors import BadInput
 from fedspill.core.files.contents import named_tensors
@@ -72,7 +73,7 @@ def _mean(folder: Path, kind: Kind, model: Model, num_examples: int | None) -> S
 def _sent(found: list[Fitted], kind: Kind, model: Model, counts: Sequence[int | None], right: bool | None) -> Sent:
     mean = _averaged([_update(one, kind, model, right) for one in found], counts)
     passed_over = dict.fromkeys(note for one in found for note in one.notes)
-    notes = (_mean_said(counts, kind), *_said(right, kind), *passed_over)
+    notes = (_mean_said(counts, kind), *_said(right, kind), *_mode_said(mean, model), *passed_over)
     turned = partial(_sent, found, kind, model, counts, False) if kind == "delta" and right is None else None
     return Sent(_trained(mean, kind), len(found), notes, turned)
 
@@ -154,7 +155,7 @@ def as_update(tensors: Mapping[str, Tensor], kind: Kind, model: Model, num_examp
 def _alone(found: Fitted, kind: Kind, model: Model, right: bool | None) -> Sent:
     update = _trained(_update(found, kind, model, right), kind)
     turned = partial(_alone, found, kind, model, False) if kind == "delta" and right is None else None
-    return Sent(update, None, (*_said(right, kind), *found.notes), turned)
+    return Sent(update, None, (*_said(right, kind), *_mode_said(update, model), *found.notes), turned)
 
 
 def _found(tensors: Mapping[str, Tensor], kind: Kind, model: Model) -> Fitted:
@@ -199,9 +200,15 @@ def _said(right: bool | None, kind: Kind) -> tuple[str, ...]:
     return (SIGNS[right],) if kind == "delta" else ()
 
 
+def _mode_said(update: Update, model: Model) -> tuple[str, ...]:
+    note = mode_note(update.buffers, model)
+    return () if note is None else (note,)
+
+
 def _update(found: Fitted, kind: Kind, model: Model, right: bool | None) -> Update:
     if kind == "gradient":
-        return Update(UpdateKind.GRADIENT, found.params, found.buffers or None)
+        own = found.buffers if _are_values(found.buffers, model) is not False else {}
+        return Update(UpdateKind.GRADIENT, found.params, own or None)
     if kind == "weights":
         changed = {k: model.params[k] - v for k, v in found.params.items()}
         return Update(UpdateKind.DELTA, changed, found.buffers or None)
@@ -249,7 +256,9 @@ def observed(update: Update | Any, kind: Kind, model: Model, num_examples: int |
     Raises:
         BadInput: see `read_update`.
     """
-    return Sent(update) if isinstance(update, Update) else read_update(update, kind, model, num_examples)
+    if isinstance(update, Update):
+        return Sent(update, None, _mode_said(update, model))
+    return read_update(update, kind, model, num_examples)
 
 
 def clients_of(sent: Sent, clients: int) -> int:
