@@ -202,8 +202,10 @@ def _converged(group: AttackGroup) -> str:
         text = "converged" if group.converged else "did not converge"
     else:
         text = f"{group.converged} of {len(group.ran)} converged"
-    cut = sum(t.ended_by_budget for t in group.ran)
-    return text + (f"; {cut} ended by the budget" if cut else "")
+    cut = sum(t.ended_by_budget and not t.converged for t in group.ran)
+    early = sum(t.ended_by_budget and t.converged for t in group.ran)
+    told = [f"{early} before the budget ended the search"] if early else []
+    return "; ".join([text, *told, *([f"{cut} ended by the budget"] if cut else [])])
 
 
 def _skips(group: AttackGroup) -> list[str]:
