@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 import fedspill
 from fedspill.cli import listing
 from fedspill.testing.worlds import SPEC, batch, mlp, relu_mlp
+from fedspill.zoo.statistics import NAMED
 
 NAMES = [
     "Adagrad",
@@ -154,6 +156,32 @@ def test_the_loss_is_the_one_that_was_given() -> None:
     plain = torch.autograd.grad(loss, list(params.values()))
     norm = float(torch.cat([g.flatten() for g in plain]).norm())
     assert result.report.trials[0].gradient_norm == pytest.approx(norm, rel=1e-6)
+
+
+@pytest.mark.parametrize(("word", "mean", "std"), [(w, s.mean, s.std) for w, (_, s) in NAMED.items()])
+def test_a_word_states_a_normalisation_in_python_as_in_a_plan(word: str, mean: Sequence[float], std) -> None:
+    private, net = batch(1), relu_mlp().module
+    pair = (private.inputs, private.labels)
+    result = fedspill.audit(PLAN, model=net, data=pair, normalise=word)
+    assert (result.report.feeding.mean, result.report.feeding.std) == (list(mean), list(std))
+    shift, scale = (torch.tensor(v).view(3, 1, 1) for v in (mean, std))
+    loss = functional.cross_entropy(net((private.inputs - shift) / scale), private.labels)
+    plain = torch.autograd.grad(loss, list(net.parameters()))
+    norm = float(torch.cat([g.flatten() for g in plain]).norm())
+    assert result.report.trials[0].gradient_norm == pytest.approx(norm, rel=1e-5)
+    captured = dict(zip([k for k, _ in net.named_parameters()], plain, strict=True))
+    given = {"num_examples": 1, "attack": "linear_layer", "shape": (3, 8, 8)}
+    rebuilt = fedspill.attack(captured, net, normalise=word, **given)
+    torch.testing.assert_close(rebuilt.inputs, private.inputs, atol=1e-4, rtol=0)
+
+
+def test_a_word_is_of_pixels_as_they_are_and_false_states_none() -> None:
+    private, net = batch(1), relu_mlp().module
+    given = {"model": net, "data": (private.inputs, private.labels)}
+    with pytest.raises(fedspill.BadInput, match="leave range out"):
+        fedspill.audit(PLAN, normalise="imagenet", range=(0, 255), **given)
+    bare = fedspill.audit(PLAN, normalise=False, **given).report.feeding
+    assert bare == fedspill.audit(PLAN, normalise=None, **given).report.feeding
 
 
 def test_what_a_bare_network_cannot_tell_is_asked_for_by_name() -> None:

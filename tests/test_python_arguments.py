@@ -75,7 +75,8 @@ sent = {k: torch.ones_like(v) for k, v in net.state_dict().items()}
 asked = dict(num_examples=2, attack="linear_layer", shape=(3, 8, 8), normalise=None)
 calls = [
     *(lambda v=v: fedspill.attack(sent, net, **{**asked, **v}) for v in (
-        {"labels": [3, 4]}, {"num_examples": "8"}, {"kind": "gradients"}, {"mode": "test"})),
+        {"labels": [3, 4]}, {"num_examples": "8"}, {"kind": "gradients"}, {"mode": "test"},
+        {"normalise": "imagnet"}, {"normalise": "none"}, {"normalise": ""}, {"normalise": True})),
     lambda: fedspill.attack(sent, None, **asked),
     lambda: fedspill.audit(None), lambda: fedspill.audit(3), lambda: fedspill.vet(None), lambda: fedspill.vet("x"),
 ]
@@ -96,6 +97,8 @@ def test_arguments_of_another_type() -> None:
         "num_examples='8'",
         "kind='gradients' is unknown",
         "mode='test'",
+        *(f"normalise={w!r} states no normalisation" for w in ("imagnet", "none", "")),
+        "normalise=True",
         "model is a NoneType",
         "plan is a NoneType",
         "plan is a int",

@@ -3,6 +3,7 @@
 import copy
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +14,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import fedspill
+from fedspill.auditing.capturing.modes import mode_note
 from fedspill.auditing.capturing.signs import uphill
 from fedspill.auditing.capturing.truths import read_truth
-from fedspill.auditing.capturing.updates import as_update, read_update
+from fedspill.auditing.capturing.updates import as_update, observed, read_update
 from fedspill.core.inputs import TokenSpec
-from fedspill.core.local_training.update import FedAvg, FedSGD, local_update
+from fedspill.core.local_training.update import FedAvg, FedSGD, aggregate_update, local_update
 from fedspill.core.model import Model
+from fedspill.core.rng import randn, stream
 from fedspill.core.types import Batch
 from fedspill.testing.worlds import SPEC, batch, conv_bn, linear, mlp, relu_mlp
 from fedspill.zoo.data import load
@@ -157,6 +160,42 @@ def test_a_sign_that_nothing_tells_is_kept_and_said() -> None:
         assert all(torch.equal(sent.update.values[k], -v) for k, v in values.items())
 
 
+@pytest.mark.parametrize("training", [FedAvg(epochs=2, minibatch_size=4, lr=0.05), None], ids=["known", "unknown"])
+def test_a_sign_that_nothing_in_a_delta_tells_is_told_by_the_truth(training, tmp_path: Path) -> None:
+    model, private = conv_bn(), batch(8)
+    delta = dict(local_update(model, private, FedAvg(epochs=2, minibatch_size=4, lr=0.05)).values)
+    given = {"kind": "delta", "attack": "dlg", "num_examples": 8, "settings": {"steps": 1, "restarts": 1}}
+    given |= {"local_training": training}
+    for sign, said in ((1, "is server minus client: its cosine"), (-1, "client minus server, for its cosine")):
+        values = {k: sign * v for k, v in delta.items()}
+        found = fedspill.attack(values, model, truth=(private.inputs, private.labels), **given).report.trials[0]
+        assert said in found.notes[0]
+        blind = fedspill.attack(values, model, truth=private.inputs, **given).report.trials[0]
+        assert "nothing in it tells its sign." in blind.notes[0]
+        if training is not None:
+            assert found.self_check == pytest.approx(0, abs=1e-6)
+    across = {k: randn(tuple(v.shape), stream(0, k), v) for k, v in delta.items()}
+    doubtful = fedspill.attack(across, model, truth=(private.inputs, private.labels), **given).report.trials[0]
+    assert "nor does the truth" in doubtful.notes[0]
+
+
+def test_a_folder_of_reversed_deltas_is_turned_by_the_truth_with_its_buffers(tmp_path: Path) -> None:
+    model, private = conv_bn(training=True), batch(10)
+    for k in (0, 1):
+        update = local_update(model, private[5 * k : 5 * k + 5], FedAvg(lr=0.05))
+        statistics = {k: v - model.buffers[k] for k, v in update.buffers.items() if "running" in k}
+        save_file({k: -v for k, v in update.values.items()} | statistics, tmp_path / f"{k}.safetensors")
+    sent = read_update(tmp_path, "delta", model, 10)
+    assert sent.turned is not None
+    turned = sent.turned()
+    assert (turned.turned, turned.clients) == (None, 2)
+    wanted = aggregate_update(model, model.input.encode(private.inputs), private.labels, FedAvg(lr=0.05), 2)
+    for name, value in wanted.values.items():
+        torch.testing.assert_close(turned.update.values[name], value)
+    for name, value in turned.update.buffers.items():
+        torch.testing.assert_close(value, wanted.buffers[name], atol=1e-6, rtol=1e-5)
+
+
 def test_counters_of_batches_tell_the_sign_and_statistics_become_the_clients_own() -> None:
     model = conv_bn(training=True)
     update = local_update(model, batch(8), FedAvg(epochs=2, minibatch_size=4, lr=0.05))
@@ -170,6 +209,46 @@ def test_counters_of_batches_tell_the_sign_and_statistics_become_the_clients_own
     values = as_update({**update.values, **own}, "delta", model)
     assert "nothing in it tells" in values.notes[0]
     assert all(torch.equal(values.update.buffers[k], v) for k, v in own.items())
+
+
+def with_statistics(training: bool, *, counted: int = 3) -> Model:
+    """BatchNorm layers that have seen batches before."""
+    model = conv_bn(training=training)
+    kept = {k: v + counted if k.endswith("tracked") else v + 0.1 for k, v in model.buffers.items()}
+    return model.with_params(model.params, kept)
+
+
+@pytest.mark.parametrize("kind", ["gradient", "delta", "difference", "weights", "update"])
+@pytest.mark.parametrize("ran", [True, False], ids=["train", "eval"])
+def test_a_mode_that_running_statistics_contradict_is_told(kind: str, ran: bool) -> None:
+    client = with_statistics(ran)
+    update = local_update(client, batch(4), FedSGD() if kind == "gradient" else STEP)
+    own = dict(update.buffers or client.buffers)
+    sent = {"gradient": {**update.values, **own}, "delta": {**update.values, **own}}
+    sent["difference"] = update.values | {k: client.buffers[k] - v for k, v in own.items()}
+    sent["weights"] = {k: v - update.values[k] for k, v in client.params.items()} | own
+    for said in (True, False):
+        model = with_statistics(said)
+        given = replace(update, buffers=own) if kind == "update" else sent[kind]
+        notes = observed(given, {"difference": "delta", "update": "delta"}.get(kind, kind), model, 4).notes
+        told = [note for note in notes if note.startswith("mode=")]
+        assert len(told) == (said != ran)
+        if told:
+            assert told[0].startswith("mode='train' was" if said else "mode='eval' was said, but BatchNorm's running")
+            assert "1.running_mean and 2 more" in told[0]
+
+
+def test_rounded_statistics_have_not_moved_and_a_counter_alone_tells() -> None:
+    for model in (with_statistics(False), with_statistics(True)):
+        after = dict(model.buffers)
+        for short in (torch.float16, torch.bfloat16):
+            rounded = {k: v.to(short).to(v) for k, v in after.items()}
+            assert (mode_note(rounded, model) is None) is not model.training
+        assert mode_note({}, model) is None
+        assert mode_note(None, model) is None
+    many = with_statistics(False, counted=100_000)
+    counted = {k: v + 1 if k.endswith("tracked") else v for k, v in many.buffers.items()}
+    assert "(1.num_batches_tracked)" in (mode_note(counted, many) or "")
 
 
 def test_a_gradient_that_points_downhill_is_refused() -> None:

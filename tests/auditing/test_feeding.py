@@ -10,6 +10,7 @@ import torch
 from rich.console import Console
 from sklearn.datasets import load_digits
 from torch import nn
+from torch.nn import functional
 
 import fedspill
 from fedspill.auditing.feeding import check_feeding
@@ -19,6 +20,7 @@ from fedspill.core.inputs import ImageSpec
 from fedspill.core.model import Model
 from fedspill.core.types import Batch
 from fedspill.rendering.html.page import render
+from fedspill.rendering.html.view import _network_tile
 from fedspill.rendering.terminal import summary
 from fedspill.report.schema import AuditReport
 from fedspill.testing.worlds import batch, conv_bn, draw_weights, linear, mlp, relu_mlp
@@ -228,6 +230,23 @@ def test_in_train_mode_the_running_statistics_are_used_once_they_were_kept() -> 
     with torch.no_grad():
         wanted = fresh.loss(fresh.params, fresh.input.encode(batch(4).inputs), batch(4).labels)
     assert told.loss == pytest.approx(float(wanted), rel=1e-5)
+    assert told.batch_statistics
+    assert "batch statistics" in _network_tile(told).note
+    assert not check_feeding(model, PRIVATE[:64]).batch_statistics
+    assert "batch statistics" not in _network_tile(check_feeding(model, PRIVATE[:64])).note
+
+
+def test_batch_statistics_are_said_where_there_are_no_running_ones_and_masks_are_off() -> None:
+    with torch.random.fork_rng():
+        norm = nn.BatchNorm2d(3, track_running_stats=False)
+        net = nn.Sequential(norm, nn.Flatten(), nn.Dropout(0.5), nn.Linear(192, 10))
+    private = batch(4)
+    plain = net[3](functional.batch_norm(2 * private.inputs - 1, None, None, training=True).flatten(1))
+    wanted = float(functional.cross_entropy(plain, private.labels).detach())
+    for training in (True, False):
+        told = check_feeding(Model.of(net, ImageSpec((3, 8, 8), mean=(0.5,), std=(0.5,)), training=training), private)
+        assert told.batch_statistics
+        assert told.loss == pytest.approx(wanted, rel=1e-4)
 
 
 def test_a_loss_that_is_not_finite_is_written_and_read() -> None:

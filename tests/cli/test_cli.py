@@ -1,6 +1,7 @@
 """The command as a user runs it: results, exit codes, one clear line for every bad input, a kill in the middle."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -140,6 +141,9 @@ def test_a_captured_update_is_judged_by_its_truth_as_an_audit_is(captured: Path,
     report = json.loads((captured / "out" / "report.json").read_text())
     assert report["verdict"]["exit_code"] == 1
     assert report["trials"][0]["matched"] == [0]
+    said = [caveat["text"] for caveat in report["caveats"] if caveat["topic"] == "no labels"]
+    assert len(said) == (not labelled)
+    assert all("unknown" in text and "class 0" not in text for text in said)
     for name in ("report.html", "junit.xml", "attack.json", "rebuilt-0.png", "worst.png"):
         assert (captured / "out" / name).is_file(), name
     kept = load_file(captured / "out" / "reconstructions.safetensors")
@@ -238,10 +242,10 @@ def test_what_contradicts_itself_in_a_captured_update(captured: Path, monkeypatc
         (("--labels", "3,5", "--num-examples", "3"), "are 2 labels, --num-examples says 3"),
         (("--epochs", "2"), "with --kind gradient there is no local training"),
         (("--kind", "delta", "--epochs", "2"), "needs both --epochs and --lr"),
-        (("--momentum", "0.9"), "momentum given with protocol='fedsgd'"),
+        (("--momentum", "0.9"), "--momentum given: with --kind gradient there is no local training"),
         (("--client", "clients=2"), "give --clients"),
         (("--client", "lr=0.1"), "with --kind gradient there is no local training"),
-        (("--client", "epoch=2"), "plan key 'epoch' is unknown"),
+        (("--client", "epoch=2"), "--client epoch is unknown"),
         (("--attack", "dgl"), "unknown attack 'dgl'"),
         (("--set", "steps=many"), "field 'steps'"),
         (("--budget", "soon"), "no duration"),
@@ -398,3 +402,28 @@ def test_what_a_plan_says_of_a_client_a_captured_update_takes_too() -> None:
     assert told == FedAvg(2, None, 0.1, 0.9, 0.01, ("3.*",))
     assert local_training("delta", dict.fromkeys(steps), []) is None
     assert local_training("gradient", {}, ['trainable=["3.*"]']) == FedSGD(("3.*",))
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "further", "said"),
+    [
+        ("gradient", {"momentum": 0.9}, [], "--momentum given: with --kind gradient"),
+        ("gradient", {}, ["schedule=cosine"], "--client schedule given: with --kind gradient"),
+        ("gradient", {}, ["clip_norm=-1"], "--client clip_norm: Input should be greater than 0"),
+        ("delta", {"momentum": 1.5}, [], "--momentum: Input should be less than 1"),
+        ("delta", {"minibatch_size": 0}, [], "--minibatch-size: Input should be greater"),
+        ("delta", {"weight_decay": math.inf}, [], "--weight-decay: inf is no finite number"),
+        ("delta", {}, ["momentum=inf"], "--client 'momentum': inf is no finite number"),
+        ("delta", {}, ["momentum"], "--client 'momentum': write FIELD=VALUE"),
+        ("delta", {}, ["momentun=0.5"], "--client momentun is unknown"),
+        ("delta", {"momentum": 0.5}, ["optimizer=adam"], "--momentum: adam has no momentum"),
+        ("delta", {}, ["augmentation={flip=3}"], "--client augmentation: augmentation"),
+        ("delta", {"momentum": 0.5}, ["momentum=0.9"], "--momentum and --client momentum are given"),
+    ],
+)
+def test_a_refusal_of_a_captured_client_names_what_was_typed(kind, options, further, said) -> None:
+    steps = {"epochs": 1, "lr": 0.1} if kind == "delta" else {}
+    with pytest.raises(FedspillError) as caught:
+        local_training(kind, {**steps, **options}, further)
+    assert str(caught.value).startswith(said)
+    assert "plan" not in str(caught.value)

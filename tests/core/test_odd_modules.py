@@ -49,8 +49,23 @@ class Checkpointed(Plain):
 
 
 class Reentrant(Plain):
+    def block(self, x: Tensor) -> Tensor:
+        return checkpoint(lambda y: torch.sigmoid(self.b(y)), torch.sigmoid(self.a(x)), use_reentrant=True)
+
+
+class ReentrantFirst(Plain):
+    """No gradient reaches the first two layers: what is checkpointed is given the input, which takes none."""
+
     def features(self, x: Tensor) -> Tensor:
-        return checkpoint(self.block, x, use_reentrant=True)
+        return checkpoint(self.block, x.flatten(1).reshape(x.shape), use_reentrant=True)
+
+
+class FrozenFirst(Plain):
+    """Its plain twin."""
+
+    def block(self, x: Tensor) -> Tensor:
+        a, b = ((layer.weight.detach(), layer.bias.detach()) for layer in (self.a, self.b))
+        return torch.sigmoid(functional.conv2d(torch.sigmoid(functional.conv2d(x, *a)), *b))
 
 
 class ByClosure(Plain):
@@ -169,6 +184,37 @@ def test_an_odd_network_is_computed_as_its_plain_twin(kind, training) -> None:
         for name, value in expected.items():
             torch.testing.assert_close(got[name], value, rtol=1e-9, atol=1e-12)
         torch.testing.assert_close(got_slope, slope, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("training", [FedSGD(), TWO_EPOCHS], ids=["gradient", "two epochs"])
+def test_what_is_checkpointed_at_an_input_without_a_gradient_is_not_trained(training) -> None:
+    (odd, _), (plain, _) = pair(ReentrantFirst()), pair(FrozenFirst())
+    z = rand((2, 1, 6, 6), stream(0), odd.like)
+    expected, slope = differentiated(plain, z, training)
+    got, got_slope = differentiated(odd, z, training)
+    assert list(got) == list(expected) == ["f.weight", "f.bias"]
+    for name, value in expected.items():
+        torch.testing.assert_close(got[name], value, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(got_slope, slope, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad=True")
+@pytest.mark.parametrize("kind", [Reentrant, ReentrantFirst])
+def test_reentrant_checkpoints_as_a_plain_loop_trains_them(kind) -> None:
+    odd, _ = pair(kind())
+    z = rand((2, 1, 6, 6), stream(0), odd.like)
+    net = kind().double()
+    net.load_state_dict(dict(odd.params))
+    rule = torch.optim.SGD(net.parameters(), lr=TWO_EPOCHS.lr)
+    for _ in range(TWO_EPOCHS.epochs):
+        rule.zero_grad()
+        functional.cross_entropy(net(z), LABELS).backward()
+        rule.step()
+    got = encoded_update(odd, z, LABELS, TWO_EPOCHS).values
+    moved = {k: odd.params[k] - v.detach() for k, v in net.named_parameters() if v.grad is not None}
+    assert got.keys() == moved.keys()
+    for name, value in moved.items():
+        torch.testing.assert_close(got[name], value, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("kind", SAME)

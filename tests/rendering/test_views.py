@@ -40,6 +40,30 @@ def page(state: str) -> Strict:
     return parsed(state)
 
 
+@pytest.mark.parametrize(
+    ("ended", "converged", "wanted"),
+    [
+        ([True], [False], "did not converge; 1 ended by the budget"),
+        ([True], [True], "converged; 1 before the budget ended the search"),
+        ([False], [True], "converged"),
+        (
+            [True, True, False],
+            [False, True, True],
+            "2 of 3 converged; 1 before the budget ended the search; 1 ended by",
+        ),
+    ],
+)
+def test_what_the_budget_ended_is_told_from_what_converged_before(ended, converged, wanted) -> None:
+    audit = report(STATES["leaks"])
+    first = audit.trials[0]
+    trials = [
+        first.model_copy(update={"ended_by_budget": e, "converged": c}) for e, c in zip(ended, converged, strict=True)
+    ]
+    (row,) = view.attack_rows(audit.model_copy(update={"trials": trials}), facts.main_metric(audit))
+    assert row.converged.startswith(wanted)
+    assert len(ended) > 1 or row.converged == wanted
+
+
 def test_the_page_is_well_formed_and_needs_nothing_else(audit: AuditReport, page: Strict) -> None:
     assert audit.verdict.sentence in page.text
     assert "script" not in {tag for tag, _ in page.tags}

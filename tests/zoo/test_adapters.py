@@ -12,6 +12,9 @@ from torch import nn
 from fedspill.core.errors import BadInput
 from fedspill.core.libraries import vision
 from fedspill.core.model import Model
+from fedspill.plan.build import network
+from fedspill.plan.sections import ModelSection
+from fedspill.zoo.data import load
 from fedspill.zoo.models import adapters, build
 from tests.support.worlds import CIFAR
 
@@ -24,6 +27,15 @@ from fedspill.core.model import Model
 def net(classes=10):
     torch.rand(random.randrange(5) + numpy.random.randint(5))
     return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, classes))
+
+def usual(*, num_classes=10):
+    return net(num_classes)
+
+def any_options(**options):
+    return net(options["num_classes"])
+
+def deaf(num_classes=10):
+    return net()
 
 def model():
     return Model.of(net(), ImageSpec((3, 4, 4), mean=(0.25,)))
@@ -70,6 +82,28 @@ def test_users_model_keeps_its_input(user):
     assert isinstance(model, Model)
     assert model.training
     assert model.input.mean == (0.25,)
+
+
+@pytest.mark.parametrize("factory", ["usual", "any_options"])
+def test_classes_that_are_asked_for_reach_the_factory(user, factory):
+    model = user(factory, num_classes=7, classes_said=True)
+    assert model.logits(model.params, torch.zeros(1, 3, 4, 4)).shape == (1, 7)
+
+
+@pytest.mark.parametrize("factory", ["net", "deaf", "model"])
+def test_classes_that_a_factory_does_not_heed(user, factory):
+    assert isinstance(user(factory, num_classes=7), Model)  # of the data: more logits are none the worse
+    assert isinstance(user(factory, num_classes=10, classes_said=True), Model)
+    with pytest.raises(BadInput, match="knows 10 classes, num_classes = 7 was asked for"):
+        user(factory, num_classes=7, classes_said=True)
+
+
+def test_a_plan_asks_for_classes(user):
+    pool = load("photos", size=4)
+    told = {"name": "fedspill_users_own:usual", "normalise": False}
+    for classes in (3, 10):
+        made = network(ModelSection.model_validate({**told, "num_classes": classes}), pool, None, torch.device("cpu"))
+        assert made.params["1.weight"].shape == (classes, 48)
 
 
 def test_a_module_that_does_not_import(tmp_path, monkeypatch):

@@ -173,7 +173,7 @@ def test_normalisation(normalise, mean):
         ("mlp", {"options": {"hidden": [8, 0]}}, "a list, each a whole number"),
         ("mlp", {"options": {"bias": 1}}, "must be true or false"),
         ("resnet20", {"options": {"depth": 3}}, "it has no options"),
-        ("lenet", {"options": {"normalise": "cifar"}}, "must be true, false or"),
+        ("lenet", {"options": {"normalise": "cifar"}}, "must be true, false, or one of"),
         ("convnet", {"input_shape": (3, 8, 8)}, "at least 9x9"),
         ("lenet", {"mode": "training"}, '"eval" or "train" is needed'),
         ("lenet", {"mean": (0.1, 0.2)}, "has 2 values; the data has 3 channels"),

@@ -16,7 +16,7 @@ from fedspill.plan.file import parse_plan
 from fedspill.zoo.data import DataPool, from_tensors, load
 from fedspill.zoo.models import built, surely_untrained
 from fedspill.zoo.models.normalising import _preprocessor
-from fedspill.zoo.statistics import CIFAR10, IMAGENET, PLAIN, Statistics, measured, stated
+from fedspill.zoo.statistics import CIFAR10, CIFAR100, IMAGENET, PLAIN, Statistics, measured, stated
 
 SHAPE = (3, 8, 8)
 USERS = """
@@ -108,6 +108,8 @@ def test_the_datas_statistics_are_its_constants_or_measured_on_public_images_and
         ({"mean": "data", "std": "data"}, Statistics((0.3,), (0.2,))),
         ({"normalise": "data"}, Statistics((0.3,), (0.2,))),
         ({"normalise": "imagenet"}, IMAGENET),
+        ({"normalise": "cifar10"}, CIFAR10),
+        ({"normalise": "cifar100"}, CIFAR100),
         ({"normalise": False}, Statistics((0.0,), (1.0,))),
         ({"normalise": True}, None),
         ({}, None),
@@ -125,7 +127,7 @@ def test_what_a_plan_says(section, wanted) -> None:
         ({"range": [-1, 1], "normalise": False}, "normalise and range are given; set one or the other"),
         ({"mean": "data", "range": [0, 255]}, "leave std and range out"),
         ({"mean": "data", "std": 0.5}, "leave std and range out"),
-        ({"normalise": "cifar"}, 'must be true, false, "data" or "imagenet"'),
+        ({"normalise": "cifar"}, 'must be true, false, or one of "data", "imagenet", "cifar10"'),
         ({"mean": []}, "model.mean"),
         ({"mean": [float("nan")], "std": 1.0}, "model.mean"),
     ],

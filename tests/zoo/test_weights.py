@@ -86,7 +86,7 @@ def _changed(**changes):
     ("name", "write", "said"),
     [
         ("a.safetensors", _truncated, "no whole safetensors file"),
-        ("a.safetensors", lambda p, s: p.write_bytes(b""), "no whole safetensors file"),
+        ("a.safetensors", lambda p, s: p.write_bytes(b""), "is an empty file"),
         ("a.safetensors", _changed(**{"2.bias": torch.full((10,), float("nan"))}), "'2.bias' holds NaN"),
         (
             "a.safetensors",
@@ -99,7 +99,7 @@ def _changed(**changes):
         ("a.pt", lambda p, s: torch.save({"2.bias": 3}, p), "only named tensors"),
         ("a.pt", lambda p, s: torch.save([s["2.bias"]], p), "is a list of 1 arrays"),
         ("a.pt", lambda p, s: torch.save({}, p), "holds nothing"),
-        ("a.pt", lambda p, s: p.write_bytes(b"no checkpoint"), "cannot be read as tensors"),
+        ("a.pt", lambda p, s: p.write_bytes(b"no checkpoint"), "is a text file"),
         ("a.pt", lambda p, s: None, "does not exist"),
     ],
 )

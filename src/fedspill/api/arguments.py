@@ -12,7 +12,7 @@ from fedspill.core.errors import BadInput
 from fedspill.core.local_training.losses import loss_of
 from fedspill.core.model import LossFn, Model
 from fedspill.zoo.data import DataPool
-from fedspill.zoo.statistics import Normalisation, check_channels, stated
+from fedspill.zoo.statistics import Normalisation, check_channels, named, stated, words
 
 
 class Unsaid:
@@ -26,10 +26,12 @@ UNSAID: Final = Unsaid()
 PerChannel = Sequence[float | int] | NDArray[Any] | Tensor | float | int
 Range = tuple[float | int, float | int] | list[float | int]
 """What black and white are, before mean and std."""
-Normalise = tuple[PerChannel, PerChannel] | Literal["data"] | None
-"""Mean and standard deviation, per channel or one for all, of the numbers of `range`; None: these are fed as they are.
+Word = Literal["data", "imagenet", "cifar10", "cifar100"]
+Normalise = tuple[PerChannel, PerChannel] | Word | Literal[False] | None
+"""Mean and standard deviation, per channel or one for all, of the numbers of `range`.
 
-"data" takes the data's statistics: its constants, where the data set has some, else what public images give."""
+None or False: these are fed as they are. The name of a data set takes its constants, of pixels in [0, 1]; "data" the
+data's statistics: its constants, where the data set has some, else what public images give."""
 Loss = LossFn | str
 """Of logits (n, classes) and labels (n,) to their mean loss; or "package.module:function", which names one."""
 Data = DataPool | tuple[Any, Any] | object
@@ -78,14 +80,26 @@ def said_of(
     if isinstance(normalise, Unsaid) and ends is None:
         raise BadInput(
             "a bare nn.Module needs normalise=(mean, std), per channel of pixels in [0, 1] (or of range=...);"
-            ' normalise="data" for the data\'s statistics; or normalise=None if it takes such pixels as they are'
+            ' normalise="data" for the data\'s statistics, "imagenet" and the like for others; or normalise=None if it'
+            " takes such pixels as they are"
         )
-    if normalise == "data":
-        if ends is not None:
-            raise BadInput('normalise="data" is of pixels in [0, 1]; leave range out, or give (mean, std)')
-        return data()
-    mean, std = (None, None) if normalise is None or isinstance(normalise, Unsaid) else _pair(normalise, channels)
+    if isinstance(normalise, str):
+        return _by_word(normalise, ends, channels, data)
+    nothing = normalise is None or normalise is False or isinstance(normalise, Unsaid)
+    mean, std = (None, None) if nothing else _pair(normalise, channels)
     return Normalisation(check_channels(stated(mean, std, _ends(ends)), channels), "as the caller says")
+
+
+def _by_word(word: str, ends: Range | None, channels: int, data: Callable[[], Normalisation]) -> Normalisation:
+    found = named(word, "the caller")
+    if found is None and word != "data":
+        raise BadInput(
+            f"normalise={word!r} states no normalisation; {words('data')} do, or (mean, std), or None for pixels as"
+            " they are"
+        )
+    if ends is not None:
+        raise BadInput(f'normalise="{word}" is of pixels in [0, 1]; leave range out, or give (mean, std)')
+    return data() if found is None else Normalisation(check_channels(found.statistics, channels), found.origin)
 
 
 def _ends(ends: Range | None) -> tuple[float, float] | None:

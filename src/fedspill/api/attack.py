@@ -155,7 +155,8 @@ def attack(
         out: folder for attack.json and the reconstructions, and to resume from; None writes nothing.
         fresh: start over in a folder that already holds this run.
         listener: shows progress.
-        truth: the private examples, opened when the attack is over: a pair of images (n, c, h, w) in [0, 1] and labels
+        truth: the private examples, opened when the attack is over, but for the sign of a delta that does not tell its
+            own: a pair of images (n, c, h, w) in [0, 1] and labels
             (n,), images alone, or a path to a file with `inputs` and `labels` or to a folder of pictures.
         leak_threshold: metric to value, with `truth`; an example leaks when all are met. None is as in a plan.
 
@@ -220,6 +221,7 @@ def attack(
         listener=listener or Silent(),
         command="fedspill.attack(...)",
         notes=sent.notes,
+        turned=sent.turned,
         judging=judging,
     )
     return captured.reconstruction if captured.result is None else with_views(captured.result, folder)

@@ -60,8 +60,9 @@ def audit(
         model: used instead of the plan's model; a bare network needs `data` and `normalise` beside it.
         data: private examples used instead of the plan's.
         normalise: (mean, std) that a bare network's images are normalised by, per channel or one for all; None if it
-            takes the numbers of `range` as they are; "data" for the data's statistics, measured on public images
-            where the data set has no constants, never on private ones.
+            takes the numbers of `range` as they are; "imagenet", "cifar10" or "cifar100" for the constants of these;
+            "data" for the data's statistics, measured on public images where the data set has no constants, never on
+            private ones.
         range: what black and white are before `mean` is taken off and `std` divides: (0, 255), (-1, 1); None is (0, 1).
         loss: of logits (n, classes) and labels (n,) to their mean loss, or "package.module:function"; None is
             cross-entropy. With `model` only.

@@ -37,6 +37,9 @@ from fedspill.inversion.representations.images.search import Matched, match_repr
 from fedspill.inversion.representations.images.settings import IRMatching
 from fedspill.inversion.theory.ownership import exclusive
 
+MET = 1e-3
+"""Distance of a representation from the one that was read, over its length, that needs no further search."""
+
 
 @dataclass(frozen=True)
 class NEX:
@@ -139,7 +142,8 @@ class NEX:
         met = (1 - matched.distance.clamp(0, 1)).tolist()
         trusted = [replace(r, confidence=r.confidence * m) for r, m in zip(kept, met, strict=True)]
         got = _shown(trusted, matched.inputs, read)
-        close = float(matched.distance.max()) < self.converged_below
+        level = self.converged_below if matched.complete else min(self.converged_below, MET)
+        close = float(matched.distance.max()) < level
         return replace(
             got, objective=matched.objective, converged=read.complete and close, notes=(*got.notes, _met(matched))
         )

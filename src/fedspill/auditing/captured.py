@@ -3,7 +3,7 @@
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,7 +14,8 @@ import fedspill
 from fedspill import catalogue
 from fedspill.auditing.capturing.assumed import without_unknown_draws
 from fedspill.auditing.capturing.kinds import Kind as Kind
-from fedspill.auditing.capturing.scoring import Judging, concluded, scenario_of
+from fedspill.auditing.capturing.scoring import Judging, concluded, scenario_of, settled
+from fedspill.auditing.capturing.updates import Sent
 from fedspill.auditing.resolving.components import configure, misfit
 from fedspill.auditing.resolving.digests import loss_digits, weights_sha256
 from fedspill.auditing.run import AuditResult
@@ -71,6 +72,7 @@ def attack_captured(
     listener: Listener,
     command: str,
     notes: Sequence[str] = (),
+    turned: Callable[[], Sent] | None = None,
     judging: Judging | None = None,
 ) -> Captured:
     """Runs one attack and writes attack.json and the reconstructions; a killed run goes on where it was.
@@ -78,7 +80,8 @@ def attack_captured(
     Args:
         out: an opened folder; None writes nothing, and keeps nothing of a killed run.
         notes: what is known of the update, for the reader.
-        judging: the truth, opened when the attack is over.
+        turned: of a delta whose sign is not known the same of the other sign, which the truth may tell.
+        judging: the truth, opened when the attack is over, but for the sign of a delta that does not tell its own.
 
     Raises:
         BadInput: unknown attack, preset or field, or needs that are not met.
@@ -88,6 +91,9 @@ def attack_captured(
     knowledge, assumed = without_unknown_draws(knowledge)
     job = Job(update, knowledge, stream(seed, "attack", entry.label, 0))
     scenario = None if judging is None else scenario_of(judging, entry, job, seed, drawn=bool(assumed))
+    if scenario is not None and turned is not None:
+        sent = settled(scenario, Sent(update, None, tuple(notes), turned), knowledge.model)
+        job, update, notes = replace(job, update=sent.update), sent.update, sent.notes
     started = datetime.now(UTC).isoformat(timespec="seconds")
     listener.trial(1, 1, entry.label)
     deadline = None if budget is None else time.monotonic() + budget

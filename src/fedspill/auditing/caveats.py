@@ -13,6 +13,11 @@ OPPOSITE = 1.5
 SERVER_SEES_MORE = (
     "The server, which sees more than client {}, who looked on: the clients' own updates or their mean, in every round."
 )
+NO_LABELS = "The data has no labels, so every example was given class 0; real labels can change the result."
+NO_LABELS_CAPTURED = (
+    "The truth holds no labels, so the ones that the client trained on are unknown: neither labels that the attack was"
+    " given or inferred, nor what it simulates, nor the network's accuracy could be checked."
+)
 EXPECTED_SHARE = 0.98
 """Share of the predicted examples that a readout must recover; below it the report says that it falls short."""
 
@@ -26,6 +31,7 @@ class Conditions:
         untrained: the model's weights were random.
         fed_wrong: why the network is probably fed wrong, if so.
         labelled: the data came with labels.
+        captured: the update was somebody else's trainer's, not simulated here.
         batch_norm: the network holds BatchNorm layers.
         one_seed: every attack was run from one random start only.
         defended: the clients apply defences.
@@ -45,6 +51,7 @@ class Conditions:
     defended: bool
     private: bool
     drawn: bool = False
+    captured: bool = False
     small_stem: bool = False
     looker: int | None = None
 
@@ -159,7 +166,7 @@ def _general(conditions: Conditions, in_rounds: bool) -> list[Caveat]:
         " does not know; attacks assumed a network without dropout, and examples as they are, in one order.",
         "stem": "The ResNet has the stem for small pictures (a 3x3 convolution at full resolution), which is the"
         ' default at every size; for pictures this large torchvision has another: model.stem = "imagenet". State one.',
-        "no labels": "The data has no labels, so every example was given class 0; real labels can change the result.",
+        "no labels": NO_LABELS_CAPTURED if conditions.captured else NO_LABELS,
     }
     if not conditions.one_seed:
         del texts["one seed"]

@@ -285,6 +285,7 @@ def _conditions(scenario: Scenario, feeding: Feeding) -> caveats.Conditions:
         untrained=_is_untrained(scenario),
         fed_wrong=feeding.warning,
         labelled=scenario.pool.has_labels,
+        captured=scenario.captured,
         batch_norm=any(isinstance(m, BATCH_NORMS) for m in scenario.model.module.modules()),
         one_seed=len(scenario.seeds) == 1,
         defended=bool(scenario.defences),

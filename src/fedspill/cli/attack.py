@@ -35,7 +35,10 @@ def capture_command(
         str | None,
         typer.Option(help="cross_entropy,label_smoothing=0.1; focal; package.module:function. Else cross-entropy."),
     ] = None,
-    num_classes: Annotated[int, typer.Option(min=1, help="Of a zoo or library model.")] = 10,
+    num_classes: Annotated[
+        int | None,
+        typer.Option(min=1, help="What the model is built for (10); an own factory is asked if it takes it."),
+    ] = None,
     mode: Annotated[Literal["eval", "train"], typer.Option(help="How BatchNorm ran at the client.")] = "eval",
     num_examples: Annotated[int | None, typer.Option(min=1, help="How many examples, if known.")] = None,
     labels: Annotated[str | None, typer.Option(help="Their labels, if known, such as 3,5.")] = None,
@@ -97,7 +100,8 @@ def capture_command(
         built = build(
             model,
             input_shape=image_shape(shape),
-            num_classes=num_classes,
+            num_classes=num_classes or 10,
+            classes_said=num_classes is not None,
             weights=weights,
             mode=mode,
             device=pick_device(device),
@@ -134,6 +138,7 @@ def capture_command(
             listener=listener,
             command=" ".join(["fedspill", *sys.argv[1:]]),
             notes=sent.notes,
+            turned=sent.turned,
             judging=judging,
         )
     raise typer.Exit(show(captured, out))

@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from rich.console import Console
@@ -22,12 +22,12 @@ from fedspill.core.memory import free_bytes, words
 from fedspill.core.model import Model
 from fedspill.core.tensor_files import write_whole
 from fedspill.plan.file import parse_as
-from fedspill.plan.sections import ClientSection
+from fedspill.plan.sections import STEPS_ONLY, ClientSection
 from fedspill.plan.values import set_fields, toml_value
 from fedspill.rendering.drawing.pictures import enlarge, image, png
 from fedspill.rendering.folder import HTML_FILE, write_views
 from fedspill.rendering.terminal import summary
-from fedspill.zoo.statistics import CIFAR10, CIFAR100, IDENTITY, IMAGENET, Normalisation, stated
+from fedspill.zoo.statistics import IDENTITY, NAMED, Normalisation, stated
 
 
 def show(captured: Captured, out: Path) -> int:
@@ -111,7 +111,7 @@ def numbers(text: str | None, option: str) -> tuple[float, ...] | None:
 
 Word = Literal["none", "imagenet", "cifar10", "cifar100"]
 """A normalisation that has a name."""
-WORDS = {"none": IDENTITY, "imagenet": IMAGENET, "cifar10": CIFAR10, "cifar100": CIFAR100}
+WORDS = {"none": IDENTITY} | {word: statistics for word, (_, statistics) in NAMED.items()}
 SAY_IT = (
     "give --mean and --std per channel (and --range, if not of pixels in [0, 1]), or --normalise none, imagenet,"
     " cifar10 or cifar100"
@@ -154,7 +154,7 @@ def with_loss(model: Model, text: str | None, settings: list[str]) -> Model:
     Raises:
         BadInput: it is stated twice, or names no loss.
     """
-    told = set_fields(settings).get("loss")
+    told = set_fields(settings, "--client").get("loss")
     if text is None:
         return model if told is None else replace(model, loss_fn=loss_of(told))
     if told is not None:
@@ -202,19 +202,45 @@ def local_training(kind: str, options: Mapping[str, object], settings: list[str]
     Raises:
         BadInput: options that do not go together, or a key or a value that a plan would not take.
     """
-    told = {k: v for k, v in options.items() if v is not None} | set_fields(settings)
+    given = {k: v for k, v in options.items() if v is not None}
+    further = set_fields(settings, "--client")
+    options_typed = {k: f"--{k.replace('_', '-')}" for k in given}
+    if twice := sorted(given.keys() & further.keys()):
+        raise BadInput(f"{options_typed[twice[0]]} and --client {twice[0]} are given; one of the two is needed")
+    typed = options_typed | {k: f"--client {k}" for k in further}
+    told = given | further
     told.pop("loss", None)  # of the model, see `with_loss`
     if elsewhere := sorted(told.keys() & ELSEWHERE.keys()):
         raise BadInput(f"--client {elsewhere[0]}: {ELSEWHERE[elsewhere[0]]}")
     if kind == "gradient":
-        if steps := [k for k in ("epochs", "minibatch_size", "lr") if k in told]:
+        if steps := [typed[k] for k in STEPS_ONLY if k in told]:
             raise BadInput(f"{', '.join(steps)} given: with --kind gradient there is no local training")
-        return parse_as(ClientSection, {"protocol": "fedsgd", **told}).training()
+        return _client({"protocol": "fedsgd", **told}, typed)
     if not told:
         return None
     if "epochs" not in told or "lr" not in told:
         raise BadInput("a known local training needs both --epochs and --lr; leave both out to search")
-    return parse_as(ClientSection, {"protocol": "fedavg", **told}).training()
+    return _client({"protocol": "fedavg", **told}, typed)
+
+
+WHOLE = "the client as it was stated"
+"""Stands in a message for the options that do not go together, until they are found in it."""
+
+
+def _client(table: dict[str, Any], typed: Mapping[str, str]) -> LocalTraining:
+    """The protocol; what is refused is called as it was typed."""
+
+    def named(where: str) -> str:
+        key, dot, rest = where.partition(".")
+        return f"{typed[key]}{dot}{rest}" if key in typed else WHOLE
+
+    try:
+        return parse_as(ClientSection, table, named).training()
+    except BadInput as error:
+        if not str(error).startswith(WHOLE):
+            raise
+        meant = [word for key, word in typed.items() if re.search(rf"\b{key}\b", str(error))]
+        raise BadInput(f"{', '.join(meant or typed.values())}{str(error).removeprefix(WHOLE)}") from None
 
 
 ELSEWHERE = {

@@ -9,7 +9,7 @@ from fedspill.core.model import Model
 from fedspill.plan.sections import ModelSection
 from fedspill.zoo.data import DataPool, load
 from fedspill.zoo.models import Built, built, default_network
-from fedspill.zoo.statistics import IDENTITY, IMAGENET, Normalisation, known, measured, stated
+from fedspill.zoo.statistics import IDENTITY, Normalisation, known, measured, named, stated
 
 UNLABELLED_CLASSES = 10
 """Classes of a network that is built for data without labels."""
@@ -69,6 +69,7 @@ def described_network(
         data=known(pool.mean, pool.std),
         normalisation=said(section, pool, public),
         assume=False,
+        classes_said=section.num_classes is not None,
     )
 
 
@@ -82,8 +83,8 @@ def said(section: ModelSection, pool: DataPool, public: DataPool | None) -> Norm
         return of_data(pool, public)
     if section.normalise is False:
         return Normalisation(IDENTITY, "none, as the plan says")
-    if section.normalise == "imagenet":
-        return Normalisation(IMAGENET, "ImageNet's, as the plan says")
+    if isinstance(section.normalise, str) and (found := named(section.normalise, "the plan")) is not None:
+        return found
     mean, std = (None if isinstance(part, str) else part for part in (section.mean, section.std))
     if mean is None and section.range is None:
         return None

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from fedspill.core.errors import BadInput
 from fedspill.plan.sections import AuditPlan, Section
-from fedspill.plan.values import check_values, shortened, toml_value
+from fedspill.plan.values import Naming, check_values, plan_key, shortened, toml_value
 
 MOST_TOLD = 8
 """Mistakes of one plan that are told at once."""
@@ -25,27 +25,30 @@ def parse_plan(table: dict[str, Any]) -> AuditPlan:
     return parse_as(AuditPlan, table)
 
 
-def parse_as(kind: type[P], table: dict[str, Any]) -> P:
+def parse_as(kind: type[P], table: dict[str, Any], named: Naming = plan_key) -> P:
     """A plan of any kind from plain values.
+
+    Args:
+        named: what messages call a key.
 
     Raises:
         BadInput: names the key, the value, and what is allowed.
     """
-    check_values(table)
+    check_values(table, named)
     try:
         return kind.model_validate(table)
     except ValidationError as error:
-        raise BadInput("; ".join(_explain(e, kind) for e in error.errors()[:MOST_TOLD])) from None
+        raise BadInput("; ".join(_explain(e, kind, named) for e in error.errors()[:MOST_TOLD])) from None
     except RecursionError:
         raise BadInput("the plan nests too deeply") from None
 
 
-def _explain(error: Any, plan: type[Section]) -> str:
+def _explain(error: Any, plan: type[Section], named: Naming) -> str:
     where = ".".join(str(step) for step in error["loc"] if step != "function-before[_as_entry(), AttackEntry]")
     if error["type"] == "extra_forbidden":
-        return f"plan key {shortened(where)} is unknown; {_known(error['loc'], plan)}"
+        return f"{named(where)} is unknown; {_known(error['loc'], plan)}"
     got = "" if error["type"] == "missing" else f" (got {shortened(error['input'])})"
-    return f"plan key {shortened(where or 'plan')}: {error['msg'].removeprefix('Value error, ')}{got if where else ''}"
+    return f"{named(where)}: {error['msg'].removeprefix('Value error, ')}{got if where else ''}"
 
 
 def _known(loc: tuple[Any, ...], plan: type[Section]) -> str:

@@ -24,6 +24,7 @@ from fedspill.core.local_training.protocol import FedAvg, FedSGD, LocalTraining
 from fedspill.core.types import ServerRole
 from fedspill.plan.defaults import EVERY_METRIC
 from fedspill.plan.training import Named, augmentation_of, optimizer_of, schedule_of
+from fedspill.zoo.statistics import NAMED, words
 
 
 class Section(BaseModel):
@@ -184,8 +185,8 @@ class ModelSection(BaseModel):
             std on public data.
         std: likewise, what the rest is divided by, above 0.
         range: of images, the numbers that black and white are before that, such as (0, 255); None is (0, 1).
-        normalise: of images, in one word: "data", "imagenet", False for pixels in [0, 1] as they are. True and None
-            take what the weights or their library say; where these are silent, it has to be said.
+        normalise: of images, in one word: "data", "imagenet", "cifar10", "cifar100", False for pixels in [0, 1] as they
+            are. True and None take what the weights or their library say; where these are silent, it has to be said.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow", protected_namespaces=())
@@ -208,8 +209,8 @@ class ModelSection(BaseModel):
     @field_validator("normalise")
     @classmethod
     def _known_word(cls, normalise: bool | str | None) -> bool | str | None:
-        if isinstance(normalise, str) and normalise not in ("data", "imagenet"):
-            raise ValueError('must be true, false, "data" or "imagenet"; or give mean, std and range')
+        if isinstance(normalise, str) and normalise not in ("data", *NAMED):
+            raise ValueError(f"must be true, false, or one of {words('data')}; or give mean, std and range")
         return normalise
 
     @model_validator(mode="after")
@@ -253,6 +254,13 @@ class PoolSection(Section):
 
 class DataSection(PoolSection):
     """The private pool; it is cut into consecutive updates of `num_examples`."""
+
+
+STEPS_ONLY = (
+    *("epochs", "minibatch_size", "lr", "momentum", "weight_decay", "optimizer", "schedule", "proximal"),
+    *("accumulate", "shuffle", "drop_last"),
+)
+"""Keys of a client that takes local steps."""
 
 
 class ClientSection(Section):
@@ -309,11 +317,7 @@ class ClientSection(Section):
     def _check(self) -> "ClientSection":
         if self.num_examples % self.clients:
             raise ValueError(f"num_examples={self.num_examples} cannot be shared out equally to clients={self.clients}")
-        steps_only = (
-            *("epochs", "minibatch_size", "lr", "momentum", "weight_decay", "optimizer", "schedule", "proximal"),
-            *("accumulate", "shuffle", "drop_last"),
-        )
-        given = [k for k in steps_only if k in self.model_fields_set]
+        given = [k for k in STEPS_ONLY if k in self.model_fields_set]
         if self.protocol == "fedsgd" and given:
             raise ValueError(f"{', '.join(given)} given with protocol='fedsgd', which sends one gradient; use 'fedavg'")
         if self.protocol == "fedavg" and self.micro_batch is not None:

@@ -2,6 +2,7 @@
 
 import math
 import tomllib
+from collections.abc import Callable
 from typing import Any
 
 from fedspill.core.errors import BadInput
@@ -14,10 +15,20 @@ ENDLESS = ("audit.budget", math.inf)
 """The one place of an infinite number: no limit."""
 LONGEST = 80
 """Characters of a value that a message shows."""
+Naming = Callable[[str], str]
+"""What messages call a key (dotted; "" is the whole plan): as it was typed."""
 
 
-def set_fields(settings: list[str]) -> dict[str, Any]:
+def plan_key(where: str) -> str:
+    """A key as it stands in a plan."""
+    return f"plan key {shortened(where or 'plan')}"
+
+
+def set_fields(settings: list[str], option: str = "--set") -> dict[str, Any]:
     """Fields and values of "FIELD=VALUE" settings; values are read as TOML, a bare word is a string.
+
+    Args:
+        option: of the command line, by which they were given.
 
     Raises:
         BadInput: a setting is not of the form FIELD=VALUE, or a value is none of a plan.
@@ -27,11 +38,12 @@ def set_fields(settings: list[str]) -> dict[str, Any]:
         name, equals, text = setting.partition("=")
         name = name.strip()
         if not equals or not name:
-            raise BadInput(f"--set {shortened(setting)}: write FIELD=VALUE, for example steps=480")
-        if name in ("name", "preset"):
+            example = "steps=480" if option == "--set" else "momentum=0.9"
+            raise BadInput(f"{option} {shortened(setting)}: write FIELD=VALUE, for example {example}")
+        if option == "--set" and name in ("name", "preset"):
             raise BadInput(f"--set {shortened(setting)}: --attack NAME:PRESET says which attack and preset")
         fields[name] = toml_value(text)
-    check_values(fields)
+    check_values(fields, lambda where: f"{option} {shortened(where)}")
     return fields
 
 
@@ -49,16 +61,19 @@ def toml_value(text: str) -> Any:
         raise BadInput(f"the value {shortened(text)} cannot be read: {str(error).splitlines()[0]}") from None
 
 
-def check_values(table: Any) -> None:
+def check_values(table: Any, named: Naming = plan_key) -> None:
     """Raises BadInput if a value of a plan, at any depth, is one that no key can take.
 
     Such are whole numbers beyond 64 bits, NaN, infinity (but as a budget), dates, text with a null byte, deep nesting.
+
+    Args:
+        named: what messages call a key.
     """
     waiting: list[tuple[str, Any, int]] = [("", table, 0)]
     while waiting:
         where, value, depth = waiting.pop()
         if depth > DEEPEST:
-            raise BadInput(f"plan key {shortened(where)} lies more than {DEEPEST} tables and lists deep")
+            raise BadInput(f"{named(where)} lies more than {DEEPEST} tables and lists deep")
         if isinstance(value, dict):
             waiting += [(f"{where}.{key}" if where else str(key), inner, depth + 1) for key, inner in value.items()]
             wrong = next((key for key in value if _wrong(key)), None)
@@ -68,7 +83,7 @@ def check_values(table: Any) -> None:
         else:
             wrong = None if (where, value) == ENDLESS else value
         if wrong is not None and (reason := _wrong(wrong)):
-            raise BadInput(f"plan key {shortened(where or wrong)}: {shortened(wrong)} is {reason}")
+            raise BadInput(f"{named(where or str(wrong))}: {shortened(wrong)} is {reason}")
 
 
 def _wrong(value: Any) -> str | None:

@@ -145,7 +145,7 @@ class Environment(Record):
 
 
 class Feeding(Record):
-    """What the network as the clients get it makes of the private examples, as they are fed to it in eval mode.
+    """What the network as the clients get it makes of the private examples, as they are fed to it, without masks.
 
     Attributes:
         n: private examples that were measured, at most 1,024; all others of this record are of these.
@@ -155,6 +155,8 @@ class Feeding(Record):
         mean: of images, what pixels in [0, 1] are normalised by, per channel or one for all.
         std: likewise.
         origin: who says so; None if the model brings it.
+        batch_statistics: BatchNorm took those of up to 64 of the examples at a time, as it does in train mode, because
+            it has no running ones, or never kept any; else it ran in eval mode.
         warning: why the network is probably fed wrong, if so.
     """
 
@@ -165,6 +167,7 @@ class Feeding(Record):
     mean: list[float] | None = None
     std: list[float] | None = None
     origin: str | None = None
+    batch_statistics: bool = False
     warning: str | None = None
 
 
@@ -176,10 +179,11 @@ class RoundRecord(Record):
         world: the attack whose server alters the model before it sends it; None is the federation of all others.
         clients: that took part, from 0.
         examples: that these hold.
-        n: private examples of all clients that the global model was measured on in eval mode, at most 1,024.
+        n: private examples of all clients that the global model was measured on, at most 1,024.
         accuracy: share of their labels (of next tokens: of positions) that are its likeliest class; None if they are no
             classes, or the model holds numbers that are not finite.
         loss: the mean of the model's own; None likewise.
+        batch_statistics: see `Feeding`.
         observer: who attacked what was sent in this round: "server", or "client K"; None if nobody did.
         leakage: share of the private examples behind it that any trial leaked; None if none was judged.
         worst: the closest that any trial came to one of them.
@@ -193,6 +197,7 @@ class RoundRecord(Record):
     n: int
     accuracy: float | None = None
     loss: float | None = None
+    batch_statistics: bool = False
     observer: str | None = None
     leakage: Rate | None = None
     worst: WorstExample | None = None

@@ -43,11 +43,35 @@ CIFAR100 = Statistics((0.50716, 0.48669, 0.44120), (0.26733, 0.25644, 0.27615))
 IMAGENET = Statistics((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 """torchvision's; also what the option-A CIFAR checkpoints were trained with."""
 
+NAMED = {
+    "imagenet": ("ImageNet's", IMAGENET),
+    "cifar10": ("CIFAR-10's", CIFAR10),
+    "cifar100": ("CIFAR-100's", CIFAR100),
+}
+"""Normalisations that one word states, and what messages call them."""
+
 PLAIN = Statistics((0.5,), (0.25,))
 """For data without constants of its own: round numbers, measured on nobody's images."""
 
 IDENTITY = Statistics((0.0,), (1.0,))
 """No normalisation, as in DLG."""
+
+
+def named(word: str, who: str) -> Normalisation | None:
+    """The normalisation that a word states; None if it states none.
+
+    Args:
+        who: says so, such as "the plan".
+    """
+    if word not in NAMED:
+        return None
+    whose, statistics = NAMED[word]
+    return Normalisation(statistics, f"{whose}, as {who} says")
+
+
+def words(*more: str) -> str:
+    """The words that state a normalisation, and others, for messages."""
+    return ", ".join(f'"{word}"' for word in (*more, *NAMED))
 
 
 def stated(

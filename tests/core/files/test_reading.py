@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from fedspill.core.errors import BadInput
 from fedspill.core.files.contents import named_tensors
 from fedspill.core.files.reading import read_folder, read_tensors
+from fedspill.zoo.models.trained import from_file
 from tests.support.files import array_record, claiming, encrypted, field, oddly_compressed, saved_arrays, with_member
 
 STATE = {"b.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.tensor([0.5, -0.5])}
@@ -124,7 +125,7 @@ BROKEN = {
     "negative": ("a.npz", lambda p: with_member(p, "w.npy", claiming("(-2,)")), "no .npz archive of plain arrays"),
     "digits": ("a.npz", lambda p: with_member(p, "w.npy", claiming(f"({'9' * 60},)")), "no .npz archive"),
     "empty npz": ("a.npz", lambda p: zipfile.ZipFile(p, "w").close(), "holds no array"),
-    "no bytes": ("a.npz", lambda p: p.write_bytes(b""), "no .npz archive"),
+    "no bytes": ("a.npz", lambda p: p.write_bytes(b""), "is an empty file"),
     "cut npy": ("a.npy", lambda p: p.write_bytes(claiming("(9,)")), "no .npy file of plain numbers"),
     "pickled npy": ("a.npy", lambda p: np.save(p, {"w": 1}, allow_pickle=True), "no .npy file of plain numbers"),
     "code": ("a.pt", lambda p: torch.save({"w": Harmful()}, p), "it holds posix.system, which is no tensor; save a"),
@@ -132,7 +133,7 @@ BROKEN = {
     "outside": ("a.pt", lambda p: torch.save({"w": outside()}, p), "cannot be read as tensors only"),
     "endless": ("a.pt", lambda p: torch.save(endless(), p), "nested more than 16 deep, or without end"),
     "nothing": ("a.pt", lambda p: torch.save({"a": {"lr": 0.1}}, p), "holds no tensor"),
-    "record": ("a.pb", lambda p: p.write_bytes(field(1, b"x" * 9)), "nor a serialised ArrayRecord"),
+    "record": ("a.pb", lambda p: p.write_bytes(field(1, b"\xff" * 9)), "nor a serialised ArrayRecord"),
     "cut record": ("a.pb", lambda p: p.write_bytes(array_record(STATE)[:-9]), "nor a serialised ArrayRecord"),
     "random zip": ("a.bin", lambda p: with_member(p, "a.txt", b"a"), "cannot be read as tensors only"),
     "null byte": ("a\0.npz", lambda p: None, "does not exist"),
@@ -177,3 +178,41 @@ def test_a_folder_is_read_in_the_order_of_names(tmp_path: Path) -> None:
         ("client1.safetensors", 1.0),
         ("client2.safetensors", 2.0),
     ]
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors", ".npz", ".npy", ".bin"])
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "is an empty file"),
+        (b"lr = 0.1\nepochs = 3\n", "is a text file .it begins 'lr = 0.1 epochs = 3'"),
+        ("Gewichte: ä".encode("utf-16"), "is a text file .it begins 'Gewichte: ä'"),
+        ("é".encode() * 4096, "is a text file"),
+        (b"a" * 4095 + "é".encode(), "is a text file"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "is a Git LFS pointer"),
+        (b"\x89HDF\r\n\x1a\n\0\0", "is an HDF5 file"),
+        (b"\x1f\x8b\x08\0\0\0", "is a gzip archive"),
+    ],
+)
+def test_a_file_of_another_kind_is_told_what_it_is(tmp_path: Path, suffix: str, content: bytes, said: str) -> None:
+    path = tmp_path / f"file{suffix}"
+    path.write_bytes(content)
+    for read in (read_tensors, from_file):
+        with pytest.raises(BadInput, match=rf"file{suffix}' {said}.*; safetensors, .* is needed$"):
+            read(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (bytes(100), "of no known kind .its first bytes are 00 00"),
+        (b"i" + bytes(30), "of no known kind .its first bytes are 69 00"),
+        (b"PK\x05\x06" + bytes(18), "it is a plain pickle, or broken; save a state_dict"),
+        (b"PK\x03\x04" + bytes(30), "a broken archive, or one that was cut off"),
+        (b"\x80\x02" + bytes(30), "it is a plain pickle, or broken"),
+    ],
+)
+def test_a_broken_file_is_told_in_words(tmp_path: Path, content: bytes, said: str) -> None:
+    (tmp_path / "file.pt").write_bytes(content)
+    with pytest.raises(BadInput, match=said):
+        read_tensors(tmp_path / "file.pt")

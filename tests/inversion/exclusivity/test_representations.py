@@ -22,6 +22,7 @@ from fedspill.inversion.priors.deep_image_prior import UNet
 from fedspill.inversion.representations.images.settings import IRMatching, MatchingSchedule
 from fedspill.inversion.theory.ownership import exclusive, owned
 from tests.support.exclusivity import D64, PAPER, SPEC, STRONG, drawn, expected, mlp, pictures, read, sorted_labels
+from tests.support.watches import Impatient
 
 SMALL = IRMatching(schedule=MatchingSchedule(iterations=2), unet=UNet(widths=(4,), skip=2))
 
@@ -78,6 +79,17 @@ def test_a_head_alone_is_enough_and_images_are_searched_for(head: tuple[int, ...
     assert not got.converged, "two steps do not meet a representation"
     assert sorted_labels(got.labels) == sorted_labels(batch.labels)
     assert not expected(PAPER, model, batch).any(), "no image is exact"
+
+
+def test_images_whose_search_the_budget_ended_have_not_converged() -> None:
+    model, batch = convolutional(dtype=torch.float32), pictures(3, dtype=torch.float32)
+    update = local_update(model, batch, FedSGD(trainable=("head.*",)))
+    knowledge = ServerKnowledge(model, num_examples=3, local_training=FedSGD(trainable=("head.*",)))
+    attack = replace(STRONG, matching=SMALL, converged_below=10.0)
+    for patience, converged in ((9, True), (0, False)):
+        got = attack.reconstruct(update, knowledge, stream(0, "nex"), Impatient(patience))
+        assert got.converged is converged
+        assert ("budget ended" in got.notes[-1]) is not converged
 
 
 def test_nothing_is_searched_where_nothing_was_read() -> None:

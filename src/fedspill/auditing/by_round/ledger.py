@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from fedspill.auditing.feeding import MOST_MEASURED
-from fedspill.auditing.feeding.answers import answers, loss_of, measured_mode
+from fedspill.auditing.feeding.answers import answers, loss_of, measured_mode, takes_batch_statistics
 from fedspill.auditing.resolving.components import Chosen
 from fedspill.auditing.resolving.scenario import Scenario
 from fedspill.core.model import Model
@@ -72,6 +72,7 @@ class Page:
                 n=len(examples),
                 accuracy=accuracy,
                 loss=loss,
+                batch_statistics=takes_batch_statistics(before),
             )
         )
 
@@ -86,7 +87,7 @@ def altering(world: Chosen) -> str | None:
 
 
 def measured(model: Model, examples: Batch) -> tuple[float | None, float | None]:
-    """Accuracy and loss in eval mode; None where there is none, or the model's numbers are not finite."""
+    """Accuracy and loss, in `measured_mode`; None where there is none, or the model's numbers are not finite."""
     if not all(bool(v.isfinite().all()) for v in model.params.values()):
         return None, None
     said = answers(model, examples)

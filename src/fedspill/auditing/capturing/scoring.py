@@ -5,6 +5,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from fedspill.auditing.capturing.updates import SIGNS, Sent
 from fedspill.auditing.judge import prior_only
 from fedspill.auditing.resolving.scenario import Scenario, prepare
 from fedspill.auditing.run import AuditResult, conclude
@@ -14,9 +17,10 @@ from fedspill.auditing.trial import Finished, Posed, Task, judged
 from fedspill.auditing.watch import TrialWatch
 from fedspill.core.errors import BadInput
 from fedspill.core.knowledge import Knows, ServerKnowledge
-from fedspill.core.local_training.update import FedSGD, LocalTraining
+from fedspill.core.local_training.update import FedSGD, LocalTraining, aggregate_update
+from fedspill.core.model import Model
 from fedspill.core.roles import Attack, Job
-from fedspill.core.types import Reconstruction
+from fedspill.core.types import Reconstruction, Update
 from fedspill.plan.file import parse_plan
 from fedspill.plan.sections import AttackEntry
 from fedspill.report.store import Store
@@ -53,7 +57,52 @@ def scenario_of(judging: Judging, entry: AttackEntry, job: Job, seed: int, *, dr
     plan = parse_plan(_table(judging, entry, knowledge, seed))
     scenario = prepare(plan, knowledge.model.like.device, model=knowledge.model, pool=judging.truth)
     clients = replace(scenario.clients, training=_training(job), draws=drawn)
-    return replace(scenario, clients=clients, model=knowledge.model, knows=knowledge.holds())
+    return replace(scenario, clients=clients, model=knowledge.model, knows=knowledge.holds(), captured=True)
+
+
+def settled(scenario: Scenario, sent: Sent, model: Model) -> Sent:
+    """What was captured, turned round if it is the other way than what the truth gives.
+
+    Which way a trainer writes a delta is its convention, which its server knows; nothing else of the truth is used.
+
+    Args:
+        sent: whose own values do not tell their sign.
+    """
+    assert sent.turned is not None, "asked only where the sign is not known"
+    if not scenario.pool.has_labels or sent.update.norm() == 0:
+        return sent
+    private, clients = scenario.private(0).to(model.like), scenario.clients
+    wanted = aggregate_update(
+        model, model.input.encode(private.inputs), private.labels, clients.training, clients.count
+    )
+    cosine = _cosine(sent.update, wanted)
+    if abs(cosine) < BEYOND_DOUBT:
+        return _noted(sent, UNDECIDED_BY_TRUTH.format(cosine))
+    said = TURNED_BY_TRUTH if cosine < 0 else KEPT_BY_TRUTH
+    return _noted(sent.turned() if cosine < 0 else sent, said.format(cosine))
+
+
+BEYOND_DOUBT = 0.5
+"""Cosine, of either sign, with what the truth gives."""
+KEPT_BY_TRUTH = "The delta is server minus client: its cosine with what the truth gives is {:.2f}."
+TURNED_BY_TRUTH = (
+    "The delta is client minus server, for its cosine with what the truth gives is {:.2f}, and was turned round before"
+    " the attack."
+)
+UNDECIDED_BY_TRUTH = (
+    "The delta was taken as server minus client: nothing in it tells its sign, nor does the truth (cosine {:.2f})."
+)
+
+
+def _noted(sent: Sent, said: str) -> Sent:
+    """With this in the place of what is said of the sign."""
+    return replace(sent, notes=tuple(said if note in SIGNS.values() else note for note in sent.notes), turned=None)
+
+
+def _cosine(one: Update, other: Update) -> float:
+    pairs = [(v.double(), other.values[k].double()) for k, v in one.values.items() if k in other.values]
+    both = sum(float((a * b).sum()) for a, b in pairs)
+    return both / max(one.norm() * other.norm(), torch.finfo(torch.float64).tiny)
 
 
 def _table(judging: Judging, entry: AttackEntry, knowledge: ServerKnowledge, seed: int) -> dict[str, Any]:

@@ -1,14 +1,16 @@
 """Named tensors of a file, or of a file per client, as an update to the model."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from fedspill.auditing.capturing.kinds import Kind, check_kind, rounding_note
+from fedspill.auditing.capturing.modes import mode_note
 from fedspill.auditing.capturing.signs import uphill
 from fedspill.core.errors import BadInput
 from fedspill.core.files.contents import named_tensors
@@ -26,11 +28,13 @@ class Sent:
     Attributes:
         clients: whose mean it is, if a folder of updates was read.
         notes: what was found out of it, and what was passed over.
+        turned: the same as client minus server, if nothing in it told which of the two it is; else None.
     """
 
     update: Update
     clients: int | None = None
     notes: tuple[str, ...] = ()
+    turned: "Callable[[], Sent] | None" = None
 
 
 def read_update(given: object, kind: Kind, model: Model, num_examples: int | None = None) -> Sent:
@@ -63,10 +67,15 @@ def _mean(folder: Path, kind: Kind, model: Model, num_examples: int | None) -> S
     found = {name: _named(name, tensors, kind, model) for name, tensors in files.items()}
     _check_alike(folder, found)
     right = _sign(list(found.values()), kind, model, counts)
-    mean = _averaged([_update(one, kind, model, right) for one in found.values()], counts)
-    passed_over = dict.fromkeys(note for one in found.values() for note in one.notes)
-    notes = (_mean_said(counts, kind), *_said(right, kind), *passed_over)
-    return Sent(_trained(mean, kind), len(files), notes)
+    return _sent(list(found.values()), kind, model, counts, right)
+
+
+def _sent(found: list[Fitted], kind: Kind, model: Model, counts: Sequence[int | None], right: bool | None) -> Sent:
+    mean = _averaged([_update(one, kind, model, right) for one in found], counts)
+    passed_over = dict.fromkeys(note for one in found for note in one.notes)
+    notes = (_mean_said(counts, kind), *_said(right, kind), *_mode_said(mean, model), *passed_over)
+    turned = partial(_sent, found, kind, model, counts, False) if kind == "delta" and right is None else None
+    return Sent(_trained(mean, kind), len(found), notes, turned)
 
 
 def _check_alike(folder: Path, found: Mapping[str, Fitted]) -> None:
@@ -140,8 +149,13 @@ def as_update(tensors: Mapping[str, Tensor], kind: Kind, model: Model, num_examp
         BadInput: names or shapes that the model does not have, values that are not finite, or another kind.
     """
     found = _found(tensors, kind, model)
-    right = _sign([found], kind, model, [num_examples])
-    return Sent(_trained(_update(found, kind, model, right), kind), None, (*_said(right, kind), *found.notes))
+    return _alone(found, kind, model, _sign([found], kind, model, [num_examples]))
+
+
+def _alone(found: Fitted, kind: Kind, model: Model, right: bool | None) -> Sent:
+    update = _trained(_update(found, kind, model, right), kind)
+    turned = partial(_alone, found, kind, model, False) if kind == "delta" and right is None else None
+    return Sent(update, None, (*_said(right, kind), *_mode_said(update, model), *found.notes), turned)
 
 
 def _found(tensors: Mapping[str, Tensor], kind: Kind, model: Model) -> Fitted:
@@ -175,20 +189,26 @@ def _sign(found: Sequence[Fitted], kind: Kind, model: Model, counts: Sequence[in
     return right
 
 
+SIGNS = {
+    True: "The delta is server minus client, as it was found to be.",
+    False: "The delta is client minus server, it was found, and was turned round.",
+    None: "The delta was taken as server minus client: nothing in it tells its sign.",
+}
+
+
 def _said(right: bool | None, kind: Kind) -> tuple[str, ...]:
-    if kind != "delta":
-        return ()
-    words = {
-        True: "The delta is server minus client, as it was found to be.",
-        False: "The delta is client minus server, it was found, and was turned round.",
-        None: "The delta was taken as server minus client: nothing in it tells its sign.",
-    }
-    return (words[right],)
+    return (SIGNS[right],) if kind == "delta" else ()
+
+
+def _mode_said(update: Update, model: Model) -> tuple[str, ...]:
+    note = mode_note(update.buffers, model)
+    return () if note is None else (note,)
 
 
 def _update(found: Fitted, kind: Kind, model: Model, right: bool | None) -> Update:
     if kind == "gradient":
-        return Update(UpdateKind.GRADIENT, found.params, found.buffers or None)
+        own = found.buffers if _are_values(found.buffers, model) is not False else {}
+        return Update(UpdateKind.GRADIENT, found.params, own or None)
     if kind == "weights":
         changed = {k: model.params[k] - v for k, v in found.params.items()}
         return Update(UpdateKind.DELTA, changed, found.buffers or None)
@@ -236,7 +256,9 @@ def observed(update: Update | Any, kind: Kind, model: Model, num_examples: int |
     Raises:
         BadInput: see `read_update`.
     """
-    return Sent(update) if isinstance(update, Update) else read_update(update, kind, model, num_examples)
+    if isinstance(update, Update):
+        return Sent(update, None, _mode_said(update, model))
+    return read_update(update, kind, model, num_examples)
 
 
 def clients_of(sent: Sent, clients: int) -> int:

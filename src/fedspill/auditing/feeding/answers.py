@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fedspill.auditing.feeding.weights import has_untouched_norms
+from fedspill.auditing.feeding.weights import has_bare_norms, has_untouched_norms
 from fedspill.core.model import Model
 from fedspill.core.rng import seeded_globals, stream
 from fedspill.core.types import Batch
@@ -69,10 +69,18 @@ def _each(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def measured_mode(model: Model) -> Model:
-    """Eval mode; a network whose running statistics were never kept is measured with those of the batch."""
+    """Eval mode; a network whose running statistics were never kept is measured with those of the batch, without masks.
+
+    Batches are of `AT_ONCE` examples, or `SENTENCES_AT_ONCE` sentences.
+    """
     if model.training and has_untouched_norms(model):
-        return model
+        return model.without_masks()
     return model.in_eval_mode()
+
+
+def takes_batch_statistics(model: Model) -> bool:
+    """Whether BatchNorm is measured with the statistics of the batch: see `measured_mode`, or it keeps no others."""
+    return measured_mode(model).training or has_bare_norms(model)
 
 
 def _parts(batch: Batch) -> list[Batch]:

@@ -4,7 +4,7 @@ import math
 from typing import Literal
 
 from fedspill.auditing.feeding.alternatives import Way, fed_as, other_ways
-from fedspill.auditing.feeding.answers import Answers, answers, loss_of, measured_mode
+from fedspill.auditing.feeding.answers import Answers, answers, loss_of, measured_mode, takes_batch_statistics
 from fedspill.auditing.feeding.evidence import RARE, above_chance, is_at_chance, is_better, is_extreme, is_far
 from fedspill.auditing.feeding.weights import divergence, first_norm, look_trained
 from fedspill.core.errors import BadInput
@@ -62,6 +62,7 @@ def check_feeding(
         mean=None if spec is None else list(spec.mean),
         std=None if spec is None else list(spec.std),
         origin=origin,
+        batch_statistics=takes_batch_statistics(model),
         warning=None if weights == "untrained" else _warning(model, examples, fed, weights == "trained"),
     )
 

@@ -24,6 +24,11 @@ def has_untouched_norms(model: Model) -> bool:
     return bool(norms) and not any(_is_kept(model, name) for name in norms)
 
 
+def has_bare_norms(model: Model) -> bool:
+    """There is a BatchNorm layer that keeps no running statistics (`track_running_stats=False`)."""
+    return any(_running(model, name) is None for name in _norms(model))
+
+
 def look_trained(model: Model) -> bool:
     """Weights that are no independent draws: running statistics were kept, or a matrix has a direction of its own.
 

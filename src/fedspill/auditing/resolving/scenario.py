@@ -95,6 +95,7 @@ class Scenario:
         tampering: on whose model the attacks are run, if any.
         knows: what the server is granted.
         normalisation: who says what the model's images are normalised by; None if it is not known, or there are none.
+        captured: its one update was sent by somebody else's trainer.
     """
 
     plan: AuditPlan
@@ -115,6 +116,7 @@ class Scenario:
     policy: PolicySection
     rounds: Rounds | None = None
     normalisation: str | None = None
+    captured: bool = False
 
     def private(self, update: int) -> Batch:
         """The examples behind one update, on the model's device; where they are if clients take micro-batches."""

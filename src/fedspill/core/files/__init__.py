@@ -1,6 +1,7 @@
 """Weights and updates as tools write them: read without unpickling, and put where the model has them.
 
 - `reading`: a file of any of these formats to named tensors.
+- `openings`: what the first bytes of a file say that it is.
 - `archives`: NumPy archives (`.npz`), member by member.
 - `checkpoints`: what `torch.save` wrote, tensors only.
 - `records`: Flower's `ArrayRecord` as it is serialised.

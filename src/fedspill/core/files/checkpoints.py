@@ -12,8 +12,11 @@ from torch import Tensor
 from fedspill.core.errors import BadInput
 from fedspill.core.files.archives import line
 from fedspill.core.files.contents import named_tensors
+from fedspill.core.files.openings import opening
 
 FOREIGN = re.compile(r"GLOBAL ([\w.]+)|Unsupported (?:global|class|type):? ?([\w.]+)")
+
+SENTENCE = re.compile(r"[^\W\d]{2}.* ")
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
@@ -40,9 +43,19 @@ def _reason(error: Exception) -> str:
     text = str(error)
     if (foreign := FOREIGN.search(text)) is not None:
         return f"it holds {foreign[1] or foreign[2]}, which is no tensor"
+    if "PytorchStreamReader" in text:
+        return "it is a broken archive, or one that was cut off"
+    if "Unsupported operand" in text:
+        return "it is a plain pickle, or broken"
     if "Weights only load failed" in text:
-        return line(Exception(text.partition("WeightsUnpickler error:")[2].partition("\n")[0] or "it holds objects"))
-    return line(Exception(text.partition("\n")[0]))
+        return _sentence(text.partition("WeightsUnpickler error:")[2], "it holds objects, or is broken")
+    return _sentence(text, "it is broken, or no checkpoint of torch.save")
+
+
+def _sentence(text: str, otherwise: str) -> str:
+    """The first line if that is a sentence; some errors hold a key, a number, or nothing in the place of one."""
+    first = text.strip().partition("\n")[0]
+    return line(Exception(first)) if SENTENCE.search(first) else otherwise
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -62,10 +75,11 @@ def read_metadata(path: str | Path) -> dict[str, str]:
     """What a safetensors file says of itself; {} for other files.
 
     Raises:
-        BadInput: a broken safetensors file.
+        BadInput: a safetensors file that is broken, empty, or a text.
     """
     if Path(path).suffix != ".safetensors" or not Path(path).is_file():
         return {}
+    opening(Path(path))
     try:
         with safe_open(path, framework="pt") as file:
             return dict(file.metadata() or {})

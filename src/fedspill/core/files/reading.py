@@ -6,11 +6,10 @@ from pathlib import Path
 from torch import Tensor
 
 from fedspill.core.errors import BadInput
-from fedspill.core.files.archives import line, read_archive, read_array
+from fedspill.core.files.archives import read_archive, read_array
 from fedspill.core.files.checkpoints import read_checkpoint, read_safetensors
-from fedspill.core.files.records import ITEM_TAG, read_record
-
-ZIP, NUMPY = b"PK", b"\x93NUMPY"
+from fedspill.core.files.openings import NEEDED, NUMPY, RECORD, ZIP, is_known, is_safetensors, opening, shown
+from fedspill.core.files.records import read_record
 
 
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
@@ -23,21 +22,19 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
         BadInput: no such file, a broken or unsafe one, or one that holds anything but numbers.
     """
     path = checked_path(path, "file")
+    start = opening(path)
     if path.suffix == ".safetensors":
         return read_safetensors(path)
-    try:
-        with path.open("rb") as file:
-            start = file.read(16)
-    except OSError as error:
-        raise BadInput(f"{str(path)!r} cannot be read: {error.strerror or line(error)}") from error
     if start.startswith(NUMPY):
         return {"arr_0": read_array(path)}
     if path.suffix == ".npz" or (start.startswith(ZIP) and _holds_arrays(path)):
         return read_archive(path)
-    if len(start) > 8 and start[8:9] == b"{" and int.from_bytes(start[:8], "little") < path.stat().st_size:
+    if is_safetensors(start):
         return read_safetensors(path)
-    if start[:1] == bytes([ITEM_TAG]):
+    if start.startswith(RECORD):
         return read_record(path)
+    if not is_known(start):
+        raise BadInput(f"{str(path)!r} is of no known kind (its first bytes are {shown(start)}); {NEEDED}")
     return read_checkpoint(path)
 
 

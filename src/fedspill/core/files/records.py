@@ -15,8 +15,6 @@ from fedspill.core.errors import BadInput
 from fedspill.core.files.archives import line
 from fedspill.core.files.contents import from_array
 
-ITEM_TAG = 0x0A
-"""First byte of a record that holds anything: field 1, with its length."""
 VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5
 
 

@@ -4,5 +4,6 @@
 - `unwrapping`: the network without them; what cannot be used.
 - `twins`: a module's structure made anew, whatever its attributes refer to.
 - `calling`: one call with given parameters and buffers, which leaves no trace.
+- `reentrant`: checkpointing whose backward pass PyTorch runs by itself.
 - `answers`: logits out of what a network returns.
 """

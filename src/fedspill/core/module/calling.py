@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fedspill.core.errors import BadInput
+from fedspill.core.module.reentrant import Plainly
 from fedspill.core.module.twins import Twins, instance
 
 _readers: WeakSet[nn.Module] = WeakSet()
@@ -38,7 +39,7 @@ def called(
     twins = instance(module, {id(s.held): given[s.name] for s in reversed(slots) if s.name in given})
     entering = z if module in _readers else z.clone()
     version = entering._version
-    plainly = _replaced(torch.utils.checkpoint, CheckpointFunction=_Plainly)
+    plainly = _replaced(torch.utils.checkpoint, CheckpointFunction=Plainly(params.values(), entering))
     with plainly, _replaced(functional, hardsigmoid=_hardsigmoid), _lent(slots, twins):
         output = twins.root(entering)
     _note_writing(module, entering is z, entering._version != version)
@@ -102,15 +103,6 @@ def _note_writing(module: nn.Module, handed_over: bool, written: bool) -> None:
         _readers.add(module)
 
 
-class _Plainly:
-    """In the place of checkpointing that runs a backward pass of its own, of which `autograd.grad` knows nothing."""
-
-    @staticmethod
-    def apply(function: Any, preserve: bool, *args: Any) -> Any:
-        """The function's own values."""
-        return function(*args)
-
-
 def _no_checkpoint(*args: Any, **kwargs: Any) -> Generator[None]:
     """In the place of what is done before and after a part that is evaluated again."""
     yield
@@ -138,6 +130,8 @@ def _replaced(place: ModuleType, **values: Any) -> Generator[None]:
 def without_checkpoints() -> Generator[None]:
     """Inside, nothing is left to be evaluated again in the backward pass, and all can be differentiated twice."""
     place = torch.utils.checkpoint
-    plainly = _replaced(place, CheckpointFunction=_Plainly, _checkpoint_without_reentrant_generator=_no_checkpoint)
+    plainly = _replaced(
+        place, CheckpointFunction=Plainly((), torch.empty(0)), _checkpoint_without_reentrant_generator=_no_checkpoint
+    )
     with plainly, _replaced(functional, hardsigmoid=_hardsigmoid):
         yield

@@ -12,6 +12,8 @@ from fedspill.inversion.objective.matching import Matching
 from fedspill.inversion.search.problem import Found
 
 TINY = 1e-30
+EXACT = 1e-3
+"""Share of a blank image's distance below which the picture's update is the observed one: nothing is left to search."""
 
 
 def conclude(
@@ -25,7 +27,8 @@ def conclude(
     Args:
         labels: as the loss takes them: classes (n,), or class probabilities (n, classes), of which the likeliest class
             is kept, or other targets, which are not put out.
-        level: converged means a distance below this share of the blank image's.
+        level: converged means a distance below this share of the blank image's; below `EXACT`, if the budget ended the
+            search, which was on its way then.
     """
     residual = distance_to(matching, z, labels) / max(distance_to(matching, torch.zeros_like(z), labels), TINY)
     if not math.isfinite(residual) or not math.isfinite(result.value):
@@ -37,7 +40,7 @@ def conclude(
         label_method=None if kept.label_method == "granted" else kept.label_method,
         confidence=torch.full((len(z),), max(0.0, min(1.0, 1.0 - residual))),
         objective=result.history,
-        converged=residual < level,
+        converged=residual < (level if result.complete else min(level, EXACT)),
         notes=_notes(result, tried),
     )
 

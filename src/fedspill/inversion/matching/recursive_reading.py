@@ -16,11 +16,9 @@ from fedspill.core.rng import stream
 from fedspill.core.roles import Unwatched, Watch
 from fedspill.core.types import Params, Reconstruction
 from fedspill.inversion.matching.forward_model import ForwardModel
-from fedspill.inversion.matching.outcome import concluded
+from fedspill.inversion.matching.outcome import EXACT, concluded
 from fedspill.inversion.recursion.known_activations import KnownActivations, known_activations
 
-EXACT = 1e-3
-"""Share of a blank image's distance below which a picture from the activations alone needs no search."""
 CORRECTIONS = 4
 """Readings after the first, of local training."""
 UNPROVEN = (

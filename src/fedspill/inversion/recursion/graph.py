@@ -39,7 +39,7 @@ class Dataflow:
         self._modules, self._run = dict(self._traced.named_modules()), fx.Interpreter(self._traced)
         shape, like = (1, *model.input.encoded_shape), model.like.to(dtype)
         inputs = [randn(shape, stream(seed, "dataflow"), like) for seed in (0, 1)]
-        self._probes = [self._through(z) for z in inputs]
+        self._probes = [self._tried(z) for z in inputs]
         reached = _reached(self._traced.graph)
         self.nodes = [n for n in reached if n.op != "output" and _is_example(self._probes[0][n])]
         self.output = next(n for n in self._traced.graph.nodes if n.op == "output").all_input_nodes[0]
@@ -160,6 +160,12 @@ class Dataflow:
         both = self.linear(node, {n: a[n] + 2 * b[n] for n in inputs})
         return bool((both - self.linear(node, a) - 2 * self.linear(node, b)).norm() <= LINEAR * both.norm())
 
+    def _tried(self, z: Tensor) -> dict[Node, Any]:
+        try:
+            return self._through(z)
+        except Exception as error:  # of anyone's operations
+            raise NotApplicable(f"what torch.fx traces of the network does not run: {error}") from error
+
     def _through(self, z: Tensor) -> dict[Node, Any]:
         """Every node's value at an input."""
         env: dict[Node, Any] = {}
@@ -180,7 +186,7 @@ class Dataflow:
 
 def _traced(module: nn.Module) -> fx.GraphModule:
     try:
-        return fx.symbolic_trace(module)
+        return _of_one_argument(module)
     except Exception:  # tracing fails in as many ways as there are networks
         # Decorators that check the types of arguments do not take what a trace passes for a tensor.
         for layer in module.modules():
@@ -188,9 +194,23 @@ def _traced(module: nn.Module) -> fx.GraphModule:
             if forward is not kind.forward:
                 layer.__class__ = type(kind.__name__, (kind,), {"forward": forward, "__module__": kind.__module__})
     try:
-        return fx.symbolic_trace(module)
+        return _of_one_argument(module)
     except Exception as error:
         raise NotApplicable(f"torch.fx cannot trace the network: {error}") from error
+
+
+def _of_one_argument(module: nn.Module) -> fx.GraphModule:
+    """The trace of `module(z)`: what `forward` takes besides has its default, and is no input of the graph."""
+    kind = type(module)
+
+    def forward(self: nn.Module, z: Any) -> Any:
+        return kind.forward(self, z)
+
+    module.__class__ = type(kind.__name__, (kind,), {"forward": forward, "__module__": kind.__module__})
+    try:
+        return fx.symbolic_trace(module)
+    finally:
+        module.__class__ = kind
 
 
 def _of_logits(traced: fx.GraphModule) -> fx.GraphModule:

@@ -114,7 +114,8 @@ def _network_tile(feeding: Feeding) -> Tile:
     """How good the network is on the private examples, and what they are normalised by."""
     value = "–" if feeding.accuracy is None else numbers.percent(feeding.accuracy)
     loss = "no loss" if feeding.loss is None else f"loss {feeding.loss:.3g}"
-    return Tile("Accuracy on them", value, f"{loss}, n = {feeding.n}{_normalised(feeding)}")
+    statistics = ", batch statistics" if feeding.batch_statistics else ""
+    return Tile("Accuracy on them", value, f"{loss}, n = {feeding.n}{statistics}{_normalised(feeding)}")
 
 
 def _normalised(feeding: Feeding) -> str:
@@ -201,8 +202,10 @@ def _converged(group: AttackGroup) -> str:
         text = "converged" if group.converged else "did not converge"
     else:
         text = f"{group.converged} of {len(group.ran)} converged"
-    cut = sum(t.ended_by_budget for t in group.ran)
-    return text + (f"; {cut} ended by the budget" if cut else "")
+    cut = sum(t.ended_by_budget and not t.converged for t in group.ran)
+    early = sum(t.ended_by_budget and t.converged for t in group.ran)
+    told = [f"{early} before the budget ended the search"] if early else []
+    return "; ".join([text, *told, *([f"{cut} ended by the budget"] if cut else [])])
 
 
 def _skips(group: AttackGroup) -> list[str]:

@@ -4,6 +4,7 @@ None of these libraries is needed or imported unless a plan names one of its net
 """
 
 import importlib
+import inspect
 from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any
@@ -87,15 +88,20 @@ LIBRARIES: dict[str, Callable[[str, Shape, int, Mapping[str, Any]], nn.Module]] 
 }
 
 
-def from_user(name: str, options: Mapping[str, Any]) -> nn.Module | Model:
+def from_user(name: str, options: Mapping[str, Any], num_classes: int | None = None) -> nn.Module | Model:
     """What the user's own `package.module:factory` returns when called with the options.
 
     Modules in the current folder are found too.
+
+    Args:
+        num_classes: what somebody asks for, which a factory is called with if it takes it; None if nobody does.
 
     Raises:
         BadInput: no such module or factory, or it returns something else.
     """
     factory = named(name, "model", "factory")
+    if num_classes is not None and _takes(factory, "num_classes"):
+        options = {"num_classes": num_classes, **options}
     made: list[Model] = []
 
     def make() -> Any:
@@ -107,3 +113,12 @@ def from_user(name: str, options: Mapping[str, Any]) -> nn.Module | Model:
 
     module = _call(f"model {name!r}", make)
     return made[0] if made else module
+
+
+def _takes(factory: Callable[..., Any], name: str) -> bool:
+    try:
+        parameters = inspect.signature(factory).parameters
+    except (TypeError, ValueError):  # of C, or no function at all
+        return False
+    by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return any(p.kind is p.VAR_KEYWORD or (p.name == name and p.kind in by_name) for p in parameters.values())

@@ -85,6 +85,7 @@ def build(
     std: tuple[float, ...] | None = None,
     normalisation: Normalisation | None = None,
     assume: bool = True,
+    classes_said: bool = False,
 ) -> Model:
     """The model that a plan names; the same seed gives the same weights, and no global generator is touched.
 
@@ -108,6 +109,8 @@ def build(
         normalisation: what the caller says that images are normalised by, whatever the weights and the data say.
         assume: False refuses trained weights and the caller's own networks where nobody says what their images are
             normalised by; True takes the data's statistics then.
+        classes_said: somebody asks for `num_classes`: the caller's own factory is called with it, if it takes it, and
+            a network with another number of logits is refused. False: more logits than classes are taken.
 
     Raises:
         BadInput: any of these cannot be used.
@@ -127,6 +130,7 @@ def build(
         data=normalising.constants(mean, std),
         normalisation=normalisation,
         assume=assume,
+        classes_said=classes_said,
     ).model
 
 
@@ -146,6 +150,7 @@ def built(
     data: Statistics | None,
     normalisation: Normalisation | None,
     assume: bool,
+    classes_said: bool = False,
 ) -> Built:
     """As `build`, with who says what its images are normalised by.
 
@@ -163,7 +168,7 @@ def built(
     if spec is not None and said is not None:
         raise BadInput(f"option normalise is of images; {kind(type(spec))} bring their own encoding")
     _check_kind(name, input_shape, num_classes, spec)
-    made = _make(name, input_shape, num_classes, seed, remaining)
+    made = _make(name, input_shape, num_classes, seed, remaining, classes_said=classes_said)
     trained = _weights(name, weights, data_root)
     origin = None
     if isinstance(made, Model):
@@ -189,7 +194,7 @@ def built(
         model = of_module(made, own_input, training=mode == "train")
     if trained is not None:
         model = with_weights(model, trained.tensors, trained.source)
-    _check_logits(name, model, input_shape, num_classes)
+    _check_logits(name, model, input_shape, num_classes, said=classes_said)
     return Built(model.to(device, dtype), origin)
 
 
@@ -239,7 +244,9 @@ def _answers(model: Model) -> Any:
         return calm.logits(calm.params, zeros)
 
 
-def _make(name: str, shape: tuple[int, ...], num_classes: int, seed: int, options: dict[str, Any]) -> nn.Module | Model:
+def _make(
+    name: str, shape: tuple[int, ...], num_classes: int, seed: int, options: dict[str, Any], *, classes_said: bool
+) -> nn.Module | Model:
     rng = stream(seed, "model", name, "weights")
     if name in NETWORKS:
         network = NETWORKS[name]
@@ -262,7 +269,7 @@ def _make(name: str, shape: tuple[int, ...], num_classes: int, seed: int, option
         if prefix in LIBRARIES:
             channels, height, width = shape
             return LIBRARIES[prefix](rest, (channels, height, width), num_classes, options)
-        return from_user(name, options)
+        return from_user(name, options, num_classes if classes_said else None)
 
 
 def _weights(name: str, weights: str | Path, root: str | Path | None) -> Trained | None:
@@ -283,7 +290,7 @@ def _check_device(device: torch.device | str, dtype: torch.dtype) -> None:
         raise BadInput(f"device {str(device)!r} cannot be used: {reason}") from error
 
 
-def _check_logits(name: str, model: Model, shape: tuple[int, ...], num_classes: int) -> None:
+def _check_logits(name: str, model: Model, shape: tuple[int, ...], num_classes: int, *, said: bool) -> None:
     """One forward pass in eval mode: shapes that do not fit are told here, not in the midst of an audit."""
     if model.input.encoded_shape != shape:
         raise BadInput(f"model {name!r} takes inputs of {model.input.encoded_shape}, the data has {shape}")
@@ -299,6 +306,11 @@ def _check_logits(name: str, model: Model, shape: tuple[int, ...], num_classes: 
         needed = " or ".join(f"({', '.join(map(str, a))}, classes)" for a in allowed)
         raise BadInput(
             f"model {name!r} returns {got} for one {what.removesuffix('s')}; logits of shape {needed} are needed"
+        )
+    if said and logits.shape[-1] != num_classes:
+        raise BadInput(
+            f"model {name!r} knows {logits.shape[-1]} classes, num_classes = {num_classes} was asked for, which an own"
+            " factory is called with if it takes it; leave num_classes out, or let the factory heed it"
         )
     if logits.shape[-1] < num_classes:
         raise BadInput(f"model {name!r} knows {logits.shape[-1]} classes, the data has {num_classes}")

@@ -15,7 +15,17 @@ from torch import nn
 
 from fedspill.core.errors import BadInput
 from fedspill.zoo.models.trained import Trained
-from fedspill.zoo.statistics import IDENTITY, IMAGENET, PLAIN, Normalisation, Statistics, check_channels, known, stated
+from fedspill.zoo.statistics import (
+    IDENTITY,
+    PLAIN,
+    Normalisation,
+    Statistics,
+    check_channels,
+    known,
+    named,
+    stated,
+    words,
+)
 
 SAY_IT: Final = "give model.mean and model.std (and model.range), or model.normalise"
 
@@ -52,9 +62,10 @@ def by_word(normalise: object) -> Normalisation | None:
         return None
     if normalise is False:
         return Normalisation(IDENTITY, "none, as the plan says")
-    if normalise != "imagenet":
-        raise BadInput(f'option normalise={normalise!r} must be true, false or "imagenet"')
-    return Normalisation(IMAGENET, "ImageNet's, as the plan says")
+    found = named(normalise, "the plan") if isinstance(normalise, str) else None
+    if found is None:
+        raise BadInput(f"option normalise={normalise!r} must be true, false, or one of {words()}")
+    return found
 
 
 def chosen(
