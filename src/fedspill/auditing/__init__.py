@@ -12,7 +12,7 @@
 - `judge`: the truth is opened: scores, beside guesses made without any update.
 - `prior_only`: what a search makes of the prior alone.
 - `readings`: every candidate that was read, and which are scored.
-- `verdict`: what the audit concludes.
+- `verdict/`: what the audit concludes, and for each kind of server.
 - `caveats`: what a reader of the verdict must know.
 - `captured`: one captured update, attacked.
 - `capturing/`: that update read, and judged where its truth is at hand.

@@ -150,6 +150,7 @@ def judged(
             "predicted": predicted,
             "seconds": seconds,
             "ended_by_budget": watch.ended,
+            "searched": watch.searched if watch.ended else None,
             "foreseen": _forecast(watch, returned),
             "gradient_norm": update.norm(),
             "added_parameters": posed.served.added,

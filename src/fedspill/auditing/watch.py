@@ -64,6 +64,7 @@ class TrialWatch:
         attacked: names of the trials that are attacked at once; a state of others is not gone on from.
         ended: the attack was told that its time is out.
         forecasted: what the attack's search expected to need.
+        searched: share of its iterations that the attack says it has made.
     """
 
     listener: Listener
@@ -74,10 +75,12 @@ class TrialWatch:
     attacked: tuple[str, ...] = ()
     ended: bool = False
     forecasted: Forecast | None = None
+    searched: float = 0.0
     _written: float = field(default_factory=time.monotonic)
 
     def progress(self, done: int, total: int, objective: float) -> None:
         """Passes it on."""
+        self.searched = done / max(1, total)
         self.listener.progress(done, total, objective)
 
     def save(self, state: Callable[[], State], *, last: bool = False) -> None:
