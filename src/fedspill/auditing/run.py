@@ -36,7 +36,6 @@ from fedspill.core.tensor_files import sha256, write_tensors, write_whole
 from fedspill.plan.build import pick_device
 from fedspill.plan.sections import AuditPlan
 from fedspill.report.leakage import leaked_share
-from fedspill.report.recognition import with_recognition
 from fedspill.report.schema import AppliedDefence, AuditReport, Cost, Environment, Feeding, Grant, RoundRecord
 from fedspill.report.store import REPORT_FILE, TENSOR_FILE, TEXT_FILE, Store, Texts, write_texts
 from fedspill.report.trial import Trial
@@ -161,7 +160,7 @@ def conclude(
         feeding: what the network makes of the private examples, if it was looked at already.
         rounds: of a federation.
     """
-    trials = [with_recognition(f.record) for f in finished]
+    trials = [f.record for f in finished]
     feeding = feeding or _feeding(scenario)
     environment = _environment(scenario, started, seconds, command)
     report = _report(scenario, trials, environment, feeding, rounds, redact)

@@ -300,6 +300,7 @@ def _record(scenario: Scenario, task: Task, rebuilt: Reconstruction, private: Ba
             "labels": judged.labels,
             "scores": judged.scores,
             "leaked": judged.leaked,
+            "recognisable": judged.recognisable,
             "leakage_rate": judged.leakage_rate,
             "identification": judged.identification,
             "baselines": priors(task.update, task.seed),

@@ -3,7 +3,6 @@
 - `schema`: report.json, and what of it may be shared.
 - `trial`: one trial of it.
 - `leakage`: which private examples leaked, and what share of them.
-- `recognition`: which of them are recognisable: clearly closer than what is guessed without the update.
 - `store`: the output folder: written whole, resumable, read again.
 """
 

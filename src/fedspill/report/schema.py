@@ -9,7 +9,6 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from fedspill.report.leakage import thresholds_of, with_leak_flags
-from fedspill.report.recognition import with_recognition
 from fedspill.report.trial import Rate, Record, Trial
 
 SCHEMA_VERSION = 1
@@ -29,7 +28,7 @@ class WorstExample(Record):
     """One private example and the closest that any attack came to it.
 
     Attributes:
-        recognisable: some attack came clearly closer than guesses without the update.
+        recognisable: it leaked, or can be told from others by what some attack rebuilt (docs/verdicts.md).
     """
 
     example: int
@@ -261,7 +260,7 @@ class AuditReport(Record):
     def _with_leak_flags(cls, trials: list[Trial], info: Any) -> list[Trial]:
         # `info` is a protocol that is not checked at run time
         thresholds = thresholds_of(info.data.get("plan", {}))
-        return [with_recognition(with_leak_flags(trial, thresholds)) for trial in trials]
+        return [with_leak_flags(trial, thresholds) for trial in trials]
 
 
 def json_schema() -> dict[str, Any]:

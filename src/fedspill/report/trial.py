@@ -161,8 +161,8 @@ class Trial(Record):
         searched: share of its iterations, by the attack's own count, that were made when the budget ended it; None if
             it was not ended.
         leaked: whether each private example meets the plan's leak thresholds; None where it could not be judged.
-        recognisable: whether each private example came clearly closer than guesses without the update
-            (`fedspill.report.recognition`); None where that could not be judged.
+        recognisable: whether each private example leaked, or can be told from others by what was rebuilt
+            (docs/verdicts.md); None where that was not judged.
         confidence: the attack's own, one per reconstruction, in the order of the tensors stored.
         matched: for each private example the index of its reconstruction, None if it got none.
         readings: every candidate that the attack returned, in its order, if it says where it read them.

@@ -99,7 +99,7 @@ def _how_much(role: RoleVerdict, trials: Sequence[Trial], rules: Rules) -> str:
     share, parts, attack = reached.leaked, list[str](), f", by {role.attack}"
     if role.name is VerdictName.RECOGNISABLE and reached.recognised is not None:
         seen = reached.recognised
-        return f"{seen.hits} of {seen.n} private examples, clearly closer than any guess without the update{attack}"
+        return f"{seen.hits} of {seen.n} private examples can be told from others by what was rebuilt{attack}"
     if share is not None and share.hits:
         criterion = f" ({share.criterion})" if share.criterion else ""
         parts.append(f"{share.hits} of {share.n} private examples leaked{criterion}")
@@ -135,14 +135,14 @@ def _incomplete(trials: Sequence[Trial], rules: Rules) -> list[str]:
         "no attack converged": none,
         f"no attack converged on {len(without)} of the updates": bool(without) and not none,
         UNJUDGED: rules.judged and all(t.leakage_rate is None for t in ran),
-        "the plan's metrics cannot tell what is recognisable": _cannot_tell(ran, rules),
+        "whether examples are recognisable was not judged": _unrecognised(ran, rules),
         "the budget ended before the attacks did": any(t.ended_by_budget for t in ran),
         "the policy requires a bound and none was computed": rules.policy.require_bound,
     }
     return [words for words, holds in found.items() if holds]
 
 
-def _cannot_tell(ran: Sequence[Trial], rules: Rules) -> bool:
+def _unrecognised(ran: Sequence[Trial], rules: Rules) -> bool:
     return rules.judged and "recognisable" in rules.policy.fails and all(t.recognisable is None for t in ran)
 
 

@@ -16,7 +16,7 @@ Of the 44 searches of benchmarks/results/quality_traces.json that rose by 3 dB o
 after a tenth of its iterations, a quarter of it after a fortieth.
 """
 
-BETTER = "leaked, or clearly closer than any guess without the update"
+RECOGNISED = "leaked, or told from 100 others and closer than a guess without the update"
 """What counts as recognisable, in words."""
 
 Example = tuple[int, int]
@@ -99,7 +99,7 @@ def _share(ran: Sequence[Trial], hits: set[Example], flag: Flag) -> Rate | None:
     if not every or (not hits and all(_flags(t, flag) is None for t in ran)):
         return None
     criterion = next((t.leakage_rate.criterion for t in ran if t.leakage_rate is not None), "")
-    return rate(criterion if flag == "leaked" else BETTER, len(hits), len(every))
+    return rate(criterion if flag == "leaked" else RECOGNISED, len(hits), len(every))
 
 
 def closest_psnr(trials: Sequence[Trial]) -> float | None:
