@@ -53,9 +53,10 @@ def test_an_attack_that_fails_is_not_evidence_of_safety() -> None:
 
 
 def test_a_required_bound_that_is_missing_is_3() -> None:
-    table = {"audit": {**EXACT, "leak_threshold": {"psnr": 101.0}}, "policy": {"require_bound": True}}
+    policy = {"require_bound": True, "fails": ["leaks"]}
+    table = {"audit": {**EXACT, "leak_threshold": {"psnr": 101.0}}, "policy": policy}
     assert audit(table).report.verdict.exit_code == 3
-    del table["policy"]
+    del policy["require_bound"]
     assert audit(table).report.verdict.exit_code == 0
 
 
@@ -87,6 +88,7 @@ def test_the_budget_ends_the_search_and_is_reported(tmp_path: Path) -> None:
     table = {
         "audit": {"attacks": [{"name": "inverting_gradients", "steps": 10**6}], "metrics": ["psnr"], "budget": "2s"}
     }
+    table |= {"policy": {"fails": ["leaks"]}}
     table["audit"]["leak_threshold"] = {"psnr": 99.0}
     report = audit(table, n=1, out=tmp_path / "out").report
     assert report.trials[0].ended_by_budget

@@ -89,7 +89,7 @@ def test_a_lax_threshold_is_called_so() -> None:
 
 def test_a_threshold_that_could_not_be_judged_is_no_pass() -> None:
     table = {"attacks": ["linear_layer"], "metrics": ["ms_ssim", "psnr"], "leak_threshold": {"ms_ssim": 0.5}}
-    verdict = audit({"audit": table}).report.verdict
+    verdict = audit({"audit": table, "policy": {"fails": ["leaks"]}}).report.verdict
     assert verdict.exit_code == 3
     assert "the leak thresholds could not be judged" in verdict.sentence
     unset = audit({"audit": {**table, "leak_threshold": {}}}).report.verdict

@@ -10,9 +10,10 @@
 - `servers`: the model that a server sends, asked for once per world and seed.
 - `watch`: progress, checkpoints and the budget.
 - `judge`: the truth is opened: scores, beside guesses made without any update.
+- `recognition`: what is recognisable of what did not leak.
 - `prior_only`: what a search makes of the prior alone.
 - `readings`: every candidate that was read, and which are scored.
-- `verdict`: what the audit concludes.
+- `verdict/`: what the audit concludes, and for each kind of server.
 - `caveats`: what a reader of the verdict must know.
 - `captured`: one captured update, attacked.
 - `capturing/`: that update read, and judged where its truth is at hand.

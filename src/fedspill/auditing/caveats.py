@@ -18,6 +18,8 @@ NO_LABELS_CAPTURED = (
     "The truth holds no labels, so the ones that the client trained on are unknown: neither labels that the attack was"
     " given or inferred, nor what it simulates, nor the network's accuracy could be checked."
 )
+WARNINGS = ("fed wrong", "self-check", "sign", "scale")
+"""Topics that say that the attacks did not face what the clients compute; by a strict policy they fail an audit."""
 EXPECTED_SHARE = 0.98
 """Share of the predicted examples that a readout must recover; below it the report says that it falls short."""
 
@@ -135,6 +137,11 @@ def caveats(trials: Sequence[Trial], conditions: Conditions) -> list[Caveat]:
     ]
     fed = [] if conditions.fed_wrong is None else [Caveat(topic="fed wrong", text=conditions.fed_wrong)]
     return [*fed, *(c for c in specific if c is not None), *_general(conditions, any(t.round is not None for t in ran))]
+
+
+def warnings(limits: Sequence[Caveat]) -> list[str]:
+    """The caveats that a strict policy takes for a failure, in words."""
+    return [f"{c.topic}: {c.text}" for c in limits if c.topic in WARNINGS]
 
 
 def _about(trials: Sequence[Trial], topic: str, text: str, concerns: Callable[[Trial], bool]) -> Caveat | None:

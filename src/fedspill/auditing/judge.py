@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from fedspill.auditing.prior_only import tv_only
+from fedspill.auditing.recognition import recognisable
 from fedspill.auditing.resolving.evaluation import Evaluation
 from fedspill.auditing.resolving.scenario import Scenario
 from fedspill.core.inputs import ImageSpec, TableSpec, TokenSpec
@@ -51,6 +52,7 @@ class Judged:
         scores: per metric, as report.json holds them.
         matched: for each private example the index of its reconstruction, None if it got none.
         leaked: per private example; None where a threshold could not be judged.
+        recognisable: per private example; None where it could not be judged.
     """
 
     scores: list[Score]
@@ -59,6 +61,7 @@ class Judged:
     leakage_rate: Rate | None
     labels: Labels
     identification: list[Identification]
+    recognisable: list[bool] | None = None
 
 
 def judge(scenario: Scenario, rebuilt: Reconstruction, private: Batch) -> Judged:
@@ -76,6 +79,7 @@ def judge(scenario: Scenario, rebuilt: Reconstruction, private: Batch) -> Judged
         leakage_rate=_leakage_rate(evaluation, flags),
         labels=_labels(rebuilt, private),
         identification=_identify(scenario, rebuilt, private, scored),
+        recognisable=recognisable(scenario, rebuilt.inputs, private, scored.matched, flags),
     )
 
 

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 import fedspill
 from fedspill.auditing import caveats
-from fedspill.auditing import verdict as verdicts
 from fedspill.auditing.by_round.ledger import Ledger
 from fedspill.auditing.by_round.records import round_records
 from fedspill.auditing.feeding import MOST_MEASURED, check_feeding
@@ -25,6 +24,9 @@ from fedspill.auditing.resolving.scenario import Scenario, prepare
 from fedspill.auditing.schedule import Schedule
 from fedspill.auditing.servers import Servers
 from fedspill.auditing.trial import Finished, Task
+from fedspill.auditing.verdict import verdict, worst_examples
+from fedspill.auditing.verdict.levels import Rules
+from fedspill.auditing.verdict.roles import Circumstances, planted_by
 from fedspill.auditing.watch import Listener, Silent, TrialWatch, duration
 from fedspill.core.errors import BadInput
 from fedspill.core.knowledge import Knows
@@ -211,21 +213,28 @@ def _report(
     rounds: Sequence[RoundRecord],
     redacted: bool,
 ) -> AuditReport:
-    evaluation, conditions = scenario.evaluation, _conditions(scenario, feeding)
-    worst = verdicts.worst_examples(evaluation.main_metric, trials)
-    share = leaked_share(trials)
+    conditions = _conditions(scenario, feeding)
+    rules = Rules(scenario.policy, bool(scenario.evaluation.thresholds), scenario.evaluation.main_metric)
+    grants = [Grant(name=k.value, granted=k in scenario.knows, explanation=EXPLAINED[k]) for k in Knows]
+    limits = caveats.caveats(trials, conditions)
+    known = Circumstances(
+        assumed=[g.explanation for g in grants if g.granted],
+        planted=planted_by(scenario),
+        warnings=caveats.warnings(limits),
+        looker=conditions.looker,
+    )
     return AuditReport(
         plan=scenario.plan.model_dump(mode="json", exclude_none=True),
         environment=environment,
         feeding=feeding,
-        grants=[Grant(name=k.value, granted=k in scenario.knows, explanation=EXPLAINED[k]) for k in Knows],
+        grants=grants,
         defences=[_applied(d) for d in scenario.defences],
         trials=trials,
-        worst=worst,
-        leakage_rate=share,
-        caveats=caveats.caveats(trials, conditions),
+        worst=worst_examples(rules.metric, trials),
+        leakage_rate=leaked_share(trials),
+        caveats=limits,
         not_tested=caveats.not_tested(trials, conditions),
-        verdict=verdicts.verdict(scenario.policy, evaluation, trials, share),
+        verdict=verdict(trials, rules, known),
         rounds=list(rounds),
         redacted=redacted,
     )

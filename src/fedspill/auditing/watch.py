@@ -72,6 +72,7 @@ class TrialWatch:
         plan: what a search was shortened to, in words.
         share: seconds from its start to its deadline, as they were given.
         forecasted: what the attack's search expected to need.
+        searched: share of its iterations that the attack says it has made.
     """
 
     listener: Listener
@@ -87,10 +88,12 @@ class TrialWatch:
     plan: str | None = None
     share: float | None = None
     forecasted: Forecast | None = None
+    searched: float = 0.0
     _written: float = field(default_factory=time.monotonic)
 
     def progress(self, done: int, total: int, objective: float) -> None:
         """Passes it on."""
+        self.searched = done / max(1, total)
         self.listener.progress(done, total, objective)
 
     def save(self, state: Callable[[], State], *, last: bool = False) -> None:

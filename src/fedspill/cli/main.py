@@ -43,9 +43,9 @@ def _version(wanted: bool) -> None:
 
 
 @app.callback(
-    epilog="Exit codes: 0 passed or not shown, 1 leaks (vet: a finding; doctor: a problem), 2 bad input, 3"
-    " inconclusive, 70 a defect (its traceback is written to a file, or shown with FEDSPILL_TRACEBACK=1), 130"
-    " interrupted, 141 nobody reads the output."
+    epilog="Exit codes: 0 passed or not shown, 1 leaks or recognisable (vet: a finding; doctor: a problem), 2 bad"
+    " input, 3 incomplete or not tested, 70 a defect (its traceback is written to a file, or shown with"
+    " FEDSPILL_TRACEBACK=1), 130 interrupted, 141 nobody reads the output."
 )
 def _root(
     version: Annotated[
@@ -97,17 +97,22 @@ def audit(
     redact: Annotated[
         bool, typer.Option("--redact", help="Keep no private pixel and no reconstruction, only numbers.")
     ] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Warnings, and an audit that is incomplete or tested nothing, fail.")
+    ] = False,
     fresh: Fresh = False,
 ) -> None:
     """Attack the updates of a planned federation and judge what leaked.
 
-    Exit code: 0 passed or not shown, 1 leaks, 2 bad input, 3 nothing was shown and nothing can be concluded.
+    Exit code: 0 the policy is kept, 1 it is broken (by default: leaks or recognisable), 2 bad input, 3 incomplete or
+    not tested, so that nothing can be concluded; with --strict 3 becomes 1, as do warnings.
     """
     from fedspill.cli.audit import audit_plan
     from fedspill.plan.file import read_plan
 
     extra = [f'audit.{key}="{given}"' for key, given in (("budget", budget), ("quality", quality)) if given]
     extra += [] if at_once is None else [f"audit.at_once={at_once}"]
+    extra += ["policy.strict=true"] if strict else []
     read = read_plan(plan, [*(settings or []), *extra])
     folder = out or Path(f"fedspill-{plan.stem}")
     raise typer.Exit(audit_plan(read, folder, device, as_json=as_json, redact=redact, fresh=fresh))

@@ -408,14 +408,20 @@ class PolicySection(Section):
     """When an audit fails.
 
     Attributes:
-        max_leakage_rate: share of examples that may leak.
+        max_leakage_rate: share of examples that may leak, or be recognisable.
         max_psnr: in dB; no example may be rebuilt better.
         require_bound: without a bound there is no pass.
+        fails: the verdicts that end with exit code 1.
+        strict: warnings, and whatever else is no pass without reserve, end with exit code 1 as well.
     """
+
+    _later: ClassVar[frozenset[str]] = frozenset({"fails", "strict"})
 
     max_leakage_rate: float = Field(default=0.0, ge=0, le=1)
     max_psnr: Annotated[float, Field(allow_inf_nan=False)] | None = None
     require_bound: bool = False
+    fails: tuple[Literal["leaks", "recognisable", "not shown", "not tested"], ...] = ("leaks", "recognisable")
+    strict: bool = False
 
 
 class AuditPlan(Section):

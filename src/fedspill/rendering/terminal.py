@@ -17,7 +17,13 @@ from fedspill.rendering.texts import Piece, text_pairs_of, worst_texts
 from fedspill.report.schema import AuditReport, VerdictName
 from fedspill.report.store import Texts
 
-_COLOURS = {VerdictName.LEAKS: "red", VerdictName.BOUNDED: "green", VerdictName.NOT_SHOWN: "yellow"}
+_COLOURS = {
+    VerdictName.LEAKS: "red",
+    VerdictName.RECOGNISABLE: "red",
+    VerdictName.BOUNDED: "green",
+    VerdictName.NOT_SHOWN: "yellow",
+    VerdictName.NOT_TESTED: "yellow",
+}
 _MOST_WORST = 5
 _MOST_TEXTS = 3
 _MOST_TRIALS = 6

@@ -25,7 +25,11 @@ class VerdictName(Enum):
 
 
 class WorstExample(Record):
-    """One private example and the closest that any attack came to it."""
+    """One private example and the closest that any attack came to it.
+
+    Attributes:
+        recognisable: it leaked, or can be told from others by what some attack rebuilt (docs/verdicts.md).
+    """
 
     example: int
     update: int
@@ -34,6 +38,7 @@ class WorstExample(Record):
     unit: str
     value: float
     leaked: bool
+    recognisable: bool = False
 
 
 class RoleVerdict(Record):

@@ -158,7 +158,11 @@ class Trial(Record):
         self_check_length: the length of what the attack computes there, in units of the update's; 1 likewise.
         iterations: of the best run; 0 for closed forms.
         objective: the curve of the best run, thinned to at most 200 points as [iteration, value].
+        searched: share of its iterations, by the attack's own count, that were made when the budget ended it; None if
+            it was not ended.
         leaked: whether each private example meets the plan's leak thresholds; None where it could not be judged.
+        recognisable: whether each private example leaked, or can be told from others by what was rebuilt
+            (docs/verdicts.md); None where that was not judged.
         confidence: the attack's own, one per reconstruction, in the order of the tensors stored.
         matched: for each private example the index of its reconstruction, None if it got none.
         readings: every candidate that the attack returned, in its order, if it says where it read them.
@@ -183,6 +187,7 @@ class Trial(Record):
     objective: list[tuple[int, float]] = Field(default_factory=list)
     converged: bool = False
     ended_by_budget: bool = False
+    searched: float | None = None
     gradient_norm: float | None = None
     self_check: float | None = None
     self_check_length: float | None = None
@@ -191,6 +196,7 @@ class Trial(Record):
     scores: list[Score] = Field(default_factory=list)
     leakage_rate: Rate | None = None
     leaked: list[bool] | None = None
+    recognisable: list[bool] | None = None
     identification: list[Identification] = Field(default_factory=list)
     baselines: list[Baseline] = Field(default_factory=list)
     confidence: list[float] = Field(default_factory=list)

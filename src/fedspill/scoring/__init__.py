@@ -7,6 +7,7 @@
 - `score`: every metric on the pairs that match.
 - `exact`: which candidates are exact copies.
 - `leakage`: which examples leaked, and what share.
+- `recognition`: is an example recognisable in its reconstruction?
 - `identification`: image identification precision (IIP).
 - `labels`: how many inferred labels are right.
 - `baselines`: guesses made without any update.

@@ -16,8 +16,14 @@ MOST_CARDS = 12
 
 WORDS = {
     VerdictName.LEAKS: ("leaks", "Leaks", "Private data can be rebuilt from these updates."),
+    VerdictName.RECOGNISABLE: (
+        "leaks",
+        "Recognisable",
+        "Private examples can be recognised in what was rebuilt from these updates.",
+    ),
     VerdictName.BOUNDED: ("bounded", "Bounded", "A valid bound lies under the policy."),
     VerdictName.NOT_SHOWN: ("unshown", "Not shown", "This is not evidence of safety."),
+    VerdictName.NOT_TESTED: ("unshown", "Not tested", "Nothing can be concluded."),
 }
 """What stands for each verdict: a class in the style sheet, a word, and what is always said beside it."""
 

@@ -1,0 +1,109 @@
+"""Is an example recognisable in its reconstruction? From when, and why from then, says docs/verdicts.md.
+
+A picture is recognisable if it is told from 100 others by what was rebuilt of it, and what was rebuilt is closer than a
+guess without the update. Sentences and rows are if so much more of them is right than of a guess.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
+from fedspill.scoring.identification import SAME
+from fedspill.scoring.metrics.images import SSIM_MIN_SIZE
+
+DISTRACTORS = 100
+SIDE = 64
+"""Pixels on the longer side beyond which pictures are compared as thumbnails."""
+DECIBELS = 1.0
+"""PSNR above that of the guess from which the target's being nearest by pixels is enough."""
+SIMILARITY = 0.2
+"""SSIM above that of the guess from which the target's being nearest by SSIM is enough."""
+LEAST_SIMILARITY = 0.05
+"""SSIM above that of the guess from which it is closer at all; PSNR is from `DECIBELS`."""
+TOKENS = 0.25
+"""Share of positions, or ROUGE-L, above the guess from which a sentence is recognisable."""
+CELLS = 0.25
+"""Share of cells above the guess from which a row is recognisable."""
+UNGUESSED = 0.25
+"""Share of positions that a guess of a sentence has right where no public ones are at hand to make any."""
+
+
+@dataclass(frozen=True)
+class Closeness:
+    """How close a picture is to its target, beside a guess.
+
+    Attributes:
+        decibels: PSNR above that of the guess.
+        similarity: SSIM above that of the guess.
+    """
+
+    decibels: float
+    similarity: float
+
+    @property
+    def at_all(self) -> bool:
+        """Whether it is closer than the guess; without that nothing is recognisable."""
+        return self.decibels >= DECIBELS or self.similarity >= LEAST_SIMILARITY
+
+
+def closeness(picture: Tensor, target: Tensor, guess: Tensor) -> Closeness:
+    """Of thumbnails (c, h, w) in [0, 1]."""
+    pair, truth = torch.stack([picture, guess]), target[None]
+    errors = (pair - truth).square().flatten(1).mean(1).clamp(min=1e-10).log10()
+    decibels = float(10 * (errors[1] - errors[0]))
+    if not _has_structure(target):
+        return Closeness(decibels, 0.0)
+    alike = similarities(pair, truth)
+    return Closeness(decibels, float(alike[0] - alike[1]))
+
+
+def recognised(picture: Tensor, target: Tensor, others: Tensor, close: Closeness) -> bool:
+    """Whether a picture (c, h, w) tells its target from others (m, c, h, w), and is closer to it than a guess.
+
+    The target is nearest by pixels and by SSIM; or by one of the two alone, but then by a margin over the guess. Equal
+    pictures are no rivals.
+    """
+    if not close.at_all:
+        return False
+    rivals = others[(others - target).square().flatten(1).sum(1).sqrt() >= SAME]
+    by_pixels = bool((picture - target).square().sum() < (rivals - picture).square().flatten(1).sum(1).min())
+    by_structure = False
+    if _has_structure(target):
+        every = similarities(torch.cat([target[None], rivals]), picture[None])
+        by_structure = bool(every[0] > every[1:].max())
+    enough = close.decibels >= DECIBELS, close.similarity >= SIMILARITY
+    return (by_pixels and by_structure) or (by_pixels and enough[0]) or (by_structure and enough[1])
+
+
+def _has_structure(image: Tensor) -> bool:
+    """Whether a window of SSIM fits into it; else pixels alone decide."""
+    return min(image.shape[-2:]) >= SSIM_MIN_SIZE
+
+
+def similarities(first: Float[Tensor, "n c h w"], second: Float[Tensor, "m c h w"]) -> Float[Tensor, " n"]:
+    """SSIM as `metrics.SSIM` has it, in float32; m is n or 1."""
+    a, b = _local(first), _local(second)
+    aa, bb, ab = _local(first**2) - a**2, _local(second**2) - b**2, _local(first * second) - a * b
+    values = (2 * a * b + 1e-4) * (2 * ab + 9e-4) / ((a**2 + b**2 + 1e-4) * (aa + bb + 9e-4))
+    return values.flatten(1).mean(1)
+
+
+def _local(images: Tensor) -> Tensor:
+    """Means over a Gaussian window of 11 pixels, sigma 1.5, one direction after the other."""
+    c, at = images.shape[1], torch.arange(11, dtype=images.dtype) - 5
+    bell = torch.exp(-(at**2) / 4.5)
+    row = (bell / bell.sum()).expand(c, 1, 1, 11)
+    return functional.conv2d(functional.conv2d(images, row, groups=c), row.mT, groups=c)
+
+
+def thumbnails(images: Tensor) -> Float[Tensor, "n c h w"]:
+    """Images (n, c, h, w) as they are compared: clamped to [0, 1], and at most 64 pixels a side."""
+    images = images.detach().cpu().float().clamp(0, 1)
+    height, width = images.shape[-2:]
+    if (longest := max(height, width)) > SIDE:
+        size = (max(1, round(height * SIDE / longest)), max(1, round(width * SIDE / longest)))
+        return functional.adaptive_avg_pool2d(images, size)
+    return images
