@@ -398,3 +398,35 @@ def test_what_a_plan_says_of_a_client_a_captured_update_takes_too() -> None:
     assert told == FedAvg(2, None, 0.1, 0.9, 0.01, ("3.*",))
     assert local_training("delta", dict.fromkeys(steps), []) is None
     assert local_training("gradient", {}, ['trainable=["3.*"]']) == FedSGD(("3.*",))
+
+
+def test_the_headline_goes_where_it_is_wanted(tmp_path: Path) -> None:
+    out, file = tmp_path / "out", tmp_path / "new" / "headline.md"
+    done = fedspill("audit", str(plan(tmp_path)), "--out", str(out), "--summary", "md")
+    assert done.exit_code in (0, 1, 3)
+    told = done.stdout
+    assert told.startswith("### fedspill: ")
+    assert "**What to change first**" in told
+    again = fedspill("report", str(out), "--summary", "md")
+    assert (again.exit_code, again.stdout) == (0, told)
+    beside = fedspill("report", str(out), "--summary", str(file))
+    assert "Worst examples" in beside.stdout
+    assert file.read_text(encoding="utf-8") == told
+    both = fedspill("audit", str(plan(tmp_path)), "--out", str(out), "--json", "--summary", str(file))
+    assert json.loads(both.stdout) == json.loads((out / "report.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (("md", "--json"), "both print"),
+        (("headline.txt",), "a file that ends in .md"),
+        (("",), "a file that ends in .md"),
+        (("/proc/none/headline.md",), "nothing can be written in '/proc/none'"),
+    ],
+)
+def test_a_headline_that_goes_nowhere_is_refused_before_anything_runs(tmp_path: Path, given, said) -> None:
+    error = fedspill("audit", str(plan(tmp_path)), "--out", str(tmp_path / "out"), "--summary", *given).exception
+    assert isinstance(error, FedspillError), repr(error)
+    assert said in str(error)
+    assert not (tmp_path / "out").exists()

@@ -15,6 +15,8 @@ import fedspill
 from fedspill.cli import listing
 from fedspill.cli.attack import capture_command
 from fedspill.cli.exits import exit_code_of
+from fedspill.cli.summary import HELP as SUMMARY_HELP
+from fedspill.cli.summary import headline_of
 from fedspill.cli.train import app as train_app
 from fedspill.cli.vet import vet_command
 
@@ -29,6 +31,7 @@ app = typer.Typer(
 
 Out = Annotated[Path | None, typer.Option("--out", help="Folder for the results.", show_default=False)]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
+Summary = Annotated[str | None, typer.Option("--summary", metavar="md|FILE.md", help=SUMMARY_HELP)]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Start over where --out already holds this run.")]
 
 
@@ -100,11 +103,13 @@ def audit(
         bool, typer.Option("--redact", help="Keep no private pixel and no reconstruction, only numbers.")
     ] = False,
     fresh: Fresh = False,
+    summary: Summary = None,
 ) -> None:
     """Attack the updates of a planned federation and judge what leaked.
 
     Exit code: 0 passed or not shown, 1 leaks, 2 bad input, 3 nothing was shown and nothing can be concluded.
     """
+    headline = headline_of(summary, as_json=as_json)
     from fedspill.cli.audit import audit_plan
     from fedspill.plan.file import read_plan
 
@@ -112,7 +117,7 @@ def audit(
     extra += [] if at_once is None else [f"audit.at_once={at_once}"]
     read = read_plan(plan, [*(settings or []), *extra])
     folder = out or Path(f"fedspill-{plan.stem}")
-    raise typer.Exit(audit_plan(read, folder, device, as_json=as_json, redact=redact, fresh=fresh))
+    raise typer.Exit(audit_plan(read, folder, device, as_json=as_json, redact=redact, fresh=fresh, headline=headline))
 
 
 app.add_typer(train_app)
@@ -168,11 +173,13 @@ def report(
     redact: Annotated[
         bool, typer.Option("--redact", help="Write to DIR/redacted a report without private examples.")
     ] = False,
+    summary: Summary = None,
 ) -> None:
     """Write the views of a finished audit again, and show its summary."""
+    headline = headline_of(summary)
     from fedspill.cli.audit import show_again
 
-    show_again(folder, redact)
+    show_again(folder, redact, headline)
 
 
 def _warn(message: Warning | str, category: type[Warning], *where: object) -> None:
