@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from rich.box import HORIZONTALS
 from rich.console import Console
 from rich.table import Table
 
@@ -132,21 +131,19 @@ app.command(
 )(vet_command)
 
 
-@app.command(name="list", epilog="Example:  fedspill list attacks")
+@app.command(
+    name="list",
+    epilog="Examples:  fedspill list attacks  |  fedspill list attacks inverting_gradients  |  fedspill list models",
+)
 def list_(
     what: Annotated[
         Literal["attacks", "tamperings", "defences", "checks", "models", "data"],
         typer.Argument(help="attacks, tamperings, defences, checks, models or data."),
     ],
+    name: Annotated[str | None, typer.Argument(help="One of them, for all that there is to say of it.")] = None,
 ) -> None:
-    """What there is to choose from."""
-    headings, rows = listing.rows(what)
-    table = Table(box=HORIZONTALS, header_style="bold", pad_edge=False)
-    for heading in headings:
-        table.add_column(heading, overflow="fold", no_wrap=heading == "name")
-    for row in rows:
-        table.add_row(*row, end_section=True)
-    Console().print(table)
+    """What there is to choose from; attacks by what the server must be willing to do."""
+    listing.show(what, name, Console())
 
 
 @app.command()
