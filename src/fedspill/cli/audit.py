@@ -9,8 +9,8 @@ from rich.console import Console
 from torch import Tensor
 
 from fedspill.auditing import run_audit
+from fedspill.cli.early import Headline
 from fedspill.cli.progress import TerminalListener
-from fedspill.cli.summary import Headline
 from fedspill.core.errors import BadInput, FedspillError
 from fedspill.core.tensor_files import write_whole
 from fedspill.plan.sections import AuditPlan

@@ -8,11 +8,11 @@ import hashlib
 import inspect
 import json
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 from rich.box import HORIZONTALS
 from rich.console import Console, RenderableType
@@ -32,6 +32,8 @@ SOURCES = {
     "data": ("zoo/data/by_name.py",),
 }
 """The files whose digest tells whether a group is still true; those of its components' settings come to them."""
+OF_PLANS = ("plan/sections.py", "plan/training.py")
+"""Those of the keys of a plan."""
 IN_A_PLAN = {
     "attacks": '[audit] attacks = ["{}"]',
     "tamperings": '[server] tampering = "{}"',
@@ -106,6 +108,28 @@ def made_cards(what: str) -> dict[str, Facts]:
     return {name: _facts(what, card) for name, card in _cards(what).items()}
 
 
+def plan_keys() -> dict[str, list[str]]:
+    """The keys of each table of a plan that takes no others, by the table's name; "" is the plan itself."""
+    kept = _kept("plan")
+    return {} if kept is None else kept["keys"]
+
+
+def made_plan_keys() -> dict[str, list[str]]:
+    """`plan_keys` from the schema."""
+    from fedspill.plan.sections import AuditPlan
+
+    return dict(_keys_of(AuditPlan, ""))
+
+
+def _keys_of(section: Any, where: str) -> Iterator[tuple[str, list[str]]]:
+    if section.model_config.get("extra") == "forbid":
+        yield where, list(section.model_fields)
+    for name, field in section.model_fields.items():
+        inner = next((k for k in (field.annotation, *get_args(field.annotation)) if hasattr(k, "model_fields")), None)
+        if inner is not None and get_origin(field.annotation) not in (tuple, list):
+            yield from _keys_of(inner, f"{where}.{name}".lstrip("."))
+
+
 def _cards(what: str) -> Mapping[str, Any]:
     from fedspill import catalogue
 
@@ -143,6 +167,7 @@ def written() -> str:
             table[what]["cards"] = {name: vars(facts) for name, facts in made_cards(what).items()}
         else:
             table[what]["headings"], table[what]["rows"] = made_rows(what)
+    table["plan"] = {"sources": digest("plan"), "files": [], "keys": made_plan_keys()}
     return json.dumps(table, indent=1, ensure_ascii=False) + "\n"
 
 
@@ -161,7 +186,8 @@ def settings_of(every: Iterable[Any]) -> list[str]:
 def digest(what: str, files: Iterable[str] = ()) -> str:
     """Of the sources of a group and further files, by their names and contents."""
     seen = hashlib.sha256()
-    patterned = (path for pattern in SOURCES[what] for path in PACKAGE.glob(pattern))
+    patterns = OF_PLANS if what == "plan" else SOURCES[what]
+    patterned = (path for pattern in patterns for path in PACKAGE.glob(pattern))
     for path in sorted({*patterned, *(PACKAGE / name for name in files)}):
         content = path.read_bytes() if path.is_file() else b""
         seen.update(path.relative_to(PACKAGE).as_posix().encode() + b"\0" + content + b"\0")

@@ -11,11 +11,9 @@ from rich.console import Console
 from rich.table import Table
 
 import fedspill
-from fedspill.cli import listing
+from fedspill.cli import early
 from fedspill.cli.attack import capture_command
 from fedspill.cli.exits import exit_code_of
-from fedspill.cli.summary import HELP as SUMMARY_HELP
-from fedspill.cli.summary import headline_of
 from fedspill.cli.train import app as train_app
 from fedspill.cli.vet import vet_command
 
@@ -30,7 +28,7 @@ app = typer.Typer(
 
 Out = Annotated[Path | None, typer.Option("--out", help="Folder for the results.", show_default=False)]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
-Summary = Annotated[str | None, typer.Option("--summary", metavar="md|FILE.md", help=SUMMARY_HELP)]
+Summary = Annotated[str | None, typer.Option("--summary", metavar="md|FILE.md", help=early.HELP)]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Start over where --out already holds this run.")]
 
 
@@ -108,13 +106,16 @@ def audit(
 
     Exit code: 0 passed or not shown, 1 leaks, 2 bad input, 3 nothing was shown and nothing can be concluded.
     """
-    headline = headline_of(summary, as_json=as_json)
-    from fedspill.cli.audit import audit_plan
-    from fedspill.plan.file import read_plan
-
+    headline = early.headline_of(summary, as_json=as_json)
+    early.check_device(device)
     extra = [f'audit.{key}="{given}"' for key, given in (("budget", budget), ("quality", quality)) if given]
     extra += [] if at_once is None else [f"audit.at_once={at_once}"]
-    read = read_plan(plan, [*(settings or []), *extra])
+    table = early.plan_table(plan, [*(settings or []), *extra])
+    from fedspill.plan.file import parse_plan
+
+    read = parse_plan(table)
+    from fedspill.cli.audit import audit_plan
+
     folder = out or Path(f"fedspill-{plan.stem}")
     raise typer.Exit(audit_plan(read, folder, device, as_json=as_json, redact=redact, fresh=fresh, headline=headline))
 
@@ -143,6 +144,8 @@ def list_(
     name: Annotated[str | None, typer.Argument(help="One of them, for all that there is to say of it.")] = None,
 ) -> None:
     """What there is to choose from; attacks by what the server must be willing to do."""
+    from fedspill.cli import listing
+
     listing.show(what, name, Console())
 
 
@@ -173,7 +176,8 @@ def report(
     summary: Summary = None,
 ) -> None:
     """Write the views of a finished audit again, and show its summary."""
-    headline = headline_of(summary)
+    headline = early.headline_of(summary)
+    early.check_report(folder)
     from fedspill.cli.audit import show_again
 
     show_again(folder, redact, headline)
