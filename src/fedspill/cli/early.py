@@ -62,14 +62,17 @@ def plan_table(path: Path, settings: list[str] | None = None) -> dict[str, Any]:
     """The tables of a plan's file, with settings laid over them.
 
     Raises:
-        BadInput: the file is missing or is no TOML, or names a key, an attack, a tampering, a defence or a preset that
-            there is none of.
+        BadInput: the file is missing or is no TOML, or names a key, an attack, a tampering, a defence, a preset, or a
+            file of weights that there is none of.
     """
     table = table_of(path, settings)
     check_values(table)
     told = [*_unknown_keys(table), *_unknown_names(table)]
     if told:
         raise BadInput("; ".join(told[:MOST_TOLD]))
+    model = table.get("model")
+    if isinstance(model, dict) and isinstance(weights := model.get("weights"), str):
+        check_file(weights)
     return table
 
 

@@ -3,6 +3,7 @@
 from collections import Counter
 from dataclasses import dataclass
 
+from fedspill import catalogue
 from fedspill.core.types import ServerRole
 from fedspill.rendering import numbers
 from fedspill.rendering.headline.story import section
@@ -10,9 +11,8 @@ from fedspill.report.schema import AuditReport, VerdictName
 from fedspill.report.trial import Trial
 
 AUDIT = "fedspill audit PLAN.toml"
-DEFENCES = ("clipping", "gradient_noise", "local_dp")
-"""Those of the catalogue, as advice names them."""
-CHECKS = ("weight_entropy",)
+FIRST = "local_dp"
+"""The defence that is advised first: something is proven of it."""
 FEW = 8
 """Examples in an update up to which more of them are advised."""
 MANY = 16
@@ -76,8 +76,8 @@ def _planted(report: AuditReport, leaking: list[str]) -> list[Advice]:
         advised.append(
             Advice(
                 "Let clients look at the weights before they train on them",
-                f"fedspill vet knows one check ({', '.join(CHECKS)}), of weights that were written by hand. That it"
-                " finds nothing is no proof: a little noise passes it, and so do weights that were trained to leak.",
+                "fedspill vet looks for weights that were written by hand. That it finds nothing is no proof: a little"
+                " noise passes it, and so do weights that were trained to leak.",
                 "fedspill vet --model NETWORK --weights RECEIVED.safetensors",
             )
         )
@@ -112,7 +112,7 @@ def _honest(report: AuditReport) -> list[Advice]:
 
 def _defend(report: AuditReport) -> Advice:
     used = [d.name for d in report.defences]
-    left = [name for name in DEFENCES if name not in used]
+    left = [name for name in catalogue.defences() if name not in used]
     if not left:
         return Advice(
             "Strengthen the clients' defences",
@@ -123,7 +123,7 @@ def _defend(report: AuditReport) -> Advice:
         "Try a defence of the clients, and measure what it buys",
         f"This version has {', '.join(left)}.{already} It costs accuracy; these attacks know nothing of it, so"
         " one that was made for it may still succeed.",
-        f'[[defences]]\nname = "{left[-1]}"',
+        f'[[defences]]\nname = "{FIRST if FIRST in left else left[0]}"',
     )
 
 
