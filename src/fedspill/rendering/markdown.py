@@ -58,5 +58,5 @@ def _item(number: int, item: Advice) -> str:
 
 def _conditions(report: AuditReport) -> str:
     e = report.environment
-    where = f"{e.model} on {e.data}; fedspill {e.fedspill}, torch {e.torch}, {e.device_name}"
+    where = f"{e.model} on {numbers.brief(e.data)}; fedspill {e.fedspill}, torch {e.torch}, {e.device_name}"
     return f"{text_of(where)}, {numbers.duration(e.seconds)}. This holds for what was audited, and for nothing else."

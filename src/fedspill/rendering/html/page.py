@@ -32,6 +32,7 @@ _FILTERS = (
     numbers.rate,
     numbers.criterion,
     numbers.duration,
+    numbers.brief,
     numbers.listing,
 )
 
