@@ -1,6 +1,7 @@
 """What `import fedspill` offers: its names, their examples, and that it costs nothing until it is used."""
 
 import copy
+import dataclasses
 import doctest
 import json
 import subprocess
@@ -105,6 +106,7 @@ def test_folders_of_components_are_functions_whatever_was_imported_first() -> No
             for words in ("--help", "--version", "audit --help", "attack --help", "train --help")
         ),
         *(["-m", "fedspill", "list", what] for what in listing.SOURCES),
+        *(["-m", "fedspill", "list", *words.split()] for words in ("attacks robbing_the_fed", "checks weight_entropy")),
     ],
     ids=" ".join,
 )
@@ -117,15 +119,42 @@ def test_what_only_tells_imports_nothing_heavy(words: Sequence[str]) -> None:
 
 def test_the_listing_is_true_and_follows_the_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert listing.FILE.read_text(encoding="utf-8") == listing.written()
-    for what in listing.SOURCES:
-        assert listing.rows(what) == listing.made(what)
     stale = json.loads(listing.FILE.read_text(encoding="utf-8"))
-    stale["attacks"] |= {"sources": "another digest", "rows": []}
+    stale["attacks"] |= {"sources": "another digest", "cards": {}}
+    stale["data"] |= {"sources": "another digest", "rows": []}
     (tmp_path / "listing.json").write_text(json.dumps(stale), encoding="utf-8")
-    monkeypatch.setattr(listing, "FILE", tmp_path / "listing.json")
-    assert listing.rows("attacks") == listing.made("attacks")
-    monkeypatch.setattr(listing, "FILE", tmp_path / "none.json")
-    assert listing.rows("defences") == listing.made("defences")
+    for file in (listing.FILE, tmp_path / "listing.json", tmp_path / "none.json"):
+        monkeypatch.setattr(listing, "FILE", file)
+        assert listing.rows("data") == listing.made_rows("data")
+        for what in listing.FOLDERS:
+            assert told(listing.cards(what)) == told(listing.made_cards(what))
+
+
+def told(cards: dict[str, listing.Facts]) -> object:
+    """Cards as they stand in the file, where a tuple is a list."""
+    return json.loads(json.dumps({name: vars(facts) for name, facts in cards.items()}))
+
+
+def test_the_listing_holds_the_fields_of_every_preset_and_follows_their_files() -> None:
+    from fedspill import catalogue
+    from fedspill.core.settings import flat_fields
+
+    for what in listing.FOLDERS:
+        for name, card in getattr(catalogue, what)().items():
+            facts = listing.cards(what)[name]
+            assert {k: list(v) for k, v in facts.presets.items()} == {
+                k: list(flat_fields(v)) for k, v in card.presets.items()
+            }
+            assert facts.needs == sorted(k.value for k in card.needs)
+    files = listing.settings_of(catalogue.attacks().values())
+    assert {"attacks/inverting_gradients.py", "core/settings.py"} <= set(files)
+    from fedspill.attacks.inverting_gradients import InvertingGradients
+
+    nested = [type(getattr(InvertingGradients(), f.name)).__module__ for f in dataclasses.fields(InvertingGradients)]
+    homes = {f"{m.removeprefix('fedspill.').replace('.', '/')}.py" for m in nested if m.startswith("fedspill.")}
+    assert homes
+    assert homes <= set(files)
+    assert listing.digest("attacks", files) != listing.digest("attacks", set(files) - homes)
 
 
 def test_bare_networks_with_data_of_every_kind_give_what_a_model_gives() -> None:

@@ -1,8 +1,10 @@
 """The command as a user runs it: results, exit codes, one clear line for every bad input, a kill in the middle."""
 
+import io
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,15 +13,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import load_file, save_file
 from torch import nn
 from typer.testing import CliRunner
 
+from fedspill import catalogue
+from fedspill.cli import listing
 from fedspill.cli.captured import image_shape, local_training, numbers
 from fedspill.cli.main import app, main
 from fedspill.core.errors import FedspillError
 from fedspill.core.local_training.update import FedAvg, FedSGD, local_update
-from fedspill.core.types import Batch
+from fedspill.core.settings import flat_fields
+from fedspill.core.types import Batch, ServerRole
 from fedspill.zoo.data import load
 from fedspill.zoo.models import build
 
@@ -68,6 +74,63 @@ def test_list(what: str) -> None:
     done = fedspill("list", what)
     assert done.exit_code == 0
     assert done.stdout.strip()
+
+
+def listed(*words: str, width: int = 80) -> str:
+    console = Console(width=width, file=io.StringIO(), force_terminal=False)
+    listing.show(words[0], words[1] if len(words) > 1 else None, console)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+@pytest.mark.parametrize("what", ["attacks", "tamperings", "defences", "checks"])
+def test_lists_name_every_component_once_in_80_columns(what: str) -> None:
+    text = listed(what)
+    assert max(map(len, text.splitlines())) <= 80
+    lines = [line.strip() for line in text.splitlines()]
+    for name in getattr(catalogue, what)():
+        assert lines.count(name) == 1
+
+
+def test_attacks_stand_under_what_their_server_must_be_willing_to_do() -> None:
+    lines = [line.rstrip() for line in listed("attacks").splitlines()]
+    roles = [role.value for role in ServerRole]
+    heads = [next(k for k, line in enumerate(lines) if line.startswith(f"{role}: ")) for role in roles]
+    assert heads == sorted(heads)
+    every = {**catalogue.attacks(), **{k: c for k, c in catalogue.tamperings().items() if c.reads}}
+    for name, card in every.items():
+        at = lines.index(f"  {name}")
+        assert roles[sum(at > head for head in heads) - 1] == card.role.value
+
+
+@pytest.mark.parametrize("name", ["inverting_gradients", "robbing_the_fed"])
+def test_a_whole_card_holds_every_preset_and_field(name: str) -> None:
+    card = {**catalogue.attacks(), **catalogue.tamperings()}[name]
+    text = listed("attacks", name)
+    assert max(map(len, text.splitlines())) <= 80
+    flat = " ".join(text.split())
+    assert all(words in flat for words in (card.title, card.paper, card.summary, card.role.value, "no grant"))
+    assert f'[audit] attacks = ["{name}"]' in flat
+    first = text.partition("Presets")[2].partition("quick: as paper, but")[0].splitlines()
+    fields = [line.split()[0] for line in first if re.match(r"  \w", line)]
+    assert fields == list(flat_fields(card.presets["paper"]))
+    heads = [line for line in text.partition("Presets")[2].splitlines() if re.match(r"\w", line)]
+    assert [head.partition(":")[0].strip() for head in heads] == list(card.presets)
+
+
+def test_one_of_each_other_list_and_names_that_are_none() -> None:
+    assert '[[defences]] name = "local_dp"' in listed("defences", "local_dp")
+    assert '[server] tampering = "label_flip"' in listed("tamperings", "label_flip")
+    assert "every check looks at every model" in listed("checks", "weight_entropy")
+    assert "ResNet-18" in listed("models", "resnet18")
+    for words, said in (
+        (("attacks", "dgl"), "unknown attack 'dgl'; there are dlg, .*, trap_weights$"),
+        (("attacks", "label_flip"), "fedspill list tamperings label_flip knows it"),
+        (("checks", "dlg"), r"unknown check 'dlg'; there are weight_entropy \(fedspill list attacks dlg knows it\)"),
+        (("data", "nothing"), "unknown data 'nothing'; there are "),
+    ):
+        with pytest.raises(FedspillError, match=said):
+            listed(*words)
 
 
 @pytest.mark.parametrize("command", [[], ["audit"], ["attack"], ["demo"], ["list"], ["doctor"], ["report"]])
@@ -427,3 +490,35 @@ def test_a_refusal_of_a_captured_client_names_what_was_typed(kind, options, furt
         local_training(kind, {**steps, **options}, further)
     assert str(caught.value).startswith(said)
     assert "plan" not in str(caught.value)
+
+
+def test_the_headline_goes_where_it_is_wanted(tmp_path: Path) -> None:
+    out, file = tmp_path / "out", tmp_path / "new" / "headline.md"
+    done = fedspill("audit", str(plan(tmp_path)), "--out", str(out), "--summary", "md")
+    assert done.exit_code in (0, 1, 3)
+    told = done.stdout
+    assert told.startswith("### fedspill: ")
+    assert "**What to change first**" in told
+    again = fedspill("report", str(out), "--summary", "md")
+    assert (again.exit_code, again.stdout) == (0, told)
+    beside = fedspill("report", str(out), "--summary", str(file))
+    assert "Worst examples" in beside.stdout
+    assert file.read_text(encoding="utf-8") == told
+    both = fedspill("audit", str(plan(tmp_path)), "--out", str(out), "--json", "--summary", str(file))
+    assert json.loads(both.stdout) == json.loads((out / "report.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (("md", "--json"), "both print"),
+        (("headline.txt",), "a file that ends in .md"),
+        (("",), "a file that ends in .md"),
+        (("/proc/none/headline.md",), "nothing can be written in '/proc/none'"),
+    ],
+)
+def test_a_headline_that_goes_nowhere_is_refused_before_anything_runs(tmp_path: Path, given, said) -> None:
+    error = fedspill("audit", str(plan(tmp_path)), "--out", str(tmp_path / "out"), "--summary", *given).exception
+    assert isinstance(error, FedspillError), repr(error)
+    assert said in str(error)
+    assert not (tmp_path / "out").exists()

@@ -93,6 +93,13 @@ def test_numbers_carry_their_units(value: float | None, unit: str, text: str) ->
     assert numbers.number(value, unit) == text
 
 
+def test_a_long_description_is_cut_between_words() -> None:
+    assert numbers.brief("a  short one") == "a  short one"
+    cut = numbers.brief("tiles of colour photographs, " * 9)
+    assert len(cut) <= 80
+    assert cut.endswith("photographs, ...") or cut.endswith("colour ...") or cut.endswith("tiles of ...")
+
+
 def test_a_plan_is_written_as_toml() -> None:
     written = plan(State(data=HOSTILE.replace("\x0b", "")))
     del written["model"]["weights"]  # type: ignore[attr-defined]

@@ -9,7 +9,17 @@ from torch import Tensor
 
 from fedspill.core.rng import stream
 from fedspill.rendering.drawing.pictures import Pair
-from fedspill.report.schema import AuditReport, Caveat, Environment, Grant, Pictures, Verdict, VerdictName, WorstExample
+from fedspill.report.schema import (
+    AuditReport,
+    Caveat,
+    Environment,
+    Grant,
+    Pictures,
+    RoleVerdict,
+    Verdict,
+    VerdictName,
+    WorstExample,
+)
 from fedspill.report.trial import Baseline, Identification, Labels, Predicted, Rate, Reading, Score, Trial
 
 VOID = {"meta", "img", "br", "link", "hr"}
@@ -17,7 +27,11 @@ VOID = {"meta", "img", "br", "link", "hr"}
 
 @dataclass(frozen=True)
 class State:
-    """What the synthetic audit looked like."""
+    """What the synthetic audit looked like.
+
+    Attributes:
+        roles: the verdict by kind of server; None is a report of before there was one.
+    """
 
     updates: int = 2
     num_examples: int = 4
@@ -28,6 +42,7 @@ class State:
     scored: bool = True
     data: str = "skimage photographs"
     redacted: bool = False
+    roles: tuple[tuple[str, VerdictName], ...] | None = None
 
     def having(self, **changes: object) -> "State":
         return replace(self, **changes)  # pyright: ignore[reportArgumentType]
@@ -62,7 +77,7 @@ def report(state: State = State()) -> AuditReport:
         leakage_rate=_rate(hits, len(worst), state) if worst and state.limit is not None else None,
         caveats=_caveats(trials),
         not_tested=["Attacks with a trained generator (no public data granted).", "More than one round."],
-        verdict=_verdict(state, hits, len(worst)),
+        verdict=_verdict(state, hits, len(worst)).model_copy(update={"by_role": _by_role(state, trials)}),
         pictures=Pictures(strip="strip.png", trials={t.name: f"{t.name}.png" for t in trials}),
         redacted=state.redacted,
     )
@@ -222,12 +237,39 @@ def _grants() -> list[Grant]:
 
 def _verdict(state: State, hits: int, n: int) -> Verdict:
     sentences = {
-        VerdictName.LEAKS: f"{hits} of {n} private examples were rebuilt past 20 dB; the policy allows none.",
+        VerdictName.LEAKS: f"{hits} of {n} private examples were rebuilt past {state.limit or 20:g} dB; none may be.",
         VerdictName.BOUNDED: "No attack can beat 12.1 dB PSNR on average under the declared noise.",
         VerdictName.NOT_SHOWN: "No attack passed the thresholds, and no bound was shown.",
+        VerdictName.RECOGNISABLE: "No example leaked, but 3 of 8 can be told from 100 others; the policy allows none.",
+        VerdictName.NOT_TESTED: "No attack had a useful share of its iterations.",
     }
-    code = 1 if state.verdict is VerdictName.LEAKS else 3 if state.all_skipped else 0
+    failing = (VerdictName.LEAKS, VerdictName.RECOGNISABLE)
+    code = 1 if state.verdict in failing else 3 if state.all_skipped or state.verdict is VerdictName.NOT_TESTED else 0
     return Verdict(name=state.verdict, sentence=sentences[state.verdict], exit_code=code)
+
+
+def _by_role(state: State, trials: list[Trial]) -> list[RoleVerdict]:
+    return [_against(state, role, name, trials) for role, name in state.roles or ()]
+
+
+def _against(state: State, role: str, name: VerdictName, trials: list[Trial]) -> RoleVerdict:
+    ran = [t for t in trials if t.role == role and t.skipped is None]
+    worst = _worst(state, ran)
+    if not worst:
+        return RoleVerdict(role=role, name=name)
+    best = next(t for t in ran if t.name == worst[0].trial)
+    added = best.added_parameters
+    return RoleVerdict(
+        role=role,
+        name=name,
+        attack=f"{best.attack}:{best.preset}",
+        trial=best.name,
+        planted=f"a layer in front of the network, {added:,} parameters added" if added else None,
+        assumed=["num_examples", "local_training"],
+        worst=worst[0],
+        share=None if state.limit is None else _rate(sum(w.leaked for w in worst), len(worst), state),
+        seconds=sum(t.seconds for t in ran),
+    )
 
 
 def environment(state: State) -> Environment:
@@ -307,6 +349,9 @@ def with_bins(audit: AuditReport) -> tuple[AuditReport, dict[str, Tensor]]:
 HOSTILE = "<script>alert(1)</script> \"quoted\" 'name' & $x_{$ ]]> --> \x0b"
 
 
+HONEST_SHOWS = ("honest-but-curious", VerdictName.RECOGNISABLE)
+PLANTED_LEAKS = ("malicious architecture", VerdictName.LEAKS)
+
 STATES = {
     "leaks": State(),
     "bounded": State(updates=1, num_examples=1, verdict=VerdictName.BOUNDED),
@@ -316,6 +361,15 @@ STATES = {
     "two seeds": State(seeds=(0, 1)),
     "many examples": State(num_examples=100, updates=1),
     "hostile": State(data=HOSTILE),
+    "by role": State(limit=40.0, roles=(HONEST_SHOWS, ("malicious parameters", VerdictName.NOT_TESTED), PLANTED_LEAKS)),
+    "recognisable": State(verdict=VerdictName.RECOGNISABLE, limit=60.0, roles=(HONEST_SHOWS,)),
+    "not tested": State(
+        verdict=VerdictName.NOT_TESTED, all_skipped=True, roles=(("honest-but-curious", VerdictName.NOT_TESTED),)
+    ),
+    "bounded by role": State(verdict=VerdictName.BOUNDED, roles=(("honest-but-curious", VerdictName.BOUNDED),)),
+    "not shown by role": State(
+        verdict=VerdictName.NOT_SHOWN, limit=60.0, roles=(("honest-but-curious", VerdictName.NOT_SHOWN),)
+    ),
 }
 
 

@@ -3,6 +3,7 @@
 - `main`: the commands; what one needs is imported when it runs.
 - `exits`: how a command ends: one line and an exit code.
 - `audit`: `fedspill audit` and `fedspill report`.
+- `early`: what is refused before anything heavy is imported.
 - `attack`: `fedspill attack`, on a captured update.
 - `captured`: its options read, its results shown.
 - `vet`: `fedspill vet`.

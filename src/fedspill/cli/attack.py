@@ -74,6 +74,11 @@ def capture_command(
 
     Exit code: 0, 2 bad input; with --truth 0 not shown, 1 leaks, 2 bad input, 3 nothing can be concluded.
     """
+    from fedspill.cli.early import check_device, check_file
+
+    check_device(device)
+    for path in (weights, update):
+        check_file(path)
     from fedspill.auditing.captured import attack_captured, check_entry, run_key
     from fedspill.auditing.capturing.updates import clients_of, read_update
     from fedspill.cli.captured import (

@@ -9,17 +9,29 @@ from rich.console import Console
 from torch import Tensor
 
 from fedspill.auditing import run_audit
+from fedspill.cli.early import Headline
 from fedspill.cli.progress import TerminalListener
 from fedspill.core.errors import BadInput, FedspillError
+from fedspill.core.tensor_files import write_whole
 from fedspill.plan.sections import AuditPlan
 from fedspill.rendering.folder import HTML_FILE, write_views
+from fedspill.rendering.markdown import markdown
 from fedspill.rendering.terminal import summary
 from fedspill.report.schema import AuditReport
 from fedspill.report.schema import redact as redacted
 from fedspill.report.store import Texts, read_report, read_texts
 
 
-def audit_plan(plan: AuditPlan, folder: Path, device: str, *, as_json: bool, redact: bool, fresh: bool) -> int:
+def audit_plan(
+    plan: AuditPlan,
+    folder: Path,
+    device: str,
+    *,
+    as_json: bool,
+    redact: bool,
+    fresh: bool,
+    headline: Headline | None = None,
+) -> int:
     """Runs a plan and shows what came out; the exit code of its verdict."""
     with TerminalListener(Console(stderr=True)) as listener:
         result = run_audit(
@@ -34,14 +46,27 @@ def audit_plan(plan: AuditPlan, folder: Path, device: str, *, as_json: bool, red
     report = write_views(folder, result.report, result.tensors, result.texts)
     if as_json:
         typer.echo(report.model_dump_json(indent=1))
-    else:
-        console = Console()
-        summary(report, console, result.texts)
-        console.print(f"Report: {folder / HTML_FILE}", markup=False, style="bold")
+    _tell(report, folder, result.texts, headline, quiet=as_json)
     return report.verdict.exit_code
 
 
-def show_again(folder: Path, redact: bool) -> None:
+def _tell(report: AuditReport, folder: Path, texts: Texts, headline: Headline | None, *, quiet: bool = False) -> None:
+    """The summary for a terminal and the headline as Markdown, where each is wanted.
+
+    Args:
+        quiet: something else was printed already.
+    """
+    if headline is not None and headline.file is not None:
+        write_whole(headline.file, markdown(report))
+    if headline is not None and headline.file is None:
+        typer.echo(markdown(report), nl=False)
+    elif not quiet:
+        console = Console()
+        summary(report, console, texts)
+        console.print(f"Report: {folder / HTML_FILE}", markup=False, style="bold")
+
+
+def show_again(folder: Path, redact: bool, headline: Headline | None = None) -> None:
     """Writes the views of a finished audit again, without private examples if wanted, and shows its summary.
 
     Raises:
@@ -50,7 +75,7 @@ def show_again(folder: Path, redact: bool) -> None:
     report, tensors = read_report(folder)
     texts = read_texts(folder)
     try:
-        _show(folder, redact, report, tensors, texts)
+        _show(folder, redact, report, tensors, texts, headline)
     except (FedspillError, OSError):
         raise
     except Exception as error:  # the files may come from anywhere, and say anything
@@ -58,8 +83,14 @@ def show_again(folder: Path, redact: bool) -> None:
         raise BadInput(f"the report in {str(folder)!r} cannot be shown; was it changed by hand? ({reason})") from error
 
 
-def _show(folder: Path, redact: bool, report: AuditReport, tensors: Mapping[str, Tensor], texts: Texts) -> None:
-    console = Console()
+def _show(
+    folder: Path,
+    redact: bool,
+    report: AuditReport,
+    tensors: Mapping[str, Tensor],
+    texts: Texts,
+    headline: Headline | None,
+) -> None:
     if redact:
         views = folder / "redacted"
         views.mkdir(exist_ok=True)
@@ -67,5 +98,4 @@ def _show(folder: Path, redact: bool, report: AuditReport, tensors: Mapping[str,
     else:
         views = folder
         report = write_views(folder, report, tensors, texts)
-    summary(report, console, texts)
-    console.print(f"Report: {views / HTML_FILE}", markup=False, style="bold")
+    _tell(report, views, texts, headline)

@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from rich.box import HORIZONTALS
 from rich.console import Console
 from rich.table import Table
 
 import fedspill
-from fedspill.cli import listing
+from fedspill.cli import early
 from fedspill.cli.attack import capture_command
 from fedspill.cli.exits import exit_code_of
 from fedspill.cli.train import app as train_app
@@ -29,6 +28,7 @@ app = typer.Typer(
 
 Out = Annotated[Path | None, typer.Option("--out", help="Folder for the results.", show_default=False)]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
+Summary = Annotated[str | None, typer.Option("--summary", metavar="md|FILE.md", help=early.HELP)]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Start over where --out already holds this run.")]
 
 
@@ -101,21 +101,26 @@ def audit(
         bool, typer.Option("--strict", help="Warnings, and an audit that is incomplete or tested nothing, fail.")
     ] = False,
     fresh: Fresh = False,
+    summary: Summary = None,
 ) -> None:
     """Attack the updates of a planned federation and judge what leaked.
 
     Exit code: 0 the policy is kept, 1 it is broken (by default: leaks or recognisable), 2 bad input, 3 incomplete or
     not tested, so that nothing can be concluded; with --strict 3 becomes 1, as do warnings.
     """
-    from fedspill.cli.audit import audit_plan
-    from fedspill.plan.file import read_plan
-
+    headline = early.headline_of(summary, as_json=as_json)
+    early.check_device(device)
     extra = [f'audit.{key}="{given}"' for key, given in (("budget", budget), ("quality", quality)) if given]
     extra += [] if at_once is None else [f"audit.at_once={at_once}"]
     extra += ["policy.strict=true"] if strict else []
-    read = read_plan(plan, [*(settings or []), *extra])
+    table = early.plan_table(plan, [*(settings or []), *extra])
+    from fedspill.plan.file import parse_plan
+
+    read = parse_plan(table)
+    from fedspill.cli.audit import audit_plan
+
     folder = out or Path(f"fedspill-{plan.stem}")
-    raise typer.Exit(audit_plan(read, folder, device, as_json=as_json, redact=redact, fresh=fresh))
+    raise typer.Exit(audit_plan(read, folder, device, as_json=as_json, redact=redact, fresh=fresh, headline=headline))
 
 
 app.add_typer(train_app)
@@ -130,21 +135,21 @@ app.command(
 )(vet_command)
 
 
-@app.command(name="list", epilog="Example:  fedspill list attacks")
+@app.command(
+    name="list",
+    epilog="Examples:  fedspill list attacks  |  fedspill list attacks inverting_gradients  |  fedspill list models",
+)
 def list_(
     what: Annotated[
         Literal["attacks", "tamperings", "defences", "checks", "models", "data"],
         typer.Argument(help="attacks, tamperings, defences, checks, models or data."),
     ],
+    name: Annotated[str | None, typer.Argument(help="One of them, for all that there is to say of it.")] = None,
 ) -> None:
-    """What there is to choose from."""
-    headings, rows = listing.rows(what)
-    table = Table(box=HORIZONTALS, header_style="bold", pad_edge=False)
-    for heading in headings:
-        table.add_column(heading, overflow="fold", no_wrap=heading == "name")
-    for row in rows:
-        table.add_row(*row, end_section=True)
-    Console().print(table)
+    """What there is to choose from; attacks by what the server must be willing to do."""
+    from fedspill.cli import listing
+
+    listing.show(what, name, Console())
 
 
 @app.command()
@@ -171,11 +176,14 @@ def report(
     redact: Annotated[
         bool, typer.Option("--redact", help="Write to DIR/redacted a report without private examples.")
     ] = False,
+    summary: Summary = None,
 ) -> None:
     """Write the views of a finished audit again, and show its summary."""
+    headline = early.headline_of(summary)
+    early.check_report(folder)
     from fedspill.cli.audit import show_again
 
-    show_again(folder, redact)
+    show_again(folder, redact, headline)
 
 
 def _warn(message: Warning | str, category: type[Warning], *where: object) -> None:

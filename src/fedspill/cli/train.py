@@ -7,6 +7,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from fedspill.cli.early import check_device
+from fedspill.plan.tables import table_of
+
 app = typer.Typer(
     name="train",
     help="Train what attacks need: robust feature extractors, heads that leak, decoders.",
@@ -31,13 +34,15 @@ def command_line(out: Path) -> str:
 @app.command(epilog="Example:  fedspill train robust plans/train/cnn_robust.toml --out cnn_robust.safetensors")
 def robust(plan: Plan, out: Out, settings: Settings = None, device: Device = "auto") -> None:
     """Adversarial training of a feature extractor; run it again to go on after a kill."""
+    check_device(device)
+    table = table_of(plan, settings)
     from fedspill.cli.progress import TerminalListener
     from fedspill.plan.build import pick_device
-    from fedspill.plan.file import read_as
+    from fedspill.plan.file import parse_as
     from fedspill.training.plan import RobustPlan
     from fedspill.training.robust import train_robust
 
-    read = read_as(RobustPlan, plan, settings)
+    read = parse_as(RobustPlan, table)
     with TerminalListener(Console(stderr=True)) as listener:
         report = train_robust(read, out, device=pick_device(device), listener=listener, command=command_line(out))
     Console().print(
@@ -50,13 +55,15 @@ def robust(plan: Plan, out: Out, settings: Settings = None, device: Device = "au
 @app.command(epilog="Example:  fedspill train decoder plans/train/cnn_decoder.toml --out decoder.safetensors")
 def decoder(plan: Plan, out: Out, settings: Settings = None, device: Device = "auto") -> None:
     """A network from representations back to images; run it again to go on after a kill."""
+    check_device(device)
+    table = table_of(plan, settings)
     from fedspill.cli.progress import TerminalListener
     from fedspill.plan.build import pick_device
-    from fedspill.plan.file import read_as
+    from fedspill.plan.file import parse_as
     from fedspill.training.decoder import train_decoder_file
     from fedspill.training.plan import DecoderPlan
 
-    read = read_as(DecoderPlan, plan, settings)
+    read = parse_as(DecoderPlan, table)
     with TerminalListener(Console(stderr=True)) as listener:
         report = train_decoder_file(read, out, device=pick_device(device), listener=listener, command=command_line(out))
     similar = "" if report.ssim is None else f", SSIM {report.ssim:.3f}"
@@ -75,13 +82,15 @@ Trials = Annotated[
 @app.command(epilog="Example:  fedspill train spab plans/train/cnn_spab.toml --out cnn_spab.safetensors")
 def spab(plan: Plan, out: Out, settings: Settings = None, device: Device = "auto", trials: Trials = 0) -> None:
     """A classification head whose gradient leaks what enters it; run it again to go on after a kill."""
+    check_device(device)
+    table = table_of(plan, settings)
     from fedspill.cli.progress import TerminalListener
     from fedspill.plan.build import pick_device
-    from fedspill.plan.file import read_as
+    from fedspill.plan.file import parse_as
     from fedspill.training.leaking_head import train_spab
     from fedspill.training.plan import SpabPlan
 
-    read = read_as(SpabPlan, plan, settings)
+    read = parse_as(SpabPlan, table)
     with TerminalListener(Console(stderr=True)) as listener:
         report = train_spab(
             read,

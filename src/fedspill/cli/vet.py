@@ -22,6 +22,9 @@ def vet_command(
 
     Exit code: 0 nothing found, which is not evidence of safety; 1 a finding of severity 0.5 or more; 2 bad input.
     """
+    from fedspill.cli.early import check_file
+
+    check_file(weights)
     import fedspill
     from fedspill.cli.captured import image_shape
     from fedspill.zoo.models import build

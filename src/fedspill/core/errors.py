@@ -1,5 +1,25 @@
 """The errors that fedspill raises; each message names what was got and what is needed."""
 
+from collections.abc import Iterable
+
+
+def few(names: Iterable[object], most: int = 3) -> str:
+    """Names for a sentence: "a, b", or of a long list the first ones and how many there are in all.
+
+    Args:
+        most: names that are written.
+    """
+    every = [str(name) for name in names]
+    if len(every) <= most:
+        return ", ".join(every)
+    return f"{', '.join(every[:most])}, ... ({len(every)} in all)"
+
+
+def some(names: Iterable[str], most: int = 3) -> str:
+    """The same as Python writes a list, for names that may be empty or odd: ['a', 'b']."""
+    every = list(names)
+    return str(every[:most])[:-1] + (f", ... {len(every)} in all]" if len(every) > most else "]")
+
 
 class FedspillError(Exception):
     """Base of every error that fedspill raises on purpose."""

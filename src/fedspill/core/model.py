@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fedspill.core.errors import BadInput
+from fedspill.core.errors import BadInput, some
 from fedspill.core.inputs import InputSpec, TokenSpec
 from fedspill.core.module.answers import logits_of
 from fedspill.core.module.calling import called
@@ -156,7 +156,7 @@ class Model:
         patterns = [pattern for pattern in trainable if pattern not in exact]
         for pattern in patterns:
             if not any(fnmatchcase(name, pattern) for name in names):
-                raise BadInput(f"trainable={pattern!r} matches none of the parameters {_some(names)}")
+                raise BadInput(f"trainable={pattern!r} matches none of the parameters {some(names)}")
         return [n for n in names if n in exact or any(fnmatchcase(n, p) for p in patterns)]
 
     def own_module(self) -> nn.Module:
@@ -189,8 +189,8 @@ def conform(got: Params, template: Params, what: str) -> Params:
     missing, unknown = [k for k in template if k not in got], [k for k in got if k not in template]
     if missing or unknown:
         raise BadInput(
-            f"{what} names do not fit the model: missing {_some(missing)}, unknown {_some(unknown)};"
-            f" the model has {_some(list(template))}"
+            f"{what} names do not fit the model: missing {some(missing)}, unknown {some(unknown)};"
+            f" the model has {some(template)}"
         )
     for name, tensor in template.items():
         if got[name].shape != tensor.shape:
@@ -198,10 +198,6 @@ def conform(got: Params, template: Params, what: str) -> Params:
         if not got[name].isfinite().all():
             raise BadInput(f"{what} {name!r} holds NaN or infinite values; finite numbers are needed")
     return {k: got[k].detach().to(v) for k, v in template.items()}
-
-
-def _some(names: list[str]) -> str:
-    return str(names[:4])[:-1] + (f", ... {len(names)} in all]" if len(names) > 4 else "]")
 
 
 def parameter_name(module_name: str, parameter: str) -> str:

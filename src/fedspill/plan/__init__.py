@@ -2,34 +2,17 @@
 
 - `sections`: the schema.
 - `training`: what its section `client` says of optimisers and schedules.
-- `file`: TOML files and `--set`, with errors that name the key.
+- `tables`: TOML files and `--set`, as they are written.
+- `file`: plans from them, with errors that name the key.
 - `values`: FIELD=VALUE pairs.
 - `defaults`: what a plan that is silent takes.
 - `from_python`: protocols and optimisers that Python states, in a plan's keys.
 - `build`: the network and the device that a plan names.
+
+Names are loaded when they are first used (their homes stand in `__init__.pyi`): what is wrong with a file is told
+before PyTorch is imported.
 """
 
-from fedspill.plan.file import parse_as, parse_plan, read_as, read_plan
-from fedspill.plan.sections import (
-    AttackEntry,
-    AuditPlan,
-    ModelSection,
-    PoolSection,
-    Section,
-    parse_decibels,
-    parse_seconds,
-)
+import lazy_loader
 
-__all__ = [
-    "AttackEntry",
-    "AuditPlan",
-    "ModelSection",
-    "PoolSection",
-    "Section",
-    "parse_as",
-    "parse_decibels",
-    "parse_plan",
-    "parse_seconds",
-    "read_as",
-    "read_plan",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

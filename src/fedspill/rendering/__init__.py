@@ -1,9 +1,11 @@
 """Views of a report: pure functions of an AuditReport.
 
 - `folder`: every view, written beside report.json.
+- `headline/`: the first page: a verdict line for each kind of server, the story in plain words, what to change.
 - `html/`: the HTML report.
 - `terminal`: the essentials for a terminal.
 - `junit`: JUnit XML for a CI.
+- `markdown`: the headline for a pull request.
 - `index`: one page that leads to several reports.
 - `drawing/`: pictures and plots.
 - `facts`: trials by attack, and what their scores come to.

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from fedspill.core.tensor_files import write_whole
 from fedspill.rendering.folder import HTML_FILE, pairs_of
+from fedspill.rendering.headline.words import WORDS
 from fedspill.rendering.html import view
 from fedspill.rendering.html.page import environment
 from fedspill.report.schema import AuditReport
@@ -40,7 +41,7 @@ def write_index(folder: Path, scenes: Sequence[Scene]) -> Path:
         {
             "scene": scene,
             "href": f"{scene.name}/{HTML_FILE}",
-            "words": view.WORDS[scene.report.verdict.name],
+            "words": WORDS[scene.report.verdict.name],
             "cards": view.cards(scene.report, pairs_of(scene.report, scene.tensors)),
         }
         for scene in scenes

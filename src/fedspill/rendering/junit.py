@@ -5,6 +5,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from fedspill.rendering import facts, numbers
+from fedspill.rendering.headline.roles import role_rows
 from fedspill.report.schema import AuditReport, VerdictName
 from fedspill.report.trial import Trial
 
@@ -13,7 +14,7 @@ _FORBIDDEN = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff
 
 
 def junit(report: AuditReport) -> str:
-    """One test case per trial and one for the verdict.
+    """One test case per trial and one for the verdict, which holds a line for each kind of server.
 
     A trial fails when it leaked a larger share than the policy's `max_leakage_rate` (0 if it has none), or
     came closer than its `max_psnr`. A trial that was skipped is skipped.
@@ -38,12 +39,12 @@ def junit(report: AuditReport) -> str:
 
 def _verdict(report: AuditReport) -> ElementTree.Element:
     case = ElementTree.Element("testcase", classname="fedspill", name="verdict", time="0")
-    verdict = report.verdict
+    verdict, by_role = report.verdict, [row.line for row in role_rows(report)]
     if verdict.exit_code:
         failure = ElementTree.SubElement(case, "failure", type=verdict.name.value, message=_clean(verdict.sentence))
-        failure.text = _clean("\n".join(f"{c.topic}: {c.text}" for c in report.caveats))
-    lines = [f"{verdict.name.value}: {verdict.sentence}"]
-    lines += ["Not evidence of safety."] if verdict.name is VerdictName.NOT_SHOWN else []
+        failure.text = _clean("\n".join([*by_role, *(f"{c.topic}: {c.text}" for c in report.caveats)]))
+    lines = [f"{verdict.name.value}: {verdict.sentence}", *by_role]
+    lines += ["Not evidence of safety."] if verdict.name in (VerdictName.NOT_SHOWN, VerdictName.NOT_TESTED) else []
     ElementTree.SubElement(case, "system-out").text = _clean("\n".join(lines))
     return case
 

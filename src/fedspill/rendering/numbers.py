@@ -1,5 +1,6 @@
 """How numbers are written for people: units, percentages, durations, intervals."""
 
+import textwrap
 from collections.abc import Iterable
 
 from fedspill.report.trial import Rate
@@ -89,6 +90,11 @@ def count(n: int, noun: str) -> str:
     """`1 example`, `2 examples`."""
     plural = noun if n == 1 else noun + ("es" if noun.endswith(("x", "s")) else "s")
     return f"{n:,} {plural}"
+
+
+def brief(text: str, most: int = 80) -> str:
+    """A description cut to a headline's length, between words where it can be."""
+    return textwrap.shorten(text, most, placeholder=" ...") if len(text) > most else text
 
 
 def listing(items: Iterable[object], most: int = 8) -> str:

@@ -10,33 +10,34 @@ from fedspill.rendering import facts, numbers
 from fedspill.rendering.bins import bins_read
 from fedspill.rendering.defences import defence_rows
 from fedspill.rendering.facts import MetricInfo
+from fedspill.rendering.headline.advice import Advice, advice
+from fedspill.rendering.headline.roles import RoleRow, role_rows
+from fedspill.rendering.headline.words import WORDS
 from fedspill.rendering.html import view
 from fedspill.rendering.html.view import AttackRow
 from fedspill.rendering.rounds import RoundRow, round_rows
 from fedspill.rendering.texts import Piece, text_pairs_of, worst_texts
-from fedspill.report.schema import AuditReport, VerdictName
+from fedspill.report.schema import AuditReport
 from fedspill.report.store import Texts
 
-_COLOURS = {
-    VerdictName.LEAKS: "red",
-    VerdictName.RECOGNISABLE: "red",
-    VerdictName.BOUNDED: "green",
-    VerdictName.NOT_SHOWN: "yellow",
-    VerdictName.NOT_TESTED: "yellow",
-}
+_WIDEST_WORD = max(len(words.word) for words in WORDS.values())
 _MOST_WORST = 5
 _MOST_TEXTS = 3
 _MOST_TRIALS = 6
 
 
 def summary(report: AuditReport, console: Console, texts: Texts | None = None) -> None:
-    """Prints verdict, numbers, attacks, worst examples, bins, caveats and what was not tested.
+    """Prints verdict, a line for each kind of server, and what to change; then what it rests on.
 
     Args:
         texts: examples as text, of sentences and tables.
     """
     metric = facts.main_metric(report)
     console.print(_verdict(report))
+    for row in role_rows(report):
+        console.print(_role(row))
+    _bullets(console, "What to change first", [_advised(item) for item in advice(report)])
+    console.print()
     console.print(_headline(report))
     if report.feeding is not None and report.feeding.warning is not None:
         console.print(Text(f"\n{report.feeding.warning}", style="bold yellow"))
@@ -57,11 +58,27 @@ def summary(report: AuditReport, console: Console, texts: Texts | None = None) -
 
 
 def _verdict(report: AuditReport) -> Panel:
-    _, word, always = view.WORDS[report.verdict.name]
-    colour = _COLOURS[report.verdict.name]
-    body = Group(Text(report.verdict.sentence), Text(always, style=colour))
-    title = f"[b]{word.upper()}[/b]"
-    return Panel(body, title=title, title_align="left", border_style=colour, padding=(0, 1))
+    words = WORDS[report.verdict.name]
+    body = Group(Text(report.verdict.sentence), Text(words.always, style=words.colour))
+    title = f"[b]{words.word.upper()}[/b]"
+    return Panel(body, title=title, title_align="left", border_style=words.colour, padding=(0, 1))
+
+
+def _role(row: RoleRow) -> Table:
+    """The verdict's word beside what it rests on."""
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(no_wrap=True, width=_WIDEST_WORD)
+    grid.add_column(overflow="fold")
+    said = [Text(f"{row.role} server", style="bold")]
+    for name, text in row.facts:
+        said += [Text("; "), Text(f"{name.lower()}: ", style="dim"), Text(text)]
+    grid.add_row(Text(row.words.word.upper(), style=f"bold {row.words.colour}"), Text.assemble(*said))
+    return grid
+
+
+def _advised(item: Advice) -> str:
+    command = f" [cyan]{escape(' '.join(item.command.splitlines()))}[/cyan]" if item.command else ""
+    return f"[b]{escape(item.title)}.[/b] {escape(item.text)}{command}"
 
 
 def _headline(report: AuditReport) -> Table:

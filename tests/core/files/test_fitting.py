@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import load_file, save_model
 from torch import Tensor, nn
 
-from fedspill.core.errors import BadInput
+from fedspill.core.errors import BadInput, few, some
 from fedspill.core.files.contents import BORDER, named_tensors
 from fedspill.core.files.fitting import fitted
 from fedspill.core.inputs import ImageSpec
@@ -144,6 +144,23 @@ def test_an_update_may_hold_what_was_trained_and_counts_beside_it() -> None:
     found = fitted(optimiser, model_of(bare()), "update")
     assert list(found.params) == ["3.bias"]
     assert "optim" in found.notes[0]
+
+
+def test_notes_and_refusals_name_a_few_of_many_tensors_and_say_how_many_there_are() -> None:
+    assert some([]) == "[]"
+    assert some(["a", "b", "c"]) == "['a', 'b', 'c']"
+    assert some(("a", "b", "c", "d")) == "['a', 'b', 'c', ... 4 in all]"
+    assert few(["a", 2]) == "a, 2"
+    assert few(f"n{k}" for k in range(9)) == "n0, n1, n2, ... (9 in all)"
+    deep = nn.Sequential(*(nn.Linear(2, 2) for _ in range(40)))
+    model = Model.of(deep, ImageSpec((1, 1, 2)))
+    counters = {f"{k}.total_ops": torch.zeros(1) for k in range(40)}
+    (note,) = fitted({**deep.state_dict(), **counters}, model, "update").notes
+    assert note.count("total_ops") == 3
+    assert "... 40 in all]" in note
+    with pytest.raises(BadInput, match=r"\['0.weight', '0.bias', '1.weight', ... 80 in all\]") as refused:
+        fitted({f"other{k}": torch.zeros(3) for k in range(50)}, model, "update")
+    assert len(str(refused.value)) < 400
 
 
 def test_weights_that_stand_in_a_file_twice_are_those_of_the_likelier_name_or_are_refused() -> None:

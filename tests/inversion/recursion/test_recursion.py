@@ -222,6 +222,12 @@ def test_a_picture_is_found_by_its_activations() -> None:
     torch.testing.assert_close(stacked, torch.stack([known.distance(z), known.distance(found)]))
 
 
+def test_the_note_on_what_was_recovered_names_a_few_layers() -> None:
+    values = {f"relu_{k}": numbers(1, 2) for k in range(40)}
+    assert KnownActivations(residual(), values, None).described() == "relu_0, relu_1, relu_2, ... (40 in all)"
+    assert KnownActivations(residual(), {"relu_1": numbers(1, 2)}, None).described() == "relu_1"
+
+
 class Aliasing(nn.Module):
     """Changes a value that is used again: what a trace with copies computes is another network."""
 

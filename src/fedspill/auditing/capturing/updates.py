@@ -12,7 +12,7 @@ from torch import Tensor
 from fedspill.auditing.capturing.kinds import Kind, check_kind, rounding_note
 from fedspill.auditing.capturing.modes import mode_note
 from fedspill.auditing.capturing.signs import uphill
-from fedspill.core.errors import BadInput
+from fedspill.core.errors import BadInput, some
 from fedspill.core.files.contents import named_tensors
 from fedspill.core.files.fitting import Fitted, fitted
 from fedspill.core.files.reading import read_folder, read_tensors
@@ -161,7 +161,7 @@ def _alone(found: Fitted, kind: Kind, model: Model, right: bool | None) -> Sent:
 def _found(tensors: Mapping[str, Tensor], kind: Kind, model: Model) -> Fitted:
     found = fitted(tensors, model, "update")
     if not found.params:
-        raise BadInput(f"the update holds none of the model's parameters {list(model.params)[:4]}, ...")
+        raise BadInput(f"the update holds none of the model's parameters {some(model.params)}")
     check_kind(found.params, kind, model)
     rounded = rounding_note(found.params, model) if kind == "weights" else None
     return found if rounded is None else replace(found, notes=(*found.notes, rounded))

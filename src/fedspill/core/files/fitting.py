@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fedspill.core.errors import BadInput
+from fedspill.core.errors import BadInput, some
 from fedspill.core.files.contents import BORDER
 from fedspill.core.files.names import NESTS, Found, aliases, in_order, match, nest
 from fedspill.core.files.numbers import Stored, stored, values
@@ -105,7 +105,7 @@ def _cause(got: tuple[int, ...], needed: tuple[int, ...], templates: Params) -> 
 
 
 def _no_name(given: Sequence[str], names: Sequence[str], what: str) -> str:
-    said = f"the {what} holds none of the model's parameters {_some(names)}; it holds {_some(given)}"
+    said = f"the {what} holds none of the model's parameters {some(names)}; it holds {some(given)}"
     if any(n.endswith((":0", "/kernel", ".kernel")) for n in given):
         return f"{said} (named as TensorFlow, Keras or JAX do: write them by the names of state_dict())"
     return f"{said} (another architecture?)"
@@ -116,7 +116,7 @@ def _check_rivals(found: Found, entries: Mapping[str, Stored], what: str) -> Non
     first = found.prefix.partition(".")[0]
     if found.rivals and first and first not in NESTS:
         raise BadInput(
-            f"the {what} file holds the model's names under {_some([found.prefix, *found.rivals])}; give one of them"
+            f"the {what} file holds the model's names under {some([found.prefix, *found.rivals])}; give one of them"
         )
 
 
@@ -135,7 +135,7 @@ def _left_over(
         missing = [n for n in model.params if n not in held]
         raise BadInput(_names(f"{what} names", missing, unknown, list(model.params)))
     if left:
-        yield f"Of the {what} file {_some(left)} were not used: they are none of the model's."
+        yield f"Of the {what} file {some(left)} were not used: they are none of the model's."
     if found.prefix.strip("."):
         yield f"The names in the {what} file begin with {found.prefix!r}."
 
@@ -164,20 +164,15 @@ def check_complete(params: Params, model: Model, given: Sequence[str], what: str
 def _names(
     what: str, missing: Sequence[str], unknown: Sequence[str], names: Sequence[str], given: Sequence[str] = ()
 ) -> str:
-    said = f"{what} do not fit the model: missing {_some(missing)}, unknown {_some(unknown)}"
+    said = f"{what} do not fit the model: missing {some(missing)}, unknown {some(unknown)}"
     if any("lora_" in n for n in unknown):
         return f"{said} (adapters that the model does not have?)"
     close = difflib.get_close_matches(missing[0], unknown, 1, 0.6) if missing and unknown else []
     if close:
         return f"{said} (is {close[0]!r} the model's {missing[0]!r}?)"
     if len(missing) > len(names) // 2:
-        return f"{said}; the model has {_some(names)} (another architecture?)"
-    return f"{said}; the model has {_some(names)}"
-
-
-def _some(names: Sequence[str]) -> str:
-    listed = str(list(names[:4]))
-    return listed[:-1] + (f", ... {len(names)} in all]" if len(names) > 4 else "]")
+        return f"{said}; the model has {some(names)} (another architecture?)"
+    return f"{said}; the model has {some(names)}"
 
 
 def _by_order(

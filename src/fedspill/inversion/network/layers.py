@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from fedspill.core.errors import NotApplicable
+from fedspill.core.errors import NotApplicable, few
 from fedspill.core.model import Model
 
 CHUNK = 64
@@ -20,8 +20,7 @@ def layer_at(model: Model, at: str) -> nn.Module:
     """
     named = dict(model.module.named_modules())
     if at not in named:
-        shown = [name for name in named if name][:12]
-        raise NotApplicable(f"the network has no layer {at!r}; it has {', '.join(shown)}, ...")
+        raise NotApplicable(f"the network has no layer {at!r}; it has {few((n for n in named if n), 12)}")
     return named[at]
 
 

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fedspill.core.errors import NotApplicable
+from fedspill.core.errors import NotApplicable, few
 from fedspill.core.model import Model
 from fedspill.core.rng import randn
 from fedspill.core.roles import UNWATCHED, Watch
@@ -53,7 +53,7 @@ class KnownActivations:
 
     def described(self) -> str:
         """Which they are, in the words of a report."""
-        return "the picture itself" if self.picture is not None else ", ".join(self.values)
+        return "the picture itself" if self.picture is not None else few(self.values)
 
     def distance(self, z: Float[Tensor, "1 ..."]) -> Float[Tensor, ""]:
         """Relative squared error of a candidate's activations, differentiable."""

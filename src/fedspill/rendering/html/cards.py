@@ -1,4 +1,4 @@
-"""What the HTML report shows beside single pictures: texts, whole updates, and what was read in bins."""
+"""What the HTML report shows beside single pictures: texts, kinds of server, whole updates, and what bins held."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,8 +8,9 @@ from fedspill.rendering.bins import BinsRead, Tile
 from fedspill.rendering.drawing import pictures
 from fedspill.rendering.drawing.bin_sheet import bin_sheet
 from fedspill.rendering.drawing.pictures import Pair
-from fedspill.rendering.html.view import MOST_CARDS, attack_of, shown_scores
-from fedspill.rendering.texts import Piece, TextPair, worst_texts
+from fedspill.rendering.headline.roles import RoleRow, role_rows
+from fedspill.rendering.html.view import MOST_CARDS, Card, attack_of, cards_of, shown_scores
+from fedspill.rendering.texts import Piece, TextPair
 from fedspill.report.schema import AuditReport, WorstExample
 from fedspill.report.trial import Trial
 
@@ -30,15 +31,37 @@ class TextCard:
 
 def text_cards(report: AuditReport, pairs: Sequence[TextPair]) -> list[TextCard]:
     """The worst examples that there is a text of; none from a redacted report."""
-    if report.redacted:
-        return []
-    by_place = {(w.trial, w.example): w for w in report.worst}
+    return [] if report.redacted else _texts_of(report, report.worst, pairs)
+
+
+def _texts_of(report: AuditReport, examples: Sequence[WorstExample], pairs: Sequence[TextPair]) -> list[TextCard]:
+    by_place = {(p.trial, p.example): p for p in pairs}
     units = {info.name: info.unit for info in facts.metrics(report)}
+    found = [(w, pair) for w in examples if (pair := by_place.get((w.trial, w.example))) is not None]
     return [
         TextCard(worst, attack_of(report, pair.trial), shown_scores(worst, pair.values, units), *pair.pieces)
-        for pair in worst_texts(report, pairs)[:MOST_CARDS]
-        for worst in (by_place[pair.trial, pair.example],)
+        for worst, pair in found[:MOST_CARDS]
     ]
+
+
+@dataclass(frozen=True)
+class RoleCard:
+    """The verdict against one kind of server, with what it came closest to, if it can be shown."""
+
+    row: RoleRow
+    picture: Card | None
+    text: TextCard | None
+
+
+def role_cards(report: AuditReport, pairs: Sequence[Pair], texts: Sequence[TextPair]) -> list[RoleCard]:
+    """One for each kind of server; a redacted report shows no example in them."""
+    return [_role_card(report, row, pairs, texts) for row in role_rows(report)]
+
+
+def _role_card(report: AuditReport, row: RoleRow, pairs: Sequence[Pair], texts: Sequence[TextPair]) -> RoleCard:
+    shown = [] if row.shown is None or report.redacted else [row.shown]
+    picture, text = cards_of(report, shown, pairs), _texts_of(report, shown, texts)
+    return RoleCard(row, next(iter(picture), None), next(iter(text), None))
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,9 @@ from fedspill.rendering.bins import BinsRead, embedded
 from fedspill.rendering.defences import defence_rows
 from fedspill.rendering.drawing import figures, history
 from fedspill.rendering.drawing.pictures import DIFFERENCE_RANGE, Pair
+from fedspill.rendering.headline.advice import advice
+from fedspill.rendering.headline.story import meaning, tried
+from fedspill.rendering.headline.words import WORDS
 from fedspill.rendering.html import cards, view
 from fedspill.rendering.html.plan_text import plan_text
 from fedspill.rendering.rounds import round_rows
@@ -29,6 +32,7 @@ _FILTERS = (
     numbers.rate,
     numbers.criterion,
     numbers.duration,
+    numbers.brief,
     numbers.listing,
 )
 
@@ -68,7 +72,11 @@ def _context(
     return {
         "report": report,
         "environment": report.environment,
-        "verdict": view.WORDS[report.verdict.name],
+        "verdict": WORDS[report.verdict.name],
+        "roles": cards.role_cards(report, pairs, texts),
+        "tried": tried(report),
+        "meaning": meaning(report),
+        "advice": advice(report),
         "tiles": view.tiles(report),
         "cards": view.cards(report, pairs),
         "texts": cards.text_cards(report, texts),

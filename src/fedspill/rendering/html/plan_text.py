@@ -11,7 +11,7 @@ def plan_text(plan: Mapping[str, Any]) -> str:
 
 
 def _table(table: Mapping[str, Any], path: str) -> list[str]:
-    lines = [f"{_key(k)} = {_value(v)}" for k, v in table.items() if _is_plain(v)]
+    lines = [f"{_key(k)} = {value_text(v)}" for k, v in table.items() if _is_plain(v)]
     for key, value in table.items():
         here = f"{path}.{_key(key)}".lstrip(".")
         if isinstance(value, Mapping):
@@ -35,12 +35,13 @@ def _key(key: str) -> str:
     return key if bare.isascii() and bare.isalnum() else json.dumps(key)
 
 
-def _value(value: object) -> str:
+def value_text(value: object) -> str:
+    """One value as TOML, a table in one line."""
     if isinstance(value, list | tuple):
-        return "[" + ", ".join(_value(v) for v in cast("list[Any]", value)) + "]"
+        return "[" + ", ".join(value_text(v) for v in cast("list[Any]", value)) + "]"
     if isinstance(value, Mapping):
         entries = cast("Mapping[str, Any]", value).items()
-        return "{ " + ", ".join(f"{_key(k)} = {_value(v)}" for k, v in entries if v is not None) + " }"
+        return "{ " + ", ".join(f"{_key(k)} = {value_text(v)}" for k, v in entries if v is not None) + " }"
     if isinstance(value, bool | int | float):
         return json.dumps(value).replace("Infinity", "inf").replace("NaN", "nan")
     return json.dumps(str(value), ensure_ascii=False)

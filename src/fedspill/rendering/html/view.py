@@ -9,23 +9,10 @@ from fedspill.rendering.drawing import pictures
 from fedspill.rendering.drawing.pictures import Pair
 from fedspill.rendering.facts import AttackGroup, MetricInfo, Spread
 from fedspill.report.leakage import leaked_share, rate
-from fedspill.report.schema import AuditReport, Feeding, VerdictName, WorstExample
+from fedspill.report.schema import AuditReport, Feeding, WorstExample
 from fedspill.report.trial import Rate, Score, Trial
 
 MOST_CARDS = 12
-
-WORDS = {
-    VerdictName.LEAKS: ("leaks", "Leaks", "Private data can be rebuilt from these updates."),
-    VerdictName.RECOGNISABLE: (
-        "leaks",
-        "Recognisable",
-        "Private examples can be recognised in what was rebuilt from these updates.",
-    ),
-    VerdictName.BOUNDED: ("bounded", "Bounded", "A valid bound lies under the policy."),
-    VerdictName.NOT_SHOWN: ("unshown", "Not shown", "This is not evidence of safety."),
-    VerdictName.NOT_TESTED: ("unshown", "Not tested", "Nothing can be concluded."),
-}
-"""What stands for each verdict: a class in the style sheet, a word, and what is always said beside it."""
 
 
 @dataclass(frozen=True)
@@ -140,9 +127,14 @@ def cards(report: AuditReport, pairs: Sequence[Pair]) -> list[Card]:
     """The worst examples that there is a picture of; none from a redacted report."""
     if report.redacted:
         return []
+    return cards_of(report, report.worst, pairs)
+
+
+def cards_of(report: AuditReport, examples: Sequence[WorstExample], pairs: Sequence[Pair]) -> list[Card]:
+    """The given examples, in their order, as far as there is a picture of them."""
     by_place = {(p.trial, p.example): p for p in pairs if p.drawable}
     units = {info.name: info.unit for info in facts.metrics(report)}
-    candidates = ((w, by_place.get((w.trial, w.example))) for w in report.worst)
+    candidates = ((w, by_place.get((w.trial, w.example))) for w in examples)
     drawn = [(w, pair) for w, pair in candidates if pair is not None][:MOST_CARDS]
     return [_card(w, pair, attack_of(report, w.trial), units) for w, pair in drawn]
 

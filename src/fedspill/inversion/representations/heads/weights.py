@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fedspill.core.errors import BadInput
+from fedspill.core.errors import BadInput, few
 from fedspill.core.rng import rand, randn
 from fedspill.inversion.network.extractor import Extractor, representation_shape, two_layer_head
 from fedspill.inversion.theory.ownership import leakage_rates
@@ -143,7 +143,8 @@ def read_head(path: str | Path, extractor: Extractor) -> HeadWeights:
         raise BadInput(f"{str(path)!r} is no whole safetensors file: {str(error)[:160]}") from error
     if sorted(tensors) != sorted(NAMES) or not all(bool(v.isfinite().all()) for v in tensors.values()):
         raise BadInput(
-            f"{str(path)!r} holds {sorted(tensors)}; finite {sorted(NAMES)} are needed, a head of two layers"
+            f"{str(path)!r} holds {few(sorted(tensors))}; finite {', '.join(sorted(NAMES))} are needed, a head of two"
+            " layers"
         )
     head = HeadWeights(*(tensors[name].to(like) for name in NAMES))
     length = int(torch.tensor(representation_shape(extractor.model, extractor.at)).prod())

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from fedspill.core.errors import BadInput
+from fedspill.core.errors import BadInput, few
 from fedspill.core.inputs import CategoricalColumn, Column, NumericColumn, TableSpec
 from fedspill.zoo.data.sources.source import Source
 
@@ -63,7 +63,7 @@ def parsed(where: str, header: Sequence[str], rows: Sequence[Sequence[str]], lab
     _check(where, names, rows)
     target = names[-1] if label is None else label
     if target not in names:
-        raise BadInput(f"{where} has no column {target!r} for the label; it has {', '.join(names)}")
+        raise BadInput(f"{where} has no column {target!r} for the label; it has {few(names, 20)}")
     cells = {name: [row[k].strip() for row in rows] for k, name in enumerate(names)}
     labels, classes = _labels(where, target, cells.pop(target))
     read = [_column(where, name, texts) for name, texts in cells.items()]

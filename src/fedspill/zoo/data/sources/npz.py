@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedspill.core.errors import BadInput
+from fedspill.core.errors import BadInput, few
 from fedspill.zoo.data.sources.source import MOST_CLASSES, Source, check_pixels, pixels, square
 
 Array = NDArray[Any]
@@ -26,7 +26,7 @@ def _arrays(path: Path, split: str) -> tuple[Array, Array | None, tuple[str, ...
             have = list(archive)
             images, labels = _keys(split)
             if images not in have:
-                raise BadInput(f"{str(path)!r} has no array {images!r} for split {split!r}; it has {', '.join(have)}")
+                raise BadInput(f"{str(path)!r} has no array {images!r} for split {split!r}; it has {few(have, 8)}")
             names = next((tuple(map(str, archive[k])) for k in NAME_KEYS if k in have), ())
             return _array(archive[images]), _array(archive[labels]) if labels in have else None, names
     except FileNotFoundError as error:

@@ -1,0 +1,11 @@
+from .file import parse_as as parse_as
+from .file import parse_plan as parse_plan
+from .file import read_as as read_as
+from .file import read_plan as read_plan
+from .sections import AttackEntry as AttackEntry
+from .sections import AuditPlan as AuditPlan
+from .sections import ModelSection as ModelSection
+from .sections import PoolSection as PoolSection
+from .sections import Section as Section
+from .sections import parse_decibels as parse_decibels
+from .sections import parse_seconds as parse_seconds

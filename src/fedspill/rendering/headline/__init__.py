@@ -1,0 +1,7 @@
+"""The first page of a report, for whoever has to decide: the same words in every view.
+
+- `words`: what stands for each verdict.
+- `roles`: one verdict line for each kind of server.
+- `story`: what was tried, and what came out of it, in plain words.
+- `advice`: what to change first.
+"""
