@@ -56,6 +56,9 @@ class Maui:
     representations of a natural one have many pre-images (section 5.1). Clients train and send the head alone:
     `client.trainable = ["head.*"]`, or whatever the network calls its head.
 
+    Two layers stand where one stood, so this is a change of the architecture, though clients may take it for the usual
+    new head of a fine-tuning (section 8). A head that is a two-layer perceptron already would need its parameters only.
+
     Attributes:
         head: how the new head is made: "spab", trained for rows that one example of a batch fires (section 5.2.2);
             "quantile", random rows with biases that public data set (not in the paper); and the paper's
@@ -255,7 +258,7 @@ CARD: Card[Tampering] = Card(
         "quick": Maui(head="quantile", inversion="decoder", decoder_epochs=2),
         "strong": Maui(inversion="refined"),
     },
-    role=ServerRole.MALICIOUS_PARAMETERS,
+    role=ServerRole.MALICIOUS_ARCHITECTURE,
     needs=frozenset({Knows.PUBLIC_DATA}),
     iterative=True,
     reads=True,

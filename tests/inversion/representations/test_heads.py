@@ -63,6 +63,8 @@ def test_the_terms_are_what_they_say() -> None:
         sum(max(0.0, float(v)) for v in z[:, j]) + 3.0 * float((-z[:, j].max()).exp().log1p()) for j in range(10)
     ]
     assert float(column_sparsity(z, 3.0)) == pytest.approx(sum(columns) / 32)
+    entries = [max(0.0, float(v)) + 3.0 * float((-v).exp().log1p()) for v in z.flatten()]
+    assert float(column_sparsity(z, 3.0, "entries")) == pytest.approx(sum(entries) / 32)
     wanted = -sum(w * (expected_leakage(z, s) + 1e-3).log().mean() for s, w in ((8, 4.0), (16, 1.0)))
     torch.testing.assert_close(expected_loss(z, (8, 16), 2.0), wanted)
     torch.testing.assert_close(expected_loss(z, (12,), 0.4), expected_loss(z[:24], (12,), 0.4))

@@ -1,10 +1,10 @@
 """How a leaking head is trained: the settings, with those of the paper and of a plain head."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from fedspill.core.errors import BadInput
-from fedspill.core.settings import Group
+from fedspill.core.settings import Group, plain_fields
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,10 @@ class ExpectedLeakage(Group):
             raise BadInput(f"leakage={self.leakage} must be 0 or more, temperature={self.temperature} above 0")
 
 
+AliveOver = Literal["maximum", "entries"]
+"""The two readings of the paper's term against dead neurons; see `ColumnSparsity`."""
+
+
 @dataclass(frozen=True)
 class ColumnSparsity(Group):
     """The paper's objective (eq. 8, rebuilt): sparse columns of the activation, none of them dead.
@@ -62,13 +66,20 @@ class ColumnSparsity(Group):
         sparsity: lambda, at the end of its cosine schedule.
         alive: r, weight of the term against dead neurons.
         noise: standard deviation of the noise on the first layer per epoch, relative to its weights.
+        alive_over: what that term sums softplus of: "maximum", the negated maximum of each column, so that each keeps
+            an example that fires it; "entries", the negated outputs of all examples. The paper's formula is lost, and
+            its words (a penalty on negative values, a maximum relaxed by softplus) fit both. A weight for the one is
+            not one for the other: see `PAPER` and `PAPER_ENTRIES`.
     """
 
     sparsity: float = 0.022
     alive: float = 3.0
     noise: float = 0.07
+    alive_over: AliveOver = "maximum"
 
     def __post_init__(self) -> None:
+        if self.alive_over not in get_args(AliveOver):
+            raise BadInput(f"alive_over={self.alive_over!r} is not known; there are {', '.join(get_args(AliveOver))}")
         if not (self.sparsity >= 0 and self.alive >= 0 and self.noise >= 0):
             raise BadInput(f"sparsity={self.sparsity}, alive={self.alive}, noise={self.noise} must be 0 or more")
 
@@ -147,7 +158,7 @@ PAPER = SpAB(
     ColumnSparsity(sparsity=0.029, alive=1.84, noise=0.063),
     FirstRows(start="constant", constant=-2.65, shrinkage=12.0, frequent=0.0, dense=0.0),
 )
-"""The paper's objective; its own values are lost."""
+"""The paper's objective, its term against dead neurons read as one on each column's maximum; its own values are lost."""
 
 
 PLAIN = SpAB(
@@ -158,3 +169,13 @@ PLAIN = SpAB(
     accuracy_loss=0.0,
 )
 """An honest head's: cross-entropy alone, PyTorch's own start."""
+
+
+def told_fields(settings: SpAB) -> dict[str, object]:
+    """The fields as a plan writes them. `alive_over` came later: it is left out while it says nothing, so that the
+    states and trials of older trainings are known again.
+    """
+    told = plain_fields(settings)
+    if settings.columns.alive_over == ColumnSparsity.alive_over:
+        del told["alive_over"]
+    return told
