@@ -1,8 +1,8 @@
 """Image identification precision (IIP, pixels) of Robbing the Fed among rivals of the target's own class.
 
-The paper counts a reconstruction as identified if no other picture of its class in the validation set is nearer. CIFAR-10
-has 1,000 test images a class; the 128 photographs have one, so that there rivals are of other classes, which is easier.
-Both references are measured here on the same reconstructions, and on mixtures, which are no reconstructions at all.
+The paper counts a reconstruction as identified if no other picture of its class in the validation set is nearer.
+CIFAR-10 has 1,000 test images a class; the 128 photographs have one, so that there rivals are of other classes. Both
+references are measured here on the same reconstructions, and on mixtures, which are no reconstructions at all.
 
     python -m benchmarks.imprint.identification rows        # the four lines of Table 1, 20 batches of 64, 128 rows
     python -m benchmarks.imprint.identification bins        # rows from 32 to 1,024 (Fig. 4, left)
@@ -36,6 +36,7 @@ LINES = {
     "random / normal": "random_normal",
 }
 """Of Table 1, by preset."""
+COLUMNS = "exact, % | IIP, rivals of the own class, % | IIP, 127 strangers, %"
 
 
 def hits(shown: Tensor, where: Tensor, private: Batch, others: Batch) -> Tensor:
@@ -49,13 +50,11 @@ def strangers(private: Batch, others: Batch) -> tuple[Batch, Batch]:
     return replace(private, labels=torch.arange(n)), replace(others, labels=torch.arange(n, n + len(others)))
 
 
-def mixed(private: Batch, share: float, seed: int, *, same_class: bool) -> Tensor:
-    """Each example with `share` of itself, the rest a picture drawn from the others of its class, or of other classes."""
-    rng, partners = stream(seed, "mixtures", str(same_class)), list[int]()
-    for k, label in enumerate(private.labels.tolist()):
-        fit = (private.labels == label) if same_class else (private.labels != label)
-        fit[k] = False
-        choice = fit.nonzero()[:, 0]
+def mixed(private: Batch, share: float, seed: int) -> Tensor:
+    """Each example with `share` of itself, the rest a picture drawn from those of other classes in the batch."""
+    rng, partners = stream(seed, "mixtures"), list[int]()
+    for label in private.labels.tolist():
+        choice = (private.labels != label).nonzero()[:, 0]
         partners.append(int(choice[int(torch.randint(len(choice), (), generator=rng))]))
     return share * private.inputs + (1 - share) * private.inputs[partners]
 
@@ -90,7 +89,7 @@ def line(name: str, found: dict[str, list[float]]) -> str:
 
 def rows(batches: int) -> None:
     """The four functions of Table 1."""
-    print("| function / cutoffs | exact, % | IIP, rivals of the own class, % | IIP, 127 strangers, % |\n|---|---|---|---|")
+    print(f"| function / cutoffs | {COLUMNS} |\n|---|---|---|---|")
     for name, preset in LINES.items():
         tampering = CARD.presets[preset]
         assert isinstance(tampering, RobbingTheFed)
@@ -99,7 +98,7 @@ def rows(batches: int) -> None:
 
 def bins(batches: int) -> None:
     """Identification by rows."""
-    print("| rows | exact, % | IIP, rivals of the own class, % | IIP, 127 strangers, % |\n|---|---|---|---|")
+    print(f"| rows | {COLUMNS} |\n|---|---|---|---|")
     for count in (32, 64, 128, 256, 512, 1024):
         tampering = RobbingTheFed(Bins(count, functions=("dct:32",), cutoffs="laplace"))
         print(line(str(count), measured(tampering, batches)), flush=True)
@@ -115,13 +114,13 @@ def mixtures(batches: int) -> None:
         level, own, alien = list[float](), list[float](), list[float]()
         for number in range(batches):
             private, others = split(pool, number)
-            shown, where = mixed(private, share, number, same_class=False), torch.arange(BATCH)
+            shown, where = mixed(private, share, number), torch.arange(BATCH)
             level.append(float(PSNR()(shown, private.inputs).mean()))
             own.append(100 * float(hits(shown, where, private, others).double().mean()))
             alone = strangers(private, others[torch.arange(BATCH)])
             alien.append(100 * float(hits(shown, where, *alone).double().mean()))
         private, others = photographs[torch.arange(BATCH)], photographs[torch.arange(BATCH, 2 * BATCH)]
-        shown = mixed(private, share, 0, same_class=False)
+        shown = mixed(private, share, 0)
         seen = int(hits(shown, torch.arange(BATCH), private, others).sum())
         print(
             f"| {share:g} | {mean_and_error(level)} | {mean_and_error(own)} % | {mean_and_error(alien)} %"

@@ -153,7 +153,7 @@ def _interval(values: list[float]) -> str:
 
 def main() -> None:
     """The command line."""
-    records.run_or_table("presets", __doc__, _options, run, lines)
+    records.run_or_table("matching.presets", __doc__, _options, run, lines)
 
 
 def _options(parser: argparse.ArgumentParser) -> None:

@@ -7,7 +7,8 @@ Every search gets the same number of iterations. Methods: decoder, refined, unet
 natural (Maui's U-Net on a natural extractor); nex, nex_robust (on a plain head); ig, dlg (on Maui's model, head only).
 Maui is fedspill's own unless told otherwise: a head trained for the expected leakage, and peeling; `--published` takes
 the paper's objective and no peeling. NEX is its preset `strong` (one exclusive unit is enough, and peeling); `--nex
-paper` takes the paper's. `--iterations 1` counts what is read and leaves the pictures out. A finished cell is kept in --out and not run again. CIFAR-10 lies under FEDSPILL_DATA. Prints markdown.
+paper` takes the paper's. `--iterations 1` counts what is read and leaves the pictures out.
+A finished cell is kept in --out and not run again. CIFAR-10 lies under FEDSPILL_DATA. Prints markdown.
 """
 
 import argparse
