@@ -116,8 +116,8 @@ class FirstRows(Group):
 class SpAB:
     """How a head is trained.
 
-    The defaults, those of `PAPER`, of `PAPER_ENTRIES` and the rate of the quantile head are what 25 trials of Optuna's sampler (18 rates)
-    found on 2,560 training images of CIFAR-10 that no trial trained on: docs/results-maui.md.
+    The defaults, those of `PAPER`, of `PAPER_ENTRIES` and the rate of the quantile head are what 25 trials of Optuna's
+    sampler (18 rates) found on 2,560 training images of CIFAR-10 that no trial trained on: docs/results-maui.md.
 
     Attributes:
         schedule: how long, and how fast.
