@@ -1,5 +1,7 @@
 """Recall of trap weights on CIFAR-10 test images beside the paper's (Boenisch et al., EuroS&P 2023, Table 5).
 
+The paper's figures are of trap weights; beside the imprint's rows, which `--imprint` adds, stands none.
+
 A is the share of rows that some example fires, P the share of these that one example alone fires, R the share of
 examples that own a row: what the paper counts. "Read" is the share that the readout, which sees the update only, puts
 out within the stated error; "certified" is how many candidates it vouches for, "false" how many of these are wrong.
@@ -110,13 +112,12 @@ def cut(pool: Batch, size: int, count: int) -> list[Batch]:
     return [pool[order[k * size : (k + 1) * size]] for k in range(count)]
 
 
-def row(cell: tuple[int, int], found: Sequence[Recall]) -> str:
+def row(cell: tuple[int, int], found: Sequence[Recall], paper: float | None) -> str:
     columns = [[getattr(r, f) for r in found] for f in Recall.__dataclass_fields__]
     shown = [f"{float(torch.tensor(c).mean()):.3f}" for c in columns[:5]]
     spread = float(torch.tensor(columns[2]).std(correction=0))
     shown[2] += f" +- {spread:.3f}"
     counts = [f"{sum(c) / len(c):.1f}" for c in columns[5:]]
-    paper = PAPER.get(cell)
     return " | ".join([*map(str, cell), *shown, *counts, f"{paper:.3f}" if paper else "-"])
 
 
@@ -177,7 +178,8 @@ def main() -> None:
             servers["imprint, peeled"] = RobbingLinearLayer(functions=("random",) * 4, cutoffs="auto", decode="peel")
         for name, server in servers.items():
             found = recall(server, model, cut(pool.batch, size, args.batches), public)
-            print(f"| {name} | {row((rows, size), found)} |", flush=True)
+            paper = PAPER.get((rows, size)) if name == "trap weights" else None  # of the imprint it has none
+            print(f"| {name} | {row((rows, size), found, paper)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ from fedspill.core.types import Batch
 from fedspill.inversion.gradients.layer import Layer
 from fedspill.inversion.network.extractor import Extractor
 from fedspill.inversion.representations.heads.making import make_head
-from fedspill.inversion.representations.heads.settings import PAPER, SpAB
+from fedspill.inversion.representations.heads.settings import PAPER, PAPER_ENTRIES, SpAB
 from fedspill.inversion.representations.heads.weights import HeadWeights, Kind
 from fedspill.inversion.representations.readout import read_representations
 from fedspill.inversion.theory.ownership import leakage_rates
@@ -50,6 +50,7 @@ HEADS: dict[str, tuple[Kind, SpAB]] = {
     "quantile 1/100": ("quantile", SpAB()),
     "quantile 1/16": ("quantile", SpAB(quantile=1 / 16)),
     "SpAB, the paper's objective": ("spab", PAPER),
+    "SpAB, the paper's objective, all entries": ("spab", PAPER_ENTRIES),
     "SpAB": ("spab", SpAB()),
 }
 ABLATION: dict[str, tuple[Kind, SpAB]] = {

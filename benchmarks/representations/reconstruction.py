@@ -5,6 +5,9 @@
 
 Every search gets the same number of iterations. Methods: decoder, refined, unet (Maui on the robust extractor);
 natural (Maui's U-Net on a natural extractor); nex, nex_robust (on a plain head); ig, dlg (on Maui's model, head only).
+Maui is fedspill's own unless told otherwise: a head trained for the expected leakage, and peeling; `--published` takes
+the paper's objective and no peeling. NEX is its preset `strong` (one exclusive unit is enough, and peeling); `--nex
+paper` takes the paper's. `--iterations 1` counts what is read and leaves the pictures out.
 A finished cell is kept in --out and not run again. CIFAR-10 lies under FEDSPILL_DATA. Prints markdown.
 """
 
@@ -45,6 +48,8 @@ def sent(method: str, given: argparse.Namespace, worlds: dict[str, World]) -> tu
     inversion = method if method in ("decoder", "refined") else "unet"
     maui = Maui(
         head="plain" if plain else given.kind,
+        objective="published" if given.published else "expected",
+        peel=not given.published,
         head_weights="" if plain or natural else given.head,
         inversion=inversion,
         iterations=given.iterations,
@@ -57,7 +62,7 @@ def sent(method: str, given: argparse.Namespace, worlds: dict[str, World]) -> tu
         attack = with_fields(card.presets["paper"], steps=max(1, steps), restarts=1)
         return with_fields(attack, tv=given.ig_tv) if isinstance(attack, InvertingGradients) else attack, tampered.model
     if plain:
-        attack = NEX.presets["strong"]
+        attack = NEX.presets[given.nex]
         return replace(attack, matching=with_fields(attack.matching, iterations=given.iterations)), tampered.model
     assert tampered.readout is not None
     return tampered.readout, tampered.model
@@ -114,6 +119,8 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, default=1000)
     parser.add_argument("--batches", type=int, default=0)
     parser.add_argument("--kind", default="spab")
+    parser.add_argument("--published", action="store_true", help="Maui as published: its objective, no peeling")
+    parser.add_argument("--nex", default="strong", choices=("paper", "strong"))
     parser.add_argument("--head", default="", help="file of `fedspill train spab`; else one is trained")
     parser.add_argument("--decoder", default="", help="file of `fedspill train decoder`; else one is trained")
     parser.add_argument("--robust", default="robust")
@@ -131,7 +138,8 @@ def main() -> None:
     print("| method | batch | rebuilt | PSNR, dB | SSIM | LPIPS | s |\n|---|---|---|---|---|---|---|")
     for size in map(int, given.sizes.split(",")):
         for method in given.methods.split(","):
-            file = given.out / f"{method}.{size}.{given.iterations}.json"
+            variant = ".published" * given.published + f".{given.nex}" * (given.nex != "strong")
+            file = given.out / f"{method}.{size}.{given.iterations}{variant}.json"
             if not file.is_file():
                 file.write_text(json.dumps(cell(method, size, given, worlds)))
             print(line(method, size, json.loads(file.read_text())), flush=True)

@@ -12,9 +12,10 @@ from fedspill.core.inputs import TokenSpec
 from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.local_training.update import FedSGD, local_update
 from fedspill.core.rng import stream
+from fedspill.core.types import ServerRole
 from fedspill.inversion.network.extractor import Extractor
 from fedspill.inversion.representations.images.decoder_training import DecoderTraining
-from fedspill.tamperings.maui import Maui, MauiReadout
+from fedspill.tamperings.maui import CARD, TRAINED, Maui, MauiReadout
 from fedspill.zoo.models import build
 from tests.support.watches import Kept
 from tests.support.worlds import batch, conv_bn
@@ -127,3 +128,19 @@ def test_the_shipped_robust_network_takes_it() -> None:
     assert made.model.params["head.0.weight"].shape == (256, 512)
     assert isinstance(made.readout, MauiReadout)
     assert made.readout.decoder is None
+
+
+def test_each_objective_trains_the_head_that_it_names() -> None:
+    assert TRAINED["published"].columns.alive_over == "maximum"
+    assert TRAINED["published_entries"].columns.alive_over == "entries"
+    assert TRAINED["published"].expected.leakage == TRAINED["published_entries"].expected.leakage == 0
+    assert TRAINED["expected"].expected.leakage > 0
+    assert Maui().objective == "expected"
+    paper = CARD.presets["paper"]
+    assert isinstance(paper, Maui)
+    assert paper.objective == "published", "as it was before there were two readings"
+
+
+def test_the_card_says_that_layers_are_added() -> None:
+    assert CARD.role is ServerRole.MALICIOUS_ARCHITECTURE
+    assert set(tampered().model.params) - set(conv_bn().params), "names that the agreed architecture does not have"

@@ -26,7 +26,7 @@ from fedspill.inversion.labels.scale import head_multiple
 from fedspill.inversion.network.extractor import Extractor, representation_shape, with_module
 from fedspill.inversion.network.layers import layer_inputs
 from fedspill.inversion.representations.heads.making import make_head
-from fedspill.inversion.representations.heads.settings import PAPER, SpAB
+from fedspill.inversion.representations.heads.settings import PAPER, PAPER_ENTRIES, SpAB
 from fedspill.inversion.representations.heads.weights import HeadWeights, Kind, read_head
 from fedspill.inversion.representations.images.decoder import IRDecoder, decoder_of, read_decoder
 from fedspill.inversion.representations.images.decoder_training import DecoderTraining, train_decoder
@@ -42,6 +42,9 @@ from fedspill.inversion.representations.two_layer import two_layer
 from fedspill.inversion.theory.ownership import expected_rows
 
 Inversion = Literal["unet", "decoder", "refined"]
+Objective = Literal["published", "published_entries", "expected"]
+TRAINED: dict[Objective, SpAB] = {"published": PAPER, "published_entries": PAPER_ENTRIES, "expected": SpAB()}
+"""How a "spab" head is trained for each objective."""
 UNET = IRMatching(weight_decay=0.01, noise=SeedNoise(jitter=0.03, kick=0.1))
 """The search of Algorithm 1, with the noise that the paper adds to the seed, in sizes found here."""
 REFINED = IRMatching("decoder", MatchingSchedule(iterations=300), terms=MatchingTerms(anchor=1.0))
@@ -56,12 +59,16 @@ class Maui:
     representations of a natural one have many pre-images (section 5.1). Clients train and send the head alone:
     `client.trainable = ["head.*"]`, or whatever the network calls its head.
 
+    Two layers stand where one stood, so this is a change of the architecture, though clients may take it for the usual
+    new head of a fine-tuning (section 8). A head that is a two-layer perceptron already would need its parameters only.
+
     Attributes:
         head: how the new head is made: "spab", trained for rows that one example of a batch fires (section 5.2.2);
             "quantile", random rows with biases that public data set (not in the paper); and the paper's
             baselines "plain" and "random".
-        objective: what "spab" trains for: "published" is the paper's, sparse columns; "expected" is the share of
-            examples that own a row.
+        objective: what "spab" trains for: "published" is the paper's, sparse columns, with a term against dead neurons
+            that looks at each column's maximum; "published_entries" the same with a term on all entries, the other
+            reading of its words; "expected" is the share of examples that own a row, and not in the paper.
         width: rows of its first layer.
         at: name of the head that is replaced; "" finds it.
         head_weights: file that `fedspill train spab` wrote, instead of training one.
@@ -77,7 +84,7 @@ class Maui:
     """
 
     head: Kind = "spab"
-    objective: Literal["published", "expected"] = "expected"
+    objective: Objective = "expected"
     width: int = 1024
     at: str = ""
     head_weights: str = ""
@@ -128,7 +135,7 @@ class Maui:
             model = extractor.model
             with torch.no_grad():
                 classes = model.logits(model.params, model.input.encode(public.inputs[:1].to(model.like))).shape[-1]
-            settings = replace(PAPER if self.objective == "published" else SpAB(), mislabel=self.mislabel)
+            settings = replace(TRAINED[self.objective], mislabel=self.mislabel)
             rng = stream(seed, "head")
             return asdict(make_head(self.head, features, public.labels, classes, self.width, settings, rng, watch))
 
@@ -255,7 +262,7 @@ CARD: Card[Tampering] = Card(
         "quick": Maui(head="quantile", inversion="decoder", decoder_epochs=2),
         "strong": Maui(inversion="refined"),
     },
-    role=ServerRole.MALICIOUS_PARAMETERS,
+    role=ServerRole.MALICIOUS_ARCHITECTURE,
     needs=frozenset({Knows.PUBLIC_DATA}),
     iterative=True,
     reads=True,

@@ -3,6 +3,7 @@
 The worlds are small and of images: a component for other data is told to be skipped, and wants tests of its own.
 """
 
+import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import FrozenInstanceError, fields, is_dataclass
 from typing import Any
@@ -20,7 +21,7 @@ from fedspill.core.model import Model
 from fedspill.core.rng import stream
 from fedspill.core.roles import UNWATCHED, Attack, Incoming, Tampered, Tampering
 from fedspill.core.settings import Group, flat_fields, with_fields
-from fedspill.core.types import Reconstruction, Update
+from fedspill.core.types import Reconstruction, ServerRole, Update
 from fedspill.federation.client import Client
 from fedspill.federation.threat import observe
 from fedspill.testing.components import ROLES, Component
@@ -178,6 +179,26 @@ def test_a_tampering_says_whether_it_reads_and_sends_a_model_that_runs(fedspill_
     logits = tampered.model.logits(tampered.model.params, SPEC.encode(batch(2).inputs))
     assert logits.shape == (2, CLASSES)
     assert logits.isfinite().all()
+
+
+@pytest.mark.fedspill_contract("tampering")
+def test_a_tampering_of_parameters_alone_sends_the_architecture_that_was_agreed_on(
+    fedspill_component: Component,
+) -> None:
+    """A card that says "malicious parameters" keeps every parameter's name and shape."""
+    if fedspill_component.card.role is not ServerRole.MALICIOUS_PARAMETERS:
+        pytest.skip("may change the architecture")
+    fitted = 0
+    for make in MODELS:
+        with contextlib.suppress(NotApplicable):
+            sent = tampered_by(quick(fedspill_component), (make,)).model
+            assert _shapes(sent) == _shapes(make())
+            fitted += 1
+    assert fitted or ImageSpec not in fedspill_component.card.accepts
+
+
+def _shapes(model: Model) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in model.params.items()}
 
 
 @pytest.mark.fedspill_contract("defence")

@@ -16,7 +16,7 @@ from fedspill.core.settings import plain_fields
 from fedspill.core.tensor_files import write_tensors, write_whole
 from fedspill.inversion.network.extractor import Extractor
 from fedspill.inversion.representations.heads.making import make_head
-from fedspill.inversion.representations.heads.settings import SpAB
+from fedspill.inversion.representations.heads.settings import SpAB, told_fields
 from fedspill.inversion.representations.heads.weights import HeadWeights
 from fedspill.inversion.theory.ownership import leakage_rates
 from fedspill.plan.build import network
@@ -95,7 +95,7 @@ def train_spab(
     settings = plan.spab
     if trials:
         settings = best_settings(plan, features.public, features.labels, features.classes, trials, out, listener)
-    file = replace(file, key=f"{file.key} {plain_fields(settings)}")
+    file = replace(file, key=f"{file.key} {told_fields(settings)}")
     rng = stream(plan.head.seed, "head", plan.head.kind)
     width, watch = plan.head.width, FileWatch(listener, file, seconds=0.0)
     head = make_head(plan.head.kind, features.public, features.labels, features.classes, width, settings, rng, watch)

@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PlainSerializer, TypeAdapter, ValidationError, model_validator
 
-from fedspill.core.settings import field_names, flat_path, grouped, plain_fields
-from fedspill.inversion.representations.heads.settings import SpAB
+from fedspill.core.settings import field_names, flat_path, grouped
+from fedspill.inversion.representations.heads.settings import SpAB, told_fields
 from fedspill.inversion.representations.heads.weights import Kind
 from fedspill.inversion.representations.images.decoder import DecoderShape
 from fedspill.inversion.representations.images.decoder_training import DecoderTraining
@@ -194,4 +194,4 @@ class SpabPlan(TestedPlan):
     data: PoolSection = PoolSection(name="cifar10", split="train")
     test: TestPool = TestPool(name="cifar10")
     head: HeadSection = HeadSection()
-    spab: Annotated[SpAB, BeforeValidator(_known_keys), PlainSerializer(plain_fields)] = SpAB()
+    spab: Annotated[SpAB, BeforeValidator(_known_keys), PlainSerializer(told_fields)] = SpAB()

@@ -44,7 +44,11 @@ QUANTILE_START: dict[str, Range] = {
     "dense": (0.0, 0.1, False),
 }
 CONSTANT_START: dict[str, Range] = {"constant": (-3.0, 0.0, False)}
-ALIVE: dict[str, Range] = {"alive": (0.3, 30.0, True)}
+ALIVE: dict[str, dict[str, Range]] = {
+    "maximum": {"alive": (0.3, 30.0, True)},
+    "entries": {"alive": (1e-3, 1.0, True)},
+}
+"""By `alive_over`: a sum over all entries needs a smaller weight than one over columns."""
 
 
 def ranges(settings: SpAB) -> dict[str, Range]:
@@ -53,7 +57,7 @@ def ranges(settings: SpAB) -> dict[str, Range]:
     Without expected leakage (`leakage = 0`, the published objective) its weight and temperature mean nothing.
     """
     searched = dict(ALWAYS)
-    searched |= EXPECTED_LEAKAGE if settings.expected.leakage else ALIVE
+    searched |= EXPECTED_LEAKAGE if settings.expected.leakage else ALIVE[settings.columns.alive_over]
     starts = {"quantile": QUANTILE_START, "constant": CONSTANT_START}
     return searched | starts.get(settings.rows.start, {})
 

@@ -63,6 +63,8 @@ def test_the_terms_are_what_they_say() -> None:
         sum(max(0.0, float(v)) for v in z[:, j]) + 3.0 * float((-z[:, j].max()).exp().log1p()) for j in range(10)
     ]
     assert float(column_sparsity(z, 3.0)) == pytest.approx(sum(columns) / 32)
+    entries = [max(0.0, float(v)) + 3.0 * float((-v).exp().log1p()) for v in z.flatten()]
+    assert float(column_sparsity(z, 3.0, "entries")) == pytest.approx(sum(entries) / 32)
     wanted = -sum(w * (expected_leakage(z, s) + 1e-3).log().mean() for s, w in ((8, 4.0), (16, 1.0)))
     torch.testing.assert_close(expected_loss(z, (8, 16), 2.0), wanted)
     torch.testing.assert_close(expected_loss(z, (12,), 0.4), expected_loss(z[:24], (12,), 0.4))
@@ -220,6 +222,31 @@ def test_a_search_keeps_the_objective_that_was_asked_for(tmp_path: Path) -> None
         assert expected.expected.leakage > 0
         start, end = expected.expected.temperature
         assert 0.1 * start <= end <= start
+
+
+def test_the_reading_of_the_published_objective_is_one_setting_that_older_plans_do_not_hold(tmp_path: Path) -> None:
+    optuna = pytest.importorskip("optuna")
+    entries = parse_as(SpabPlan, {**TABLE, "spab": {**TABLE["spab"], "leakage": 0.0, "alive_over": "entries"}})
+    assert entries.spab.columns.alive_over == "entries"
+    assert entries.model_dump()["spab"]["alive_over"] == "entries"
+    with pytest.raises(BadInput, match="alive_over: Input should be 'maximum' or 'entries'"):
+        parse_as(SpabPlan, {"spab": {"alive_over": "columns"}})
+    older = parse_as(SpabPlan, TABLE)
+    assert older.spab.columns.alive_over == "maximum"
+    assert "alive_over" not in older.model_dump()["spab"], "states and trials of older runs are known again"
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    drawn = [suggested(entries.spab, study.ask()).columns for _ in range(5)]
+    assert all(c.alive_over == "entries" and c.alive <= 1 for c in drawn)
+
+
+def test_both_readings_of_the_published_objective_make_columns_sparse() -> None:
+    features = fresh()
+    plain = made("plain", with_fields(QUICK, epochs=20), 96)
+    for reading, alive in (("maximum", 2.0), ("entries", 0.02)):
+        settings = with_fields(PAPER, **SHORT, lr=2e-2, shrinkage=3.0, alive=alive, alive_over=reading)
+        head = made("spab", with_fields(settings, epochs=20), 96)
+        assert head.leakage(features, 8) > plain.leakage(features, 8), reading
+        assert (head.outputs(features) > 0).double().mean() < (plain.outputs(features) > 0).double().mean() / 2
 
 
 def test_test_examples_come_from_the_source_of_the_data_unless_they_name_another() -> None:

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from fedspill.core.rng import randn
 from fedspill.core.roles import State, Watch
-from fedspill.inversion.representations.heads.settings import SpAB
+from fedspill.inversion.representations.heads.settings import AliveOver, SpAB
 from fedspill.inversion.representations.heads.weights import HeadWeights, default_layers, quantile_bias
 from fedspill.inversion.theory.ownership import expected_leakage
 
@@ -167,7 +167,8 @@ class HeadTraining:
         loss = functional.cross_entropy(functional.linear(outputs.relu(), self.values[2], self.values[3]), labels)
         if settings.columns.sparsity:
             ramp = 0.5 * (1 - math.cos(math.pi * progress))
-            loss = loss + settings.columns.sparsity * ramp * column_sparsity(outputs, settings.columns.alive)
+            columns = settings.columns
+            loss = loss + columns.sparsity * ramp * column_sparsity(outputs, columns.alive, columns.alive_over)
         if settings.expected.leakage:
             start, end = settings.expected.temperature
             u = outputs / (start * (end / start) ** progress)
@@ -231,11 +232,15 @@ def expected_loss(u: Float[Tensor, "n h"], sizes: tuple[int, ...], emphasis: flo
     return total
 
 
-def column_sparsity(outputs: Float[Tensor, "n h"], alive: float) -> Float[Tensor, ""]:
-    """Eq. 8, rebuilt: the mean l1 norm of the columns of the activation, and a term for each neuron that none fires.
+def column_sparsity(
+    outputs: Float[Tensor, "n h"], alive: float, alive_over: AliveOver = "maximum"
+) -> Float[Tensor, ""]:
+    """Eq. 8, rebuilt: the l1 norms of the columns of the activation, and a term against dead neurons; sums over n.
 
     Args:
         outputs: Z, of the first layer before the ReLU.
-        alive: r; softplus(-max_i Z_ij) is the smooth penalty of column j, so that each keeps an example that fires it.
+        alive: r, weight of that term.
+        alive_over: "maximum" sums softplus(-max_i Z_ij) over columns, "entries" softplus(-Z_ij) over all entries.
     """
-    return (outputs.relu().sum() + alive * functional.softplus(-outputs.amax(0)).sum()) / len(outputs)
+    silent = -outputs.amax(0) if alive_over == "maximum" else -outputs
+    return (outputs.relu().sum() + alive * functional.softplus(silent).sum()) / len(outputs)

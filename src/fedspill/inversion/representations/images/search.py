@@ -2,7 +2,9 @@
 
 Stated: AdamW with a step schedule on the weights of a U-Net, KL and MSE on the representation, total variation,
 Gaussian noise on the seed every so often. The paper's numbers are not at hand, so the defaults were measured
-(benchmarks/representations/inversion.py). Neither noise nor weight decay helped, so both are off unless asked for.
+(benchmarks/representations/inversion.py). Neither noise nor weight decay helped there, so the defaults of
+`IRMatching` and its `PRESETS` have neither. The malicious server `maui` asks for both in its search of a U-Net
+(`UNET` in tamperings/maui.py), as the paper has noise on the seed.
 """
 
 from collections.abc import Callable
