@@ -104,9 +104,13 @@ class Heard(Silent):
 
     def __post_init__(self) -> None:
         self.messages, self.trials, self.steps = list[str](), list[str](), list[tuple[int, int]]()
+        self.results = list[str]()
 
     def message(self, text: str) -> None:
         self.messages.append(text)
+
+    def found(self, text: str) -> None:
+        self.results.append(text)
 
     def trial(self, number: int, total: int, name: str) -> None:
         self.trials.append(f"{number}/{total} {name}")

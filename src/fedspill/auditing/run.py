@@ -27,14 +27,14 @@ from fedspill.auditing.trial import Finished, Task
 from fedspill.auditing.verdict import verdict, worst_examples
 from fedspill.auditing.verdict.levels import Rules
 from fedspill.auditing.verdict.roles import Circumstances, planted_by
-from fedspill.auditing.watch import Listener, Silent, TrialWatch, duration
+from fedspill.auditing.watch import Listener, Silent, TrialWatch
 from fedspill.core.errors import BadInput
 from fedspill.core.knowledge import Knows
 from fedspill.core.model import BATCH_NORMS, Model
 from fedspill.core.settings import plain_fields
 from fedspill.core.tensor_files import sha256, write_tensors, write_whole
 from fedspill.plan.build import pick_device
-from fedspill.plan.sections import DEFAULT_BUDGET, AuditPlan
+from fedspill.plan.sections import AuditPlan
 from fedspill.report.leakage import leaked_share
 from fedspill.report.schema import AppliedDefence, AuditReport, Cost, Environment, Feeding, Grant, RoundRecord
 from fedspill.report.store import REPORT_FILE, TENSOR_FILE, TEXT_FILE, Store, Texts, write_texts
@@ -115,9 +115,6 @@ def run_audit(
         for update in range(len(scenario.groups))
         for seed in scenario.seeds
     ]
-    if plan.audit.budget is None:
-        usual = duration(DEFAULT_BUDGET)
-        listener.message(f"no budget was set, so it is {usual}; --budget (or audit.budget) sets another, or 'none'")
     store = None if out is None else Store(out, scenario.key(redact=redact))
     if store is not None:
         store.open(fresh=fresh)

@@ -23,6 +23,8 @@ from fedspill.report.trial import Baseline, Trial
 
 SLACK = 0.04
 """Of the budget, for what follows a search that took longer than was foreseen."""
+AT_LEAST = 1.0
+"""Seconds of that, of the last one of a budget too short for anything."""
 MORE = 1.5
 """Times the time that a search was planned for, from which on it is worth another one."""
 SURE = 1 - 1e-3
@@ -142,7 +144,8 @@ class Schedule:
         if left is not None and limits.budget is not None:
             watch.share = left * share(len(tasks), coming)
             watch.deadline = time.monotonic() + watch.share
-            watch.hard = watch.deadline + SLACK * limits.budget
+            slack = SLACK * limits.budget + AT_LEAST
+            watch.hard = min(watch.deadline, self.began + limits.budget) + slack
             watch.fits = not tasks[0].world.explicit
         return watch
 
@@ -166,7 +169,7 @@ class Schedule:
             if record.skipped is None and (not self._heard or leaked - self._leaked):
                 self._leaked |= leaked
                 self._heard = True
-                self.listener.message(self._so_far(record))
+                self.listener.found(self._so_far(record))
 
     def _so_far(self, record: Trial) -> str:
         total = sum(len(group) for group in self.scenario.groups)

@@ -38,6 +38,10 @@ class Listener(Protocol):
         """Something that a person should read."""
         ...
 
+    def found(self, text: str) -> None:
+        """What came out so far, while the rest runs."""
+        ...
+
 
 class Silent:
     """Shows nothing."""
@@ -52,6 +56,9 @@ class Silent:
         """Shows nothing."""
 
     def message(self, text: str) -> None:
+        """Shows nothing."""
+
+    def found(self, text: str) -> None:
         """Shows nothing."""
 
 

@@ -9,11 +9,12 @@ from rich.console import Console
 from torch import Tensor
 
 from fedspill.auditing import run_audit
+from fedspill.auditing.watch import duration
 from fedspill.cli.early import Headline
 from fedspill.cli.progress import TerminalListener
 from fedspill.core.errors import BadInput, FedspillError
 from fedspill.core.tensor_files import write_whole
-from fedspill.plan.sections import AuditPlan
+from fedspill.plan.sections import DEFAULT_BUDGET, AuditPlan
 from fedspill.rendering.folder import HTML_FILE, write_views
 from fedspill.rendering.markdown import markdown
 from fedspill.rendering.terminal import summary
@@ -34,6 +35,9 @@ def audit_plan(
 ) -> int:
     """Runs a plan and shows what came out; the exit code of its verdict."""
     with TerminalListener(Console(stderr=True)) as listener:
+        if plan.audit.budget is None:
+            usual = duration(DEFAULT_BUDGET)
+            listener.message(f"no budget was set, so it is {usual}; --budget (or audit.budget) sets another, or none")
         result = run_audit(
             plan,
             out=folder,

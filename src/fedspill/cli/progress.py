@@ -82,3 +82,7 @@ class TerminalListener:
     def message(self, text: str) -> None:
         """A line above the bars."""
         self._console.print(text, style="yellow", markup=False)
+
+    def found(self, text: str) -> None:
+        """A line above the bars, of what came out."""
+        self._console.print(text, style="bold", markup=False)
