@@ -1,4 +1,5 @@
 """Robbing the Fed, measured.
 
-`images`, `records` (texts and tables), `theory`, `deep_placement`, `logistic_labels`, and beside breaching (`peer`).
+`images`, `identification`, `records` (texts and tables), `theory`, `deep_placement`, `logistic_labels`, and beside
+breaching (`peer`).
 """
