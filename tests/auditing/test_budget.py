@@ -129,15 +129,17 @@ def slow(links: int = 3) -> Model:
         return of_module(Slow(links), ImageSpec((3, 8, 8)), training=False)
 
 
-def test_what_the_budget_left_out_is_named_and_a_larger_one_runs_it(tmp_path: Path) -> None:
+def test_what_the_budget_ended_a_larger_one_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     table = {"audit": {"attacks": ["standard"], "budget": 0.001, "metrics": ["psnr"], "leak_threshold": {"psnr": 99.0}}}
-    report = audit(table, n=1, model=slow(), out=tmp_path / "out").report
-    left_out = [t for t in report.trials if t.ended_by_budget and t.skipped]
-    assert {t.attack for t in left_out} >= {"linear_layer", "inverting_gradients", "dlg"}
-    assert all("share of the budget" in (t.skipped or "") for t in left_out)
-    again = audit({**table, "audit": {**table["audit"], "budget": "10s"}}, n=1, model=slow(), out=tmp_path / "out")
-    ran = {t.name for t in again.report.trials if t.skipped is None}
-    assert ran
+    table["client"] = {"num_examples": 2}
+    report = audit(table, n=2, model=slow(), out=tmp_path / "out").report
+    searches = {t.attack: t for t in report.trials if t.attack in ("inverting_gradients", "idlg", "dlg")}
+    assert all(t.ended_by_budget for t in searches.values())
+    larger = {**table, "audit": {**table["audit"], "budget": "none"}}
+    monkeypatch.setattr(TrialWatch, "planned", lambda self, steps, restarts, seconds: (3, 1))
+    again = audit(larger, n=2, model=slow(), out=tmp_path / "out").report
+    assert not any(t.ended_by_budget for t in again.trials)
+    assert {t.attack: t.iterations for t in again.trials if t.attack in searches} == dict.fromkeys(searches, 3)
 
 
 def certain(**changes: object) -> Trial:

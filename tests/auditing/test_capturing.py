@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.nn import functional
 
 import fedspill
 from fedspill.auditing.capturing.modes import mode_note
@@ -24,7 +25,7 @@ from fedspill.core.model import Model
 from fedspill.core.rng import randn, stream
 from fedspill.core.types import Batch
 from fedspill.report.schema import AuditReport, Verdict
-from fedspill.testing.worlds import SPEC, batch, conv_bn, linear, mlp, relu_mlp
+from fedspill.testing.worlds import CLASSES, SPEC, batch, conv_bn, linear, mlp, relu_mlp
 from fedspill.zoo.data import load
 from fedspill.zoo.models import build
 from tests.support.files import array_record, quantised, saved_arrays
@@ -486,6 +487,19 @@ def test_what_nobody_told_is_not_made_up(tmp_path: Path) -> None:
     ).report
     assert wrong.trials[0].self_check > 1e-3
     assert "self-check" in {c.topic for c in wrong.caveats}
+
+
+@pytest.mark.parametrize("loss", ["binary_cross_entropy", functional.binary_cross_entropy_with_logits])
+def test_a_truth_without_labels_is_one_of_losses_that_take_several_too(loss) -> None:
+    model, private = relu_mlp(), batch(1)
+    wanted = torch.zeros(1, CLASSES).index_fill(1, torch.tensor([2, 5]), 1.0)
+    params = {k: v.clone().requires_grad_() for k, v in model.params.items()}
+    value = functional.binary_cross_entropy_with_logits(model.logits(params, SPEC.encode(private.inputs)), wanted)
+    sent = dict(zip(params, torch.autograd.grad(value, list(params.values())), strict=True))
+    report = fedspill.attack(sent, model, loss=loss, truth=private.inputs, **ATTACK).report
+    assert report.trials[0].self_check is None
+    assert report.trials[0].scores[0].worst > 60
+    assert report.verdict.exit_code == 1
 
 
 def test_an_update_of_some_parameters_is_scored_by_these() -> None:

@@ -17,7 +17,7 @@ def match(
     rebuilt: Float[Tensor, "m ..."] | Int[Tensor, "m ..."],
     private: Float[Tensor, "n ..."] | Int[Tensor, "n ..."],
     rebuilt_labels: Int[Tensor, " m ..."] | None = None,
-    private_labels: Int[Tensor, " n ..."] | None = None,
+    private_labels: Int[Tensor, " n ..."] | Float[Tensor, " n ..."] | None = None,
     table: TableSpec | None = None,
 ) -> tuple[Int[Tensor, " k"], Int[Tensor, " k"]]:
     """The one-to-one assignment of the least total distance (`scipy.optimize.linear_sum_assignment`).

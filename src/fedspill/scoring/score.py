@@ -70,7 +70,7 @@ def score_all(
     private: Float[Tensor, "n ..."] | Int[Tensor, "n ..."],
     metrics: Sequence[Metric],
     rebuilt_labels: Int[Tensor, " m ..."] | None = None,
-    private_labels: Int[Tensor, " n ..."] | None = None,
+    private_labels: Int[Tensor, " n ..."] | Float[Tensor, " n ..."] | None = None,
     table: TableSpec | None = None,
 ) -> Scored:
     """Matches (see `match.match`), then scores each pair. Blind to the order of `rebuilt`.

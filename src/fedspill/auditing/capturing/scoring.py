@@ -20,7 +20,7 @@ from fedspill.core.knowledge import Knows, ServerKnowledge
 from fedspill.core.local_training.update import FedSGD, LocalTraining, aggregate_update
 from fedspill.core.model import Model
 from fedspill.core.roles import Attack, Job
-from fedspill.core.types import Reconstruction, Update
+from fedspill.core.types import Batch, Reconstruction, Update
 from fedspill.plan.file import parse_plan
 from fedspill.plan.sections import AttackEntry
 from fedspill.report.store import Store
@@ -55,9 +55,23 @@ def scenario_of(judging: Judging, entry: AttackEntry, job: Job, seed: int, *, dr
     if knowledge.num_examples not in (None, count):
         raise BadInput(f"num_examples={knowledge.num_examples} was given, and the truth holds {count} examples")
     plan = parse_plan(_table(judging, entry, knowledge, seed))
-    scenario = prepare(plan, knowledge.model.like.device, model=knowledge.model, pool=judging.truth)
+    pool = judging.truth if judging.truth.has_labels else _standing_in(judging.truth, knowledge.model)
+    scenario = prepare(plan, knowledge.model.like.device, model=knowledge.model, pool=pool)
     clients = replace(scenario.clients, training=_training(job), draws=drawn)
     return replace(scenario, clients=clients, model=knowledge.model, knows=knowledge.holds(), captured=True)
+
+
+def _standing_in(pool: DataPool, model: Model) -> DataPool:
+    """A pool without labels, with zeros in a form that the loss takes: classes, or one number for each logit."""
+    first = pool.batch[:1].to(model.like)
+    with torch.no_grad():
+        logits = model.in_eval_mode().logits(model.params, model.input.encode(first.inputs))
+        try:
+            model.loss_fn(logits, first.labels)
+        except (RuntimeError, ValueError, IndexError, TypeError):  # of anyone's
+            labels = torch.zeros(len(pool), *logits.shape[1:], dtype=torch.float32)
+            return replace(pool, batch=Batch(pool.batch.inputs, labels))
+    return pool
 
 
 def settled(scenario: Scenario, sent: Sent, model: Model) -> Sent:
