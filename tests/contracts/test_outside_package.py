@@ -103,7 +103,10 @@ def ran(python: Path, *words: str, at: Path) -> subprocess.CompletedProcess[str]
 def test_it_is_listed_with_its_origin_and_broken_ones_are_named_in_a_line_each(python: Path, tmp_path: Path) -> None:
     listed = ran(python, "-m", "fedspill", "list", "attacks", at=tmp_path)
     assert listed.returncode == 0
-    assert "from: grey-attacks 1.2" in listed.stdout
+    assert "from grey-attacks 1.2" in listed.stdout
+    card = ran(python, "-W", "ignore", "-m", "fedspill", "list", "attacks", "grey", at=tmp_path)
+    assert "grey-attacks 1.2" in card.stdout
+    assert "Presets" in card.stdout
     assert "inverting_gradients" in listed.stdout
     said = listed.stderr.splitlines()
     assert [line.split(" of ")[0] for line in said] == [

@@ -77,8 +77,8 @@ def test_every_verdict_has_words_and_a_colour_in_light_and_dark() -> None:
     assert set(WORDS) == set(VerdictName)
     assert len({words.style for words in WORDS.values()}) == len({w.colour for w in WORDS.values()}) == len(WORDS)
     for words in WORDS.values():
-        assert f".{words.style} {{ --strong: #" in light
-        assert f".{words.style} {{ --strong: #" in dark
+        for shade in (light, dark):
+            assert re.search(rf"^ *\.{words.style}(, \.{words.style}-text)? {{ --strong: #", shade, re.MULTILINE)
     assert all("evidence of safety" in WORDS[n].always for n in (VerdictName.NOT_SHOWN, VerdictName.NOT_TESTED))
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from fedspill.auditing.watch import duration
+from fedspill.core.errors import few
 from fedspill.core.types import ServerRole
 from fedspill.report.schema import Caveat
 from fedspill.report.trial import Trial
@@ -214,7 +215,7 @@ def _other_rounds(trials: Sequence[Trial]) -> list[str]:
     observed = sorted({t.round for t in trials if t.round is not None and t.skipped is None})
     if not observed:
         return ["Updates of later rounds, and what several rounds tell together."]
-    last, named = observed[-1], ", ".join(map(str, observed))
+    last, named = observed[-1], few(observed, 8)
     earlier = f"Updates of rounds that were not observed, later than {last} or between 0 and {last}."
     every = f"Updates of rounds later than {last}."
     return [
