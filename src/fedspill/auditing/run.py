@@ -43,7 +43,7 @@ from fedspill.zoo.data import DataPool, from_tensors
 from fedspill.zoo.models import of_module, surely_untrained
 from fedspill.zoo.networks.registry import has_unsaid_small_stem
 
-GETTING_READY = 3.0
+GETTING_READY = 2.0
 """Seconds of reading data and making a model that do not count as the budget's."""
 MOST_KEPT = 1024
 """Private examples of one update beyond which only those that were matched are kept beside the report."""
@@ -86,6 +86,7 @@ def run_audit(
     redact: bool = False,
     command: str = "",
     normalisation: str | None = None,
+    began: float | None = None,
 ) -> AuditResult:
     """Runs a plan.
 
@@ -99,12 +100,13 @@ def run_audit(
         redact: keep no private pixel and no reconstruction.
         command: what the user typed, for the report.
         normalisation: who says what the images of `model` are normalised by, for the report.
+        began: `time.monotonic()` from which on the budget counts; None is now.
 
     Raises:
         BadInput: something cannot be used as given.
         NotApplicable: an attack that the plan names does not fit the model or the kind of data.
     """
-    began, listener = time.monotonic(), listener or Silent()
+    began, listener = time.monotonic() if began is None else began, listener or Silent()
     started = datetime.now(UTC).isoformat(timespec="seconds")
     pool = from_tensors(*data) if isinstance(data, tuple) else data
     sent = _as_model(model, pool, plan)

@@ -32,8 +32,13 @@ def audit_plan(
     redact: bool,
     fresh: bool,
     headline: Headline | None = None,
+    began: float | None = None,
 ) -> int:
-    """Runs a plan and shows what came out; the exit code of its verdict."""
+    """Runs a plan and shows what came out; the exit code of its verdict.
+
+    Args:
+        began: `time.monotonic()` from which on the budget counts.
+    """
     with TerminalListener(Console(stderr=True)) as listener:
         if plan.audit.budget is None:
             usual = duration(DEFAULT_BUDGET)
@@ -46,6 +51,7 @@ def audit_plan(
             fresh=fresh,
             redact=redact,
             command=" ".join(["fedspill", *sys.argv[1:]]),
+            began=began,
         )
     report = write_views(folder, result.report, result.tensors, result.texts)
     if as_json:

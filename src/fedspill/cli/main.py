@@ -1,6 +1,7 @@
 """Commands of `fedspill`. What a command needs is imported when it runs, so that `--help` and `list` answer at once."""
 
 import sys
+import time
 import warnings
 from functools import partial
 from pathlib import Path
@@ -82,7 +83,7 @@ def audit(
         typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one key of the plan; may be repeated."),
     ] = None,
     budget: Annotated[
-        str | None, typer.Option("--budget", help="Time for all trials together, such as 90s, 5m or 1h.")
+        str | None, typer.Option("--budget", help="Time for the whole audit: 90s, 5m, 1h or none; 10m if not set.")
     ] = None,
     quality: Annotated[
         str | None, typer.Option("--quality", help="Stop a search at this PSNR by its own estimate, such as 20dB.")
@@ -108,6 +109,7 @@ def audit(
     Exit code: 0 the policy is kept, 1 it is broken (by default: leaks or recognisable), 2 bad input, 3 incomplete or
     not tested, so that nothing can be concluded; with --strict 3 becomes 1, as do warnings.
     """
+    began = time.monotonic()  # importing PyTorch is of the budget
     headline = early.headline_of(summary, as_json=as_json)
     early.check_device(device)
     extra = [f'audit.{key}="{given}"' for key, given in (("budget", budget), ("quality", quality)) if given]
@@ -120,7 +122,8 @@ def audit(
     from fedspill.cli.audit import audit_plan
 
     folder = out or Path(f"fedspill-{plan.stem}")
-    raise typer.Exit(audit_plan(read, folder, device, as_json=as_json, redact=redact, fresh=fresh, headline=headline))
+    kept = {"as_json": as_json, "redact": redact, "fresh": fresh}
+    raise typer.Exit(audit_plan(read, folder, device, headline=headline, began=began, **kept))
 
 
 app.add_typer(train_app)

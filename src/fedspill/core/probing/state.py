@@ -16,7 +16,7 @@ def check_memory(model: Model) -> None:
         BadInput: it answers differently: it keeps something between calls that is no buffer, which a simulated client
             cannot carry from one local step to the next.
     """
-    network, z = model.own_module(), probe_inputs(model.input, 2, model.like)
+    network, z = model.own_module(), probe_inputs(model.input, 2 if model.training else 1, model.like)
     kept = {k: v.clone() for k, v in network.named_buffers()}
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         state = torch.random.get_rng_state()
