@@ -57,7 +57,7 @@ class Trace:
 
 
 _LAST: list[tuple[weakref.ReferenceType[Model], Trace]] = []
-"""Of the model that was asked of last: attack after attack asks of the same one, and a forward pass may take seconds."""
+"""Of the model that was asked of last: attack after attack asks of the same one, and a pass may take seconds."""
 
 
 def trace(model: Model) -> Trace:
