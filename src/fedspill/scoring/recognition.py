@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
+from fedspill.core.roles import Metric
 from fedspill.scoring.identification import SAME
 from fedspill.scoring.metrics.images import SSIM_MIN_SIZE
 
@@ -23,12 +24,44 @@ SIMILARITY = 0.2
 """SSIM above that of the guess from which the target's being nearest by SSIM is enough."""
 LEAST_SIMILARITY = 0.05
 """SSIM above that of the guess from which it is closer at all; PSNR is from `DECIBELS`."""
-TOKENS = 0.25
-"""Share of positions, or ROUGE-L, above the guess from which a sentence is recognisable."""
-CELLS = 0.25
-"""Share of cells above the guess from which a row is recognisable."""
 UNGUESSED = 0.25
 """Share of positions that a guess of a sentence has right where no public ones are at hand to make any."""
+FEWEST = 20
+"""Others from which on a sentence or a row is told from them; with less its own margin alone decides."""
+
+
+@dataclass(frozen=True)
+class Margins:
+    """Shares of positions or cells above the guess from which an example is recognisable.
+
+    Attributes:
+        told: if it is told from others as well.
+        alone: if there are no others to tell it from.
+    """
+
+    told: float
+    alone: float
+
+
+TOKENS = Margins(0.15, 0.3)
+CELLS = Margins(0.15, 0.4)
+
+
+def told(metric: Metric, rebuilt: Tensor, target: Tensor, others: Tensor, guessed: float, margins: Margins) -> bool:
+    """Whether a sentence or row is recognisable: more of it is right than of each other, and than of a guess.
+
+    Args:
+        metric: share of positions or cells that are right.
+        rebuilt: (t,) as `target`.
+        others: (m, t); equal ones are no rivals.
+        guessed: what the guess has right.
+    """
+    rivals = others[(others != target).any(1)]
+    right = metric(rebuilt.expand(len(rivals) + 1, -1), torch.cat([target[None], rivals]))
+    gained = float(right[0]) - guessed
+    if len(rivals) < FEWEST:
+        return gained >= margins.alone
+    return gained >= margins.told and bool(right[0] > right[1:].max())
 
 
 @dataclass(frozen=True)
