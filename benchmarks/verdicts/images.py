@@ -160,7 +160,7 @@ def judged(picture: Tensor, truth: Tensor, guess: Tensor, others: dict[str, Tens
     """What an audit says of a picture, by what it tells the target from."""
     seen, target, flat = (recognition.thumbnails(x[None])[0] for x in (picture, truth, guess))
     close = recognition.closeness(seen, target, flat)
-    told = {k: recognition.recognised(seen, target, v, close) for k, v in others.items()}
+    told = {k: recognition.recognised(seen, target, v, flat) for k, v in others.items()}
     return {"beyond": [round(close.decibels, 3), round(close.similarity, 4)], "recognised": told}
 
 

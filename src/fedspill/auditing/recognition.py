@@ -16,7 +16,7 @@ from fedspill.scoring.metrics.sentences import TOKEN_ACCURACY
 from fedspill.scoring.recognition import DISTRACTORS
 from fedspill.zoo.data import load
 
-MOST_COMPARED = 256
+MOST_COMPARED = 64
 """Examples of one update that are compared with others, those first that came closest."""
 MOST_KNOWN = 2000
 """Examples of a pool among which others are sought, the first ones."""
@@ -69,12 +69,11 @@ def _pictures(scenario: Scenario, spec: ImageSpec, picked: Tensor, truth: Batch)
     public = None if scenario.public is None else scenario.public.batch
     guess = recognition.thumbnails(baselines.mean_image(spec, 1, public))[0]
     pictures, targets = recognition.thumbnails(picked), recognition.thumbnails(truth.inputs)
-    close = [recognition.closeness(p, t, guess) for p, t in zip(pictures, targets, strict=True)]
-    order = sorted((k for k, c in enumerate(close) if c.at_all), key=lambda k: -close[k].decibels)
-    found, others = [False] * len(close), functools.cache(lambda label: _others(scenario, label))
-    for k in order[:MOST_COMPARED]:
+    gaps = (pictures - targets).square().flatten(1).sum(1)
+    found, others = [False] * len(truth), functools.cache(lambda label: _others(scenario, label))
+    for k in gaps.argsort()[:MOST_COMPARED].tolist():
         label = int(truth.labels[k]) if truth.labels.ndim == 1 else None
-        found[k] = recognition.recognised(pictures[k], targets[k], others(label), close[k])
+        found[k] = recognition.recognised(pictures[k], targets[k], others(label), guess)
     return found
 
 

@@ -18,12 +18,10 @@ from fedspill.scoring.metrics.images import SSIM_MIN_SIZE
 DISTRACTORS = 100
 SIDE = 64
 """Pixels on the longer side beyond which pictures are compared as thumbnails."""
-DECIBELS = 1.0
-"""PSNR above that of the guess from which the target's being nearest by pixels is enough."""
 SIMILARITY = 0.2
-"""SSIM above that of the guess from which the target's being nearest by SSIM is enough."""
-LEAST_SIMILARITY = 0.05
-"""SSIM above that of the guess from which it is closer at all; PSNR is from `DECIBELS`."""
+"""SSIM above that of the guess from which the target's being nearest by SSIM alone is enough; PSNR is from above 0."""
+DECIBELS = 3.0
+"""PSNR above that of the guess from which it is where the guess tells the target, too."""
 UNGUESSED = 0.25
 """Share of positions that a guess of a sentence has right where no public ones are at hand to make any."""
 FEWEST = 20
@@ -76,11 +74,6 @@ class Closeness:
     decibels: float
     similarity: float
 
-    @property
-    def at_all(self) -> bool:
-        """Whether it is closer than the guess; without that nothing is recognisable."""
-        return self.decibels >= DECIBELS or self.similarity >= LEAST_SIMILARITY
-
 
 def closeness(picture: Tensor, target: Tensor, guess: Tensor) -> Closeness:
     """Of thumbnails (c, h, w) in [0, 1]."""
@@ -93,22 +86,30 @@ def closeness(picture: Tensor, target: Tensor, guess: Tensor) -> Closeness:
     return Closeness(decibels, float(alike[0] - alike[1]))
 
 
-def recognised(picture: Tensor, target: Tensor, others: Tensor, close: Closeness) -> bool:
-    """Whether a picture (c, h, w) tells its target from others (m, c, h, w), and is closer to it than a guess.
+def recognised(picture: Tensor, target: Tensor, others: Tensor, guess: Tensor) -> bool:
+    """Whether a picture tells its target from others (m, c, h, w); all are thumbnails in [0, 1].
 
-    The target is nearest by pixels and by SSIM; or by one of the two alone, but then by a margin over the guess. Equal
-    pictures are no rivals.
+    The target is nearest by pixels and by SSIM, which it is not to the guess; or by pixels, and the picture has a
+    higher PSNR than the guess (by a margin, if the guess would tell the target, too: the others are no rivals then); or
+    by SSIM, and the picture's is higher by a margin. Equal pictures are no rivals.
     """
-    if not close.at_all:
-        return False
     rivals = others[(others - target).square().flatten(1).sum(1).sqrt() >= SAME]
-    by_pixels = bool((picture - target).square().sum() < (rivals - picture).square().flatten(1).sum(1).min())
-    by_structure = False
-    if _has_structure(target):
-        every = similarities(torch.cat([target[None], rivals]), picture[None])
-        by_structure = bool(every[0] > every[1:].max())
-    enough = close.decibels >= DECIBELS, close.similarity >= SIMILARITY
-    return (by_pixels and by_structure) or (by_pixels and enough[0]) or (by_structure and enough[1])
+    close, (by_pixels, by_structure) = closeness(picture, target, guess), _nearest(picture, target, rivals)
+    guessed = _nearest(guess, target, rivals)
+    if by_pixels and by_structure and not all(guessed):
+        return True
+    enough = close.decibels >= DECIBELS if guessed[0] else close.decibels > 0
+    return (by_pixels and enough) or (by_structure and close.similarity >= SIMILARITY)
+
+
+def _nearest(picture: Tensor, target: Tensor, rivals: Tensor) -> tuple[bool, bool]:
+    """Whether the target is nearer than every rival: by pixels, and by SSIM."""
+    gap = (picture - target).square().sum()
+    by_pixels = bool(gap < (rivals - picture).square().flatten(1).sum(1).min())
+    if not _has_structure(target):
+        return by_pixels, False
+    every = similarities(torch.cat([target[None], rivals]), picture[None])
+    return by_pixels, bool(every[0] > every[1:].max())
 
 
 def _has_structure(image: Tensor) -> bool:
