@@ -42,7 +42,7 @@ def test_what_leaked_is_recognisable_and_without_thresholds_nothing_is_judged() 
     assert recognisable(loose, PRIVATE, private, [0, 1], None) is None
 
 
-def test_a_picture_below_20_dB_that_everyone_knows_fails_an_audit_unless_the_policy_allows_it() -> None:
+def test_a_picture_below_the_threshold_that_everyone_knows_fails_an_audit_unless_the_policy_allows_it() -> None:
     """The update of a fully connected layer, with noise on it: read at 15 dB."""
     plan = {
         "audit": {"attacks": ["linear_layer"]},
