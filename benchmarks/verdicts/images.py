@@ -36,7 +36,7 @@ SOURCES: dict[str, dict[str, Any]] = {
     "photos": {"name": "photos", "size": 64},
     "imagenet": {"name": f"folder:{os.environ.get('FEDSPILL_DATA', '.data')}/imagenet128", "size": 64},
 }
-HELD_OUT = 20
+HELD_OUT = 30
 """Number of the first target that set no margin."""
 PUBLIC = 400
 """Images of a source that are left for a server: the last ones; neither targets nor distractors."""
@@ -161,6 +161,7 @@ def judged(picture: Tensor, truth: Tensor, guess: Tensor, others: dict[str, Tens
     seen, target, flat = (recognition.thumbnails(x[None])[0] for x in (picture, truth, guess))
     close = recognition.closeness(seen, target, flat)
     told = {k: recognition.recognised(seen, target, v, flat) for k, v in others.items()}
+    told["photographs"] = told["photographs"] and close.clear
     return {"beyond": [round(close.decibels, 3), round(close.similarity, 4)], "recognised": told}
 
 

@@ -73,15 +73,21 @@ def _pictures(scenario: Scenario, spec: ImageSpec, picked: Tensor, truth: Batch)
     found, others = [False] * len(truth), functools.cache(lambda label: _others(scenario, label))
     for k in gaps.argsort()[:MOST_COMPARED].tolist():
         label = int(truth.labels[k]) if truth.labels.ndim == 1 else None
-        found[k] = recognition.recognised(pictures[k], targets[k], others(label), guess)
+        clear = recognition.closeness(pictures[k], targets[k], guess).clear
+        rivals, kin = others(label)
+        found[k] = (kin or clear) and recognition.recognised(pictures[k], targets[k], rivals, guess)
     return found
 
 
-def _others(scenario: Scenario, label: int | None) -> Tensor:
-    """Thumbnails that targets are told from; where the plan names too few, photographs of the package come to them."""
+def _others(scenario: Scenario, label: int | None) -> tuple[Tensor, bool]:
+    """Thumbnails that targets are told from, and whether most are of their kind: the plan's.
+
+    Where the plan names too few, photographs of the package come to them.
+    """
     drawn = recognition.thumbnails(_drawn(scenario, label))
     missing = DISTRACTORS + 1 - len(drawn)
-    return torch.cat([drawn, _photographs(tuple(drawn.shape[1:]))[:missing]]) if missing > 0 else drawn
+    kin = len(drawn) > DISTRACTORS // 2
+    return (torch.cat([drawn, _photographs(tuple(drawn.shape[1:]))[:missing]]) if missing > 0 else drawn), kin
 
 
 def _drawn(scenario: Scenario, label: int | None) -> Tensor:

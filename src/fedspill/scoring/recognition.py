@@ -74,6 +74,11 @@ class Closeness:
     decibels: float
     similarity: float
 
+    @property
+    def clear(self) -> bool:
+        """Whether it is closer by a margin: asked as well where the others are not of the target's kind."""
+        return self.decibels >= DECIBELS or self.similarity >= SIMILARITY
+
 
 def closeness(picture: Tensor, target: Tensor, guess: Tensor) -> Closeness:
     """Of thumbnails (c, h, w) in [0, 1]."""
