@@ -12,11 +12,11 @@ from fedspill.core.rng import stream
 from fedspill.core.types import Batch
 from fedspill.scoring import baselines, recognition
 from fedspill.scoring.metrics.rows import FEATURE_ACCURACY
-from fedspill.scoring.metrics.sentences import ROUGE_L, TOKEN_ACCURACY
+from fedspill.scoring.metrics.sentences import TOKEN_ACCURACY
 from fedspill.scoring.recognition import DISTRACTORS
 from fedspill.zoo.data import load
 
-MOST_COMPARED = 256
+MOST_COMPARED = 64
 """Examples of one update that are compared with others, those first that came closest."""
 MOST_KNOWN = 2000
 """Examples of a pool among which others are sought, the first ones."""
@@ -51,47 +51,57 @@ def recognisable(
 
 
 def _right(scenario: Scenario, spec: TokenSpec | TableSpec, picked: Tensor, truth: Tensor) -> list[bool]:
-    """Sentences and rows of which clearly more is right than of a guess."""
-    public, n = scenario.public, len(truth)
+    """Sentences and rows of which clearly more is right than of a guess, and than of others."""
+    public, n = None if scenario.public is None else scenario.public.batch, len(truth)
     if isinstance(spec, TableSpec):
-        metric = FEATURE_ACCURACY.of(spec)
-        guess = baselines.commonest_row(spec, n, None if public is None else public.batch)
-        return (metric(picked, truth) - metric(guess.to(truth), truth) >= recognition.CELLS).tolist()
-    answers = list[Tensor]()
-    guess = None if public is None else baselines.commonest_token(public.batch, n).to(truth)
-    for metric in (TOKEN_ACCURACY, ROUGE_L):
-        least = torch.full((n,), recognition.UNGUESSED) if guess is None else metric(guess, truth)
-        answers.append(metric(picked, truth) - least >= recognition.TOKENS)
-    return torch.stack(answers).any(0).tolist()
+        metric, margins = FEATURE_ACCURACY.of(spec), recognition.CELLS
+        guess = baselines.commonest_row(spec, n, public).to(truth)
+    else:
+        metric, margins = TOKEN_ACCURACY, recognition.TOKENS
+        guess = None if public is None else baselines.commonest_token(public, n).to(truth)
+    guessed = [recognition.UNGUESSED] * n if guess is None else metric(guess, truth).tolist()
+    others = _drawn(scenario, None)
+    rows = zip(picked, truth, guessed, strict=True)
+    return [recognition.told(metric, one, target, others, least, margins) for one, target, least in rows]
 
 
 def _pictures(scenario: Scenario, spec: ImageSpec, picked: Tensor, truth: Batch) -> list[bool]:
     public = None if scenario.public is None else scenario.public.batch
     guess = recognition.thumbnails(baselines.mean_image(spec, 1, public))[0]
     pictures, targets = recognition.thumbnails(picked), recognition.thumbnails(truth.inputs)
-    close = [recognition.closeness(p, t, guess) for p, t in zip(pictures, targets, strict=True)]
-    order = sorted((k for k, c in enumerate(close) if c.at_all), key=lambda k: -close[k].decibels)
-    found, others = [False] * len(close), functools.cache(lambda label: _others(scenario, label))
-    for k in order[:MOST_COMPARED]:
+    gaps = (pictures - targets).square().flatten(1).sum(1)
+    found, others = [False] * len(truth), functools.cache(lambda label: _others(scenario, label))
+    for k in gaps.argsort()[:MOST_COMPARED].tolist():
         label = int(truth.labels[k]) if truth.labels.ndim == 1 else None
-        found[k] = recognition.recognised(pictures[k], targets[k], others(label), close[k])
+        clear = recognition.closeness(pictures[k], targets[k], guess).clear
+        rivals, kin = others(label)
+        found[k] = (kin or clear) and recognition.recognised(pictures[k], targets[k], rivals, guess)
     return found
 
 
-def _others(scenario: Scenario, label: int | None) -> Tensor:
-    """Thumbnails that targets are told from: a hundred and some of their class if there are so many, else of all.
+def _others(scenario: Scenario, label: int | None) -> tuple[Tensor, bool]:
+    """Thumbnails that targets are told from, and whether most are of their kind: the plan's.
 
-    They are drawn from what the plan names; where these are less, photographs of the package make up for it.
+    Where the plan names too few, photographs of the package come to them.
     """
-    known = [pool.batch[:MOST_KNOWN] for pool in (scenario.pool, scenario.public) if pool is not None]
-    labels = torch.cat([batch.labels.cpu().reshape(len(batch), -1)[:, 0] for batch in known])
-    same = (labels == label).nonzero()[:, 0] if label is not None and scenario.pool.has_labels else labels[:0]
-    places = same if len(same) > DISTRACTORS else torch.arange(len(labels))
-    order = torch.randperm(len(places), generator=stream(0, "distractors", label or 0))[: DISTRACTORS + 1]
-    flat = [(batch, i) for batch in known for i in range(len(batch))]
-    drawn = recognition.thumbnails(torch.stack([flat[k][0].inputs[flat[k][1]] for k in places[order].tolist()]))
+    drawn = recognition.thumbnails(_drawn(scenario, label))
     missing = DISTRACTORS + 1 - len(drawn)
-    return torch.cat([drawn, _photographs(tuple(drawn.shape[1:]))[:missing]]) if missing > 0 else drawn
+    kin = len(drawn) > DISTRACTORS // 2
+    return (torch.cat([drawn, _photographs(tuple(drawn.shape[1:]))[:missing]]) if missing > 0 else drawn), kin
+
+
+def _drawn(scenario: Scenario, label: int | None) -> Tensor:
+    """Of the private and the public examples 101, of a class if there are so many of it, else of all."""
+    known = [pool.batch[:MOST_KNOWN] for pool in (scenario.pool, scenario.public) if pool is not None]
+    every = [(batch, i) for batch in known for i in range(len(batch))]
+    same = [at for at in every if _label(*at) == label] if scenario.pool.has_labels and label is not None else []
+    places = same if len(same) > DISTRACTORS else every
+    order = torch.randperm(len(places), generator=stream(0, "distractors", label or 0))[: DISTRACTORS + 1]
+    return torch.stack([batch.inputs[i].cpu() for batch, i in (places[k] for k in order.tolist())])
+
+
+def _label(batch: Batch, place: int) -> int:
+    return int(batch.labels[place])
 
 
 @functools.lru_cache(maxsize=4)

@@ -11,24 +11,55 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
+from fedspill.core.roles import Metric
 from fedspill.scoring.identification import SAME
 from fedspill.scoring.metrics.images import SSIM_MIN_SIZE
 
 DISTRACTORS = 100
 SIDE = 64
 """Pixels on the longer side beyond which pictures are compared as thumbnails."""
-DECIBELS = 1.0
-"""PSNR above that of the guess from which the target's being nearest by pixels is enough."""
 SIMILARITY = 0.2
-"""SSIM above that of the guess from which the target's being nearest by SSIM is enough."""
-LEAST_SIMILARITY = 0.05
-"""SSIM above that of the guess from which it is closer at all; PSNR is from `DECIBELS`."""
-TOKENS = 0.25
-"""Share of positions, or ROUGE-L, above the guess from which a sentence is recognisable."""
-CELLS = 0.25
-"""Share of cells above the guess from which a row is recognisable."""
+"""SSIM above that of the guess from which the target's being nearest by SSIM alone is enough; PSNR is from above 0."""
+DECIBELS = 3.0
+"""PSNR above that of the guess from which it is where the guess tells the target, too."""
 UNGUESSED = 0.25
 """Share of positions that a guess of a sentence has right where no public ones are at hand to make any."""
+FEWEST = 20
+"""Others from which on a sentence or a row is told from them; with less its own margin alone decides."""
+
+
+@dataclass(frozen=True)
+class Margins:
+    """Shares of positions or cells above the guess from which an example is recognisable.
+
+    Attributes:
+        told: if it is told from others as well.
+        alone: if there are no others to tell it from.
+    """
+
+    told: float
+    alone: float
+
+
+TOKENS = Margins(0.15, 0.3)
+CELLS = Margins(0.15, 0.4)
+
+
+def told(metric: Metric, rebuilt: Tensor, target: Tensor, others: Tensor, guessed: float, margins: Margins) -> bool:
+    """Whether a sentence or row is recognisable: more of it is right than of each other, and than of a guess.
+
+    Args:
+        metric: share of positions or cells that are right.
+        rebuilt: (t,) as `target`.
+        others: (m, t); equal ones are no rivals.
+        guessed: what the guess has right.
+    """
+    rivals = others[(others != target).any(1)]
+    right = metric(rebuilt.expand(len(rivals) + 1, -1), torch.cat([target[None], rivals]))
+    gained = float(right[0]) - guessed
+    if len(rivals) < FEWEST:
+        return gained >= margins.alone
+    return gained >= margins.told and bool(right[0] > right[1:].max())
 
 
 @dataclass(frozen=True)
@@ -44,9 +75,9 @@ class Closeness:
     similarity: float
 
     @property
-    def at_all(self) -> bool:
-        """Whether it is closer than the guess; without that nothing is recognisable."""
-        return self.decibels >= DECIBELS or self.similarity >= LEAST_SIMILARITY
+    def clear(self) -> bool:
+        """Whether it is closer by a margin: asked as well where the others are not of the target's kind."""
+        return self.decibels >= DECIBELS or self.similarity >= SIMILARITY
 
 
 def closeness(picture: Tensor, target: Tensor, guess: Tensor) -> Closeness:
@@ -60,22 +91,30 @@ def closeness(picture: Tensor, target: Tensor, guess: Tensor) -> Closeness:
     return Closeness(decibels, float(alike[0] - alike[1]))
 
 
-def recognised(picture: Tensor, target: Tensor, others: Tensor, close: Closeness) -> bool:
-    """Whether a picture (c, h, w) tells its target from others (m, c, h, w), and is closer to it than a guess.
+def recognised(picture: Tensor, target: Tensor, others: Tensor, guess: Tensor) -> bool:
+    """Whether a picture tells its target from others (m, c, h, w); all are thumbnails in [0, 1].
 
-    The target is nearest by pixels and by SSIM; or by one of the two alone, but then by a margin over the guess. Equal
-    pictures are no rivals.
+    The target is nearest by pixels and by SSIM, which it is not to the guess; or by pixels, and the picture has a
+    higher PSNR than the guess (by a margin, if the guess would tell the target, too: the others are no rivals then); or
+    by SSIM, and the picture's is higher by a margin. Equal pictures are no rivals.
     """
-    if not close.at_all:
-        return False
     rivals = others[(others - target).square().flatten(1).sum(1).sqrt() >= SAME]
-    by_pixels = bool((picture - target).square().sum() < (rivals - picture).square().flatten(1).sum(1).min())
-    by_structure = False
-    if _has_structure(target):
-        every = similarities(torch.cat([target[None], rivals]), picture[None])
-        by_structure = bool(every[0] > every[1:].max())
-    enough = close.decibels >= DECIBELS, close.similarity >= SIMILARITY
-    return (by_pixels and by_structure) or (by_pixels and enough[0]) or (by_structure and enough[1])
+    close, (by_pixels, by_structure) = closeness(picture, target, guess), _nearest(picture, target, rivals)
+    guessed = _nearest(guess, target, rivals)
+    if by_pixels and by_structure and not all(guessed):
+        return True
+    enough = close.decibels >= DECIBELS if guessed[0] else close.decibels > 0
+    return (by_pixels and enough) or (by_structure and close.similarity >= SIMILARITY)
+
+
+def _nearest(picture: Tensor, target: Tensor, rivals: Tensor) -> tuple[bool, bool]:
+    """Whether the target is nearer than every rival: by pixels, and by SSIM."""
+    gap = (picture - target).square().sum()
+    by_pixels = bool(gap < (rivals - picture).square().flatten(1).sum(1).min())
+    if not _has_structure(target):
+        return by_pixels, False
+    every = similarities(torch.cat([target[None], rivals]), picture[None])
+    return by_pixels, bool(every[0] > every[1:].max())
 
 
 def _has_structure(image: Tensor) -> bool:
