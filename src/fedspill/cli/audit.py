@@ -1,6 +1,8 @@
 """`fedspill audit` and `fedspill report`: a run, its views, and a summary in the terminal."""
 
+import math
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -39,7 +41,9 @@ def audit_plan(
     Args:
         began: `time.monotonic()` from which on the budget counts.
     """
-    with TerminalListener(Console(stderr=True)) as listener:
+    budget = DEFAULT_BUDGET if plan.audit.budget is None else plan.audit.budget
+    end = None if budget == math.inf else (time.monotonic() if began is None else began) + budget
+    with TerminalListener(Console(stderr=True), end) as listener:
         if plan.audit.budget is None:
             usual = duration(DEFAULT_BUDGET)
             listener.message(f"no budget was set, so it is {usual}; --budget (or audit.budget) sets another, or none")

@@ -2,6 +2,8 @@
 
 import math
 import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from types import TracebackType
 
 from rich.console import Console
@@ -9,36 +11,81 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     SpinnerColumn,
+    Task,
+    TaskID,
     TextColumn,
-    TimeRemainingColumn,
 )
+from rich.text import Text
 
 PLAIN_SECONDS = 15.0
+
+
+@dataclass
+class WholeTime:
+    """How long all of it still takes: by the share that is done, and never beyond the budget's end.
+
+    Attributes:
+        end: `time.monotonic()` of the budget's end; None is no limit.
+        done: share of all that is done, in [0, 1].
+    """
+
+    end: float | None = None
+    began: float = field(default_factory=time.monotonic)
+    done: float = 0.0
+
+    def left(self, now: float) -> float | None:
+        """Seconds; None if nothing tells yet."""
+        guesses = [] if self.end is None else [max(0.0, self.end - now)]
+        if self.done > 0:
+            guesses.append((now - self.began) * (1 - self.done) / self.done)
+        return min(guesses, default=None)
+
+    def words(self, now: float) -> str:
+        """For a person."""
+        left = self.left(now)
+        return "" if left is None else f"about {left:.0f} s left"
+
+
+class _Left(ProgressColumn):
+    """The one time of a display, beside its upper bar, or the only one."""
+
+    def __init__(self, whole: WholeTime, beside: Callable[[], TaskID]) -> None:
+        super().__init__()
+        self._whole, self._beside = whole, beside
+
+    def render(self, task: Task) -> Text:
+        """Nothing beside the other bar."""
+        return Text(self._whole.words(time.monotonic()) if task.id == self._beside() else "")
 
 
 class TerminalListener:
     """Two bars: the trials of the audit, and below it the clients' examples or the attack's iterations.
 
     Where the output is no terminal (a log, CI) a plain line is written every `PLAIN_SECONDS` instead.
+
+    Args:
+        end: `time.monotonic()` of the budget's end; None is no limit.
     """
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, end: float | None = None) -> None:
         self._console = console
+        self._whole, self._place, self._several = WholeTime(end), (0, 1), False
         self._live = console.is_terminal
         self._bars = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
-            TimeRemainingColumn(),
+            _Left(self._whole, lambda: self._trials if self._several else self._steps),
             TextColumn("{task.fields[note]}"),
             console=console,
             transient=True,
         )
         self._trials = self._bars.add_task("trials", total=None, note="", visible=False)
         self._steps = self._bars.add_task("iterations", total=None, note="", visible=False)
-        self._trial, self._counted, self._began, self._told = "", "", time.monotonic(), time.monotonic()
+        self._trial, self._counted, self._told = "", "", time.monotonic()
 
     def __enter__(self) -> "TerminalListener":
         if self._live:
@@ -53,6 +100,7 @@ class TerminalListener:
     def trial(self, number: int, total: int, name: str) -> None:
         """Moves the upper bar and empties the lower one."""
         self._trial, self._counted = f"trial {number} of {total}: {name}", ""
+        self._place, self._several, self._whole.done = (number - 1, total), total > 1, (number - 1) / total
         self._bars.update(self._trials, completed=number - 1, total=total, description=name, visible=total > 1)
         self._count("iterations")
 
@@ -66,16 +114,16 @@ class TerminalListener:
 
     def _count(self, what: str) -> None:
         if what != self._counted:
-            self._counted, self._began = what, time.monotonic()
+            self._counted = what
             self._bars.reset(self._steps, total=None, note="", visible=True, description=what)
 
     def _step(self, what: str, done: int, total: int, note: str) -> None:
         self._count(what)
         self._bars.update(self._steps, completed=done, total=total, note=note)
-        now = time.monotonic()
+        now, (before, trials) = time.monotonic(), self._place
+        self._whole.done = (before + done / max(1, total)) / trials
         if not self._live and now - self._told > PLAIN_SECONDS:
-            left = (now - self._began) / done * (total - done)
-            words = f"{done} of {total} {what}, {note}, about {left:.0f} s left".replace(", ,", ",")
+            words = f"{done} of {total} {what}, {note}, {self._whole.words(now)}".replace(", ,", ",").rstrip(", ")
             self._console.print(f"{self._trial}: {words}" if self._trial else words)
             self._told = now
 
