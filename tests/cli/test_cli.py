@@ -59,6 +59,14 @@ def test_audit_writes_everything_and_json_is_the_report(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "report.html").is_file()
 
 
+def test_what_is_incomplete_fails_if_strict(tmp_path: Path) -> None:
+    given = str(plan(tmp_path)), "--out", str(tmp_path / "out")
+    assert fedspill("audit", *given).exit_code == 3
+    done = fedspill("audit", *given, "--strict")
+    assert done.exit_code == 1
+    assert "The policy is strict" in " ".join(done.stdout.split())
+
+
 def test_report_draws_the_views_again(tmp_path: Path) -> None:
     out = tmp_path / "out"
     fedspill("audit", str(plan(tmp_path)), "--out", str(out))
