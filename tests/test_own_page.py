@@ -69,7 +69,7 @@ def test_every_block_runs_as_it_stands(folder: Path, capsys: pytest.CaptureFixtu
             assert result.report.leakage_rate is not None
     assert len(ran) == 2 + len(FIVE)
     assert (folder / "my-audit" / "report.html").is_file()
-    assert capsys.readouterr().out.count("This setting leaks: ") == 2
+    assert capsys.readouterr().out.count("This setting leaks to ") == 2
     (command,) = [c for c in blocks(PAGE, "") if c.startswith("fedspill attack")]
     done = CliRunner().invoke(app, shlex.split(command.replace("\\\n", " "))[1:])
     assert done.exit_code == 1, (done.output, done.exception)

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from fedspill.auditing import parse_plan, trial
 from fedspill.auditing.resolving.scenario import prepare
-from fedspill.auditing.schedule import is_certain
-from fedspill.auditing.shares import FIRST, in_turn, share
+from fedspill.auditing.scheduling.schedule import is_certain
+from fedspill.auditing.scheduling.shares import FIRST, in_turn, share
 from fedspill.auditing.trial import Task
 from fedspill.auditing.watch import Silent, TrialWatch
 from fedspill.core.errors import BadInput
@@ -179,7 +179,9 @@ def test_what_was_read_exactly_is_not_searched_for() -> None:
 
 
 def test_without_a_budget_it_is_ten_minutes() -> None:
-    assert audit({"audit": EXACT}, n=1).report.plan["audit"]["budget"] == 600
+    listener = Heard()
+    assert audit({"audit": EXACT}, n=1, listener=listener).report.plan["audit"]["budget"] == 600
+    assert listener.results[0].startswith("no budget was set: 10 min")
     endless = parse_plan({"audit": {**EXACT, "budget": "none"}})
     assert endless.audit.budget == math.inf
     pool = from_tensors(torch.rand(1, 3, 8, 8), torch.tensor([3]))

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from fedspill.attacks.inverting_gradients import InvertingGradients
-from fedspill.auditing import parse_plan, schedule, watch
+from fedspill.auditing import parse_plan, watch
+from fedspill.auditing.scheduling import schedule
 from fedspill.auditing.watch import forecast_sentence
 from fedspill.core.errors import BadInput
 from fedspill.core.roles import UNWATCHED, Forecast, Job, Watch

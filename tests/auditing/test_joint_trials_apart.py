@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from fedspill.attacks.inverting_gradients import InvertingGradients
-from fedspill.auditing import schedule, trial, watch
+from fedspill.auditing import trial, watch
+from fedspill.auditing.scheduling import schedule
 from fedspill.core.errors import NotApplicable
 from fedspill.core.roles import UNWATCHED, Job, Watch
 from fedspill.core.types import Reconstruction, Update

@@ -9,8 +9,8 @@ from torch import nn
 from torch.nn import functional
 
 from fedspill.attacks.linear_layer import LinearLayer
-from fedspill.auditing import schedule
 from fedspill.auditing.run import AuditResult
+from fedspill.auditing.scheduling import schedule
 from fedspill.auditing.servers import Servers
 from fedspill.core.errors import BadInput
 from fedspill.core.model import Model

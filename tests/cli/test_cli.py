@@ -134,7 +134,10 @@ def test_one_of_each_other_list_and_names_that_are_none() -> None:
     for words, said in (
         (("attacks", "dgl"), "unknown attack 'dgl'; there are dlg, .*, trap_weights$"),
         (("attacks", "label_flip"), "fedspill list tamperings label_flip knows it"),
-        (("checks", "dlg"), r"unknown check 'dlg'; there are weight_entropy \(fedspill list attacks dlg knows it\)"),
+        (
+            ("checks", "dlg"),
+            r"unknown check 'dlg'; there are broken_weights, weight_entropy \(fedspill list attacks dlg knows it\)",
+        ),
         (("data", "nothing"), "unknown data 'nothing'; there are "),
     ):
         with pytest.raises(FedspillError, match=said):

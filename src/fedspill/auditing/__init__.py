@@ -4,9 +4,8 @@
 - `resolving/`: the plan resolved into what runs and judges its trials.
 - `feeding/`: what the network makes of the private examples, and whether that fits its weights.
 - `by_round/`: of a federation, how good its model was before each round, and what leaked in it.
-- `schedule`: the trials in turn, within the budget, resumable.
+- `scheduling/`: the trials in turn, within the budget, resumable.
 - `trial`: one trial: what the server sends, what it is answered, what is rebuilt.
-- `joint_trials`: trials that are attacked together.
 - `servers`: the model that a server sends, asked for once per world and seed.
 - `watch`: progress, checkpoints and the budget.
 - `judge`: the truth is opened: scores, beside guesses made without any update.

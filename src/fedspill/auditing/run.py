@@ -21,20 +21,20 @@ from fedspill.auditing.feeding import MOST_MEASURED, check_feeding
 from fedspill.auditing.resolving.components import ChosenDefence
 from fedspill.auditing.resolving.digests import weights_sha256
 from fedspill.auditing.resolving.scenario import Scenario, prepare
-from fedspill.auditing.schedule import Schedule
+from fedspill.auditing.scheduling.schedule import Schedule
 from fedspill.auditing.servers import Servers
 from fedspill.auditing.trial import Finished, Task
 from fedspill.auditing.verdict import verdict, worst_examples
 from fedspill.auditing.verdict.levels import Rules
 from fedspill.auditing.verdict.roles import Circumstances, planted_by
-from fedspill.auditing.watch import Listener, Silent, TrialWatch
+from fedspill.auditing.watch import Listener, Silent, TrialWatch, duration
 from fedspill.core.errors import BadInput
 from fedspill.core.knowledge import Knows
 from fedspill.core.model import BATCH_NORMS, Model
 from fedspill.core.settings import plain_fields
 from fedspill.core.tensor_files import sha256, write_tensors, write_whole
 from fedspill.plan.build import pick_device
-from fedspill.plan.sections import AuditPlan
+from fedspill.plan.sections import DEFAULT_BUDGET, AuditPlan
 from fedspill.report.leakage import leaked_share
 from fedspill.report.schema import AppliedDefence, AuditReport, Cost, Environment, Feeding, Grant, RoundRecord
 from fedspill.report.store import REPORT_FILE, TENSOR_FILE, TEXT_FILE, Store, Texts, write_texts
@@ -120,6 +120,8 @@ def run_audit(
     store = None if out is None else Store(out, scenario.key(redact=redact))
     if store is not None:
         store.open(fresh=fresh)
+    if plan.audit.budget is None:
+        listener.found(f"no budget was set: {duration(DEFAULT_BUDGET)}; --budget takes another, or none")
     with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
         feeding = _feeding(scenario)
         if feeding.warning is not None:

@@ -39,7 +39,7 @@ class Listener(Protocol):
         ...
 
     def found(self, text: str) -> None:
-        """What came out so far, while the rest runs."""
+        """What came out so far, while the rest runs, and how long that may be."""
         ...
 
 

@@ -11,7 +11,6 @@ from rich.console import Console
 from torch import Tensor
 
 from fedspill.auditing import run_audit
-from fedspill.auditing.watch import duration
 from fedspill.cli.early import Headline
 from fedspill.cli.progress import TerminalListener
 from fedspill.core.errors import BadInput, FedspillError
@@ -44,9 +43,6 @@ def audit_plan(
     budget = DEFAULT_BUDGET if plan.audit.budget is None else plan.audit.budget
     end = None if budget == math.inf else (time.monotonic() if began is None else began) + budget
     with TerminalListener(Console(stderr=True), end) as listener:
-        if plan.audit.budget is None:
-            usual = duration(DEFAULT_BUDGET)
-            listener.message(f"no budget was set, so it is {usual}; --budget (or audit.budget) sets another, or none")
         result = run_audit(
             plan,
             out=folder,

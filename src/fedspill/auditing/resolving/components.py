@@ -138,8 +138,9 @@ def _standard(plan: AuditPlan, entry: AttackEntry) -> list[Chosen]:
 
     Those of other packages are among them if their cards say `standard`.
 
-    "standard" itself is the schedule of `fedspill.auditing.shares` over the strongest preset of each; "standard:paper"
-    takes the published ones, "standard:quick" and "standard:strong" those of that name where a component has one.
+    "standard" itself is the schedule of `fedspill.auditing.scheduling.shares` over the strongest preset of each;
+    "standard:paper" takes the published ones, "standard:quick" and "standard:strong" those of that name where a
+    component has one.
     """
     if entry.overrides:
         raise BadInput(f"'standard' has no fields of its own, got {', '.join(entry.overrides)}")

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fedspill.auditing.by_round.ledger import Ledger
-from fedspill.auditing.joint_trials import run_jointly
 from fedspill.auditing.judge import prior_only
 from fedspill.auditing.resolving.scenario import Scenario
+from fedspill.auditing.scheduling.joint_trials import run_jointly
+from fedspill.auditing.scheduling.shares import in_turn, share
 from fedspill.auditing.servers import Servers
-from fedspill.auditing.shares import in_turn, share
 from fedspill.auditing.trial import Finished, Task, blank, refusal, run_trial
 from fedspill.auditing.watch import Listener, TrialWatch, duration
 from fedspill.core.roles import ReconstructsMany
