@@ -95,7 +95,11 @@ def test_a_search_is_planned_for_what_its_time_allows() -> None:
     shorter = watch(100.5)
     assert shorter.planned(480, 1, 1.0) == (100, 1)
     assert shorter.plan is not None
-    assert "100 of 480 iterations" in shorter.plan
+    assert "fewer than the 480 iterations of its preset" in shorter.plan
+    # Asked again in the midst, nothing is too short to be gone on with.
+    shorter.deadline = time.monotonic() + 2.5
+    assert shorter.planned(60, 1, 1.0) == (2, 1)
+    assert not shorter.out_of_time()
     assert shorter.useless is None
     assert TrialWatch(Silent()).planned(480, 2, 1e9) == (480, 2)
 

@@ -96,6 +96,7 @@ class TrialWatch:
     share: float | None = None
     forecasted: Forecast | None = None
     searched: float = 0.0
+    _asked: int = 0
     _written: float = field(default_factory=time.monotonic)
 
     def progress(self, done: int, total: int, objective: float) -> None:
@@ -167,12 +168,13 @@ class TrialWatch:
         """As many as the time allows, of a search that is planned for it; none are of use below a tenth of a run."""
         if not self.fits or self.deadline is None:
             return steps, restarts
-        left = max(0.0, self.deadline - time.monotonic())
+        left, first = max(0.0, self.deadline - time.monotonic()), self._asked == 0
+        self._asked = self._asked or steps * restarts
         possible = int(left / max(seconds, 1e-9))
         if possible >= steps * restarts:
             return steps, restarts
         shorter = (steps, possible // steps) if possible >= steps else (max(1, possible), 1)
-        if shorter[0] < USEFUL * steps:
+        if first and shorter[0] < USEFUL * steps:
             self.ended, least = True, math.ceil(USEFUL * steps)
             self.useless = (
                 f"{least} of {steps} iterations, the least that are of use, would take {duration(least * seconds)};"
@@ -180,8 +182,8 @@ class TrialWatch:
             )
             return steps, restarts
         self.plan = (
-            f"Planned for {shorter[0] * shorter[1]:,} of {steps * restarts:,} iterations, as many as its share of the"
-            f" budget allows ({duration(left)})."
+            f"Planned for fewer than the {self._asked:,} iterations of its preset: for as many as its share of the"
+            f" budget allows ({duration(self.share if self.share is not None else left)})."
         )
         return shorter
 

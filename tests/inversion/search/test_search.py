@@ -1,5 +1,7 @@
 """Matching is 0 at the truth; the search keeps the lowest objective and goes on where it was broken off."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -14,6 +16,7 @@ from fedspill.inversion.matching.hypotheses import check_observed, protocols
 from fedspill.inversion.objective.distances import DISTANCES
 from fedspill.inversion.objective.matching import Matching
 from fedspill.inversion.priors.total_variation import EACH_VARIATION, total_variation
+from fedspill.inversion.search.batched import BatchedSearch
 from fedspill.inversion.search.problem import Problem
 from fedspill.inversion.search.sequential import Search
 from fedspill.inversion.search.step_rules import LBFGS, SignedAdam
@@ -232,3 +235,26 @@ def test_the_last_state_before_the_budgets_end_is_kept_to_go_on_from() -> None:
 def test_a_search_of_nothing_is_refused(wrong: dict) -> None:
     with pytest.raises(BadInput, match="both must be at least 1"):
         Search(SignedAdam(), **wrong)
+
+
+class Slowing(BreakingWatch):
+    """Lets so many steps pass, and finds later that only a few more fit."""
+
+    def __init__(self, fit: int) -> None:
+        super().__init__()
+        self.fit, self.asked = fit, list[int]()
+
+    def planned(self, steps: int, restarts: int, seconds: float) -> tuple[int, int]:
+        self.asked.append(steps)
+        return (steps, restarts) if len(self.asked) == 1 else (min(steps, self.fit), 1)
+
+
+@pytest.mark.parametrize("search", [Search(SignedAdam(), 100), BatchedSearch(SignedAdam(), 100, 2)])
+def test_a_search_is_planned_anew_while_it_runs(search) -> None:
+    watch = Slowing(fit=5)
+    problem = replace(bowl(1.0), values=lambda v: (v[0] - 1).pow(2).flatten(1).sum(1))
+    found = search.run([problem], stream(0, "s"), watch)
+    assert found.complete
+    # Asked of all at first; after the 1st step and 16 more of the other 83, of which 5 fit.
+    assert watch.asked[:2] == [100, 83]
+    assert len(found.history) == 17 + 5 + 1

@@ -61,6 +61,8 @@ class Watch(Protocol):
     def planned(self, steps: int, restarts: int, seconds: float) -> tuple[int, int]:
         """Steps and restarts that the time allows, so that a schedule of step sizes comes to its end.
 
+        Asked when a search has shown what it needs, and again while it runs, of what is left of a run.
+
         Args:
             steps: of one run.
             restarts: runs, one after the other.

@@ -5,5 +5,6 @@
 - `sequential`: one restart after the other.
 - `batched`: all restarts at once.
 - `stack`: variables of many runs in one.
+- `replanning`: the length of a run planned anew while it runs.
 - `settings`: the hyperparameters of a search that a plan sets.
 """

@@ -11,6 +11,7 @@ from fedspill.core.errors import BadInput
 from fedspill.core.roles import Forecast, State, Watch
 from fedspill.core.watching.clock import OutOfTime, Pace
 from fedspill.inversion.search.problem import Found, Problem
+from fedspill.inversion.search.replanning import Replanning
 from fedspill.inversion.search.stack import Stack, captured
 from fedspill.inversion.search.step_rules import SignedAdam, Variables
 
@@ -125,6 +126,8 @@ class BatchedSearch:
             OutOfTime: none was.
         """
         on_host = not stack.variables[0].is_cuda
+        hypotheses = len(progress.best_by_problem) - progress.problem
+        replanning = Replanning(lambda left, seconds: watch.planned(left, 1, seconds * hypotheses)[0])
         iterate = captured(stack) if self.graph and not on_host else stack.iterate
         done, total = progress.problem * self.restarts, len(progress.best_by_problem) * self.restarts * self.steps
         for step in range(first, self.steps + 1):
@@ -147,6 +150,7 @@ class BatchedSearch:
                 progress.judge(stack, problem, watch.quality())
             if step >= progress.steps or progress.enough:
                 return step, False
+            progress.steps = replanning.after(step + 1, progress.steps)
             ended = watch.out_of_time()
             watch.save(lambda step=step: _state(progress, stack, step + 1), last=ended)
             if ended:

@@ -16,6 +16,7 @@ from fedspill.core.errors import BadInput
 from fedspill.core.roles import Forecast, State, Watch
 from fedspill.core.watching.clock import OutOfTime, Pace
 from fedspill.inversion.search.problem import Found, Problem
+from fedspill.inversion.search.replanning import Replanning
 from fedspill.inversion.search.step_rules import SignedAdam, StepRule, Variables
 
 
@@ -57,6 +58,10 @@ class Search:
             watch.forecast(lambda: Forecast(remaining, once, memory))
             progress.plan(*watch.planned(self.steps, self.restarts, once * len(problems)))
 
+        def again(left: int, seconds: float) -> int:
+            """Of the steps that are left of a run as many as the time allows, hypotheses to come alike."""
+            return watch.planned(left, 1, seconds * (len(problems) - index))[0]
+
         progress.plan(self.steps, self.restarts)
         pace = Pace(watch.out_of_time, tell)
         for number, index in enumerate(runs):
@@ -67,7 +72,7 @@ class Search:
             total = len(problems) * progress.restarts
             place = index * progress.restarts + number % self.restarts
             heard = partial(_heard, watch, progress, place, total)
-            if not self._one_run(problems[index], index, start, progress, watch, pace, heard):
+            if not self._one_run(problems[index], index, start, progress, watch, pace, heard, Replanning(again)):
                 return progress.found(complete=False)
             if progress.best_value < self.tolerance:
                 break
@@ -83,6 +88,7 @@ class Search:
         watch: Watch,
         pace: Pace,
         heard: Callable[[int], None],
+        replanning: Replanning,
     ) -> bool:
         """One restart; False if the budget ended it. Leaves its best in `progress`.
 
@@ -109,6 +115,7 @@ class Search:
                     raise
                 return False  # whoever goes on does so from the last state that was kept
             step += 1
+            progress.steps = replanning.after(step, progress.steps)
             heard(step)
             ended = watch.out_of_time()
             watch.save(lambda step=step: progress.state(step, variables, optimiser), last=ended)
