@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+from fedspill.core.watching.operations import EveryOperation
 
 GROUPS = Path("/sys/fs/cgroup")
 """Where Linux keeps the limits of a container, one number a file."""
@@ -28,7 +29,7 @@ def peak_bytes(work: Callable[[], object]) -> int:
     return counting.peak
 
 
-class Counting(TorchDispatchMode):
+class Counting(EveryOperation):
     """Follows every storage from the operator that made it to its end.
 
     Attributes:

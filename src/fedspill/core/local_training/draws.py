@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from fedspill.core.local_training.protocol import FedAvg, LocalTraining
 from fedspill.core.model import Model
 from fedspill.core.rng import seeded_globals, stream
 from fedspill.core.types import Encoded
+from fedspill.core.watching.operations import EveryOperation
 
 
 def is_random(model: Model, z: Encoded) -> bool:
@@ -40,7 +40,7 @@ def _other_generators() -> object:
     return random.getstate(), {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in numpy["state"].items()}
 
 
-class _Drawing(TorchDispatchMode):
+class _Drawing(EveryOperation):
     """Notes whether PyTorch draws random numbers."""
 
     def __init__(self) -> None:

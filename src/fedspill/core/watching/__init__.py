@@ -2,5 +2,6 @@
 
 - `watch`: the protocol, and nobody who watches.
 - `clock`: work that can be given up in its midst.
+- `operations`: every operation on tensors looked at.
 - `nested`: many long steps under one watch.
 """

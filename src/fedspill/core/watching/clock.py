@@ -14,6 +14,7 @@ from typing import Any
 from torch.utils import _python_dispatch as dispatch
 
 from fedspill.core.memory import Counting
+from fedspill.core.watching.operations import EveryOperation
 
 LONG = 0.5
 """Seconds of an evaluation from which on it is worth some microseconds for each of its operations to end it midway."""
@@ -25,7 +26,7 @@ class OutOfTime(BaseException):
     """The time is up. No `Exception`, so that code which survives any fault of a network does not survive this."""
 
 
-class Clock(dispatch.TorchDispatchMode):
+class Clock(EveryOperation):
     """Raises `OutOfTime` from the next operation on tensors, forward or backward, as soon as the time is up.
 
     Costs some microseconds an operation.
@@ -47,6 +48,12 @@ class Clock(dispatch.TorchDispatchMode):
 def until(deadline: float | None) -> AbstractContextManager[object]:
     """Work that `OutOfTime` ends at `time.monotonic()` of `deadline`; None never ends it."""
     return nullcontext() if deadline is None else Clock(lambda: time.monotonic() >= deadline)
+
+
+def around() -> Callable[[], bool]:
+    """Whether the time of the clock around this is up; never where there is none."""
+    clock = dispatch._get_current_dispatch_mode()  # pyright: ignore[reportPrivateUsage]
+    return clock.is_up if isinstance(clock, Clock) else lambda: False
 
 
 @contextmanager
