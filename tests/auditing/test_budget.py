@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fedspill.auditing import parse_plan, trial
+from fedspill.auditing.judge import judge
 from fedspill.auditing.resolving.scenario import prepare
 from fedspill.auditing.scheduling.schedule import is_certain
 from fedspill.auditing.scheduling.shares import FIRST, in_turn, share
@@ -17,7 +18,8 @@ from fedspill.auditing.watch import Silent, TrialWatch
 from fedspill.core.errors import BadInput
 from fedspill.core.inputs import ImageSpec
 from fedspill.core.model import Model
-from fedspill.core.rng import seeded_globals, stream
+from fedspill.core.rng import rand, seeded_globals, stream
+from fedspill.core.types import Reconstruction
 from fedspill.report.trial import Trial
 from fedspill.zoo.data import from_tensors
 from fedspill.zoo.models import of_module
@@ -26,6 +28,7 @@ from tests.support.watches import Heard
 from tests.support.worlds import conv_bn
 
 CPU = torch.device("cpu")
+POOL = from_tensors(rand((1, 3, 8, 8), stream(0, "pool"), torch.zeros(())), torch.tensor([3]))
 
 
 def tasks_of(attacks: list[str], updates: int = 3, seeds: tuple[int, ...] = (0,)) -> list[Task]:
@@ -188,8 +191,7 @@ def test_without_a_budget_it_is_ten_minutes() -> None:
     assert listener.results[0].startswith("no budget was set: 10 min")
     endless = parse_plan({"audit": {**EXACT, "budget": "none"}})
     assert endless.audit.budget == math.inf
-    pool = from_tensors(torch.rand(1, 3, 8, 8), torch.tensor([3]))
-    assert prepare(endless, CPU, model=conv_bn(), pool=pool).limits.budget is None
+    assert prepare(endless, CPU, model=conv_bn(), pool=POOL).limits.budget is None
 
 
 def test_clients_answer_once_for_all_attacks_on_the_honest_model(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,3 +200,13 @@ def test_clients_answer_once_for_all_attacks_on_the_honest_model(monkeypatch: py
     attacks = ["linear_layer", {"name": "inverting_gradients", "steps": 2}, {"name": "idlg", "steps": 1, "restarts": 1}]
     audit({"audit": {"attacks": attacks, "metrics": ["psnr"]}}, n=2)
     assert len(asked) == 2
+
+
+def test_what_is_recognisable_is_not_asked_after_the_time_is_up() -> None:
+    scenario = prepare(parse_plan({"audit": {"metrics": ["psnr"]}}), CPU, model=conv_bn(), pool=POOL)
+    private = scenario.private(0)
+    blurred = Reconstruction(0.5 * private.inputs + 0.25)
+    asked, late = (judge(scenario, blurred, private, hard) for hard in (None, time.monotonic() - 1))
+    assert (asked.cut, late.cut, late.recognisable) == (False, True, None)
+    assert asked.recognisable is not None
+    assert [s.values for s in asked.scores] == [s.values for s in late.scores]

@@ -13,6 +13,7 @@ from fedspill.core.inputs import ImageSpec, TableSpec, TokenSpec
 from fedspill.core.rng import stream
 from fedspill.core.tensor_files import sha256
 from fedspill.core.types import Batch, Reconstruction
+from fedspill.core.watching.clock import OutOfTime, until
 from fedspill.report.leakage import leak_flags, rate
 from fedspill.report.trial import Baseline, BaselineName, Identification, Labels, Rate, Score
 from fedspill.scoring import baselines, identification
@@ -53,6 +54,7 @@ class Judged:
         matched: for each private example the index of its reconstruction, None if it got none.
         leaked: per private example; None where a threshold could not be judged.
         recognisable: per private example; None where it could not be judged.
+        cut: the time was up before that was known.
     """
 
     scores: list[Score]
@@ -62,16 +64,27 @@ class Judged:
     labels: Labels
     identification: list[Identification]
     recognisable: list[bool] | None = None
+    cut: bool = False
 
 
-def judge(scenario: Scenario, rebuilt: Reconstruction, private: Batch) -> Judged:
-    """Matches, scores, and compares with the plan's thresholds."""
+def judge(scenario: Scenario, rebuilt: Reconstruction, private: Batch, hard: float | None = None) -> Judged:
+    """Matches, scores, and compares with the plan's thresholds.
+
+    Args:
+        hard: `time.monotonic()` from which on it is not asked any more what is recognisable; None never.
+    """
     evaluation = scenario.evaluation
     scored = score_all(
         rebuilt.inputs, private.inputs, evaluation.metrics, rebuilt.labels, private.labels, evaluation.table
     )
     scores = [as_score(values) for values in scored.metrics]
     flags = leak_flags(scores, evaluation.thresholds)
+    told, cut = None, False
+    try:
+        with until(hard):
+            told = recognisable(scenario, rebuilt.inputs, private, scored.matched, flags)
+    except OutOfTime:
+        cut = True
     return Judged(
         scores=scores,
         matched=list(scored.matched),
@@ -79,7 +92,8 @@ def judge(scenario: Scenario, rebuilt: Reconstruction, private: Batch) -> Judged
         leakage_rate=_leakage_rate(evaluation, flags),
         labels=_labels(rebuilt, private),
         identification=_identify(scenario, rebuilt, private, scored),
-        recognisable=recognisable(scenario, rebuilt.inputs, private, scored.matched, flags),
+        recognisable=told,
+        cut=cut,
     )
 
 

@@ -178,7 +178,7 @@ def judged(
             guesses = priors(task.update, task.seed)
     except OutOfTime:
         unchecked = [UNCHECKED.format("the guesses without the update were" if check else "the self-check was")]
-    record = _record(scenario, task, rebuilt, private, guesses)
+    record = _record(scenario, task, rebuilt, private, guesses, watch.hard)
     more = [*([watch.plan] if watch.plan else []), *unchecked]
     record = record.model_copy(
         update={
@@ -332,8 +332,16 @@ def _nothing_in(update: Update) -> str | None:
     return "the update is exactly 0: there is nothing to invert" if update.norm() == 0 else None
 
 
-def _record(scenario: Scenario, task: Task, rebuilt: Reconstruction, private: Batch, guesses: list[Baseline]) -> Trial:
-    judged = judge(scenario, rebuilt, private)
+def _record(
+    scenario: Scenario,
+    task: Task,
+    rebuilt: Reconstruction,
+    private: Batch,
+    guesses: list[Baseline],
+    hard: float | None,
+) -> Trial:
+    judged = judge(scenario, rebuilt, private, hard)
+    cut = [UNCHECKED.format("what is recognisable was")] if judged.cut else []
     confidence = [] if rebuilt.confidence is None else [float(c) for c in rebuilt.confidence]
     return blank(scenario, task).model_copy(
         update={
@@ -349,7 +357,7 @@ def _record(scenario: Scenario, task: Task, rebuilt: Reconstruction, private: Ba
             "baselines": guesses,
             "confidence": confidence,
             "matched": judged.matched,
-            "notes": list(rebuilt.notes),
+            "notes": [*rebuilt.notes, *cut],
         }
     )
 
