@@ -1,16 +1,21 @@
 """Whether model, data and clients fit together: what does not is told before anything is attacked."""
 
+from dataclasses import replace
+
 from torch import Tensor
 
 from fedspill.core.errors import BadInput
 from fedspill.core.local_training.draws import draws_anything, is_random
-from fedspill.core.local_training.protocol import LocalTraining
+from fedspill.core.local_training.protocol import FedAvg, LocalTraining
 from fedspill.core.model import Model
 from fedspill.core.probing.state import check_memory
 from fedspill.core.rng import seeded_globals, stream
 from fedspill.core.roles import Stages
 from fedspill.core.types import Batch
 from fedspill.federation.client import Client
+
+FEW = 2
+"""Examples of a first step: a local training of a large network may take half a minute."""
 
 
 def check_fit(
@@ -47,7 +52,7 @@ def check_fit(
                 " want training=self.training"
             )
         check_memory(model)
-        client = Client(first, training, defences, micro_batch)
+        client = Client(*_shortest(model, first, training), defences, micro_batch)
         with seeded_globals(stream(0, "check")):
             sent = client.respond(model, stream(0, "check"))
         if sent is not None and not sent.values and training.conditions.loss_scale == 1:
@@ -60,6 +65,13 @@ def check_fit(
             raise
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise BadInput(f"the client cannot compute an update with this model, data and mode: {reason}") from error
+
+
+def _shortest(model: Model, first: Batch, training: LocalTraining) -> tuple[Batch, LocalTraining]:
+    """One step of few examples tells whether any can be taken, but for layers that want more than one in each."""
+    if model.training or not isinstance(training, FedAvg):
+        return first, training
+    return first[:FEW], replace(training, epochs=1, minibatch_size=None, accumulate=1, drop_last=False)
 
 
 def _check_labels(model: Model, first: Batch, labels: Tensor) -> None:
