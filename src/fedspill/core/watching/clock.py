@@ -13,7 +13,7 @@ from typing import Any
 
 from torch.utils import _python_dispatch as dispatch
 
-from fedspill.core.memory import Counting
+from fedspill.core.watching.counting import Counting
 from fedspill.core.watching.operations import EveryOperation
 
 LONG = 0.5

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from fedspill.core.errors import BadInput
 from fedspill.core.local_training.update import FedAvg, FedSGD, LocalTraining
-from fedspill.core.memory import Counting, free_bytes, peak_bytes, words
+from fedspill.core.memory import free_bytes, peak_bytes, words
 from fedspill.core.model import Model
+from fedspill.core.watching.counting import Counting
 from fedspill.inversion.objective.autograd import ValueAndGradients
 from fedspill.inversion.objective.unrolled import GRAPHS, STATES
 
