@@ -37,7 +37,7 @@ class Setting:
 def _few(attack: str, model: dict[str, Any], size: int, together: int) -> dict[str, Any]:
     """Four photographs, so many to an update, an honest server."""
     return {
-        "audit": {"attacks": [attack]},
+        "audit": {"attacks": [attack], "budget": "none"},
         "model": model,
         "data": {"name": "photos", "size": size, "indices": "0:4"},
         "client": {"num_examples": together},
@@ -50,6 +50,7 @@ def _federation() -> dict[str, Any]:
     return {
         "audit": {
             "attacks": ["robbing_the_fed:strong"],
+            "budget": "none",
             "metrics": ["psnr", "mse"],
             "leak_threshold": {"psnr": 40.0},
         },
