@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import fedspill
 from fedspill.auditing import parse_plan, trial
 from fedspill.auditing.judge import judge
 from fedspill.auditing.resolving.scenario import prepare
@@ -17,6 +18,7 @@ from fedspill.auditing.trial import Task
 from fedspill.auditing.watch import Silent, TrialWatch
 from fedspill.core.errors import BadInput
 from fedspill.core.inputs import ImageSpec
+from fedspill.core.local_training.update import FedSGD, local_update
 from fedspill.core.model import Model
 from fedspill.core.rng import rand, seeded_globals, stream
 from fedspill.core.types import Reconstruction
@@ -25,7 +27,7 @@ from fedspill.zoo.data import from_tensors
 from fedspill.zoo.models import of_module
 from tests.support.audits import EXACT, audit
 from tests.support.watches import Heard
-from tests.support.worlds import conv_bn
+from tests.support.worlds import batch, conv_bn
 
 CPU = torch.device("cpu")
 POOL = from_tensors(rand((1, 3, 8, 8), stream(0, "pool"), torch.zeros(())), torch.tensor([3]))
@@ -200,6 +202,16 @@ def test_clients_answer_once_for_all_attacks_on_the_honest_model(monkeypatch: py
     attacks = ["linear_layer", {"name": "inverting_gradients", "steps": 2}, {"name": "idlg", "steps": 1, "restarts": 1}]
     audit({"audit": {"attacks": attacks, "metrics": ["psnr"]}}, n=2)
     assert len(asked) == 2
+
+
+def test_a_captured_update_whose_budget_ends_in_the_first_evaluation_is_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("fedspill.core.watching.clock.LONG", 0.0)
+    model, private = conv_bn(), batch(2)
+    update = local_update(model, private, FedSGD())
+    with pytest.raises(BadInput, match="ended before 'inverting_gradients:paper' had a first result; give more time"):
+        fedspill.attack(update, model, num_examples=2, attack="inverting_gradients:paper", budget=1e-6, device="cpu")
 
 
 def test_what_is_recognisable_is_not_asked_after_the_time_is_up() -> None:

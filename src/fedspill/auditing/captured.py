@@ -19,7 +19,7 @@ from fedspill.auditing.capturing.updates import Sent
 from fedspill.auditing.resolving.components import configure, misfit
 from fedspill.auditing.resolving.digests import loss_digits, weights_sha256
 from fedspill.auditing.run import AuditResult
-from fedspill.auditing.watch import Listener, TrialWatch
+from fedspill.auditing.watch import Listener, TrialWatch, duration
 from fedspill.core.errors import BadInput
 from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.model import Model
@@ -27,6 +27,7 @@ from fedspill.core.rng import stream
 from fedspill.core.roles import Attack, Job
 from fedspill.core.tensor_files import sha256, write_tensors, write_whole
 from fedspill.core.types import Reconstruction, Update
+from fedspill.core.watching.clock import OutOfTime
 from fedspill.plan.sections import AttackEntry
 from fedspill.report.store import TENSOR_FILE
 
@@ -84,7 +85,7 @@ def attack_captured(
         judging: the truth, opened when the attack is over, but for the sign of a delta that does not tell its own.
 
     Raises:
-        BadInput: unknown attack, preset or field, or needs that are not met.
+        BadInput: unknown attack, preset or field, needs that are not met, or a budget that ended before a first result.
         NotApplicable: the attack does not fit the model or the update.
     """
     attack = check_entry(entry, knowledge)
@@ -100,7 +101,11 @@ def attack_captured(
     checkpoint = None if out is None else out / "checkpoint.pt"
     watch = TrialWatch(listener, checkpoint, deadline, quality)
     began = time.monotonic()
-    rebuilt = attack.reconstruct(update, knowledge, job.rng, watch)
+    try:
+        rebuilt = attack.reconstruct(update, knowledge, job.rng, watch)
+    except OutOfTime:
+        spent = "" if budget is None else f" of {duration(budget)}"
+        raise BadInput(f"the budget{spent} ended before {entry.label!r} had a first result; give more time") from None
     rebuilt = replace(rebuilt, notes=(*notes, *assumed, *rebuilt.notes))
     seconds = time.monotonic() - began
     summary = _summary(entry, update, knowledge, rebuilt, seconds, command) | _told(judging)
