@@ -280,7 +280,7 @@ def test_a_bare_network_is_fed_as_a_plain_loop_feeds_it(said, ends, mean, std) -
 
 def test_the_datas_statistics_come_with_the_data_or_from_public_images() -> None:
     from fedspill.zoo.data import from_tensors, load
-    from fedspill.zoo.statistics import measured
+    from fedspill.zoo.measured_statistics import measured
 
     private, net = batch(1), relu_mlp().module
     pool = from_tensors(private.inputs, private.labels, mean=(0.3,), std=(0.2,))

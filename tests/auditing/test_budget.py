@@ -13,7 +13,7 @@ from fedspill.auditing import parse_plan, trial
 from fedspill.auditing.judge import judge
 from fedspill.auditing.resolving.scenario import prepare
 from fedspill.auditing.scheduling.schedule import is_certain
-from fedspill.auditing.scheduling.shares import FIRST, in_turn, share
+from fedspill.auditing.scheduling.shares import FIRST, hopeless, in_turn, share
 from fedspill.auditing.trial import Task
 from fedspill.auditing.watch import Silent, TrialWatch
 from fedspill.core.errors import BadInput
@@ -116,6 +116,19 @@ def test_a_search_that_could_make_no_useful_share_is_given_up_and_says_what_it_n
     assert useless.useless is not None
     assert "48 of 480 iterations" in useless.useless
     assert "48 s" in useless.useless
+
+
+def test_searches_that_cannot_be_of_use_leave_their_share_to_those_that_can() -> None:
+    turns = in_turn(tasks_of(["standard"], 1))
+    coming = turns[next(i for i, task in enumerate(turns) if task.world.name == "inverting_gradients") :]
+    # A tenth of 480 evaluations in 48 s: one takes a second, a tenth of 300 iterations of L-BFGS 30 * 21 of them.
+    assert hopeless(coming, 48.0, 629.0) == {"idlg:paper": pytest.approx(630), "dlg:paper": pytest.approx(630)}
+    assert hopeless(coming, 48.0, 631.0) == {}
+    assert hopeless(in_turn(tasks_of(["standard"], 2))[-6:], 48.0, 1259.0).keys() == {"idlg:paper", "dlg:paper"}
+    taking = watch(100)
+    taking.share, taking.more = 100.0, lambda useful: useful
+    assert taking.planned(480, 1, 1.0)[0] in (147, 148)
+    assert taking.share == 148
 
 
 class Slow(nn.Module):

@@ -54,15 +54,39 @@ def test_no_plan_that_is_taken_is_refused(plan: Path, monkeypatch: pytest.Monkey
 def test_what_only_a_later_look_can_tell_is_let_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for text in (
         'audit.attacks = ["standard:quick", { name = "dlg", steps = 3 }]\nmodel.width = 3\n',
-        "audit = 3\n",
-        "audit.attacks = 3\n",
-        "[[audit.attacks]]\npreset = 3\n",
         'audit.attacks = ["label_flip"]\n',
-        "defences = { name = 3 }\n",
+        'client = { protocol = "fedavg", optimizer = "sdg" }\n',
     ):
         assert early.plan_table(write(tmp_path, text)) is not None
     monkeypatch.setattr(listing, "FILE", tmp_path / "none.json")
-    assert early.plan_table(write(tmp_path, "[audt]\n")) == {"audt": {}}
+    assert early.plan_table(write(tmp_path, 'audit.attacks = ["dgl"]\n')) == {"audit": {"attacks": ["dgl"]}}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "audit = 3\n",
+        "audit.attacks = 3\n",
+        "[[audit.attacks]]\npreset = 3\n",
+        "defences = { name = 3 }\n",
+        "client.num_examples = 0\n",
+        'model.normalise = "imagnet"\n',
+    ],
+)
+def test_values_that_no_key_takes_are_told_early_in_the_words_of_later(tmp_path: Path, text: str) -> None:
+    with pytest.raises(BadInput) as early_on:
+        early.plan_table(write(tmp_path, text))
+    with pytest.raises(BadInput) as later:
+        read_plan(write(tmp_path, text))
+    assert str(early_on.value) == str(later.value)
+
+
+def test_a_wrong_value_needs_no_pytorch(tmp_path: Path) -> None:
+    code = "import sys; from fedspill.cli.early import plan_table; from pathlib import Path\n"
+    code += "try: plan_table(Path(sys.argv[1]))\nexcept Exception as e: print(type(e).__name__, 'torch' in sys.modules)"
+    plan = write(tmp_path, "client.num_examples = 0\n")
+    told = subprocess.run([sys.executable, "-c", code, str(plan)], capture_output=True, text=True, check=True).stdout
+    assert told.split() == ["BadInput", "False"]
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import fedspill
 from fedspill.core.local_training.update import FedAvg, FedSGD
 from fedspill.plan.file import parse_plan
 from fedspill.plan.from_python import optimizer_keys, with_optimizer, with_training
+from fedspill.plan.training import training_of
 from fedspill.testing.worlds import SPEC, batch, relu_mlp
 
 NET = relu_mlp().module
@@ -136,7 +137,7 @@ def test_a_protocol_goes_into_the_plan_and_comes_out_of_it() -> None:
     plan = parse_plan({"client": {"num_examples": 4}})
     for training in (FedAvg(), FedAvg(3, 2, 0.01, 0.9, 1e-4, ("fc.*",)), FedSGD(), FedSGD(("head.*",))):
         made = with_training(plan, training)
-        assert made.client.training() == training
+        assert training_of(made.client) == training
         assert made.client.num_examples == 4
 
 

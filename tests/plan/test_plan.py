@@ -11,12 +11,13 @@ from fedspill.core.local_training.update import FedAvg, FedSGD
 from fedspill.core.settings import with_fields
 from fedspill.plan.file import parse_plan, read_plan
 from fedspill.plan.sections import AttackEntry, parse_seconds
+from fedspill.plan.training import training_of
 from tests.support.places import PLANS
 
 
 def test_every_key_has_a_default() -> None:
     plan = parse_plan({})
-    assert plan.client.training() == FedSGD()
+    assert training_of(plan.client) == FedSGD()
     assert plan.audit.attacks[0].name == "standard"
 
 
@@ -26,7 +27,7 @@ def test_settings_are_laid_over_the_file(tmp_path: Path) -> None:
     plan = read_plan(
         path, ["client.num_examples=8", "data.name=photos", "audit.budget=5m", "client.trainable=['fc.*']"]
     )
-    assert plan.client.training() == FedAvg(epochs=2, lr=0.01, trainable=("fc.*",))
+    assert training_of(plan.client) == FedAvg(epochs=2, lr=0.01, trainable=("fc.*",))
     assert (plan.client.num_examples, plan.audit.budget) == (8, 300.0)
 
 

@@ -14,9 +14,10 @@ from fedspill.core.tensor_files import write_tensors
 from fedspill.plan.build import described_network, of_data, said
 from fedspill.plan.file import parse_plan
 from fedspill.zoo.data import DataPool, from_tensors, load
+from fedspill.zoo.measured_statistics import measured
 from fedspill.zoo.models import built, surely_untrained
 from fedspill.zoo.models.normalising import _preprocessor
-from fedspill.zoo.statistics import CIFAR10, CIFAR100, IMAGENET, PLAIN, Statistics, measured, stated
+from fedspill.zoo.statistics import CIFAR10, CIFAR100, IMAGENET, PLAIN, Statistics, stated
 
 SHAPE = (3, 8, 8)
 USERS = """

@@ -35,8 +35,9 @@ from fedspill.core.types import Batch, Reconstruction, Update, UpdateKind
 from fedspill.plan.build import pick_device
 from fedspill.plan.sections import AttackEntry, parse_seconds
 from fedspill.report.store import Store
+from fedspill.zoo.measured_statistics import measured
 from fedspill.zoo.models import of_module
-from fedspill.zoo.statistics import Normalisation, measured
+from fedspill.zoo.statistics import Normalisation
 
 Sendable = Mapping[str, Any] | Sequence[Any] | str | Path | object
 """Named tensors or arrays, a list of arrays, an `ArrayRecord`, or a path to a file or a folder of these."""

@@ -47,6 +47,10 @@ class DLG:
         if self.steps < 1 or self.restarts < 1:
             raise BadInput(f"steps={self.steps}, restarts={self.restarts}: both must be at least 1")
 
+    def evaluations(self) -> int:
+        """How often one run evaluates its objective, at most."""
+        return self.steps * LBFGS(self.lr).evaluations
+
     def reconstruct(
         self, update: Update, knowledge: ServerKnowledge, rng: torch.Generator, watch: Watch = UNWATCHED
     ) -> Reconstruction:

@@ -93,6 +93,10 @@ class InvertingGradients:
     analytic: bool = False
     surrogate: bool = False
 
+    def evaluations(self) -> int:
+        """How often one run evaluates its objective, at most."""
+        return self.search.steps * self.search.rule().evaluations
+
     def reconstruct(
         self, update: Update, knowledge: ServerKnowledge, rng: torch.Generator, watch: Watch = UNWATCHED
     ) -> Reconstruction:

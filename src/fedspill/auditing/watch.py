@@ -74,6 +74,8 @@ class TrialWatch:
         attacked: names of the trials that are attacked at once; a state of others is not gone on from.
         hard: `time.monotonic()` at which even what must follow the search is given up; None never.
         fits: a search is planned for what its time allows, rather than cut where that ends.
+        more: of the seconds that the least useful part of the search takes, the seconds that it gets besides its share,
+            as nobody else can use them.
         ended: the attack was told that its time is out.
         useless: why the search was not gone on with, if what its time allows would have been of no use.
         plan: what a search was shortened to, in words.
@@ -90,6 +92,7 @@ class TrialWatch:
     attacked: tuple[str, ...] = ()
     hard: float | None = None
     fits: bool = False
+    more: Callable[[float], float] | None = None
     ended: bool = False
     useless: str | None = None
     plan: str | None = None
@@ -168,7 +171,10 @@ class TrialWatch:
         """As many as the time allows, of a search that is planned for it; none are of use below a tenth of a run."""
         if not self.fits or self.deadline is None:
             return steps, restarts
-        left, first = max(0.0, self.deadline - time.monotonic()), self._asked == 0
+        first = self._asked == 0
+        if first:
+            self._take_more(USEFUL * steps * seconds)
+        left = max(0.0, self.deadline - time.monotonic())
         self._asked = self._asked or steps * restarts
         possible = int(left / max(seconds, 1e-9))
         if possible >= steps * restarts:
@@ -186,6 +192,12 @@ class TrialWatch:
             f" budget allows ({duration(self.share if self.share is not None else left)})."
         )
         return shorter
+
+    def _take_more(self, useful: float) -> None:
+        """A longer share where those that come later cannot use theirs."""
+        if self.more is not None and self.deadline is not None and self.share is not None:
+            more = self.more(useful)
+            self.deadline, self.share = self.deadline + more, self.share + more
 
 
 def forecast_sentence(forecast: Forecast, trials: int, remaining: float | None) -> str:

@@ -23,6 +23,7 @@ from fedspill.core.model import Model
 from fedspill.core.tensor_files import write_whole
 from fedspill.plan.file import parse_as
 from fedspill.plan.sections import STEPS_ONLY, ClientSection
+from fedspill.plan.training import training_of
 from fedspill.plan.values import set_fields, toml_value
 from fedspill.rendering.drawing.pictures import enlarge, image, png
 from fedspill.rendering.folder import HTML_FILE, write_views
@@ -235,7 +236,7 @@ def _client(table: dict[str, Any], typed: Mapping[str, str]) -> LocalTraining:
         return f"{typed[key]}{dot}{rest}" if key in typed else WHOLE
 
     try:
-        return parse_as(ClientSection, table, named).training()
+        return training_of(parse_as(ClientSection, table, named))
     except BadInput as error:
         if not str(error).startswith(WHOLE):
             raise

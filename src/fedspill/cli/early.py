@@ -63,7 +63,7 @@ def plan_table(path: Path, settings: list[str] | None = None) -> dict[str, Any]:
 
     Raises:
         BadInput: the file is missing or is no TOML, or names a key, an attack, a tampering, a defence, a preset, or a
-            file of weights that there is none of.
+            file of weights that there is none of, or a value that its key does not take.
     """
     table = table_of(path, settings)
     check_values(table)
@@ -73,7 +73,15 @@ def plan_table(path: Path, settings: list[str] | None = None) -> dict[str, Any]:
     model = table.get("model")
     if isinstance(model, dict) and isinstance(weights := model.get("weights"), str):
         check_file(weights)
+    _check_shape(table)
     return table
+
+
+def _check_shape(table: dict[str, Any]) -> None:
+    from fedspill.plan.file import parse_as
+    from fedspill.plan.sections import AuditPlan
+
+    parse_as(AuditPlan, table, shape_only=True)
 
 
 def check_file(path: str | Path) -> None:

@@ -1,5 +1,6 @@
 """The vocabulary of an audit, and what a client computes; imports nothing else of the package.
 
+- `words`: those of a threat model and of plans, without PyTorch.
 - `types`: the nouns: batch, update, reconstruction.
 - `inputs`: what an input is: images, sentences, table rows.
 - `model`: a network and its loss as pure functions.
@@ -16,6 +17,5 @@
 - `files/`: weights and updates as tools write them, put into a model.
 - `settings`: groups of hyperparameters, which plans name in one flat list.
 - `errors`: the errors that fedspill raises.
-- `libraries/`: libraries that an installation can spoil, imported with care.
-- `callable_package`: packages that list their components when called.
+- `libraries/`: how code is found: libraries that an installation can spoil, packages that list their components.
 """

@@ -2,7 +2,6 @@
 
 from collections.abc import Set
 from dataclasses import dataclass
-from enum import Enum
 
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -10,23 +9,7 @@ from torch import Tensor
 from fedspill.core.local_training.update import LocalTraining
 from fedspill.core.model import Model
 from fedspill.core.types import Batch, Params
-
-
-class Knows(Enum):
-    """What a server may be granted; the values are the fields of `ServerKnowledge` and the words in a plan.
-
-    Example:
-        >>> import fedspill
-        >>> [grant.value for grant in fedspill.Knows][:2]
-        ['num_examples', 'labels']
-    """
-
-    NUM_EXAMPLES = "num_examples"
-    LABELS = "labels"
-    LOCAL_TRAINING = "local_training"
-    PUBLIC_DATA = "public_data"
-    BN_STATISTICS = "bn_statistics"
-    DRAWS = "draws"
+from fedspill.core.words import Knows as Knows
 
 
 @dataclass(frozen=True)

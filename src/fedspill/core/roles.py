@@ -61,6 +61,15 @@ class ReconstructsMany(Attack, Protocol):
         ...
 
 
+@runtime_checkable
+class Searches(Protocol):
+    """An attack whose length is known before it begins, so that a schedule can tell whether its time is of any use."""
+
+    def evaluations(self) -> int:
+        """How often one run evaluates its objective, at most."""
+        ...
+
+
 @dataclass(frozen=True)
 class Prediction:
     """What a readout must find by its own measurement, were it handed the examples: the oracle of a test.

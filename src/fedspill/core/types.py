@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from fedspill.core.errors import BadInput
+from fedspill.core.words import ServerRole as ServerRole
 
 Params = Mapping[str, Tensor]
 """Tensors keyed by the name in `module.named_parameters()` (or `named_buffers()`)."""
@@ -99,14 +100,6 @@ class Update:
         if not self.values:
             return 0.0
         return float(torch.stack([v.double().pow(2).sum() for v in self.values.values()]).sum().sqrt())
-
-
-class ServerRole(Enum):
-    """What a server must be willing to do to run an attack."""
-
-    HONEST_BUT_CURIOUS = "honest-but-curious"
-    MALICIOUS_PARAMETERS = "malicious parameters"
-    MALICIOUS_ARCHITECTURE = "malicious architecture"
 
 
 Mark = Literal["alone", "mixture", "duplicate", "unsure"]

@@ -5,6 +5,6 @@ Called, the package lists the cards by name (`fedspill.defences()`).
 
 import sys
 
-from fedspill.core.callable_package import CallablePackage
+from fedspill.core.libraries.callable_package import CallablePackage
 
 sys.modules[__name__].__class__ = CallablePackage

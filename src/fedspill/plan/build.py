@@ -8,8 +8,9 @@ from fedspill.core.errors import BadInput
 from fedspill.core.model import Model
 from fedspill.plan.sections import ModelSection
 from fedspill.zoo.data import DataPool, load
+from fedspill.zoo.measured_statistics import measured
 from fedspill.zoo.models import Built, built, default_network
-from fedspill.zoo.statistics import IDENTITY, Normalisation, known, measured, named, stated
+from fedspill.zoo.statistics import IDENTITY, Normalisation, known, named, stated
 
 UNLABELLED_CLASSES = 10
 """Classes of a network that is built for data without labels."""

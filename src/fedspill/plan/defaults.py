@@ -3,8 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from fedspill.core.inputs import InputSpec, TableSpec, TokenSpec
-
 
 @dataclass(frozen=True)
 class Defaults:
@@ -26,8 +24,3 @@ TABLES = Defaults("tables", ("feature_accuracy", "exact_row"), {"feature_accurac
 
 EVERY_METRIC = tuple(name for kind in (IMAGES, SENTENCES, TABLES) for name in kind.metrics)
 """What a plan without metrics may come to ask for."""
-
-
-def defaults(spec: InputSpec) -> Defaults:
-    """Those of a kind of data."""
-    return SENTENCES if isinstance(spec, TokenSpec) else TABLES if isinstance(spec, TableSpec) else IMAGES

@@ -6,7 +6,7 @@ from typing import Any, TypeVar, get_args
 from pydantic import ValidationError
 
 from fedspill.core.errors import BadInput
-from fedspill.plan.sections import AuditPlan, Section
+from fedspill.plan.sections import AuditPlan, ClientSection, Section
 from fedspill.plan.tables import table_of
 from fedspill.plan.values import Naming, check_values, plan_key, shortened
 
@@ -24,22 +24,39 @@ def parse_plan(table: dict[str, Any]) -> AuditPlan:
     return parse_as(AuditPlan, table)
 
 
-def parse_as(kind: type[P], table: dict[str, Any], named: Naming = plan_key) -> P:
+def parse_as(kind: type[P], table: dict[str, Any], named: Naming = plan_key, *, shape_only: bool = False) -> P:
     """A plan of any kind from plain values.
 
     Args:
         named: what messages call a key.
+        shape_only: leave out what takes PyTorch to tell; it is told when the plan is parsed again.
 
     Raises:
         BadInput: names the key, the value, and what is allowed.
     """
     check_values(table, named)
     try:
-        return kind.model_validate(table)
+        plan = kind.model_validate(table)
     except ValidationError as error:
         raise BadInput("; ".join(_explain(e, kind, named) for e in error.errors()[:MOST_TOLD])) from None
     except RecursionError:
         raise BadInput("the plan nests too deeply") from None
+    if not shape_only:
+        _check_training(plan, named)
+    return plan
+
+
+def _check_training(plan: Section, named: Naming) -> None:
+    """Raises BadInput if a client's optimiser, schedule, augmentation or loss is none."""
+    where, client = ("client", plan.client) if isinstance(plan, AuditPlan) else ("", plan)
+    if not isinstance(client, ClientSection) or not client.model_fields_set:
+        return
+    from fedspill.plan.training import training_of
+
+    try:
+        training_of(client)
+    except ValueError as error:
+        raise BadInput(f"{named(where)}: {error}") from None
 
 
 def _explain(error: Any, plan: type[Section], named: Naming) -> str:

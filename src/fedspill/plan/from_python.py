@@ -12,6 +12,7 @@ from fedspill.core.errors import BadInput
 from fedspill.core.local_training.update import FedSGD, LocalTraining
 from fedspill.plan.file import parse_plan
 from fedspill.plan.sections import AuditPlan, ClientSection
+from fedspill.plan.training import training_of
 
 KNOWN: Mapping[type[Optimizer], tuple[str, ...]] = {
     torch.optim.SGD: ("momentum", "dampening", "nesterov", "weight_decay"),
@@ -34,7 +35,7 @@ def with_training(plan: AuditPlan, training: LocalTraining) -> AuditPlan:
     told = _keys(training)
     stated = {"protocol", "trainable"} | {f.name for f in fields(training)}
     made = _with_client(plan, told, stated, "local_training")
-    if made.client.training() != training:
+    if training_of(made.client) != training:
         raise BadInput(f"local_training={training} cannot be written into a plan's [client]")
     return made
 

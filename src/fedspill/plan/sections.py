@@ -1,4 +1,7 @@
-"""The plan of an audit as data: every section with its keys, their defaults and what is allowed."""
+"""The plan of an audit as data: every section with its keys, their defaults and what is allowed.
+
+Needs no PyTorch; what a client computes (`training`) is made of it, and so checked, by whoever parses a plan.
+"""
 
 import math
 import re
@@ -17,13 +20,9 @@ from pydantic import (
 )
 
 from fedspill.core.errors import BadInput
-from fedspill.core.knowledge import Knows
-from fedspill.core.local_training.conditions import Augmentation, Conditions, Precision
-from fedspill.core.local_training.losses import loss_of
-from fedspill.core.local_training.protocol import FedAvg, FedSGD, LocalTraining
-from fedspill.core.types import ServerRole
+from fedspill.core.words import Knows, Precision, ServerRole
 from fedspill.plan.defaults import EVERY_METRIC
-from fedspill.plan.training import Named, augmentation_of, optimizer_of, schedule_of
+from fedspill.plan.values import Named
 from fedspill.zoo.statistics import NAMED, words
 
 
@@ -322,33 +321,7 @@ class ClientSection(Section):
             raise ValueError(f"{', '.join(given)} given with protocol='fedsgd', which sends one gradient; use 'fedavg'")
         if self.protocol == "fedavg" and self.micro_batch is not None:
             raise ValueError("micro_batch given with protocol='fedavg', whose minibatch_size bounds the memory")
-        self.training()
-        if self.loss is not None:
-            loss_of(self.loss)
         return self
-
-    def training(self) -> LocalTraining:
-        """The protocol as the client runs it."""
-        augmentation = Augmentation() if self.augmentation is None else augmentation_of(self.augmentation)
-        conditions = Conditions(self.clip_norm, self.precision, self.loss_scale, augmentation)
-        if self.protocol == "fedsgd":
-            return FedSGD(self.trainable, conditions)
-        optimizer = optimizer_of(self.optimizer, self.momentum, self.weight_decay)
-        return FedAvg(
-            self.epochs,
-            self.minibatch_size,
-            self.lr,
-            self.momentum if optimizer is None else 0.0,
-            self.weight_decay if optimizer is None else 0.0,
-            self.trainable,
-            optimizer,
-            schedule_of(self.schedule),
-            conditions,
-            self.proximal,
-            self.accumulate,
-            self.shuffle,
-            self.drop_last,
-        )
 
 
 class FederationSection(Section):

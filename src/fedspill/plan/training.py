@@ -7,14 +7,44 @@ from typing import Any, TypeVar, cast, get_args
 from pydantic import TypeAdapter, ValidationError
 
 from fedspill.core.errors import BadInput
-from fedspill.core.local_training.conditions import Augmentation
+from fedspill.core.local_training.conditions import Augmentation, Conditions
+from fedspill.core.local_training.losses import loss_of
 from fedspill.core.local_training.optimizers import OPTIMIZERS, Optimizer
-from fedspill.core.local_training.protocol import Curve, Schedule
+from fedspill.core.local_training.protocol import Curve, FedAvg, FedSGD, LocalTraining, Schedule
+from fedspill.plan.sections import ClientSection
+from fedspill.plan.values import Named
 
 T = TypeVar("T")
 
-Named = str | dict[str, Any]
-"""A name, or a table of a name and fields."""
+
+def training_of(client: ClientSection) -> LocalTraining:
+    """The protocol as the client runs it.
+
+    Raises:
+        ValueError: an optimiser, a schedule, an augmentation or a loss is unknown, or its fields do not fit.
+    """
+    if client.loss is not None:
+        loss_of(client.loss)
+    augmentation = Augmentation() if client.augmentation is None else augmentation_of(client.augmentation)
+    conditions = Conditions(client.clip_norm, client.precision, client.loss_scale, augmentation)
+    if client.protocol == "fedsgd":
+        return FedSGD(client.trainable, conditions)
+    optimizer = optimizer_of(client.optimizer, client.momentum, client.weight_decay)
+    return FedAvg(
+        client.epochs,
+        client.minibatch_size,
+        client.lr,
+        client.momentum if optimizer is None else 0.0,
+        client.weight_decay if optimizer is None else 0.0,
+        client.trainable,
+        optimizer,
+        schedule_of(client.schedule),
+        conditions,
+        client.proximal,
+        client.accumulate,
+        client.shuffle,
+        client.drop_last,
+    )
 
 
 def optimizer_of(value: Named, momentum: float, weight_decay: float) -> Optimizer | None:

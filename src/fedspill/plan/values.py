@@ -7,6 +7,8 @@ from typing import Any
 
 from fedspill.core.errors import BadInput
 
+Named = str | dict[str, Any]
+"""A name, or a table of a name and fields."""
 LARGEST = 2**63 - 1
 """TOML's whole numbers have 64 bits, as PyTorch's have."""
 DEEPEST = 32

@@ -1,15 +1,12 @@
-"""What images are normalised by: mean and standard deviation per channel, for pixels in [0, 1], and who says so."""
+"""What images are normalised by: mean and standard deviation per channel, for pixels in [0, 1], and who says so.
+
+Needs no PyTorch: a word that names none is refused before that is imported.
+"""
 
 import math
 from dataclasses import dataclass
-from typing import Any
-
-from torch import Tensor
 
 from fedspill.core.errors import BadInput
-
-DIGITS = 4
-"""Decimals of what is measured: what a report prints can be written into a plan, and is the same then."""
 
 
 @dataclass(frozen=True)
@@ -117,24 +114,6 @@ def known(mean: tuple[float, ...], std: tuple[float, ...]) -> Statistics | None:
     """The constants of a data set; None if they are those that stand for data without any."""
     given = Statistics(tuple(mean), tuple(std))
     return None if given == PLAIN else given
-
-
-def measured(images: Tensor) -> Statistics:
-    """Mean and standard deviation per channel over all pixels of images (n, c, h, w), to four decimals.
-
-    Raises:
-        BadInput: a channel is constant.
-    """
-    channels = [images[:, c].double() for c in range(images.shape[1])]
-    mean = tuple(_rounded(x.mean()) for x in channels)
-    found = Statistics(mean, tuple(_rounded(x.std(correction=0)) for x in channels))
-    if min(found.std) <= 0:
-        raise BadInput(f"the public images have std {found.std}: a channel is constant; give mean and std")
-    return found
-
-
-def _rounded(value: Any) -> float:
-    return round(float(value), DIGITS)
 
 
 def _numbers(values: tuple[float, ...]) -> str:

@@ -1,10 +1,15 @@
 """What a plan leaves open until the data is known."""
 
 from fedspill.core.errors import BadInput
-from fedspill.core.inputs import ImageSpec, InputSpec
-from fedspill.plan.defaults import defaults
+from fedspill.core.inputs import ImageSpec, InputSpec, TableSpec, TokenSpec
+from fedspill.plan.defaults import IMAGES, SENTENCES, TABLES, Defaults
 from fedspill.plan.sections import DEFAULT_BUDGET, AuditPlan
 from fedspill.scoring.metrics import METRICS
+
+
+def defaults(spec: InputSpec) -> Defaults:
+    """Those of a kind of data."""
+    return SENTENCES if isinstance(spec, TokenSpec) else TABLES if isinstance(spec, TableSpec) else IMAGES
 
 
 def resolved(plan: AuditPlan, spec: InputSpec) -> AuditPlan:

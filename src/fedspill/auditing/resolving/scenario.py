@@ -37,6 +37,7 @@ from fedspill.core.tensor_files import sha256
 from fedspill.core.types import Batch
 from fedspill.plan.build import described_network
 from fedspill.plan.sections import AuditPlan, ClientSection, FederationSection, PolicySection
+from fedspill.plan.training import training_of
 from fedspill.scoring.metrics import by_names
 from fedspill.zoo.data import DataPool
 from fedspill.zoo.data.cut import cut
@@ -234,7 +235,7 @@ def _checked(plan: AuditPlan) -> Components:
 
 def _clients(section: ClientSection, components: Components) -> Clients:
     stages = tuple(defence.component.stages() for defence in components.defences)
-    return Clients(section.clients, section.training(), section.micro_batch, stages)
+    return Clients(section.clients, training_of(section), section.micro_batch, stages)
 
 
 def _in_rounds(scenario: Scenario, section: FederationSection) -> Scenario:

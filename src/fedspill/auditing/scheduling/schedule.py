@@ -10,7 +10,7 @@ from fedspill.auditing.by_round.ledger import Ledger
 from fedspill.auditing.judge import prior_only
 from fedspill.auditing.resolving.scenario import Scenario
 from fedspill.auditing.scheduling.joint_trials import run_jointly
-from fedspill.auditing.scheduling.shares import in_turn, share
+from fedspill.auditing.scheduling.shares import hopeless, in_turn, share
 from fedspill.auditing.servers import Servers
 from fedspill.auditing.trial import Finished, Task, blank, refusal, run_trial
 from fedspill.auditing.watch import Listener, TrialWatch, duration
@@ -49,6 +49,7 @@ class Schedule:
     keep_tensors: bool
     ledger: Ledger | None = None
     _told: set[str] = field(default_factory=set[str])
+    _hopeless: dict[str, float] = field(default_factory=dict[str, float])
     _leaked: set[tuple[int, int]] = field(default_factory=set[tuple[int, int]])
     _heard: bool = False
 
@@ -64,6 +65,7 @@ class Schedule:
             later = [task for after in turns[number + 1 :] for task in after]
             finished |= {task.name: held for task in group if (held := self._held(task, later)) is not None}
             finished |= {task.name: done for task in group if (done := self._needless(task, finished)) is not None}
+            finished |= {task.name: done for task in group if (done := self._too_long(task, finished)) is not None}
             unfinished = [task for task in group if task.name not in finished]
             if unfinished:
                 done = self._run(servers, group, unfinished, later)
@@ -89,6 +91,18 @@ class Schedule:
             return None
         reason = f"not needed: {by.attack}:{by.preset} has read every example of this update, by its own certificate"
         return Finished(blank(self.scenario, task, skipped=reason), {})
+
+    def _too_long(self, task: Task, finished: Mapping[str, Finished]) -> Finished | None:
+        """A search that what is left does not suffice for, as an earlier one's evaluations told: not started."""
+        need, left = self._hopeless.get(task.world.label), self._left()
+        if need is None or left is None or task.name in finished or need <= left:
+            return None
+        reason = (
+            f"not started: the least of its iterations that is of use would take about {duration(need)}, as the"
+            f" searches before it were timed; the budget leaves {duration(left)}"
+        )
+        record = blank(self.scenario, task, skipped=reason)
+        return Finished(record.model_copy(update={"ended_by_budget": True}), {})
 
     def _held(self, task: Task, later: Sequence[Task] = ()) -> Finished | None:
         """What a broken run left, unless it was cut by a budget, or planned for a much smaller one."""
@@ -147,7 +161,16 @@ class Schedule:
             slack = SLACK * limits.budget + AT_LEAST
             watch.hard = min(watch.deadline, self.began + limits.budget) + slack
             watch.fits = not tasks[0].world.explicit
+            watch.more = (lambda useful: self._more(tasks, coming, useful)) if watch.fits else None
         return watch
+
+    def _more(self, tasks: list[Task], coming: list[Task], useful: float) -> float:
+        """Seconds that running tasks get besides their share, as others that come later cannot use theirs."""
+        left = self._left() or 0.0
+        before = share(len(tasks), coming)
+        needs = hopeless(coming, useful / len(tasks), left * (1 - before))
+        self._hopeless |= needs
+        return left * (share(len(tasks), [task for task in coming if task.world.label not in needs]) - before)
 
     def _keep(self, tasks: list[Task], done: list[Finished], watch: TrialWatch) -> None:
         """Keeps what tasks gave, if anything, and their state only if the budget ended them."""

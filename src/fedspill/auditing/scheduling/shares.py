@@ -6,6 +6,8 @@ What one leaves goes to those that come after.
 from collections.abc import Sequence
 
 from fedspill.auditing.trial import Task
+from fedspill.auditing.watch import USEFUL
+from fedspill.core.roles import Searches
 
 IN_ORDER = ("nex", "inverting_gradients", "idlg", "dlg", "maui")
 """Searches in turn, others after them: what mostly reads, the strongest preset on record (docs/performance.md), the
@@ -46,3 +48,24 @@ def share(count: int, coming: Sequence[Task]) -> float:
         return count / len(coming)
     search = BRIEF if first.name in READS else FIRST
     return (search if first.card.iterative else CLOSED) * count / alike
+
+
+def hopeless(coming: Sequence[Task], useful: float, after: float) -> dict[str, float]:
+    """Later searches of `standard` that cannot be of use in what is left for them: seconds that one of each needs.
+
+    Args:
+        coming: the first of them is running.
+        useful: seconds that a useful part of the running one takes, as measured.
+        after: seconds that are left for the others.
+    """
+    running, needs = coming[0].world, dict[str, float]()
+    if not isinstance(running.component, Searches):
+        return needs
+    second = useful / (USEFUL * running.component.evaluations())
+    for world in {task.world.label: task.world for task in coming}.values():
+        if world.label == running.label or world.explicit or not isinstance(world.component, Searches):
+            continue
+        need = USEFUL * world.component.evaluations() * second
+        if need * sum(task.world.label == world.label for task in coming) > after:
+            needs[world.label] = need
+    return needs

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from jaxtyping import Float
@@ -12,8 +12,8 @@ from torch.nn import functional
 from fedspill.core.errors import BadInput
 from fedspill.core.inputs import ImageSpec, InputSpec
 from fedspill.core.types import Encoded
+from fedspill.core.words import Precision
 
-Precision = Literal["float32", "bfloat16", "float16"]
 DTYPES: dict[str, torch.dtype] = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
