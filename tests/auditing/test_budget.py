@@ -13,7 +13,7 @@ from fedspill.auditing import parse_plan, trial
 from fedspill.auditing.judge import judge
 from fedspill.auditing.resolving.scenario import prepare
 from fedspill.auditing.scheduling.schedule import is_certain
-from fedspill.auditing.scheduling.shares import FIRST, hopeless, in_turn, share
+from fedspill.auditing.scheduling.shares import FIRST, hopeless, in_turn, is_fully_connected, share
 from fedspill.auditing.trial import Task
 from fedspill.auditing.watch import Silent, TrialWatch
 from fedspill.core.errors import BadInput
@@ -55,6 +55,15 @@ def test_standard_takes_closed_forms_first_and_every_update_gets_a_first_answer(
         "dlg",
     ]
     assert [task.update for task in turns] == [0, 1, 2] * 6
+
+
+def test_fully_connected_networks_have_an_order_of_their_own() -> None:
+    turns = in_turn(tasks_of(["standard"], 1), fully_connected=True)
+    assert [t.world.name for t in turns][2:] == ["nex", "idlg", "inverting_gradients", "dlg"]
+    assert is_fully_connected(nn.Sequential(nn.Flatten(), nn.Linear(8, 4), nn.LayerNorm(4), nn.ReLU(), nn.Linear(4, 2)))
+    assert not is_fully_connected(conv_bn().module)
+    assert not is_fully_connected(nn.Sequential(nn.Embedding(4, 2), nn.Linear(2, 4)))
+    assert not is_fully_connected(nn.Flatten())
 
 
 def test_named_attacks_share_equally_and_keep_their_order() -> None:

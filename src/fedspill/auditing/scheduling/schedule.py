@@ -10,7 +10,7 @@ from fedspill.auditing.by_round.ledger import Ledger
 from fedspill.auditing.judge import prior_only
 from fedspill.auditing.resolving.scenario import Scenario
 from fedspill.auditing.scheduling.joint_trials import run_jointly
-from fedspill.auditing.scheduling.shares import hopeless, in_turn, share
+from fedspill.auditing.scheduling.shares import hopeless, in_turn, is_fully_connected, share
 from fedspill.auditing.servers import Servers
 from fedspill.auditing.trial import Finished, Task, blank, refusal, run_trial
 from fedspill.auditing.watch import Listener, TrialWatch, duration
@@ -60,7 +60,8 @@ class Schedule:
             NotApplicable: an attack that the plan names fits none of the updates; told when its last one was tried.
         """
         finished, servers = dict[str, Finished](), Servers(self.scenario, self.ledger)
-        turns = groups(in_turn(self.tasks), self.scenario.limits.at_once)
+        kind = is_fully_connected(self.scenario.model.module)
+        turns = groups(in_turn(self.tasks, fully_connected=kind), self.scenario.limits.at_once)
         for number, group in enumerate(turns):
             later = [task for after in turns[number + 1 :] for task in after]
             finished |= {task.name: held for task in group if (held := self._held(task, later)) is not None}

@@ -5,13 +5,17 @@ What one leaves goes to those that come after.
 
 from collections.abc import Sequence
 
+from torch import nn
+
 from fedspill.auditing.trial import Task
 from fedspill.auditing.watch import USEFUL
 from fedspill.core.roles import Searches
 
 IN_ORDER = ("nex", "inverting_gradients", "idlg", "dlg", "maui")
-"""Searches in turn, others after them: what mostly reads, the strongest preset on record (docs/performance.md), the
-older ones, and what trains networks first. One order for all networks; none was measured by kind of network yet."""
+"""Searches in turn, others after them: what mostly reads, then by what they gain within a budget, as measured
+(benchmarks/results/gains.md); what trains networks comes last. Examples and protocol changed the order nowhere."""
+IN_ORDER_FULLY_CONNECTED = ("nex", "idlg", "inverting_gradients", "dlg", "maui")
+"""The same of fully connected networks, where an iteration is cheap and L-BFGS closes in on the images."""
 READ_FIRST = ("robbing_the_fed",)
 """Of the readouts the one that reads batches from any network: each world asks its clients anew, which takes time."""
 FIRST = 2 / 3
@@ -23,13 +27,19 @@ CLOSED = 1 / 2
 READS = frozenset({"nex"})
 
 
-def in_turn(tasks: Sequence[Task]) -> list[Task]:
+def is_fully_connected(module: nn.Module) -> bool:
+    """Whether all that holds parameters is a linear layer or a norm."""
+    holders = [m for m in module.modules() if any(True for _ in m.parameters(recurse=False))]
+    return bool(holders) and all(isinstance(m, nn.Linear | nn.BatchNorm1d | nn.LayerNorm) for m in holders)
+
+
+def in_turn(tasks: Sequence[Task], *, fully_connected: bool = False) -> list[Task]:
     """Closed forms first, then searches by their rank; every update gets a first answer before any gets a second."""
-    return sorted(tasks, key=_turn)
+    return sorted(tasks, key=lambda task: _turn(task, IN_ORDER_FULLY_CONNECTED if fully_connected else IN_ORDER))
 
 
-def _turn(task: Task) -> tuple[bool, int]:
-    world, order = task.world, IN_ORDER if task.world.card.iterative else READ_FIRST
+def _turn(task: Task, searches: Sequence[str]) -> tuple[bool, int]:
+    world, order = task.world, searches if task.world.card.iterative else READ_FIRST
     if world.explicit:
         return world.card.iterative, -1
     return world.card.iterative, order.index(world.name) if world.name in order else len(order)
