@@ -2,9 +2,11 @@
 
     python -m benchmarks.gains run --out benchmarks/results/gains --workers 2
     python -m benchmarks.gains table --out benchmarks/results/gains
+    python -m benchmarks.gains pairs --best benchmarks/results/gains --out benchmarks/results/gains/pairs --workers 2
 
 One attack alone, or `standard` of all, gets the same budget on the same update: the worst example's PSNR decides. The
-order of the searches in `standard` (auditing/scheduling/shares.py) rests on the table. CIFAR-10 under FEDSPILL_DATA,
+order of the searches in `standard` (auditing/scheduling/shares.py) rests on the table. `pairs` runs `standard` and the
+attack that was best alone side by side, so that both have the same share of the machine. CIFAR-10 under FEDSPILL_DATA,
 test images from 9000 on, one thread a run. Records are kept one by one; what is there is not run again.
 """
 
@@ -12,6 +14,7 @@ import argparse
 import concurrent.futures
 import dataclasses
 import json
+import math
 import os
 import subprocess
 import sys
@@ -146,6 +149,35 @@ def wanted(budgets: Sequence[int], seeds: Sequence[int], attacks: Sequence[str])
             yield from ((setting, attack, budget, seed) for setting in SETTINGS for attack in attacks)
 
 
+def paired(best: Path, budget: int, seeds: Sequence[int]) -> Iterator[tuple[Any, ...]]:
+    """`standard` and the attack that did best alone, setting by setting."""
+    alone = [r for r in records(best) if r.budget == budget and r.attack != "standard"]
+    for seed in seeds:
+        for setting in SETTINGS:
+            here = [r for r in alone if r.setting == str(setting)]
+            strongest = max(here, key=lambda r: max(r.psnr, default=-1.0))
+            yield from ((setting, attack, budget, seed) for attack in ("standard", strongest.attack))
+
+
+def pairs_table(kept: list[Record]) -> str:
+    """Best example's PSNR of `standard` and of the best single attack on the same update, and the difference."""
+    by = {(r.setting, r.seed, r.attack == "standard"): r for r in kept}
+    lines = [
+        "| setting | seed | best single | dB | `standard`, dB | difference | seconds |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for setting, seed, _ in sorted((key for key in by if key[2]), key=lambda key: (key[1], key[0])):
+        whole, single = by[setting, seed, True], by.get((setting, seed, False))
+        if single is None:
+            continue
+        ours, theirs = max(whole.psnr, default=math.nan), max(single.psnr, default=math.nan)
+        seconds = f"{single.seconds:.0f}, {whole.seconds:.0f}"
+        lines.append(
+            f"| {setting} | {seed} | {single.attack} | {theirs:.1f} | {ours:.1f} | {ours - theirs:+.1f} | {seconds} |"
+        )
+    return "\n".join(lines)
+
+
 def file(out: Path, setting: Setting, attack: str, budget: int, seed: int) -> Path:
     """Where a run is kept."""
     plain = f"{setting}.{attack}.{budget}s.{seed}".replace(" ", "").replace(",", "-").replace(":", "_")
@@ -173,21 +205,27 @@ def table(kept: list[Record]) -> str:
 def main() -> None:
     """Runs what is not kept yet, or prints the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=["run", "table"])
+    parser.add_argument("what", choices=["run", "table", "pairs"])
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--best", type=Path, help="records of single attacks")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--budgets", type=int, nargs="+", default=[120])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--attacks", nargs="+", default=[*SEARCHES, "standard"])
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
-    if given.what == "run":
-        missing = [w for w in wanted(given.budgets, given.seeds, given.attacks) if not file(given.out, *w).is_file()]
+    if given.what != "table":
+        asked_for = (
+            wanted(given.budgets, given.seeds, given.attacks)
+            if given.what == "run"
+            else paired(given.best, given.budgets[0], given.seeds)
+        )
+        missing = [w for w in asked_for if not file(given.out, *w).is_file()]
         with concurrent.futures.ThreadPoolExecutor(given.workers) as pool:
             for asked, record in zip(missing, pool.map(lambda w: run(*w), missing), strict=True):
                 write_whole(file(given.out, *asked), json.dumps(dataclasses.asdict(record)) + "\n")
                 print(record.setting, record.attack, [round(p, 1) for p in record.psnr], record.said, flush=True)
-    print(table(records(given.out)))
+    print((pairs_table if given.what == "pairs" else table)(records(given.out)))
 
 
 if __name__ == "__main__":

@@ -18,6 +18,9 @@ LARGEST = 256
 DIFFERENCE_RANGE = 0.25
 """The absolute difference (mean over channels) that is drawn as the lightest colour."""
 
+COMPRESSION = 3
+"""Of PNG: a tenth larger than the smallest files and made in a twentieth of their time, which a budget must hold."""
+
 _GAP = 4
 
 
@@ -159,7 +162,7 @@ def stacked(rows: Sequence[Image.Image], gap: int = 2 * _GAP) -> Image.Image:
 def png(picture: Image.Image) -> bytes:
     """A picture as the bytes of a PNG file."""
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG", optimize=True)
+    picture.save(buffer, "PNG", compress_level=COMPRESSION)
     return buffer.getvalue()
 
 
