@@ -140,6 +140,18 @@ def test_searches_that_cannot_be_of_use_leave_their_share_to_those_that_can() ->
     assert taking.share == 148
 
 
+def test_where_no_search_can_be_of_use_the_first_one_runs_and_says_that_it_is_short() -> None:
+    last = watch(20.5)
+    last.alone = True
+    assert last.planned(480, 1, 1.0) == (20, 1)
+    assert last.useless is None
+    assert last.poor == pytest.approx(20 / 480)
+    shortest = watch(10)
+    shortest.alone = True
+    shortest.planned(480, 1, 1.0)
+    assert shortest.useless is not None
+
+
 class Slow(nn.Module):
     """A network of many operations."""
 

@@ -165,6 +165,10 @@ def test_the_policy_decides_what_fails() -> None:
     assert breaches(audit, leaky)
     assert breaches(lenient, leaky) == []
     assert "worst PSNR" in breaches(strict, leaky)[0]
+    seen = leaky.model_copy(update={"leakage_rate": None, "recognisable": [True, *[False] * (len(leaky.examples) - 1)]})
+    assert f"1 of {len(leaky.examples)} recognisable" in breaches(audit, seen)[0]
+    assert breaches(lenient, seen) == []
+    assert breaches(audit.model_copy(update={"plan": {"policy": {"fails": ["leaks"]}}}), seen) == []
 
 
 def test_the_terminal_tells_the_essentials(audit: AuditReport) -> None:

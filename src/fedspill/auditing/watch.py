@@ -16,6 +16,8 @@ from fedspill.core.tensor_files import write_state
 CHECKPOINT_SECONDS = 5.0
 USEFUL = 0.1
 """Share of a run's iterations below which a search tells nothing."""
+LEAST = 16
+"""Iterations of the one search that runs where none can be of use: it shows how far a short one comes, and no more."""
 
 
 @runtime_checkable
@@ -76,6 +78,8 @@ class TrialWatch:
         fits: a search is planned for what its time allows, rather than cut where that ends.
         more: of the seconds that the least useful part of the search takes, the seconds that it gets besides its share,
             as nobody else can use them.
+        alone: no search that comes later can be of use.
+        poor: share of its iterations that a search was planned for, if that is too small to be of use.
         ended: the attack was told that its time is out.
         useless: why the search was not gone on with, if what its time allows would have been of no use.
         plan: what a search was shortened to, in words.
@@ -93,6 +97,8 @@ class TrialWatch:
     hard: float | None = None
     fits: bool = False
     more: Callable[[float], float] | None = None
+    alone: bool = False
+    poor: float | None = None
     ended: bool = False
     useless: str | None = None
     plan: str | None = None
@@ -180,7 +186,9 @@ class TrialWatch:
         if possible >= steps * restarts:
             return steps, restarts
         shorter = (steps, possible // steps) if possible >= steps else (max(1, possible), 1)
-        if first and shorter[0] < USEFUL * steps:
+        if first and shorter[0] < USEFUL * steps and self.alone and possible >= LEAST:
+            self.poor = shorter[0] / steps
+        elif first and shorter[0] < USEFUL * steps:
             self.ended, least = True, math.ceil(USEFUL * steps)
             self.useless = (
                 f"{least} of {steps} iterations, the least that are of use, would take {duration(least * seconds)};"

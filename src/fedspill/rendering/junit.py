@@ -16,8 +16,8 @@ _FORBIDDEN = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff
 def junit(report: AuditReport) -> str:
     """One test case per trial and one for the verdict, which holds a line for each kind of server.
 
-    A trial fails when it leaked a larger share than the policy's `max_leakage_rate` (0 if it has none), or
-    came closer than its `max_psnr`. A trial that was skipped is skipped.
+    A trial fails when a larger share leaked, or is recognisable, than the policy's `max_leakage_rate` (0 if it has
+    none), or it came closer than its `max_psnr`, as far as the policy fails such. A trial that was skipped is skipped.
     """
     suite = ElementTree.Element("testsuite", name="fedspill", timestamp=_clean(report.environment.started))
     suite.append(_verdict(report))
@@ -66,14 +66,30 @@ def breaches(report: AuditReport, trial: Trial) -> list[str]:
     """How one trial broke the plan's policy; empty if it did not."""
     policy: dict[str, Any] = report.plan.get("policy") or {}
     allowed, closest = float(policy.get("max_leakage_rate") or 0), policy.get("max_psnr")
+    fails = policy.get("fails", ("leaks", "recognisable"))
     broken: list[str] = []
-    if trial.leakage_rate is not None and trial.leakage_rate.rate > allowed:
+    if "leaks" in fails and trial.leakage_rate is not None and trial.leakage_rate.rate > allowed:
         leaked, criterion = trial.leakage_rate, numbers.criterion(trial.leakage_rate.criterion)
         broken.append(f"leaked {numbers.rate(leaked)} at {criterion}; allowed {numbers.percent(allowed)}")
+    if "recognisable" in fails and not broken:
+        broken += _recognised(trial, allowed)
     psnr = facts.score_of(trial.scores, "psnr")
-    if closest is not None and psnr is not None and psnr.worst is not None and psnr.worst > closest:
+    if (
+        "leaks" in fails
+        and closest is not None
+        and psnr is not None
+        and psnr.worst is not None
+        and psnr.worst > closest
+    ):
         broken.append(f"worst PSNR {numbers.number(psnr.worst, 'dB')}; allowed {numbers.number(float(closest), 'dB')}")
     return broken
+
+
+def _recognised(trial: Trial, allowed: float) -> list[str]:
+    seen = trial.recognisable or trial.leaked or []
+    if sum(seen) <= allowed * len(seen):
+        return []
+    return [f"{sum(seen)} of {len(seen)} recognisable; allowed {numbers.percent(allowed)}"]
 
 
 def _facts(trial: Trial) -> list[str]:

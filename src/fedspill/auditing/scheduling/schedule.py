@@ -162,16 +162,18 @@ class Schedule:
             slack = SLACK * limits.budget + AT_LEAST
             watch.hard = min(watch.deadline, self.began + limits.budget) + slack
             watch.fits = not tasks[0].world.explicit
-            watch.more = (lambda useful: self._more(tasks, coming, useful)) if watch.fits else None
+            watch.more = (lambda useful: self._more(tasks, coming, useful, watch)) if watch.fits else None
         return watch
 
-    def _more(self, tasks: list[Task], coming: list[Task], useful: float) -> float:
+    def _more(self, tasks: list[Task], coming: list[Task], useful: float, watch: TrialWatch) -> float:
         """Seconds that running tasks get besides their share, as others that come later cannot use theirs."""
         left = self._left() or 0.0
         before = share(len(tasks), coming)
         needs = hopeless(coming, useful / len(tasks), left * (1 - before))
         self._hopeless |= needs
-        return left * (share(len(tasks), [task for task in coming if task.world.label not in needs]) - before)
+        others = [task for task in coming if task.world.label not in needs]
+        watch.alone = all(task.world.label == tasks[0].world.label for task in others)
+        return left * (share(len(tasks), others) - before)
 
     def _keep(self, tasks: list[Task], done: list[Finished], watch: TrialWatch) -> None:
         """Keeps what tasks gave, if anything, and their state only if the budget ended them."""
