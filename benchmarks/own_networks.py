@@ -5,8 +5,8 @@
     python -m benchmarks.own_networks --standard --budget 120 --out benchmarks/results/own_networks_standard.md
 
 The second runs `standard` with a server that may change the architecture, on one and on eight examples, and writes the
-verdict for each kind of server. Needs timm and torchvision. Each network is attacked under its own names, as its library builds it, on the first
-embedded photographs; weights of theirs are downloads, so that all are untrained here.
+verdict for each kind of server. Needs timm and torchvision. Each network is attacked under its own names, as its
+library builds it, on the first embedded photographs; weights of theirs are downloads, so that all are untrained here.
 """
 
 import argparse
