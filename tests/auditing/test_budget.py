@@ -22,6 +22,7 @@ from fedspill.core.local_training.update import FedSGD, local_update
 from fedspill.core.model import Model
 from fedspill.core.rng import rand, seeded_globals, stream
 from fedspill.core.types import Reconstruction
+from fedspill.core.watching.clock import unhurried, until
 from fedspill.report.trial import Trial
 from fedspill.zoo.data import from_tensors
 from fedspill.zoo.models import of_module
@@ -138,6 +139,13 @@ def test_searches_that_cannot_be_of_use_leave_their_share_to_those_that_can() ->
     taking.share, taking.more = 100.0, lambda useful: useful
     assert taking.planned(480, 1, 1.0)[0] in (147, 148)
     assert taking.share == 148
+    # What gives up even a single evaluation waits as much longer, though the attack runs already.
+    taking = watch(1)
+    taking.share, taking.hard, taking.more = 1.0, time.monotonic() - 1, lambda useful: 1000.0
+    with until(taking.last_moment):
+        with unhurried():
+            taking.planned(480, 1, 1.0)
+        torch.zeros(1) + 1
 
 
 def test_where_no_search_can_be_of_use_the_first_one_runs_and_says_that_it_is_short() -> None:

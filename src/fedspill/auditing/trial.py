@@ -100,7 +100,7 @@ def run_trial(servers: Servers, task: Task, watch: TrialWatch, priors: Priors) -
     if task.world.explicit and (reason := misfit(task.world.card, servers.scenario.model.input)) is not None:
         raise refusal(task, reason)
     try:
-        with until(watch.hard):
+        with until(None if watch.hard is None else watch.last_moment):
             posed = pose(servers, task, watch)
             if isinstance(posed, Finished):
                 return posed

@@ -157,6 +157,10 @@ class TrialWatch:
             self.ended = True
         return self.ended
 
+    def last_moment(self) -> float:
+        """`hard`, which may be put off while the attack runs; infinite where there is none."""
+        return math.inf if self.hard is None else self.hard
+
     def leave(self, seconds: float) -> None:
         """Leaves so many of its seconds to what follows the search."""
         if self.deadline is not None:
@@ -206,6 +210,7 @@ class TrialWatch:
         if self.more is not None and self.deadline is not None and self.share is not None:
             more = self.more(useful)
             self.deadline, self.share = self.deadline + more, self.share + more
+            self.hard = None if self.hard is None else self.hard + more
 
 
 def forecast_sentence(forecast: Forecast, trials: int, remaining: float | None) -> str:

@@ -258,3 +258,17 @@ def test_a_search_is_planned_anew_while_it_runs(search) -> None:
     # Asked of all at first; after the 1st step and 16 more of the other 83, of which 5 fit.
     assert watch.asked[:2] == [100, 83]
     assert len(found.history) == 17 + 5 + 1
+
+
+class Clearing(BreakingWatch):
+    """Allows half a run at first, and finds later that all of it fits."""
+
+    def planned(self, steps: int, restarts: int, seconds: float) -> tuple[int, int]:
+        return (steps // 2, 1) if steps == 100 else (steps, restarts)
+
+
+def test_a_run_that_was_shortened_grows_again_where_the_time_allows() -> None:
+    assert len(Search(SignedAdam(), 100).run([bowl(1.0)], stream(0, "s"), Clearing()).history) == 101
+    # Not where other runs are to come, whose time that would be.
+    runs = Search(SignedAdam(), 100, restarts=2).run([bowl(1.0)], stream(0, "s"), Clearing())
+    assert len(runs.history) == 51

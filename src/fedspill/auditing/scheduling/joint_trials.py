@@ -24,7 +24,7 @@ def run_jointly(
     began = time.perf_counter()
     names = [task.name for task in unfinished]
     try:
-        with until(watch.hard):
+        with until(None if watch.hard is None else watch.last_moment):
             posed = _posed(servers, group, {*names, *watch.attacked_before()}, watch)
             asked = [p for p in posed.values() if isinstance(p, Posed)]
             if watch.trials:  # what is skipped takes no time of the forecast

@@ -45,9 +45,12 @@ class Clock(EveryOperation):
         return func(*args, **(kwargs or {}))
 
 
-def until(deadline: float | None) -> AbstractContextManager[object]:
-    """Work that `OutOfTime` ends at `time.monotonic()` of `deadline`; None never ends it."""
-    return nullcontext() if deadline is None else Clock(lambda: time.monotonic() >= deadline)
+def until(deadline: float | Callable[[], float] | None) -> AbstractContextManager[object]:
+    """Work that `OutOfTime` ends at `time.monotonic()` of `deadline`, which may be put off; None never ends it."""
+    if deadline is None:
+        return nullcontext()
+    end = deadline if callable(deadline) else lambda: deadline
+    return Clock(lambda: time.monotonic() >= end())
 
 
 def around() -> Callable[[], bool]:

@@ -12,10 +12,11 @@ class Replanning:
 
     Args:
         planned: of so many steps that are left and so many seconds that one takes, as many as the time allows.
+        most: steps that the run may grow to again, as the machine may be free by now; 0 lets it only shrink.
     """
 
-    def __init__(self, planned: Callable[[int, float], int]) -> None:
-        self._planned, self._began, self._first = planned, 0.0, -1
+    def __init__(self, planned: Callable[[int, float], int], most: int = 0) -> None:
+        self._planned, self._most, self._began, self._first = planned, most, 0.0, -1
 
     def after(self, step: int, steps: int) -> int:
         """How long the run is to be, after so many of its steps."""
@@ -23,5 +24,6 @@ class Replanning:
         if self._first < 0:
             self._began, self._first = now, step
         elif step < steps and (step - self._first) % EVERY == 0:
-            return min(steps, step + self._planned(steps - step, (now - self._began) / (step - self._first)))
+            most = max(steps, self._most)
+            return min(most, step + self._planned(most - step, (now - self._began) / (step - self._first)))
         return steps

@@ -72,7 +72,8 @@ class Search:
             total = len(problems) * progress.restarts
             place = index * progress.restarts + number % self.restarts
             heard = partial(_heard, watch, progress, place, total)
-            if not self._one_run(problems[index], index, start, progress, watch, pace, heard, Replanning(again)):
+            replanning = Replanning(again, self.steps if len(runs) == 1 else 0)
+            if not self._one_run(problems[index], index, start, progress, watch, pace, heard, replanning):
                 return progress.found(complete=False)
             if progress.best_value < self.tolerance:
                 break
