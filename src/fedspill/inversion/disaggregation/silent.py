@@ -1,0 +1,30 @@
+"""How many examples speak: the rank that the spectrum of the head's gradient shows above its rounding.
+
+An example of which the network is sure sends next to nothing, and cannot be solved for.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+ABOVE = 4.0
+"""Singular values this many times above rounding, or above those beyond the batch's own, belong to an example."""
+
+
+def rounding(rows: Float[Tensor, "classes k"], dtype: torch.dtype) -> float:
+    """The largest singular value that rounding to `dtype` alone would give a gradient of this size."""
+    unit = torch.finfo(dtype).eps / 4  # the standard deviation of rounding to nearest, about
+    typical = float(rows.double().square().mean().sqrt())
+    return unit * typical * (rows.shape[0] ** 0.5 + rows.shape[1] ** 0.5)
+
+
+def speaking(sizes: Float[Tensor, " r"], most: int, floor: float) -> int:
+    """How many examples show in a gradient's spectrum.
+
+    Args:
+        sizes: singular values, largest first.
+        most: examples in the batch; what the spectrum holds beyond them is noise.
+        floor: what rounding would leave.
+    """
+    beyond = float(sizes[most]) if len(sizes) > most + 1 else 0.0  # the last is 0: classes add up to nothing
+    return int((sizes[:most] > ABOVE * max(floor, beyond, 1e-300)).sum())
