@@ -9,16 +9,17 @@ from torch import Tensor
 
 from fedspill.core.errors import NotApplicable
 from fedspill.inversion.disaggregation.errors import LogitErrors
+from fedspill.inversion.disaggregation.point import Rules
 from fedspill.inversion.disaggregation.silent import rounding, speaking
-from fedspill.inversion.disaggregation.solving import Rules, Solved, solve
+from fedspill.inversion.disaggregation.solving import DENSE, Solved, solve
 from fedspill.inversion.disaggregation.starts import starts
 from fedspill.inversion.disaggregation.system import System, system
 
-STARTS = 8
-HINGE = (0.3, 0.03)
+STARTS, STEPS = 8, 200
+HINGES = (0.3, 0.03)
 """Weights of negative features, one after the other."""
-EXACT = 30.0
-"""Times the rounding of the gradient up to which a residual is a solution's."""
+EXACT = 10.0
+"""Times the rounding of a number up to which a residual is a solution's."""
 
 
 @dataclass(frozen=True)
@@ -88,18 +89,43 @@ def disaggregate(
         raise NotApplicable(f"none of the {count} examples shows in the head's gradient above its rounding")
     basis = right[:heard]
     known = system(basis, rows @ basis.T, weight, bias, labels[:heard], errors.shares(labels)[:heard], errors)
-    best = _solved(known, bias, non_negative, free, rng, is_up)
-    return _told(known, best, labels[:heard], count - heard, floor / float(sizes[0]))
+    level = torch.finfo(precision).eps
+    best = _solved(known, bias, non_negative, free, level, rng, is_up)
+    return _told(known, best, labels[:heard], count - heard, level)
 
 
 def _solved(
-    known: System, bias: Tensor, non_negative: bool, free: bool, rng: torch.Generator, is_up: Callable[[], bool]
+    known: System,
+    bias: Tensor,
+    non_negative: bool,
+    free: bool,
+    level: float,
+    rng: torch.Generator,
+    is_up: Callable[[], bool],
 ) -> Solved:
+    """The best of a few starts; of a large batch one is followed after the other until one is right."""
+    small = len(known.slope) <= DENSE
     first = starts(known, bias, STARTS, rng)
-    found = Solved(first, first.new_ones(len(first)), first[:, 0, 0], first[:, 0, 0])
-    for hinge in HINGE if non_negative else (0.0,):
-        found = solve(known, found.mixing, found.factor, Rules(hinge=hinge, free=free), is_up)
-    return found.best_first().at(torch.tensor([0], device=bias.device))
+    best: Solved | None = None
+    for start in [first] if small else first[:, None]:
+        found = _followed(known, start, non_negative, free, level, is_up)
+        best = found if best is None or float(found.cost) < float(best.cost) else best
+        if is_up() or float(best.residual) < EXACT * level:
+            break
+    assert best is not None
+    return best
+
+
+def _followed(
+    known: System, start: Tensor, non_negative: bool, free: bool, level: float, is_up: Callable[[], bool]
+) -> Solved:
+    even, root = known.balanced()
+    found = Solved(start / root, start.new_ones(len(start)), start[:, 0, 0], start[:, 0, 0])
+    for hinge in HINGES if non_negative else (0.0,):
+        found = solve(even, found.mixing, found.factor, Rules(hinge, free, STEPS, 2 * level), is_up)
+    found = found.best()
+    last = Rules(HINGES[-1] if non_negative else 0.0, free, STEPS // 4, 2 * level)
+    return solve(known, found.mixing * root, found.factor, last, is_up)
 
 
 def _told(known: System, best: Solved, labels: Tensor, silent: int, unit: float) -> Disaggregated:

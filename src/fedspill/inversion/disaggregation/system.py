@@ -6,7 +6,7 @@ logits with their shares in the mean, and T (classes, m) is the gradient in the 
 column r of R that belongs to the bias.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -20,7 +20,7 @@ class System:
     """What is known, in float64.
 
     Attributes:
-        basis: R, orthonormal rows; the last column is the bias's if `affine`.
+        basis: R; the last column is the bias's if `affine`.
         seen: T, the gradient in that basis.
         keys: K, logits by basis vector.
         offset: what is added to all logits; zero where the bias is in the basis.
@@ -54,6 +54,16 @@ class System:
     def errors(self, probabilities: Float[Tensor, "*s m classes"]) -> Float[Tensor, "*s m classes"]:
         """D, the derivatives of the mean loss by the logits."""
         return self.slope[:, None] * probabilities - self.target
+
+    def balanced(self) -> tuple["System", Float[Tensor, " m"]]:
+        """The same with the strong directions of the gradient nearer to the weak ones, and by what a mixing is divided.
+
+        Examples of one class differ in the weak ones alone. In its own metric the gradient bends the way along them so
+        much that steps become tiny.
+        """
+        root = self.seen.norm(dim=0).clamp_min(1e-300).sqrt()
+        even = replace(self, basis=self.basis * root[:, None], seen=self.seen / root, keys=self.keys * root[:, None])
+        return even, root
 
     def features(self, mixing: Float[Tensor, "*s m m"]) -> Float[Tensor, "*s m d"]:
         """H of examples that are mixed so."""
