@@ -9,6 +9,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from fedspill.core.errors import NotApplicable
+from fedspill.core.model import Model
+from fedspill.core.rng import randn, stream
+from fedspill.inversion.gradients.losses import SAME, SPREAD, evidence
+
 
 @dataclass(frozen=True)
 class LogitErrors:
@@ -34,3 +39,29 @@ class LogitErrors:
         """The share of each example of a batch in its mean; they add up to 1."""
         weight = self.weight[labels]
         return weight / weight.sum()
+
+
+def logit_errors(model: Model) -> LogitErrors:
+    """What the model's loss makes of probabilities, found by asking it.
+
+    Raises:
+        NotApplicable: the loss is no sum over examples whose derivatives are linear in the probabilities of a softmax,
+            such as logistic losses of several labels or focal ones.
+    """
+    found = evidence(model)
+    if found.exact:
+        return LogitErrors.plain(found.outputs, found.own)
+    weight = found.weights().double()
+    probes = SPREAD * randn((3, found.outputs), stream(2, "logits"), found.own)
+    asked = found.derivatives(probes).double()
+    p = probes.double().softmax(1)
+    apart = p[0] - p[1]
+    slope = (asked[0] - asked[1]) @ apart / apart.square().sum().clamp_min(1e-300)
+    target = slope[:, None] * p[0] - asked[0]
+    told = slope[:, None] * p[2] - target
+    linear = bool((told - asked[2]).abs().max() <= SAME * asked[2].abs().max())
+    if found.outputs < 2 or not linear or not bool((slope > 0).all()):
+        raise NotApplicable(
+            "a batch is told apart by what softmax cross-entropy does, plain, smoothed or weighted; the loss is another"
+        )
+    return LogitErrors(slope, target, weight)

@@ -2,15 +2,18 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from fedspill.core.errors import NotApplicable
+from fedspill.inversion.disaggregation.determined import deviations
 from fedspill.inversion.disaggregation.errors import LogitErrors
+from fedspill.inversion.disaggregation.labels import TRIED, likely_multisets, speakers
 from fedspill.inversion.disaggregation.point import Rules
-from fedspill.inversion.disaggregation.silent import rounding, speaking
+from fedspill.inversion.disaggregation.silent import disturbed, rounding, speaking
 from fedspill.inversion.disaggregation.solving import DENSE, Solved, solve
 from fedspill.inversion.disaggregation.starts import starts
 from fedspill.inversion.disaggregation.system import System, system
@@ -19,7 +22,9 @@ STARTS, STEPS = 8, 200
 HINGES = (0.3, 0.03)
 """Weights of negative features, one after the other."""
 EXACT = 10.0
-"""Times the rounding of a number up to which a residual is a solution's."""
+"""Times the rounding of a number, or noise, up to which a residual is a solution's."""
+PINNED = 1e-2
+"""Relative standard deviation of an example's features up to which they are pinned down."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,9 @@ class Disaggregated:
         residual: relative error of the equations, over all.
         silent: examples of the batch that send nothing above rounding, B - m.
         errors: the derivative of the batch's mean loss by each example's logits.
+        copies: examples of one class for whose mean each stands, because they cannot be told apart; mostly 1.
+        fits: the equations hold as exactly as rounding lets them, so labels and factor are right.
+        factor: of the update over the mean gradient.
     """
 
     features: Float[Tensor, "m d"]
@@ -43,6 +51,9 @@ class Disaggregated:
     residual: float
     silent: int
     errors: Float[Tensor, "m classes"]
+    copies: Int[Tensor, " m"]
+    fits: bool
+    factor: float = 1.0
 
 
 def disaggregate(
@@ -68,76 +79,163 @@ def disaggregate(
         non_negative: features are 0 or more, as behind ReLU, sigmoid, or pooling of these.
         rng: for the starts.
         errors: what the loss makes of probabilities; None for plain cross-entropy.
-        precision: in which the gradient was sent.
+        precision: in which the gradient was computed or sent, the coarsest of these.
         free: the gradient may be a multiple of the mean one.
         is_up: whether the time is over.
 
     Raises:
         NotApplicable: as many examples as classes, or more, or none that speaks.
     """
-    rows, weight, bias = rows.double(), weight.double(), bias.double()
-    classes, count = len(weight), len(labels)
-    if count >= classes:
-        raise NotApplicable(
-            f"{count} examples are behind a head of {classes} classes: its gradient can tell {classes - 1} apart at most"
-        )
-    errors = errors or LogitErrors.plain(classes, rows)
-    floor = rounding(rows, precision)
-    _, sizes, right = torch.linalg.svd(rows, full_matrices=False)
-    heard = speaking(sizes, count, floor)
-    if heard == 0:
-        raise NotApplicable(f"none of the {count} examples shows in the head's gradient above its rounding")
-    basis = right[:heard]
-    known = system(basis, rows @ basis.T, weight, bias, labels[:heard], errors.shares(labels)[:heard], errors)
-    level = torch.finfo(precision).eps
-    best = _solved(known, bias, non_negative, free, level, rng, is_up)
-    return _told(known, best, labels[:heard], count - heard, level)
-
-
-def _solved(
-    known: System,
-    bias: Tensor,
-    non_negative: bool,
-    free: bool,
-    level: float,
-    rng: torch.Generator,
-    is_up: Callable[[], bool],
-) -> Solved:
-    """The best of a few starts; of a large batch one is followed after the other until one is right."""
-    small = len(known.slope) <= DENSE
-    first = starts(known, bias, STARTS, rng)
-    best: Solved | None = None
-    for start in [first] if small else first[:, None]:
-        found = _followed(known, start, non_negative, free, level, is_up)
-        best = found if best is None or float(found.cost) < float(best.cost) else best
-        if is_up() or float(best.residual) < EXACT * level:
+    seen = _Seen.of(rows, weight, bias, len(labels), non_negative, errors, precision, free)
+    best: Disaggregated | None = None
+    for ordered in islice(speakers(seen.rows, labels, seen.heard), TRIED):
+        told = _told(seen, ordered, rng, is_up)
+        best = told if best is None or told.residual < best.residual else best
+        if best.fits or is_up():
             break
     assert best is not None
     return best
 
 
-def _followed(
-    known: System, start: Tensor, non_negative: bool, free: bool, level: float, is_up: Callable[[], bool]
-) -> Solved:
-    even, root = known.balanced()
-    found = Solved(start / root, start.new_ones(len(start)), start[:, 0, 0], start[:, 0, 0])
-    for hinge in HINGES if non_negative else (0.0,):
-        found = solve(even, found.mixing, found.factor, Rules(hinge, free, STEPS, 2 * level), is_up)
-    found = found.best()
-    last = Rules(HINGES[-1] if non_negative else 0.0, free, STEPS // 4, 2 * level)
-    return solve(known, found.mixing * root, found.factor, last, is_up)
+def disaggregate_unlabelled(
+    rows: Float[Tensor, "classes k"],
+    weight: Float[Tensor, "classes d"],
+    bias: Float[Tensor, " classes"],
+    count: int,
+    inferred: Int[Tensor, " n"] | None,
+    *,
+    non_negative: bool,
+    rng: torch.Generator,
+    errors: LogitErrors | None = None,
+    precision: torch.dtype = torch.float32,
+    free: bool = False,
+    is_up: Callable[[], bool] = lambda: False,
+) -> Disaggregated:
+    """The same without labels: the likeliest multisets are tried until the equations hold.
+
+    Args:
+        count: examples in the batch.
+        inferred: labels that another method reads, tried first; None for none.
+
+    The other arguments, and what is raised, are those of `disaggregate`.
+    """
+    seen = _Seen.of(rows, weight, bias, count, non_negative, errors, precision, free)
+    expected = count * (seen.bias.softmax(0) - (seen.rows[:, -1] if seen.affine else seen.rows.new_zeros(len(bias))))
+    best: Disaggregated | None = None
+    for labels in islice(likely_multisets(expected, count, inferred), TRIED):
+        told = _told(seen, next(speakers(seen.rows, labels, seen.heard)), rng, is_up)
+        best = told if best is None or told.residual < best.residual else best
+        if best.fits or is_up():
+            break
+    assert best is not None
+    return best
 
 
-def _told(known: System, best: Solved, labels: Tensor, silent: int, unit: float) -> Disaggregated:
+@dataclass(frozen=True)
+class _Seen:
+    """The head's gradient in the basis of its row space, and what is known besides."""
+
+    rows: Float[Tensor, "classes k"]
+    weight: Float[Tensor, "classes d"]
+    bias: Float[Tensor, " classes"]
+    basis: Float[Tensor, "m k"]
+    count: int
+    non_negative: bool
+    errors: LogitErrors
+    level: float
+    free: bool
+
+    @property
+    def heard(self) -> int:
+        """Examples that speak."""
+        return len(self.basis)
+
+    @property
+    def affine(self) -> bool:
+        """Whether the bias's gradient is known."""
+        return self.rows.shape[1] == self.weight.shape[1] + 1
+
+    @classmethod
+    def of(
+        cls,
+        rows: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        count: int,
+        non_negative: bool,
+        errors: LogitErrors | None,
+        precision: torch.dtype,
+        free: bool,
+    ) -> "_Seen":
+        rows, weight, bias = rows.double(), weight.double(), bias.double()
+        classes = len(weight)
+        if count >= classes:
+            raise NotApplicable(
+                f"{count} examples are behind a head of {classes} classes, and its gradient tells at most"
+                f" {classes - 1} apart"
+            )
+        _, sizes, right = torch.linalg.svd(rows, full_matrices=False)
+        heard = speaking(sizes, count, rounding(rows, precision))
+        if heard == 0:
+            raise NotApplicable(f"none of the {count} examples shows in the head's gradient above its rounding")
+        errors = errors or LogitErrors.plain(classes, rows)
+        level = max(torch.finfo(precision).eps, disturbed(sizes, count))
+        return cls(rows, weight, bias, right[:heard], count, non_negative, errors, level, free)
+
+
+def _told(seen: _Seen, labels: Int[Tensor, " n"], rng: torch.Generator, is_up: Callable[[], bool]) -> Disaggregated:
+    """The better of what the labels may mean: the first ones speak, or those of one class speak as one."""
+    shares, one = seen.errors.shares(labels), torch.ones_like(labels)
+    kinds, copies = labels.unique(return_counts=True)
+    if len(kinds) != seen.heard or seen.heard == seen.count:
+        return _of(seen, labels[: seen.heard], shares[: seen.heard], one[: seen.heard], rng, is_up)
+    weight = seen.errors.weight[kinds] * copies
+    return _of(seen, kinds, weight / weight.sum(), copies, rng, is_up)
+
+
+def _of(
+    seen: _Seen, labels: Tensor, shares: Tensor, copies: Tensor, rng: torch.Generator, is_up: Callable[[], bool]
+) -> Disaggregated:
+    """The solution for examples of these labels, shares and numbers of copies."""
+    seen_here = seen.rows @ seen.basis.T
+    known = system(seen.basis, seen_here, seen.weight, seen.bias, labels, shares, seen.errors)
+    best = _solved(known, seen, rng, is_up)
     mixing, residual = best.mixing[0], float(best.residual[0])
     probabilities = known.probabilities(mixing)
-    certain = torch.full_like(labels, residual < EXACT * unit, dtype=torch.bool)
+    deviation = deviations(known, mixing, best.factor[0], max(residual, seen.level))
     return Disaggregated(
         features=known.features(mixing),
         probabilities=probabilities,
         labels=labels,
-        certain=certain,
+        certain=(deviation < PINNED) & (copies == 1) & (residual < EXACT * seen.level),
         residual=residual,
-        silent=silent,
+        silent=seen.count - int(copies.sum()),
         errors=known.errors(probabilities),
+        copies=copies,
+        fits=residual < EXACT * seen.level,
+        factor=float(best.factor[0]),
     )
+
+
+def _solved(known: System, seen: _Seen, rng: torch.Generator, is_up: Callable[[], bool]) -> Solved:
+    """The best of a few starts; of a large batch one is followed after the other until one is right."""
+    first = starts(known, seen.bias, STARTS, rng)
+    best: Solved | None = None
+    for start in [first] if len(known.slope) <= DENSE else first[:, None]:
+        found = _followed(known, start, seen, is_up)
+        best = found if best is None or float(found.cost) < float(best.cost) else best
+        if is_up() or float(best.residual) < EXACT * seen.level:
+            break
+    assert best is not None
+    return best
+
+
+def _followed(known: System, start: Tensor, seen: _Seen, is_up: Callable[[], bool]) -> Solved:
+    even, root = known.balanced()
+    one, hinges = start.new_ones(len(start)), HINGES if seen.non_negative else (0.0,)
+    found = Solved(start / root, one, one, one)
+    for hinge in hinges:
+        found = solve(even, found.mixing, found.factor, Rules(hinge, seen.free, STEPS, 2 * seen.level), is_up)
+    found = found.best()
+    last = Rules(hinges[-1], seen.free, STEPS // 4, 2 * seen.level)
+    return solve(known, found.mixing * root, found.factor, last, is_up)

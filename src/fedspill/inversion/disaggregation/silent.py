@@ -3,6 +3,8 @@
 An example of which the network is sure sends next to nothing, and cannot be solved for.
 """
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -28,3 +30,18 @@ def speaking(sizes: Float[Tensor, " r"], most: int, floor: float) -> int:
     """
     beyond = float(sizes[most]) if len(sizes) > most + 1 else 0.0  # the last is 0: classes add up to nothing
     return int((sizes[:most] > ABOVE * max(floor, beyond, 1e-300)).sum())
+
+
+def disturbed(sizes: Float[Tensor, " r"], most: int) -> float:
+    """How much of a gradient is noise, relative to its size: judged by what its spectrum holds beyond the batch."""
+    beyond = float(sizes[most]) if len(sizes) > most + 1 else 0.0
+    return beyond * most**0.5 / float(sizes.norm().clamp_min(1e-300))
+
+
+def precision_of(values: Sequence[Tensor]) -> torch.dtype:
+    """The coarsest floating type whose numbers all of these are: an update may be sent wider than it was computed."""
+    for dtype in (torch.bfloat16, torch.float16):
+        if all(bool((v.to(dtype).to(v) == v).all()) for v in values):
+            return dtype
+    single = all(bool((v.float().to(v) == v).all()) for v in values)
+    return torch.float32 if single else torch.float64
