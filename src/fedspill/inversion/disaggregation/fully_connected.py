@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from fedspill.core.types import Params
@@ -27,6 +27,8 @@ STRAY = 20.0
 """Of the median error of an example's equations: those beyond it are left out, and the fit repeated."""
 SPARE = 2
 """Equations that must be left over for an output to tell the input."""
+APART, UNSHOWN, HEAD = 1e-3, 1e-2, 1e-2
+"""Relative errors up to which an example is certified: of its own features, of the gradients of all, of the head's."""
 FULL = 1e-7
 """Share of the largest singular value below which a layer's gradient lacks an example."""
 
@@ -199,3 +201,9 @@ def undone(
 def _where_steep(entered: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
     told = entered.isfinite() & (slope > STEEP)
     return entered.where(told, 0.0), slope.where(told, 0.0)
+
+
+def certified(down: Descended, told: Disaggregated) -> Bool[Tensor, " m"]:
+    """The examples that are right beyond doubt: each reproduces its features, and all together the gradients."""
+    apart = down.apart < APART
+    return apart & (told.copies == 1) & (told.residual < HEAD) & (down.unshown < UNSHOWN)

@@ -11,8 +11,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-TRIED = 60
-"""Multisets of labels that are tried at most."""
 CHOICES = 2000
 """Ways to choose the examples that speak which are ranked at most."""
 

@@ -11,20 +11,42 @@ from torch import Tensor
 from fedspill.core.errors import NotApplicable
 from fedspill.inversion.disaggregation.determined import deviations
 from fedspill.inversion.disaggregation.errors import LogitErrors
-from fedspill.inversion.disaggregation.labels import TRIED, likely_multisets, speakers
+from fedspill.inversion.disaggregation.labels import likely_multisets, speakers
 from fedspill.inversion.disaggregation.point import Rules
 from fedspill.inversion.disaggregation.silent import disturbed, rounding, speaking
 from fedspill.inversion.disaggregation.solving import DENSE, Solved, solve
 from fedspill.inversion.disaggregation.starts import starts
 from fedspill.inversion.disaggregation.system import System, system
 
-STARTS, STEPS = 8, 200
+STEPS = 200
+"""Of one solution and one weight of the hinge, at most."""
 HINGES = (0.3, 0.03)
 """Weights of negative features, one after the other."""
 EXACT = 10.0
 """Times the rounding of a number, or noise, up to which a residual is a solution's."""
 PINNED = 1e-2
 """Relative standard deviation of an example's features up to which they are pinned down."""
+
+
+EPS = torch.finfo(torch.float32).eps
+SOLVED = 1e-13
+"""Relative error down to which the equations are solved in float64."""
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is tried.
+
+    Attributes:
+        starts: of one solution; up to 20 examples they go side by side.
+        guesses: multisets of labels, or choices of the examples that speak, at most.
+    """
+
+    starts: int = 8
+    guesses: int = 60
+
+
+EFFORT = Effort()
 
 
 @dataclass(frozen=True)
@@ -65,8 +87,9 @@ def disaggregate(
     non_negative: bool,
     rng: torch.Generator,
     errors: LogitErrors | None = None,
-    precision: torch.dtype = torch.float32,
+    noise: float = EPS,
     free: bool = False,
+    effort: Effort = EFFORT,
     is_up: Callable[[], bool] = lambda: False,
 ) -> Disaggregated:
     """Every example's features and probabilities from their mean gradient.
@@ -79,16 +102,17 @@ def disaggregate(
         non_negative: features are 0 or more, as behind ReLU, sigmoid, or pooling of these.
         rng: for the starts.
         errors: what the loss makes of probabilities; None for plain cross-entropy.
-        precision: in which the gradient was computed or sent, the coarsest of these.
+        noise: relative error of the gradient, such as the rounding of the type in which it was computed or sent.
         free: the gradient may be a multiple of the mean one.
+        effort: how much is tried.
         is_up: whether the time is over.
 
     Raises:
         NotApplicable: as many examples as classes, or more, or none that speaks.
     """
-    seen = _Seen.of(rows, weight, bias, len(labels), non_negative, errors, precision, free)
+    seen = _Seen.of(rows, weight, bias, len(labels), non_negative, errors, noise, free, effort)
     best: Disaggregated | None = None
-    for ordered in islice(speakers(seen.rows, labels, seen.heard), TRIED):
+    for ordered in islice(speakers(seen.rows, labels, seen.heard), effort.guesses):
         told = _told(seen, ordered, rng, is_up)
         best = told if best is None or told.residual < best.residual else best
         if best.fits or is_up():
@@ -107,8 +131,9 @@ def disaggregate_unlabelled(
     non_negative: bool,
     rng: torch.Generator,
     errors: LogitErrors | None = None,
-    precision: torch.dtype = torch.float32,
+    noise: float = EPS,
     free: bool = False,
+    effort: Effort = EFFORT,
     is_up: Callable[[], bool] = lambda: False,
 ) -> Disaggregated:
     """The same without labels: the likeliest multisets are tried until the equations hold.
@@ -119,10 +144,10 @@ def disaggregate_unlabelled(
 
     The other arguments, and what is raised, are those of `disaggregate`.
     """
-    seen = _Seen.of(rows, weight, bias, count, non_negative, errors, precision, free)
+    seen = _Seen.of(rows, weight, bias, count, non_negative, errors, noise, free, effort)
     expected = count * (seen.bias.softmax(0) - (seen.rows[:, -1] if seen.affine else seen.rows.new_zeros(len(bias))))
     best: Disaggregated | None = None
-    for labels in islice(likely_multisets(expected, count, inferred), TRIED):
+    for labels in islice(likely_multisets(expected, count, inferred), effort.guesses):
         told = _told(seen, next(speakers(seen.rows, labels, seen.heard)), rng, is_up)
         best = told if best is None or told.residual < best.residual else best
         if best.fits or is_up():
@@ -144,6 +169,7 @@ class _Seen:
     errors: LogitErrors
     level: float
     free: bool
+    effort: Effort
 
     @property
     def heard(self) -> int:
@@ -164,8 +190,9 @@ class _Seen:
         count: int,
         non_negative: bool,
         errors: LogitErrors | None,
-        precision: torch.dtype,
+        noise: float,
         free: bool,
+        effort: Effort,
     ) -> "_Seen":
         rows, weight, bias = rows.double(), weight.double(), bias.double()
         classes = len(weight)
@@ -175,12 +202,12 @@ class _Seen:
                 f" {classes - 1} apart"
             )
         _, sizes, right = torch.linalg.svd(rows, full_matrices=False)
-        heard = speaking(sizes, count, rounding(rows, precision))
+        heard = speaking(sizes, count, rounding(rows, noise))
         if heard == 0:
             raise NotApplicable(f"none of the {count} examples shows in the head's gradient above its rounding")
         errors = errors or LogitErrors.plain(classes, rows)
-        level = max(torch.finfo(precision).eps, disturbed(sizes, count))
-        return cls(rows, weight, bias, right[:heard], count, non_negative, errors, level, free)
+        level = max(noise, SOLVED, disturbed(sizes, count))
+        return cls(rows, weight, bias, right[:heard], count, non_negative, errors, level, free, effort)
 
 
 def _told(seen: _Seen, labels: Int[Tensor, " n"], rng: torch.Generator, is_up: Callable[[], bool]) -> Disaggregated:
@@ -219,7 +246,7 @@ def _of(
 
 def _solved(known: System, seen: _Seen, rng: torch.Generator, is_up: Callable[[], bool]) -> Solved:
     """The best of a few starts; of a large batch one is followed after the other until one is right."""
-    first = starts(known, seen.bias, STARTS, rng)
+    first = starts(known, seen.bias, seen.effort.starts, rng)
     best: Solved | None = None
     for start in [first] if len(known.slope) <= DENSE else first[:, None]:
         found = _followed(known, start, seen, is_up)

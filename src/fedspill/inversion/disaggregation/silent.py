@@ -13,9 +13,14 @@ ABOVE = 4.0
 """Singular values this many times above rounding, or above those beyond the batch's own, belong to an example."""
 
 
-def rounding(rows: Float[Tensor, "classes k"], dtype: torch.dtype) -> float:
-    """The largest singular value that rounding to `dtype` alone would give a gradient of this size."""
-    unit = torch.finfo(dtype).eps / 4  # the standard deviation of rounding to nearest, about
+def rounding(rows: Float[Tensor, "classes k"], noise: float) -> float:
+    """The largest singular value that rounding alone would give a gradient of this size.
+
+    Args:
+        rows: the gradient.
+        noise: the unit of rounding.
+    """
+    unit = noise / 4  # the standard deviation of rounding to nearest, about
     typical = float(rows.double().square().mean().sqrt())
     return unit * typical * (rows.shape[0] ** 0.5 + rows.shape[1] ** 0.5)
 
@@ -45,3 +50,9 @@ def precision_of(values: Sequence[Tensor]) -> torch.dtype:
             return dtype
     single = all(bool((v.float().to(v) == v).all()) for v in values)
     return torch.float32 if single else torch.float64
+
+
+def heard_examples(rows: Float[Tensor, "classes k"], noise: float) -> int:
+    """How many examples a gradient shows where their number is not known; at least 1."""
+    sizes = torch.linalg.svdvals(rows.double())
+    return max(1, int((sizes > ABOVE * rounding(rows, noise)).sum()))
