@@ -19,7 +19,7 @@ from fedspill.core.inputs import ImageSpec, TableSpec
 from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.model import Model
 from fedspill.core.probing.head import features_and_logits
-from fedspill.core.probing.inputs import probe_inputs
+from fedspill.core.rng import randn, stream
 from fedspill.core.roles import UNWATCHED, Attack, Card, Watch
 from fedspill.core.types import Mark, Reconstruction, Update
 from fedspill.core.watching.clock import around
@@ -40,8 +40,8 @@ from fedspill.inversion.labels.known import Labels, known_labels
 from fedspill.inversion.network.dense import Dense, dense_layers
 from fedspill.inversion.network.trace import trace
 
-PROBES = 16
-"""Inputs without meaning by which it is judged whether features are ever negative."""
+PROBES, SPREAD = 16, 2.0
+"""Inputs without meaning, and their standard deviation, by which it is judged whether features are ever negative."""
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,8 @@ def _never_negative(model: Model, gradient: ClassifierGradient) -> bool:
     Raises:
         NotApplicable: the logits are something else than the head makes of its features.
     """
-    z = probe_inputs(model.input, PROBES, model.like)
+    drawn = SPREAD * randn((PROBES, *model.input.encoded_shape), stream(0, "features"), model.like)
+    z = model.input.project(drawn)
     features, logits = features_and_logits(model, model.params, z, gradient.head)
     weight = gradient.head.rows(model.params[gradient.head.weight])
     made = features @ weight.T

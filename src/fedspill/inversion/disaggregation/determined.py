@@ -5,7 +5,7 @@ not say that they are right.
 """
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from fedspill.inversion.disaggregation.dense import normal_equations
@@ -14,6 +14,8 @@ from fedspill.inversion.disaggregation.system import System
 
 MOST = 32
 """Examples up to which this is computed: the normal equations have m^2 unknowns."""
+ZERO, SPARE = 1e-3, 4
+"""Share of an example's root mean square below which a feature is 0, and zeros needed beyond those of chance."""
 FLOOR = 1e-13
 """Share of the largest eigenvalue below which a direction is not determined at all."""
 
@@ -21,7 +23,7 @@ FLOOR = 1e-13
 def deviations(
     known: System, mixing: Float[Tensor, "m m"], factor: Float[Tensor, ""], residual: float
 ) -> Float[Tensor, " m"]:
-    """The standard deviation of each example's features over their distance from the others' mean; 0 past `MOST`.
+    """The standard deviation of each example's features over their distance from the others' mean; inf past `MOST`.
 
     Args:
         known: the equations.
@@ -32,7 +34,7 @@ def deviations(
     m, classes = known.target.shape
     features = known.features(mixing)
     if m > MOST:
-        return torch.zeros_like(features[:, 0])
+        return torch.full_like(features[:, 0], torch.inf)
     here = point(known, mixing[None], factor[None], 0.0)
     matrix, _ = normal_equations(known, here, Rules())
     values, vectors = torch.linalg.eigh(matrix[0])
@@ -42,3 +44,12 @@ def deviations(
     entry = residual / max(1.0, (classes - 1) * m) ** 0.5
     apart = features - features.mean(0) if m > 1 else features
     return entry * moved / apart.norm(dim=1).clamp_min(1e-300)
+
+
+def sparse(features: Float[Tensor, "m d"]) -> Bool[Tensor, " m"]:
+    """Examples with more features at 0 than the m x m mixing could put there by chance, which pins them down.
+
+    An example is a combination of m directions, so that m - 1 zeros can always be had.
+    """
+    level = ZERO * features.square().mean(1, keepdim=True).sqrt()
+    return (features.abs() <= level).sum(1) >= len(features) + SPARE

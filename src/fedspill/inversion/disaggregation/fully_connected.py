@@ -27,8 +27,8 @@ STRAY = 20.0
 """Of the median error of an example's equations: those beyond it are left out, and the fit repeated."""
 SPARE = 2
 """Equations that must be left over for an output to tell the input."""
-APART, UNSHOWN, HEAD = 1e-3, 1e-2, 1e-2
-"""Relative errors up to which an example is certified: of its own features, of the gradients of all, of the head's."""
+APART, UNSHOWN = 1e-3, 1e-2
+"""Relative errors up to which an example is certified: of its own features, and of the gradients of all."""
 FULL = 1e-7
 """Share of the largest singular value below which a layer's gradient lacks an example."""
 
@@ -204,6 +204,9 @@ def _where_steep(entered: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def certified(down: Descended, told: Disaggregated) -> Bool[Tensor, " m"]:
-    """The examples that are right beyond doubt: each reproduces its features, and all together the gradients."""
-    apart = down.apart < APART
-    return apart & (told.copies == 1) & (told.residual < HEAD) & (down.unshown < UNSHOWN)
+    """The examples that are right beyond doubt: pinned down at the head, and reproduced by what lies below.
+
+    Where the network is nearly linear, mixtures of examples of one class reproduce themselves, so that the layers alone
+    say too little; and where noise disturbs the head alone, so does it.
+    """
+    return told.certain & (down.apart < APART) & (down.unshown < UNSHOWN)

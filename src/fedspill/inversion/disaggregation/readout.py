@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from fedspill.core.errors import NotApplicable
-from fedspill.inversion.disaggregation.determined import deviations
+from fedspill.inversion.disaggregation.determined import deviations, sparse
 from fedspill.inversion.disaggregation.errors import LogitErrors
 from fedspill.inversion.disaggregation.labels import likely_multisets, speakers
 from fedspill.inversion.disaggregation.point import Rules
@@ -229,12 +229,13 @@ def _of(
     best = _solved(known, seen, rng, is_up)
     mixing, residual = best.mixing[0], float(best.residual[0])
     probabilities = known.probabilities(mixing)
-    deviation = deviations(known, mixing, best.factor[0], max(residual, seen.level))
+    pinned = deviations(known, mixing, best.factor[0], max(residual, seen.level)) < PINNED
+    pinned |= sparse(known.features(mixing)) & seen.non_negative
     return Disaggregated(
         features=known.features(mixing),
         probabilities=probabilities,
         labels=labels,
-        certain=(deviation < PINNED) & (copies == 1) & (residual < EXACT * seen.level),
+        certain=pinned & (copies == 1) & (residual < EXACT * seen.level),
         residual=residual,
         silent=seen.count - int(copies.sum()),
         errors=known.errors(probabilities),
@@ -245,21 +246,28 @@ def _of(
 
 
 def _solved(known: System, seen: _Seen, rng: torch.Generator, is_up: Callable[[], bool]) -> Solved:
-    """The best of a few starts; of a large batch one is followed after the other until one is right."""
+    """The best of a few starts; of a large batch one is followed after the other until one is right.
+
+    Where no solution without negative features is found, some may be negative after all.
+    """
     first = starts(known, seen.bias, seen.effort.starts, rng)
+    groups = [first] if len(known.slope) <= DENSE else list(first[:, None])
+    tries = [(start, HINGES if seen.non_negative else (0.0,)) for start in groups]
     best: Solved | None = None
-    for start in [first] if len(known.slope) <= DENSE else first[:, None]:
-        found = _followed(known, start, seen, is_up)
-        best = found if best is None or float(found.cost) < float(best.cost) else best
+    for start, hinges in [*tries, (groups[0], (0.0,))] if seen.non_negative else tries:
+        found = _followed(known, start, hinges, seen, is_up)
+        best = found if best is None or float(found.residual) < float(best.residual) else best
         if is_up() or float(best.residual) < EXACT * seen.level:
             break
     assert best is not None
     return best
 
 
-def _followed(known: System, start: Tensor, seen: _Seen, is_up: Callable[[], bool]) -> Solved:
+def _followed(
+    known: System, start: Tensor, hinges: tuple[float, ...], seen: _Seen, is_up: Callable[[], bool]
+) -> Solved:
     even, root = known.balanced()
-    one, hinges = start.new_ones(len(start)), HINGES if seen.non_negative else (0.0,)
+    one = start.new_ones(len(start))
     found = Solved(start / root, one, one, one)
     for hinge in hinges:
         found = solve(even, found.mixing, found.factor, Rules(hinge, seen.free, STEPS, 2 * seen.level), is_up)

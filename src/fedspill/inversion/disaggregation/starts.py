@@ -7,7 +7,7 @@ from torch import Tensor
 from fedspill.core.rng import randn
 from fedspill.inversion.disaggregation.system import System
 
-SPREAD = (0.05, 2.0)
+SPREAD = (0.003, 2.0)
 """Standard deviation of the noise on the logits, from the first start to the last."""
 
 
