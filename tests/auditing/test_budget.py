@@ -50,12 +50,13 @@ def test_standard_takes_closed_forms_first_and_every_update_gets_a_first_answer(
     assert list(dict.fromkeys(names)) == [
         "linear_layer",
         "logistic_regression",
+        "softmax_disaggregation",
         "nex",
         "inverting_gradients",
         "idlg",
         "dlg",
     ]
-    assert [task.update for task in turns] == [0, 1, 2] * 6
+    assert [task.update for task in turns] == [0, 1, 2] * 7
 
 
 def test_fully_connected_networks_have_an_order_of_their_own() -> None:

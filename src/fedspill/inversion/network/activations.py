@@ -52,8 +52,8 @@ def slope(kind: Kind, output: Tensor) -> Tensor | None:
 Invertible = nn.ReLU | nn.LeakyReLU | nn.Sigmoid | nn.Tanh | nn.ELU | nn.Softplus | nn.Identity
 
 
-def slope_from_output(activation: Invertible | None, output: Float[Tensor, " d"]) -> Float[Tensor, " d"]:
-    """The derivative of an activation, computed from its output alone."""
+def slope_from_output(activation: Invertible | None, output: Float[Tensor, "*d"]) -> Float[Tensor, "*d"]:
+    """The derivative of an activation, computed from its output alone, element by element."""
     one = torch.ones_like(output)
     match activation:
         case nn.ReLU():

@@ -1,0 +1,59 @@
+"""Batches of an honest server, read instead of searched for.
+
+    FEDSPILL_DATA=/data python -m benchmarks.batches mlp --epochs 0 1 8 --sizes 2 4 8 9 --batches 20
+    FEDSPILL_DATA=/data python -m benchmarks.batches hundred --sizes 16 32 64 --batches 5
+    FEDSPILL_DATA=/data python -m benchmarks.batches heads | noise | certificate
+
+Needs the data folder that holds `cifar-10-batches-py`. Cases are added to those that were measured before.
+"""
+
+import argparse
+
+import torch
+
+from benchmarks.batches import certificate, heads, hundred, mlp, noise
+from benchmarks.common import records
+
+
+def _common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--sizes", type=int, nargs="+", default=[2, 4, 8], help="examples of a batch")
+    parser.add_argument("--batches", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1)
+
+
+def _mlp(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--epochs", type=int, nargs="+", default=[0])
+    parser.add_argument("--seeds", type=int, default=5, help="initialisations of the untrained network")
+    parser.add_argument("--unlabelled", action="store_true")
+
+
+def _hundred(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--distinct", action="store_true", help="no class twice")
+    parser.add_argument("--unlabelled", action="store_true")
+
+
+def _heads(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--networks", nargs="+", default=[])
+
+
+def _nothing(parser: argparse.ArgumentParser) -> None:
+    pass
+
+
+PARTS = {
+    "mlp": (mlp, _mlp),
+    "hundred": (hundred, _hundred),
+    "heads": (heads, _heads),
+    "noise": (noise, _nothing),
+    "certificate": (certificate, _nothing),
+}
+
+
+def main() -> None:
+    """The command."""
+    args = records.parse_parts(__doc__, PARTS, _common, None, benchmark="batches", device="cpu")
+    torch.set_num_threads(args.threads)
+    args.run(args)
+
+
+main()

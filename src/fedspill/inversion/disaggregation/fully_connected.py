@@ -1,0 +1,212 @@
+"""Down through fully connected layers, from each example's features at the head to its input.
+
+A layer's gradient is Delta^T [X, 1], so its row space holds the inputs of all examples while Delta has their rank:
+[X, 1] = Q R. What the layer puts out is known for every example, and where its activation can be undone these are
+linear equations in the example's own row of Q, far more than it has unknowns. The mask of a ReLU follows from the
+solution, not from the features, whose small values are uncertain. Delta^T Q = T is then left over as a check.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from fedspill.core.types import Params
+from fedspill.inversion.disaggregation.readout import Disaggregated
+from fedspill.inversion.network.activations import Invertible, slope_from_output
+from fedspill.inversion.network.dense import Dense
+
+SURE = 1e-2
+"""Share of an example's root mean square from which on a unit of a ReLU surely fires."""
+STEEP = 3e-3
+"""Derivative of a saturating activation below which it is not undone."""
+ROUNDS = 3
+STRAY = 20.0
+"""Of the median error of an example's equations: those beyond it are left out, and the fit repeated."""
+SPARE = 2
+"""Equations that must be left over for an output to tell the input."""
+APART, UNSHOWN = 1e-3, 1e-2
+"""Relative errors up to which an example is certified: of its own features, and of the gradients of all."""
+FULL = 1e-7
+"""Share of the largest singular value below which a layer's gradient lacks an example."""
+
+
+@dataclass(frozen=True)
+class Descended:
+    """Inputs of the deepest layer that was reached.
+
+    Attributes:
+        inputs: of the m examples, float64.
+        left: layers before it that were not passed; 0: these are the network's inputs.
+        apart: relative error with which each example's inputs reproduce what is known of it above, in the worst layer.
+        unshown: relative error with which all together reproduce the gradient, in the worst layer.
+        ended: why it went no further; "" if it did.
+    """
+
+    inputs: Float[Tensor, "m d"]
+    left: int
+    apart: Float[Tensor, " m"]
+    unshown: float
+    ended: str = ""
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """One layer's weights and gradient, with their bias's column where that was trained."""
+
+    weight: Float[Tensor, "out d"]
+    bias: Float[Tensor, " out"]
+    rows: Float[Tensor, "out k"]
+    activation: Invertible | None
+
+    @property
+    def affine(self) -> bool:
+        return self.rows.shape[1] > self.weight.shape[1]
+
+
+def descend(
+    layers: Sequence[Dense], params: Params, gradient: Params, told: Disaggregated, factor: float = 1.0
+) -> Descended:
+    """The inputs of a fully connected network.
+
+    Args:
+        layers: of the network, the head last.
+        params: as they were when the gradient was taken.
+        gradient: the mean one, in float64; layers that it lacks end the descent.
+        told: what was read at the head.
+        factor: of the update over the mean gradient.
+    """
+    head = params[layers[-1].weight].to(told.features)
+    at = Descended(told.features, len(layers) - 1, torch.zeros_like(told.features[:, 0]), 0.0)
+    by_output = factor * told.errors @ head
+    for number in range(len(layers) - 2, -1, -1):
+        layer = _layer(layers[number], params, gradient)
+        passed = layer if isinstance(layer, str) else _passed(layer, at.inputs, by_output)
+        if isinstance(passed, str):
+            return Descended(at.inputs, at.left, at.apart, at.unshown, f"{layers[number].weight!r}: {passed}")
+        at, by_output = _joined(at, passed, number), passed.by_input
+    return at
+
+
+def _layer(dense: Dense, params: Params, gradient: Params) -> _Layer | str:
+    if dense.weight not in gradient:
+        return "its gradient was not sent"
+    weight = params[dense.weight].to(gradient[dense.weight])
+    bias = weight.new_zeros(len(weight)) if dense.bias is None else params[dense.bias].to(weight)
+    rows = gradient[dense.weight]
+    if dense.bias is not None and dense.bias in gradient:
+        rows = torch.cat([rows, gradient[dense.bias][:, None]], 1)
+    return _Layer(weight, bias, rows, dense.activation)
+
+
+@dataclass(frozen=True)
+class _Passed:
+    inputs: Tensor
+    by_input: Tensor
+    apart: Tensor
+    unshown: float
+
+
+def _joined(at: Descended, passed: _Passed, left: int) -> Descended:
+    apart, unshown = torch.maximum(at.apart, passed.apart), max(at.unshown, passed.unshown)
+    return Descended(passed.inputs, left, apart, unshown)
+
+
+def _passed(layer: _Layer, outputs: Float[Tensor, "m out"], by_output: Float[Tensor, "m out"]) -> _Passed | str:
+    """What entered a layer, and the derivative by it, from what came out behind its activation."""
+    m = len(outputs)
+    _, sizes, right = torch.linalg.svd(layer.rows, full_matrices=False)
+    if len(sizes) < m or not float(sizes[m - 1]) > FULL * float(sizes[0]):
+        return f"its gradient has not the rank of {m} examples"
+    basis = right[:m]
+    whole = torch.cat([layer.weight, layer.bias[:, None]], 1) if layer.affine else layer.weight
+    offset = torch.zeros_like(layer.bias) if layer.affine else layer.bias
+    keys = basis @ whole.T
+    entered, weight = undone(layer.activation, outputs)
+    if int((weight > 0).sum(1).min()) < m + SPARE - layer.affine:
+        mixing = torch.linalg.pinv(_delta(layer, outputs, by_output).T) @ (layer.rows @ basis.T)
+    else:
+        ones = basis[:, -1] if layer.affine else None
+        mixing = torch.stack([_row(keys, e - offset, w, ones) for e, w in zip(entered, weight, strict=True)])
+    again = _activated(layer.activation, mixing @ keys + offset)
+    delta = _delta(layer, again, by_output)
+    seen = layer.rows @ basis.T
+    return _Passed(
+        inputs=mixing @ (basis[:, :-1] if layer.affine else basis),
+        by_input=delta @ layer.weight,
+        apart=(again - outputs).norm(dim=1) / _spread(outputs),
+        unshown=float((delta.T @ mixing - seen).norm() / seen.norm().clamp_min(1e-300)),
+    )
+
+
+def _spread(outputs: Float[Tensor, "m out"]) -> Float[Tensor, " m"]:
+    """By how much the units differ: what a sigmoid adds to all of them says nothing of an example."""
+    return (outputs - outputs.mean(1, keepdim=True)).norm(dim=1).clamp_min(1e-300)
+
+
+def _delta(layer: _Layer, outputs: Tensor, by_output: Tensor) -> Tensor:
+    return by_output * slope_from_output(layer.activation, outputs)
+
+
+def _activated(activation: Invertible | None, entering: Tensor) -> Tensor:
+    return entering if activation is None else activation.forward(entering.clone())
+
+
+def _row(keys: Tensor, entered: Tensor, weight: Tensor, ones: Tensor | None) -> Float[Tensor, " m"]:
+    """One example's row of Q: least squares, without equations that stray."""
+    known, solution = weight.clone(), keys.new_zeros(len(keys))
+    size = (weight * entered).norm().clamp_min(1e-300)
+    for _ in range(ROUNDS):
+        matrix, target = (known * keys).T, known * entered
+        if ones is not None:
+            matrix, target = torch.cat([matrix, size * ones[None]]), torch.cat([target, size[None]])
+        solution = torch.linalg.lstsq(matrix, target[:, None], driver="gelsd").solution[:, 0]
+        missed = (known * (solution @ keys - entered)).abs()
+        kept = missed <= STRAY * missed[known > 0].median()
+        if int((known.where(kept, 0) > 0).sum()) < len(keys) + SPARE or bool(kept.all()):
+            break
+        known = known.where(kept, 0)
+    return solution
+
+
+def undone(
+    activation: Invertible | None, outputs: Float[Tensor, "m out"]
+) -> tuple[Float[Tensor, "m out"], Float[Tensor, "m out"]]:
+    """What entered an activation, and how much each value is worth: its derivative there; 0 where it is not told."""
+    slope = slope_from_output(activation, outputs)
+    match activation:
+        case nn.ReLU():
+            level = SURE * outputs.square().mean(1, keepdim=True).sqrt()
+            return outputs, (outputs > level).to(outputs)
+        case nn.LeakyReLU():
+            if not activation.negative_slope > 0:
+                return undone(nn.ReLU(), outputs)
+            return outputs / slope, slope
+        case nn.Sigmoid():
+            return _where_steep(outputs.logit(), slope)
+        case nn.Tanh():
+            return _where_steep(outputs.atanh(), slope)
+        case nn.ELU():
+            low = torch.log1p(outputs.clamp_max(0) / activation.alpha)
+            return _where_steep(torch.where(outputs > 0, outputs, low), slope)
+        case nn.Softplus():
+            scaled = activation.beta * outputs
+            return _where_steep((scaled + torch.log(-torch.expm1(-scaled))) / activation.beta, slope)
+        case _:
+            return outputs, torch.ones_like(outputs)
+
+
+def _where_steep(entered: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
+    told = entered.isfinite() & (slope > STEEP)
+    return entered.where(told, 0.0), slope.where(told, 0.0)
+
+
+def certified(down: Descended, told: Disaggregated) -> Bool[Tensor, " m"]:
+    """The examples that are right beyond doubt: pinned down at the head, and reproduced by what lies below.
+
+    Where the network is nearly linear, mixtures of examples of one class reproduce themselves, so that the layers alone
+    say too little; and where noise disturbs the head alone, so does it.
+    """
+    return told.certain & (down.apart < APART) & (down.unshown < UNSHOWN)

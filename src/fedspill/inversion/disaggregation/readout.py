@@ -1,0 +1,276 @@
+"""From the head's gradient to the features and probabilities of the examples behind it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import islice
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from fedspill.core.errors import NotApplicable
+from fedspill.inversion.disaggregation.determined import deviations, sparse
+from fedspill.inversion.disaggregation.errors import LogitErrors
+from fedspill.inversion.disaggregation.labels import likely_multisets, speakers
+from fedspill.inversion.disaggregation.point import Rules
+from fedspill.inversion.disaggregation.silent import disturbed, rounding, speaking
+from fedspill.inversion.disaggregation.solving import DENSE, Solved, solve
+from fedspill.inversion.disaggregation.starts import starts
+from fedspill.inversion.disaggregation.system import System, system
+
+STEPS = 200
+"""Of one solution and one weight of the hinge, at most."""
+HINGES = (0.3, 0.03)
+"""Weights of negative features, one after the other."""
+EXACT = 10.0
+"""Times the rounding of a number, or noise, up to which a residual is a solution's."""
+PINNED = 1e-2
+"""Relative standard deviation of an example's features up to which they are pinned down."""
+
+
+EPS = torch.finfo(torch.float32).eps
+SOLVED = 1e-13
+"""Relative error down to which the equations are solved in float64."""
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is tried.
+
+    Attributes:
+        starts: of one solution; up to 20 examples they go side by side.
+        guesses: multisets of labels, or choices of the examples that speak, at most.
+    """
+
+    starts: int = 8
+    guesses: int = 60
+
+
+EFFORT = Effort()
+
+
+@dataclass(frozen=True)
+class Disaggregated:
+    """The examples that speak, m of the B, in float64.
+
+    Attributes:
+        features: what enters the head.
+        probabilities: softmax of the logits.
+        labels: the class of each of them.
+        certain: the equations hold as exactly as rounding lets them, and pin this example's features down.
+        residual: relative error of the equations, over all.
+        silent: examples of the batch that send nothing above rounding, B - m.
+        errors: the derivative of the batch's mean loss by each example's logits.
+        copies: examples of one class for whose mean each stands, because they cannot be told apart; mostly 1.
+        fits: the equations hold as exactly as rounding lets them, so labels and factor are right.
+        factor: of the update over the mean gradient.
+    """
+
+    features: Float[Tensor, "m d"]
+    probabilities: Float[Tensor, "m classes"]
+    labels: Int[Tensor, " m"]
+    certain: Bool[Tensor, " m"]
+    residual: float
+    silent: int
+    errors: Float[Tensor, "m classes"]
+    copies: Int[Tensor, " m"]
+    fits: bool
+    factor: float = 1.0
+
+
+def disaggregate(
+    rows: Float[Tensor, "classes k"],
+    weight: Float[Tensor, "classes d"],
+    bias: Float[Tensor, " classes"],
+    labels: Int[Tensor, " n"],
+    *,
+    non_negative: bool,
+    rng: torch.Generator,
+    errors: LogitErrors | None = None,
+    noise: float = EPS,
+    free: bool = False,
+    effort: Effort = EFFORT,
+    is_up: Callable[[], bool] = lambda: False,
+) -> Disaggregated:
+    """Every example's features and probabilities from their mean gradient.
+
+    Args:
+        rows: the gradient of the head, a row for each class: [dW | db], or dW alone where no bias was trained.
+        weight: the head's, at which the gradient was taken.
+        bias: the head's; zeros for a head without one.
+        labels: of the batch, in any order.
+        non_negative: features are 0 or more, as behind ReLU, sigmoid, or pooling of these.
+        rng: for the starts.
+        errors: what the loss makes of probabilities; None for plain cross-entropy.
+        noise: relative error of the gradient, such as the rounding of the type in which it was computed or sent.
+        free: the gradient may be a multiple of the mean one.
+        effort: how much is tried.
+        is_up: whether the time is over.
+
+    Raises:
+        NotApplicable: as many examples as classes, or more, or none that speaks.
+    """
+    seen = _Seen.of(rows, weight, bias, len(labels), non_negative, errors, noise, free, effort)
+    best: Disaggregated | None = None
+    for ordered in islice(speakers(seen.rows, labels, seen.heard), effort.guesses):
+        told = _told(seen, ordered, rng, is_up)
+        best = told if best is None or told.residual < best.residual else best
+        if best.fits or is_up():
+            break
+    assert best is not None
+    return best
+
+
+def disaggregate_unlabelled(
+    rows: Float[Tensor, "classes k"],
+    weight: Float[Tensor, "classes d"],
+    bias: Float[Tensor, " classes"],
+    count: int,
+    inferred: Int[Tensor, " n"] | None,
+    *,
+    non_negative: bool,
+    rng: torch.Generator,
+    errors: LogitErrors | None = None,
+    noise: float = EPS,
+    free: bool = False,
+    effort: Effort = EFFORT,
+    is_up: Callable[[], bool] = lambda: False,
+) -> Disaggregated:
+    """The same without labels: the likeliest multisets are tried until the equations hold.
+
+    Args:
+        count: examples in the batch.
+        inferred: labels that another method reads, tried first; None for none.
+
+    The other arguments, and what is raised, are those of `disaggregate`.
+    """
+    seen = _Seen.of(rows, weight, bias, count, non_negative, errors, noise, free, effort)
+    expected = count * (seen.bias.softmax(0) - (seen.rows[:, -1] if seen.affine else seen.rows.new_zeros(len(bias))))
+    best: Disaggregated | None = None
+    for labels in islice(likely_multisets(expected, count, inferred), effort.guesses):
+        told = _told(seen, next(speakers(seen.rows, labels, seen.heard)), rng, is_up)
+        best = told if best is None or told.residual < best.residual else best
+        if best.fits or is_up():
+            break
+    assert best is not None
+    return best
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """The head's gradient in the basis of its row space, and what is known besides."""
+
+    rows: Float[Tensor, "classes k"]
+    weight: Float[Tensor, "classes d"]
+    bias: Float[Tensor, " classes"]
+    basis: Float[Tensor, "m k"]
+    count: int
+    non_negative: bool
+    errors: LogitErrors
+    level: float
+    free: bool
+    effort: Effort
+
+    @property
+    def heard(self) -> int:
+        """Examples that speak."""
+        return len(self.basis)
+
+    @property
+    def affine(self) -> bool:
+        """Whether the bias's gradient is known."""
+        return self.rows.shape[1] == self.weight.shape[1] + 1
+
+    @classmethod
+    def of(
+        cls,
+        rows: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        count: int,
+        non_negative: bool,
+        errors: LogitErrors | None,
+        noise: float,
+        free: bool,
+        effort: Effort,
+    ) -> "_Seen":
+        rows, weight, bias = rows.double(), weight.double(), bias.double()
+        classes = len(weight)
+        if count >= classes:
+            raise NotApplicable(
+                f"{count} examples are behind a head of {classes} classes, and its gradient tells at most"
+                f" {classes - 1} apart"
+            )
+        _, sizes, right = torch.linalg.svd(rows, full_matrices=False)
+        heard = speaking(sizes, count, rounding(rows, noise))
+        if heard == 0:
+            raise NotApplicable(f"none of the {count} examples shows in the head's gradient above its rounding")
+        errors = errors or LogitErrors.plain(classes, rows)
+        level = max(noise, SOLVED, disturbed(sizes, count))
+        return cls(rows, weight, bias, right[:heard], count, non_negative, errors, level, free, effort)
+
+
+def _told(seen: _Seen, labels: Int[Tensor, " n"], rng: torch.Generator, is_up: Callable[[], bool]) -> Disaggregated:
+    """The better of what the labels may mean: the first ones speak, or those of one class speak as one."""
+    shares, one = seen.errors.shares(labels), torch.ones_like(labels)
+    kinds, copies = labels.unique(return_counts=True)
+    if len(kinds) != seen.heard or seen.heard == seen.count:
+        return _of(seen, labels[: seen.heard], shares[: seen.heard], one[: seen.heard], rng, is_up)
+    weight = seen.errors.weight[kinds] * copies
+    return _of(seen, kinds, weight / weight.sum(), copies, rng, is_up)
+
+
+def _of(
+    seen: _Seen, labels: Tensor, shares: Tensor, copies: Tensor, rng: torch.Generator, is_up: Callable[[], bool]
+) -> Disaggregated:
+    """The solution for examples of these labels, shares and numbers of copies."""
+    seen_here = seen.rows @ seen.basis.T
+    known = system(seen.basis, seen_here, seen.weight, seen.bias, labels, shares, seen.errors)
+    best = _solved(known, seen, rng, is_up)
+    mixing, residual = best.mixing[0], float(best.residual[0])
+    probabilities = known.probabilities(mixing)
+    pinned = deviations(known, mixing, best.factor[0], max(residual, seen.level)) < PINNED
+    pinned |= sparse(known.features(mixing)) & seen.non_negative
+    return Disaggregated(
+        features=known.features(mixing),
+        probabilities=probabilities,
+        labels=labels,
+        certain=pinned & (copies == 1) & (residual < EXACT * seen.level),
+        residual=residual,
+        silent=seen.count - int(copies.sum()),
+        errors=known.errors(probabilities),
+        copies=copies,
+        fits=residual < EXACT * seen.level,
+        factor=float(best.factor[0]),
+    )
+
+
+def _solved(known: System, seen: _Seen, rng: torch.Generator, is_up: Callable[[], bool]) -> Solved:
+    """The best of a few starts; of a large batch one is followed after the other until one is right.
+
+    Where no solution without negative features is found, some may be negative after all.
+    """
+    first = starts(known, seen.bias, seen.effort.starts, rng)
+    groups = [first] if len(known.slope) <= DENSE else list(first[:, None])
+    tries = [(start, HINGES if seen.non_negative else (0.0,)) for start in groups]
+    best: Solved | None = None
+    for start, hinges in [*tries, (groups[0], (0.0,))] if seen.non_negative else tries:
+        found = _followed(known, start, hinges, seen, is_up)
+        best = found if best is None or float(found.residual) < float(best.residual) else best
+        if is_up() or float(best.residual) < EXACT * seen.level:
+            break
+    assert best is not None
+    return best
+
+
+def _followed(
+    known: System, start: Tensor, hinges: tuple[float, ...], seen: _Seen, is_up: Callable[[], bool]
+) -> Solved:
+    even, root = known.balanced()
+    one = start.new_ones(len(start))
+    found = Solved(start / root, one, one, one)
+    for hinge in hinges:
+        found = solve(even, found.mixing, found.factor, Rules(hinge, seen.free, STEPS, 2 * seen.level), is_up)
+    found = found.best()
+    last = Rules(hinges[-1], seen.free, STEPS // 4, 2 * seen.level)
+    return solve(known, found.mixing * root, found.factor, last, is_up)

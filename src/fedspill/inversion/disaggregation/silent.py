@@ -1,0 +1,58 @@
+"""How many examples speak: the rank that the spectrum of the head's gradient shows above its rounding.
+
+An example of which the network is sure sends next to nothing, and cannot be solved for.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+ABOVE = 4.0
+"""Singular values this many times above rounding, or above those beyond the batch's own, belong to an example."""
+
+
+def rounding(rows: Float[Tensor, "classes k"], noise: float) -> float:
+    """The largest singular value that rounding alone would give a gradient of this size.
+
+    Args:
+        rows: the gradient.
+        noise: the unit of rounding.
+    """
+    unit = noise / 4  # the standard deviation of rounding to nearest, about
+    typical = float(rows.double().square().mean().sqrt())
+    return unit * typical * (rows.shape[0] ** 0.5 + rows.shape[1] ** 0.5)
+
+
+def speaking(sizes: Float[Tensor, " r"], most: int, floor: float) -> int:
+    """How many examples show in a gradient's spectrum.
+
+    Args:
+        sizes: singular values, largest first.
+        most: examples in the batch; what the spectrum holds beyond them is noise.
+        floor: what rounding would leave.
+    """
+    beyond = float(sizes[most]) if len(sizes) > most + 1 else 0.0  # the last is 0: classes add up to nothing
+    return int((sizes[:most] > ABOVE * max(floor, beyond, 1e-300)).sum())
+
+
+def disturbed(sizes: Float[Tensor, " r"], most: int) -> float:
+    """How much of a gradient is noise, relative to its size: judged by what its spectrum holds beyond the batch."""
+    beyond = float(sizes[most]) if len(sizes) > most + 1 else 0.0
+    return beyond * most**0.5 / float(sizes.norm().clamp_min(1e-300))
+
+
+def precision_of(values: Sequence[Tensor]) -> torch.dtype:
+    """The coarsest floating type whose numbers all of these are: an update may be sent wider than it was computed."""
+    for dtype in (torch.bfloat16, torch.float16):
+        if all(bool((v.to(dtype).to(v) == v).all()) for v in values):
+            return dtype
+    single = all(bool((v.float().to(v) == v).all()) for v in values)
+    return torch.float32 if single else torch.float64
+
+
+def heard_examples(rows: Float[Tensor, "classes k"], noise: float) -> int:
+    """How many examples a gradient shows where their number is not known; at least 1."""
+    sizes = torch.linalg.svdvals(rows.double())
+    return max(1, int((sizes > ABOVE * rounding(rows, noise)).sum()))
