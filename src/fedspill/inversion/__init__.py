@@ -2,7 +2,7 @@
 
 Each floor uses those below it, and the folders of a floor do not import each other:
 
-    traps
+    traps | low_rank
     matching | analytic | imprint
     exclusivity | labels | representations
     objective | recursion | identity | gradients | codebooks
