@@ -35,7 +35,8 @@ class Spear:
         samples: of n - 1 rows each, at most; the paper's search needs about 2^n.
         turns: of the other search, at most; one eigenvector per example each.
         redraw: turns without a further column after which columns that are not settled are drawn anew.
-        sparsity: share of the rows in which an example's derivative must vanish; a ReLU's vanishes in about half.
+        sparsity: share of the rows in which an example's derivative must vanish; an untrained ReLU's vanishes in about
+            half, a trained one's may vanish in a tenth.
     """
 
     search: Literal["sampling", "half_spaces"] = "sampling"
@@ -74,7 +75,7 @@ class Spear:
         return read_batch(update, knowledge, self.sparsity, search)
 
 
-_STRONG = Spear("half_spaces", turns=3000)
+_STRONG = Spear("half_spaces", turns=3000, sparsity=0.1)
 
 CARD: Card[Attack] = Card(
     title="SPEAR",

@@ -18,18 +18,16 @@ from fedspill.core.roles import Unwatched
 from fedspill.core.types import Batch, Reconstruction, Update
 from fedspill.inversion.low_rank.columns import judged, layer
 from fedspill.inversion.low_rank.factors import factors
-from tests.support.exclusivity import D64, SPEC, drawn, mlp, pictures, sorted_labels
+from tests.support.exclusivity import D64, drawn, mlp, pictures, sorted_labels
 
-OURS = Spear("half_spaces", turns=300)
+OURS = Spear("half_spaces", turns=300, sparsity=0.1)
 PAPER = Spear(samples=40_000)
 
 
 def read(
     attack: Spear, model: Model, batch: Batch, update: Update | None = None, *, count: bool = True, labels: bool = False
 ) -> Reconstruction:
-    held = ServerKnowledge(
-        model, num_examples=len(batch) if count else None, labels=batch.labels if labels else None
-    )
+    held = ServerKnowledge(model, num_examples=len(batch) if count else None, labels=batch.labels if labels else None)
     update = update or local_update(model, batch, FedSGD())
     return attack.reconstruct(update, held, stream(0, "attack"))
 

@@ -69,9 +69,12 @@ def factors(gradient: Float[Tensor, "m columns"], count: int | None, eps: float)
     u, s, v = torch.linalg.svd(gradient, full_matrices=False)
     eps = max(eps, FINEST)
     rank = _rank(s, count, eps)
-    tail = s[rank:].square().sum() / max(1, (len(gradient) - rank) * (gradient.shape[1] - rank))
+    hidden = rank if count is None else count
+    tail = s[hidden:].square().sum() / max(1, (len(gradient) - hidden) * (gradient.shape[1] - hidden))
     length = gradient.norm(dim=1)
     noise = torch.maximum(tail.sqrt(), eps * length / gradient.shape[1] ** 0.5)
+    # Examples too weak to be told apart are no white noise: each adds its whole input to the rows that it fires.
+    noise = noise + (u[:, rank:hidden] * s[rank:hidden]).norm(dim=1)
     kept = (length > BEYOND * noise * rank**0.5).nonzero()[:, 0]
     left = u[:, :rank]
     size = left[kept].norm(dim=1)
