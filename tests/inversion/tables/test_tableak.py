@@ -26,7 +26,7 @@ SPEC = TableSpec(
         CategoricalColumn("sex", ("f", "m")),
     )
 )
-QUICK = TabLeak(steps=60, restarts=4, lr=0.15)
+QUICK = TabLeak(steps=30, restarts=4, lr=0.3)
 
 
 def table_model(classes: int = 2) -> Model:
