@@ -1,6 +1,7 @@
-"""SPEAR: batches read from the first fully connected layer, by the rank of its gradient and the zeros of its ReLU.
+"""Batches out of the first fully connected layer, whose gradient has as many dimensions as there are examples.
 
-Dimitrov, Baader, Müller, Vechev, NeurIPS 2024, arXiv 2403.03945. The gradient of n examples is a product of a tall and
+SPEAR: Dimitrov, Baader, Müller, Vechev, NeurIPS 2024, arXiv 2403.03945; Cocktail Party: Kariyappa et al., ICML 2023,
+arXiv 2209.05578. The gradient of n examples is a product of a tall and
 a wide factor of rank n, known up to an n x n matrix; each of its columns is told by the rows where its unit is off.
 
 - `factors`: the two factors, their rank and their noise, from the spectrum alone.
@@ -10,4 +11,5 @@ a wide factor of rank n, known up to an n x n matrix; each of its columns is tol
   the layer's own weights say are off.
 - `certificate`: which examples the network itself confirms.
 - `readout`: the examples behind the gradient.
+- `unmixing`: Cocktail Party: separation by the statistics of the inputs alone.
 """

@@ -17,7 +17,7 @@ from fedspill.inversion.gradients.scale import multiple_note
 from fedspill.inversion.low_rank.certificate import Verdicts, verdicts
 from fedspill.inversion.low_rank.columns import Columns, Layer, layer
 from fedspill.inversion.low_rank.factors import factors
-from fedspill.inversion.network.trace import first_linear, probe_inputs, trace
+from fedspill.inversion.network.trace import Step, first_linear, probe_inputs, trace
 
 PROBES = 8
 
@@ -32,19 +32,27 @@ class First:
     names: layers.Layer
 
 
-def first_layer(model: Model) -> First:
-    """The fully connected layer with a ReLU that reads the network's input.
+def input_layer(model: Model) -> Step:
+    """The fully connected layer that reads the network's input.
 
     Raises:
-        NotApplicable: another layer comes before it, so that it reads features; or it has no bias, or no ReLU.
+        NotApplicable: another layer comes before it, so that it reads features.
     """
-    traced = trace(model)
     try:
-        step = first_linear(traced, model.input)
+        return first_linear(trace(model), model.input)
     except NotApplicable as reason:
         raise NotApplicable(
             f"{reason}: a fully connected layer further on reads features, of which this attack makes no inputs"
         ) from reason
+
+
+def first_layer(model: Model) -> First:
+    """The fully connected layer with a bias and a ReLU that reads the network's input.
+
+    Raises:
+        NotApplicable: another layer comes before it, so that it reads features; or it has no bias, or no ReLU.
+    """
+    step = input_layer(model)
     weight, bias = step.parameter("weight"), step.parameter("bias")
     if weight is None or bias is None:
         raise NotApplicable(f"{step.describe()} has no bias of its own, by whose gradient examples get their scale")
