@@ -91,9 +91,9 @@ def test_the_true_columns_are_complete_and_no_others_are() -> None:
     assert not judged(at, mixed / mixed.norm(dim=0)).complete(at.least)
 
 
-def same_cell(gap: float) -> tuple[Model, Batch]:
-    """A network of two classes in which two examples fire the same units and have the same label."""
-    model, batch = mlp(80, classes=2), pictures(4, classes=2)
+def same_cell(gap: float, classes: int) -> tuple[Model, Batch]:
+    """A network in which two examples fire the same units and have the same label."""
+    model, batch = mlp(80, classes=classes), pictures(4, classes=classes)
     inputs = batch.inputs.clone()
     inputs[1] = inputs[0] + gap * (inputs[1] - inputs[0])
     z = model.input.encode(inputs).flatten(1)
@@ -104,16 +104,26 @@ def same_cell(gap: float) -> tuple[Model, Batch]:
 
 @pytest.mark.parametrize("gap", [3e-4, 0.0])
 @pytest.mark.parametrize("count", [True, False])
-def test_examples_that_fire_the_same_units_are_read_as_a_mean_that_nobody_vouches_for(gap: float, count: bool) -> None:
-    model, batch = same_cell(gap)
+def test_with_two_classes_no_mean_of_examples_that_fire_the_same_units_is_vouched_for(gap: float, count: bool) -> None:
+    model, batch = same_cell(gap, 2)
     got = read(OURS, model, batch, count=count)
     assert len(got.inputs) == 3
     assert not got.converged
-    merged = int(errors(got, batch)[0].argmin())
-    assert got.marks[merged] == "unsure"
-    if count:
-        assert sum(m == "alone" for m in got.marks) == 2
-        assert any("1 of 4 examples send nothing of their own" in note for note in got.notes)
+    assert set(got.marks) == {"unsure"}
+    assert not count or any("1 of 4 examples send nothing of their own" in note for note in got.notes)
+    alone = read(OURS, model, batch[:2], count=False)
+    assert alone.marks == ("unsure",)
+
+
+@pytest.mark.parametrize("count", [True, False])
+def test_copies_are_told_from_single_examples_by_their_size(count: bool) -> None:
+    model, batch = same_cell(0.0, 3)
+    got = read(OURS, model, batch, count=count)
+    assert len(got.inputs) == 3
+    assert float(errors(got, batch).amin(1).max()) < 1e-9
+    copy = int(errors(got, batch)[0].argmin())
+    assert [m == "alone" for m in got.marks] == [k != copy for k in range(3)]
+    assert not got.converged
 
 
 @pytest.mark.parametrize("factor", [0.03, 40.0])
@@ -208,7 +218,7 @@ def test_what_it_does_not_fit_is_refused_in_a_line() -> None:
     assert "several local steps" in refused(mlp(50), batch, FedAvg(2, 2, lr=0.1))
     assert "was not trained" in refused(mlp(50), batch, FedSGD(trainable=("3.*",)))
     assert "fewer are needed" in refused(mlp(50), pictures(60))
-    assert "units that are off" in refused(mlp(50), pictures(45))
+    assert "units that are off" in refused(mlp(50), pictures(48))
 
 
 def test_one_local_step_is_a_gradient() -> None:

@@ -3,7 +3,7 @@
 Zeros where the units are off, in every column, leave no other factors (SPEAR, section 4). What they cannot tell are
 examples that fire the same units with proportional derivatives: these are one column, whose input is a mean of theirs.
 So the rank must be the number of examples, or each column the derivative that the network gives for its input as one
-example, not several.
+example, not several. With two classes all derivatives at the head are proportional, so that the latter tells nothing.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from torch import Tensor
 from fedspill.core.errors import NotApplicable
 from fedspill.core.knowledge import ServerKnowledge
 from fedspill.inversion.analytic.candidates import in_range
-from fedspill.inversion.analytic.certificate import Explanation, explanation
+from fedspill.inversion.analytic.certificate import Explanation, explanation, has_directions
 from fedspill.inversion.gradients.losses import evidence
 from fedspill.inversion.low_rank.columns import AGREES, Columns, Layer
 
@@ -64,14 +64,14 @@ def verdicts(at: Layer, columns: Columns, knowledge: ServerKnowledge, bias: str)
     told, rank = explained(at, columns, knowledge, bias), at.factors.rank
     complete, whole = columns.complete(at.least), knowledge.num_examples == rank
     multiple = _multiple(told, knowledge.num_examples, whole)
-    clear = sharp(at, columns)
+    clear, directed = sharp(at, columns), has_directions(knowledge.model)
     each = list[Verdict]()
     for k in range(rank):
         known = told[k] if told else None
         if known is None or whole:
             single = whole and (known is None or known.residual < LIKELY)
         else:
-            single = _single(known, told, knowledge.num_examples)
+            single = directed and _single(known, told, knowledge.num_examples)
         sound = complete and bool(clear[k]) and float(columns.agrees[k]) >= AGREES
         valid = in_range(knowledge.model.input, columns.inputs[k, :-1])
         each.append(Verdict(sound and valid and single, None if known is None else known.label))

@@ -11,7 +11,7 @@ from fedspill.inversion.low_rank.factors import BEYOND, Factors
 
 APART = 0.97
 """Cosine up to which two columns are two."""
-MARGIN = 8
+MARGIN = 4
 """Rows in which a column must vanish beyond the r - 1 in which any r - 1 rows make one vanish."""
 AGREES = 0.99
 """Share of the units that are off, of whose rows a column must vanish."""
