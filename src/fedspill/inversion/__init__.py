@@ -2,9 +2,9 @@
 
 Each floor uses those below it, and the folders of a floor do not import each other:
 
-    traps
+    traps | low_rank
     matching | analytic | imprint
     exclusivity | labels | representations | disaggregation
     objective | recursion | identity | gradients | codebooks
-    kernels | search | network | theory | priors
+    kernels | search | network | theory | priors | tables
 """
