@@ -59,7 +59,7 @@ class SoftmaxDisaggregation:
             network is not so sure that they send nothing.
     """
 
-    starts: int = 8
+    starts: int = 12
     guesses: int = 60
 
     def __post_init__(self) -> None:
