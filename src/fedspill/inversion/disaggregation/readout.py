@@ -22,8 +22,8 @@ STEPS = 200
 """Of one solution and one weight of the hinge, at most."""
 HINGES = (0.3, 0.03)
 """Weights of negative features, one after the other."""
-ROUNDS, MANY, KEPT = 4, 48, 6
-"""Of a longer look: rounds, starts in each, and how many of these are followed to their end."""
+MANY, KEPT = 48, 6
+"""Starts in a round of a longer look, and how many of these are followed to their end."""
 EXACT = 10.0
 """Times the rounding of a number, or noise, up to which a residual is a solution's."""
 PINNED = 1e-2
@@ -42,10 +42,12 @@ class Effort:
     Attributes:
         starts: of one solution; up to 20 examples they go side by side.
         guesses: multisets of labels, or choices of the examples that speak, at most.
+        rounds: of a longer look, with many starts each, where none of these led to a solution.
     """
 
     starts: int = 12
     guesses: int = 60
+    rounds: int = 4
 
 
 EFFORT = Effort()
@@ -159,6 +161,8 @@ def _by_guesses(
             return best
     assert best is not None
     assert first is not None
+    if not seen.effort.rounds:
+        return best
     told = _told(seen, first, rng, is_up, longer=True)
     return told if told.residual < best.residual else best
 
@@ -282,7 +286,7 @@ def _looked_for(known: System, seen: _Seen, rng: torch.Generator, is_up: Callabl
     """The best of many starts of a trained network; of these few end in the solution, in the gradient's own metric."""
     best: Solved | None = None
     small = len(known.slope) <= DENSE
-    for _ in range(ROUNDS):
+    for _ in range(seen.effort.rounds):
         start = sure_starts(known, seen.bias, MANY if small else 1, rng)
         one = start.new_ones(len(start))
         found = Solved(start, one, one, one)
