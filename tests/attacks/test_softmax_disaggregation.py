@@ -33,7 +33,7 @@ def attacked(
         labels=private.labels if granted else None,
         local_training=training,
     )
-    return SoftmaxDisaggregation(starts=4, guesses=20).reconstruct(
+    return SoftmaxDisaggregation(starts=4, guesses=20, rounds=0).reconstruct(
         update or local_update(model, private, training), known, stream(0, "attack")
     )
 

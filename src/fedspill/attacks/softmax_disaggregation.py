@@ -57,14 +57,18 @@ class SoftmaxDisaggregation:
         starts: random starts of one solution.
         guesses: multisets of labels that are tried where none are granted, or choices of those examples of which the
             network is not so sure that they send nothing.
+        rounds: of a longer look, with 48 starts each, where no start led to a solution.
     """
 
-    starts: int = 8
+    starts: int = 12
     guesses: int = 60
+    rounds: int = 4
 
     def __post_init__(self) -> None:
-        if self.starts < 1 or self.guesses < 1:
-            raise BadInput(f"starts={self.starts} and guesses={self.guesses} must each be 1 or more")
+        if self.starts < 1 or self.guesses < 1 or self.rounds < 0:
+            raise BadInput(
+                f"starts={self.starts} and guesses={self.guesses} must be 1 or more, rounds={self.rounds} 0 or more"
+            )
 
     def reconstruct(
         self, update: Update, knowledge: ServerKnowledge, rng: torch.Generator, watch: Watch = UNWATCHED
@@ -94,7 +98,7 @@ class SoftmaxDisaggregation:
         head = _Head.of(gradient, update, knowledge, errors)
         granted = known_labels(update, knowledge, rng, None)
         labels = granted or known_labels(update, knowledge, rng, head.count)
-        effort = Effort(self.starts, self.guesses)
+        effort = Effort(self.starts, self.guesses, self.rounds)
         told = head.solved(labels, granted is not None, effort, rng, is_up, free=not gradient.scaled)
         if not told.fits and gradient.scaled and not is_up():
             again = head.solved(labels, granted is not None, effort, rng, is_up, free=True)
@@ -274,6 +278,10 @@ CARD: Card[Attack] = Card(
     title="Softmax disaggregation",
     paper="fedspill, docs/batches.md",
     summary="Tells a batch apart at a softmax head and reads fully connected networks down to their inputs.",
-    presets={"paper": _PAPER, "quick": replace(_PAPER, starts=4, guesses=20), "strong": replace(_PAPER, starts=24)},
+    presets={
+        "paper": _PAPER,
+        "quick": replace(_PAPER, starts=4, guesses=20, rounds=1),
+        "strong": replace(_PAPER, starts=24, rounds=16),
+    },
     accepts=frozenset({ImageSpec, TableSpec}),
 )

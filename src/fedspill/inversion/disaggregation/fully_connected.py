@@ -7,7 +7,7 @@ solution, not from the features, whose small values are uncertain. Delta^T Q = T
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float
@@ -27,8 +27,9 @@ STRAY = 20.0
 """Of the median error of an example's equations: those beyond it are left out, and the fit repeated."""
 SPARE = 2
 """Equations that must be left over for an output to tell the input."""
-APART, UNSHOWN = 1e-3, 1e-2
-"""Relative errors up to which an example is certified: of its own features, and of the gradients of all."""
+APART, UNSHOWN, MIXED = 1e-3, 1e-2, 2e-3
+"""Relative errors up to which an example is certified: of its own features, of the gradients of all, and the share of
+another example that may be in it unseen."""
 FULL = 1e-7
 """Share of the largest singular value below which a layer's gradient lacks an example."""
 
@@ -41,6 +42,7 @@ class Descended:
         inputs: of the m examples, float64.
         left: layers before it that were not passed; 0: these are the network's inputs.
         apart: relative error with which each example's inputs reproduce what is known of it above, in the worst layer.
+        mixed: the same over what half a mixture with another example would give: how much of one may be in it unseen.
         unshown: relative error with which all together reproduce the gradient, in the worst layer.
         ended: why it went no further; "" if it did.
     """
@@ -48,6 +50,7 @@ class Descended:
     inputs: Float[Tensor, "m d"]
     left: int
     apart: Float[Tensor, " m"]
+    mixed: Float[Tensor, " m"]
     unshown: float
     ended: str = ""
 
@@ -79,13 +82,14 @@ def descend(
         factor: of the update over the mean gradient.
     """
     head = params[layers[-1].weight].to(told.features)
-    at = Descended(told.features, len(layers) - 1, torch.zeros_like(told.features[:, 0]), 0.0)
+    nothing = torch.zeros_like(told.features[:, 0])
+    at = Descended(told.features, len(layers) - 1, nothing, nothing, 0.0)
     by_output = factor * told.errors @ head
     for number in range(len(layers) - 2, -1, -1):
         layer = _layer(layers[number], params, gradient)
         passed = layer if isinstance(layer, str) else _passed(layer, at.inputs, by_output)
         if isinstance(passed, str):
-            return Descended(at.inputs, at.left, at.apart, at.unshown, f"{layers[number].weight!r}: {passed}")
+            return replace(at, ended=f"{layers[number].weight!r}: {passed}")
         at, by_output = _joined(at, passed, number), passed.by_input
     return at
 
@@ -106,12 +110,13 @@ class _Passed:
     inputs: Tensor
     by_input: Tensor
     apart: Tensor
+    mixed: Tensor
     unshown: float
 
 
 def _joined(at: Descended, passed: _Passed, left: int) -> Descended:
-    apart, unshown = torch.maximum(at.apart, passed.apart), max(at.unshown, passed.unshown)
-    return Descended(passed.inputs, left, apart, unshown)
+    apart, mixed = torch.maximum(at.apart, passed.apart), torch.maximum(at.mixed, passed.mixed)
+    return Descended(passed.inputs, left, apart, mixed, max(at.unshown, passed.unshown))
 
 
 def _passed(layer: _Layer, outputs: Float[Tensor, "m out"], by_output: Float[Tensor, "m out"]) -> _Passed | str:
@@ -133,12 +138,27 @@ def _passed(layer: _Layer, outputs: Float[Tensor, "m out"], by_output: Float[Ten
     again = _activated(layer.activation, mixing @ keys + offset)
     delta = _delta(layer, again, by_output)
     seen = layer.rows @ basis.T
+    apart = (again - outputs).norm(dim=1) / _spread(outputs)
     return _Passed(
         inputs=mixing @ (basis[:, :-1] if layer.affine else basis),
         by_input=delta @ layer.weight,
-        apart=(again - outputs).norm(dim=1) / _spread(outputs),
+        apart=apart,
+        mixed=apart / _bent(layer, mixing @ keys + offset, again),
         unshown=float((delta.T @ mixing - seen).norm() / seen.norm().clamp_min(1e-300)),
     )
+
+
+def _bent(layer: _Layer, entering: Float[Tensor, "m out"], outputs: Float[Tensor, "m out"]) -> Float[Tensor, " m"]:
+    """How far the output of half a mixture is from half a mixture of outputs, for the other example where it is least.
+
+    Where the layer is linear between two examples, mixtures of them cannot be told from themselves.
+    """
+    least = torch.ones_like(outputs[:, 0])
+    for k in range(len(outputs)):
+        half = _activated(layer.activation, (entering + entering[k]) / 2) - (outputs + outputs[k]) / 2
+        bent = half.norm(dim=1) / _spread(outputs)
+        least = torch.minimum(least, bent.index_fill(0, torch.tensor([k], device=bent.device), torch.inf))
+    return least.clamp_min(1e-300)
 
 
 def _spread(outputs: Float[Tensor, "m out"]) -> Float[Tensor, " m"]:
@@ -204,9 +224,10 @@ def _where_steep(entered: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def certified(down: Descended, told: Disaggregated) -> Bool[Tensor, " m"]:
-    """The examples that are right beyond doubt: pinned down at the head, and reproduced by what lies below.
+    """The examples that are right beyond doubt: pinned down by the head, or by what lies below it.
 
-    Where the network is nearly linear, mixtures of examples of one class reproduce themselves, so that the layers alone
-    say too little; and where noise disturbs the head alone, so does it.
+    Layers below tell an example from mixtures only where they bend between examples; of one layer alone they tell
+    nothing. Where noise disturbs the head, they may be surer than the head is.
     """
-    return told.certain & (down.apart < APART) & (down.unshown < UNSHOWN)
+    below = (down.mixed < MIXED) & (down.mixed > 0) & told.fits & (told.copies == 1)
+    return (told.certain | below) & (down.apart < APART) & (down.unshown < UNSHOWN)

@@ -1,6 +1,6 @@
 """From the head's gradient to the features and probabilities of the examples behind it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
@@ -15,13 +15,15 @@ from fedspill.inversion.disaggregation.labels import likely_multisets, speakers
 from fedspill.inversion.disaggregation.point import Rules
 from fedspill.inversion.disaggregation.silent import disturbed, rounding, speaking
 from fedspill.inversion.disaggregation.solving import DENSE, Solved, solve
-from fedspill.inversion.disaggregation.starts import starts
+from fedspill.inversion.disaggregation.starts import starts, sure_starts
 from fedspill.inversion.disaggregation.system import System, system
 
 STEPS = 200
 """Of one solution and one weight of the hinge, at most."""
 HINGES = (0.3, 0.03)
 """Weights of negative features, one after the other."""
+MANY, KEPT = 48, 6
+"""Starts in a round of a longer look, and how many of these are followed to their end."""
 EXACT = 10.0
 """Times the rounding of a number, or noise, up to which a residual is a solution's."""
 PINNED = 1e-2
@@ -40,10 +42,12 @@ class Effort:
     Attributes:
         starts: of one solution; up to 20 examples they go side by side.
         guesses: multisets of labels, or choices of the examples that speak, at most.
+        rounds: of a longer look, with many starts each, where none of these led to a solution.
     """
 
-    starts: int = 8
+    starts: int = 12
     guesses: int = 60
+    rounds: int = 4
 
 
 EFFORT = Effort()
@@ -111,14 +115,7 @@ def disaggregate(
         NotApplicable: as many examples as classes, or more, or none that speaks.
     """
     seen = _Seen.of(rows, weight, bias, len(labels), non_negative, errors, noise, free, effort)
-    best: Disaggregated | None = None
-    for ordered in islice(speakers(seen.rows, labels, seen.heard), effort.guesses):
-        told = _told(seen, ordered, rng, is_up)
-        best = told if best is None or told.residual < best.residual else best
-        if best.fits or is_up():
-            break
-    assert best is not None
-    return best
+    return _by_guesses(seen, speakers(seen.rows, labels, seen.heard), rng, is_up)
 
 
 def disaggregate_unlabelled(
@@ -146,14 +143,28 @@ def disaggregate_unlabelled(
     """
     seen = _Seen.of(rows, weight, bias, count, non_negative, errors, noise, free, effort)
     expected = count * (seen.bias.softmax(0) - (seen.rows[:, -1] if seen.affine else seen.rows.new_zeros(len(bias))))
+    guesses = (next(speakers(seen.rows, labels, seen.heard)) for labels in likely_multisets(expected, count, inferred))
+    return _by_guesses(seen, guesses, rng, is_up)
+
+
+def _by_guesses(
+    seen: "_Seen", guesses: Iterator[Int[Tensor, " n"]], rng: torch.Generator, is_up: Callable[[], bool]
+) -> Disaggregated:
+    """The first guess of labels with which the equations hold; where none does, the likeliest is looked at longer."""
+    first: Int[Tensor, " n"] | None = None
     best: Disaggregated | None = None
-    for labels in islice(likely_multisets(expected, count, inferred), effort.guesses):
-        told = _told(seen, next(speakers(seen.rows, labels, seen.heard)), rng, is_up)
+    for labels in islice(guesses, seen.effort.guesses):
+        first = labels if first is None else first
+        told = _told(seen, labels, rng, is_up)
         best = told if best is None or told.residual < best.residual else best
         if best.fits or is_up():
-            break
+            return best
     assert best is not None
-    return best
+    assert first is not None
+    if not seen.effort.rounds:
+        return best
+    told = _told(seen, first, rng, is_up, longer=True)
+    return told if told.residual < best.residual else best
 
 
 @dataclass(frozen=True)
@@ -210,23 +221,31 @@ class _Seen:
         return cls(rows, weight, bias, right[:heard], count, non_negative, errors, level, free, effort)
 
 
-def _told(seen: _Seen, labels: Int[Tensor, " n"], rng: torch.Generator, is_up: Callable[[], bool]) -> Disaggregated:
+def _told(
+    seen: _Seen, labels: Int[Tensor, " n"], rng: torch.Generator, is_up: Callable[[], bool], *, longer: bool = False
+) -> Disaggregated:
     """The better of what the labels may mean: the first ones speak, or those of one class speak as one."""
     shares, one = seen.errors.shares(labels), torch.ones_like(labels)
     kinds, copies = labels.unique(return_counts=True)
     if len(kinds) != seen.heard or seen.heard == seen.count:
-        return _of(seen, labels[: seen.heard], shares[: seen.heard], one[: seen.heard], rng, is_up)
+        return _of(seen, labels[: seen.heard], shares[: seen.heard], one[: seen.heard], rng, is_up, longer)
     weight = seen.errors.weight[kinds] * copies
-    return _of(seen, kinds, weight / weight.sum(), copies, rng, is_up)
+    return _of(seen, kinds, weight / weight.sum(), copies, rng, is_up, longer)
 
 
 def _of(
-    seen: _Seen, labels: Tensor, shares: Tensor, copies: Tensor, rng: torch.Generator, is_up: Callable[[], bool]
+    seen: _Seen,
+    labels: Tensor,
+    shares: Tensor,
+    copies: Tensor,
+    rng: torch.Generator,
+    is_up: Callable[[], bool],
+    longer: bool,
 ) -> Disaggregated:
     """The solution for examples of these labels, shares and numbers of copies."""
     seen_here = seen.rows @ seen.basis.T
     known = system(seen.basis, seen_here, seen.weight, seen.bias, labels, shares, seen.errors)
-    best = _solved(known, seen, rng, is_up)
+    best = (_looked_for if longer else _solved)(known, seen, rng, is_up)
     mixing, residual = best.mixing[0], float(best.residual[0])
     probabilities = known.probabilities(mixing)
     pinned = deviations(known, mixing, best.factor[0], max(residual, seen.level)) < PINNED
@@ -257,6 +276,24 @@ def _solved(known: System, seen: _Seen, rng: torch.Generator, is_up: Callable[[]
     for start, hinges in [*tries, (groups[0], (0.0,))] if seen.non_negative else tries:
         found = _followed(known, start, hinges, seen, is_up)
         best = found if best is None or float(found.residual) < float(best.residual) else best
+        if is_up() or float(best.residual) < EXACT * seen.level:
+            break
+    assert best is not None
+    return best
+
+
+def _looked_for(known: System, seen: _Seen, rng: torch.Generator, is_up: Callable[[], bool]) -> Solved:
+    """The best of many starts of a trained network; of these few end in the solution, in the gradient's own metric."""
+    best: Solved | None = None
+    small = len(known.slope) <= DENSE
+    for _ in range(seen.effort.rounds):
+        start = sure_starts(known, seen.bias, MANY if small else 1, rng)
+        one = start.new_ones(len(start))
+        found = Solved(start, one, one, one)
+        for hinge in HINGES if seen.non_negative else (0.0,):
+            found = solve(known, found.mixing, found.factor, Rules(hinge, seen.free, STEPS, 2 * seen.level), is_up)
+            found = found.best(KEPT)
+        best = found.best() if best is None or float(found.residual[0]) < float(best.residual) else best
         if is_up() or float(best.residual) < EXACT * seen.level:
             break
     assert best is not None
