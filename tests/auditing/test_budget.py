@@ -49,12 +49,15 @@ def test_standard_takes_closed_forms_first_and_every_update_gets_a_first_answer(
     assert list(dict.fromkeys(names)) == [
         "linear_layer",
         "logistic_regression",
+        "spear",
         "nex",
         "inverting_gradients",
         "idlg",
         "dlg",
+        "cocktail_party",
+        "tableak",
     ]
-    assert [task.update for task in turns] == [0, 1, 2] * 6
+    assert [task.update for task in turns] == [0, 1, 2] * 9
 
 
 def test_named_attacks_share_equally_and_keep_their_order() -> None:
