@@ -51,17 +51,27 @@ def test_standard_takes_closed_forms_first_and_every_update_gets_a_first_answer(
         "linear_layer",
         "logistic_regression",
         "softmax_disaggregation",
+        "spear",
         "nex",
+        "tableak",
         "inverting_gradients",
         "idlg",
         "dlg",
+        "cocktail_party",
     ]
-    assert [task.update for task in turns] == [0, 1, 2] * 7
+    assert [task.update for task in turns] == [0, 1, 2] * 10
 
 
 def test_fully_connected_networks_have_an_order_of_their_own() -> None:
     turns = in_turn(tasks_of(["standard"], 1), fully_connected=True)
-    assert [t.world.name for t in turns][2:] == ["nex", "idlg", "inverting_gradients", "dlg"]
+    assert [t.world.name for t in turns][4:] == [
+        "nex",
+        "tableak",
+        "idlg",
+        "inverting_gradients",
+        "cocktail_party",
+        "dlg",
+    ]
     assert is_fully_connected(nn.Sequential(nn.Flatten(), nn.Linear(8, 4), nn.LayerNorm(4), nn.ReLU(), nn.Linear(4, 2)))
     assert not is_fully_connected(conv_bn().module)
     assert not is_fully_connected(nn.Sequential(nn.Embedding(4, 2), nn.Linear(2, 4)))
