@@ -21,8 +21,8 @@ from fedspill.core.watching.clock import Clock, OutOfTime
 from fedspill.inversion.recursion.facts import TINY, Fact, KnownValues
 from fedspill.inversion.recursion.graph import Dataflow, Node
 from fedspill.inversion.recursion.least_squares import Equations, solved
-from fedspill.inversion.recursion.patches import cotangent_of
-from fedspill.inversion.recursion.rank import input_by_rank
+from fedspill.inversion.shift_structure.patches import cotangent_of
+from fedspill.inversion.shift_structure.maps import maps_by_rank
 
 DIFFERS = 0.03
 """Share of a channel's largest cotangent by which one must differ to be wrong."""
@@ -154,7 +154,7 @@ class Recursion(KnownValues):
         return True
 
     def _by_rank(self, node: Node, layer: nn.Conv2d, target: Node, weight: Tensor) -> bool:
-        value = input_by_rank(weight, layer, self.flow.blank(target).shape)
+        value = maps_by_rank(weight, layer, self.flow.blank(target).shape)
         cotangent = None if value is None else cotangent_of(weight, value, layer)
         scale = None if cotangent is None else self._scale(node, cotangent)
         if value is None or cotangent is None or scale is None:

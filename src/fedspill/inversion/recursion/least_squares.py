@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from fedspill.inversion.recursion.patches import design, is_plain
+from fedspill.inversion.shift_structure.patches import design, is_plain
 
 STEPS = 300
 ENOUGH = 1e-10
