@@ -10,6 +10,7 @@ are told by a gradient afterwards.
 import math
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -21,8 +22,9 @@ from fedspill.core.watching.clock import Clock, OutOfTime
 from fedspill.inversion.recursion.facts import TINY, Fact, KnownValues
 from fedspill.inversion.recursion.graph import Dataflow, Node
 from fedspill.inversion.recursion.least_squares import Equations, solved
-from fedspill.inversion.shift_structure.patches import cotangent_of
 from fedspill.inversion.shift_structure.maps import maps_by_rank
+from fedspill.inversion.shift_structure.patches import cotangent_of
+from fedspill.inversion.shift_structure.unmixing import FOUND, unmixed
 
 DIFFERS = 0.03
 """Share of a channel's largest cotangent by which one must differ to be wrong."""
@@ -73,15 +75,38 @@ def activation_above(flow: Dataflow, node: Node) -> Node | None:
     return None
 
 
+INDEPENDENT = 1e-10
+"""Share of the largest eigenvalue of the cotangents' products from which on they are independent."""
 AGREES = 1e-3
 """Relative deviation at which the sums of the cotangents still are those that a bias's gradient tells."""
 
 
-class Recursion(KnownValues):
-    """What one gradient says of the activations."""
+@dataclass(frozen=True)
+class Head:
+    """What is known of a batch at the last linear layer.
 
-    def __init__(self, flow: Dataflow, gradient: Params) -> None:
+    Attributes:
+        features: its inputs (b, d).
+        cotangents: the loss's derivatives by its outputs (b, classes).
+    """
+
+    features: Tensor
+    cotangents: Tensor
+
+
+class Recursion(KnownValues):
+    """What one gradient says of the activations.
+
+    Args:
+        gradient: of the examples' mean loss.
+        head: where the recursion starts if there are several examples; of a single one it follows from the gradient.
+    """
+
+    def __init__(self, flow: Dataflow, gradient: Params, head: Head | None = None) -> None:
         super().__init__(flow)
+        if head is not None:
+            self.learn_all(flow.inputs(flow.output)[0], head.features)
+            self.found_cotangent(flow.output, head.cotangents)
         self.gradient = {k: v.double() for k, v in gradient.items()}
         self._tried = set[tuple[Node, str]]()
         called = [str(n.target) for n in flow if n.op == "call_module"]
@@ -142,9 +167,18 @@ class Recursion(KnownValues):
         return cotangent is not None
 
     def _open_linear(self, node: Node, target: Node, weight: Tensor) -> bool:
+        if self.flow.blank(node).dim() != 2:
+            return False
+        if node in self.cotangents and not self.complete(target):
+            return self._once(node, "least squares") and self._linear_by_least_squares(node, target, weight)
+        if self.flow.examples > 1 or not self._once(node, "linear"):
+            return False
+        return self._single_linear(node, target, weight)
+
+    def _single_linear(self, node: Node, target: Node, weight: Tensor) -> bool:
         """The gradient of the bias is the cotangent, and that of the weight its product with the input."""
         bias = self._sent(node, "bias")
-        if bias is None or self.flow.blank(node).dim() != 2 or not bool(bias.any()) or not self._once(node, "linear"):
+        if bias is None or not bool(bias.any()):
             return False
         value = bias @ weight / (bias @ bias)
         if (weight - bias[:, None] * value).norm() > AGREES * weight.norm():
@@ -153,14 +187,43 @@ class Recursion(KnownValues):
         self.learn_all(target, value[None])
         return True
 
+    def _linear_by_least_squares(self, node: Node, target: Node, weight: Tensor) -> bool:
+        """The weight's gradient is linear in the inputs, by the cotangents; these must be as many as examples."""
+        cotangent = self.cotangents[node]
+        products = cotangent @ cotangent.T
+        values = torch.linalg.eigvalsh(products)
+        if not values[0] > INDEPENDENT * values[-1]:
+            return False
+        value = torch.linalg.solve(products, cotangent @ weight)
+        if (weight - cotangent.T @ value).norm() > AGREES * weight.norm():
+            return False
+        return self.learn_all(target, value)
+
     def _by_rank(self, node: Node, layer: nn.Conv2d, target: Node, weight: Tensor) -> bool:
-        value = maps_by_rank(weight, layer, self.flow.blank(target).shape)
-        cotangent = None if value is None else cotangent_of(weight, value, layer)
+        maps = maps_by_rank(weight, layer, self.flow.blank(target).shape)
+        if maps is None:
+            return False
+        return self._by_scale(node, layer, target, maps) if len(maps) == 1 else self._by_unmixing(target, maps)
+
+    def _by_scale(self, node: Node, layer: nn.Conv2d, target: Node, value: Tensor) -> bool:
+        """A single map is known up to its factor."""
+        weight = self._sent(node, "weight")
+        cotangent = None if weight is None else cotangent_of(weight, value, layer)
         scale = None if cotangent is None else self._scale(node, cotangent)
-        if value is None or cotangent is None or scale is None:
+        if cotangent is None or scale is None:
             return False
         self.found_cotangent(node, cotangent * scale)
         return self.learn_all(target, value / scale)
+
+    def _by_unmixing(self, target: Node, span: Tensor) -> bool:
+        """Several maps are known up to their mixtures, which what is known above tells."""
+        for end in self.flow.nodes[self.flow.nodes.index(target) + 1 :]:
+            above = self.flow.between(target, [end]) if self.complete(end) else None
+            if above is not None:
+                hinge = self.flow.kind(target) == "relu"
+                found = unmixed(lambda x: above(x)[0], span, self.facts[end].value.flatten(1), non_negative=hinge)
+                return bool((found.misfit < FOUND).all()) and self.learn_all(target, found.maps)
+        return False
 
     def _scale(self, node: Node, cotangent: Tensor) -> Tensor | None:
         """What the cotangents must be multiplied with: a bias's gradient, the layer's or its BatchNorm's, sums them."""

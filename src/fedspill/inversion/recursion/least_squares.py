@@ -30,26 +30,32 @@ class Outputs:
 
 
 def completed(
-    outputs: Sequence[Outputs], picture: Float[Tensor, "1 c h w"], nullspace: Float[Tensor, "f k"]
-) -> Float[Tensor, "1 c h w"] | None:
-    """The picture with what is missing along the open directions of every channel; None if that is not determined."""
-    size = (picture.shape[1], nullspace.shape[1])
+    outputs: Sequence[Outputs], pictures: Float[Tensor, "b c h w"], nullspace: Float[Tensor, "f k"]
+) -> Float[Tensor, "b c h w"] | None:
+    """The pictures with what is missing along the open directions of every channel; None if that is not determined."""
+    size = (pictures.shape[1], nullspace.shape[1])
     if sum(int(o.known.sum()) for o in outputs) < size[0] * size[1]:
         return None
 
     def spread(amounts: Tensor) -> Tensor:
-        return (amounts @ nullspace.T).reshape(picture.shape)
+        return as_pictures(nullspace @ amounts.T, pictures.shape)
 
-    bases = [o.function(torch.zeros_like(picture)) for o in outputs]
+    bases = [o.function(torch.zeros_like(pictures)) for o in outputs]
 
     def seen(amounts: Tensor) -> Tensor:
         x = spread(amounts)
         return torch.cat([(o.function(x) - b)[o.known] for o, b in zip(outputs, bases, strict=True)])
 
-    rest = torch.cat([(o.value - o.function(picture))[o.known] for o in outputs])
-    amounts, rest = _least_squares(seen, rest, picture.new_zeros(size))
+    rest = torch.cat([(o.value - o.function(pictures))[o.known] for o in outputs])
+    amounts, rest = _least_squares(seen, rest, pictures.new_zeros(size))
     target = torch.cat([o.value[o.known] for o in outputs])
-    return picture + spread(amounts) if rest.norm() <= FITS * target.norm() else None
+    return pictures + spread(amounts) if rest.norm() <= FITS * target.norm() else None
+
+
+def as_pictures(columns: Float[Tensor, "f c"], shape: torch.Size) -> Float[Tensor, "b c h w"]:
+    """The values of all examples' pixels, a column for each channel, as pictures."""
+    examples, channels, height, width = shape
+    return columns.T.reshape(channels, examples, height, width).transpose(0, 1)
 
 
 def _least_squares(linear: Callable[[Tensor], Tensor], target: Tensor, zero: Tensor) -> tuple[Tensor, Tensor]:
@@ -77,7 +83,7 @@ def _least_squares(linear: Callable[[Tensor], Tensor], target: Tensor, zero: Ten
 
 
 MOST_PIXELS = 2048
-"""Of one channel: beyond, the normal equations are too large."""
+"""Of one channel in all examples: beyond, the normal equations are too large."""
 RANK = 1e-11
 """Share of the largest eigenvalue of the normal equations below which they do not determine a direction."""
 MISFIT = 1e-2
@@ -95,24 +101,24 @@ SURE, DOUBTFUL = 1e-5, 1e-3
 
 @dataclass
 class Solution:
-    """An input, as far as the equations determine it.
+    """The inputs of all examples, as far as the equations determine them.
 
     Attributes:
         value: 0 where unknown.
         stray: layers, by their place among the equations, and channels of theirs whose rows contradict the others.
     """
 
-    value: Float[Tensor, "1 c h w"]
-    known: Bool[Tensor, "1 c h w"]
+    value: Float[Tensor, "b c h w"]
+    known: Bool[Tensor, "b c h w"]
     stray: list[tuple[int, int]]
 
 
 @dataclass
 class Equations:
-    """Linear equations for an input (1, c, h, w), the same for every channel but for the right-hand side.
+    """Linear equations for inputs (b, c, h, w), the same for every channel but for the right-hand side.
 
     Attributes:
-        rows: by layer: (e, h * w), where e = out channels * taps, out channels first.
+        rows: by layer: (e, b * h * w), where e = out channels * taps, out channels first.
         wanted: by layer: (e, c).
     """
 
@@ -124,7 +130,7 @@ class Equations:
     def add_gradient(self, layer: nn.Conv2d, cotangent: Tensor, gradient: Tensor) -> bool:
         """What the gradient of a layer's weight says, given the cotangent of its output; False if that is nothing."""
         size = cotangent.norm()
-        if not is_plain(layer) or self.shape[2] * self.shape[3] > MOST_PIXELS or size == 0:
+        if not is_plain(layer) or self.shape[0] * self.shape[2] * self.shape[3] > MOST_PIXELS or size == 0:
             return False
         self.rows.append(design(cotangent / size, layer, self.shape))
         self.wanted.append(gradient.transpose(0, 1).flatten(1).T / size)
@@ -150,7 +156,7 @@ def solved(equations: Equations, channels: list[int]) -> Solution | None:
     if spectrum.misfit > MISFIT:
         return None
     sure = spectrum.error < max(SURE, 30 * float(spectrum.error.min()))
-    picture, nullspace = spectrum.solve(sure).T.reshape(equations.shape), spectrum.vectors[:, ~sure]
+    picture, nullspace = as_pictures(spectrum.solve(sure), equations.shape), spectrum.vectors[:, ~sure]
     stray = [(int(o[0]), int(o[1])) for o in owners[~kept].unique(dim=0)]
     if nullspace.shape[1]:
         completion = completed(equations.outputs, picture, nullspace)
@@ -240,5 +246,5 @@ class _Spectrum:
 
 def _partial(x: Tensor, nullspace: Tensor, shape: torch.Size, stray: list[tuple[int, int]]) -> Solution | None:
     """Those pixels that the open directions do not touch."""
-    known = (nullspace.pow(2).sum(1) < 1e-8).reshape(1, 1, *shape[2:]).expand(shape)
-    return Solution(x.T.reshape(shape), known, stray) if bool(known.any()) else None
+    known = (nullspace.pow(2).sum(1) < 1e-8).reshape(shape[0], 1, *shape[2:]).expand(shape)
+    return Solution(as_pictures(x, shape), known, stray) if bool(known.any()) else None
