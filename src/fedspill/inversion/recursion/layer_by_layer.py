@@ -20,60 +20,13 @@ from fedspill.core.roles import UNWATCHED, Watch
 from fedspill.core.types import Params
 from fedspill.core.watching.clock import Clock, OutOfTime
 from fedspill.inversion.recursion.facts import TINY, Fact, KnownValues
+from fedspill.inversion.recursion.firing import corrected, doubted, settled
 from fedspill.inversion.recursion.graph import Dataflow, Node
 from fedspill.inversion.recursion.least_squares import Equations, solved
+from fedspill.inversion.recursion.partly_known import solved_around
 from fedspill.inversion.shift_structure.maps import maps_by_rank
 from fedspill.inversion.shift_structure.patches import cotangent_of
 from fedspill.inversion.shift_structure.unmixing import FOUND, unmixed
-
-DIFFERS = 0.03
-"""Share of a channel's largest cotangent by which one must differ to be wrong."""
-SILENT = 0.3
-"""Share of its supposed cotangent below which a unit does not fire."""
-
-
-def corrected(known: "Recursion", stray: list[tuple[Node, int]]) -> None:
-    """Compares the supposed cotangents of stray channels with what input and gradient say, and notes who fires.
-
-    Every cotangent that follows from others must then be found anew; one wrong unit touches all below it.
-
-    Args:
-        stray: layers whose input is known, with an out channel whose rows contradict the others.
-    """
-    for node in {n for n, _ in stray}:
-        layer, relu = known.flow.module(node), activation_above(known.flow, node)
-        if relu is None or not isinstance(layer, nn.Conv2d):
-            continue
-        weight = known.gradient[parameter_name(str(node.target), "weight")]
-        truth = cotangent_of(weight, known.facts[known.flow.inputs(node)[0]].value, layer)
-        if truth is None:
-            continue
-        channels = [c for n, c in stray if n is node]
-        forced = known.forced.setdefault(relu, torch.zeros_like(truth))
-        forced[:, channels] = _judged(known.cotangents[node][:, channels], truth[:, channels], forced[:, channels])
-    known.forget_cotangents()
-
-
-def _judged(supposed: Tensor, truth: Tensor, before: Tensor) -> Tensor:
-    size = supposed.abs().amax((2, 3), keepdim=True).maximum(truth.abs().amax((2, 3), keepdim=True))
-    wrong = (supposed - truth).abs() > DIFFERS * size
-    silent = truth.abs() < SILENT * supposed.abs()
-    return before.where(~wrong, torch.where(silent, -1.0, 1.0).to(before))
-
-
-def activation_above(flow: Dataflow, node: Node) -> Node | None:
-    """The ReLU that a layer's output reaches value by value."""
-    while len(users := flow.users(node)) == 1:
-        above = users[0]
-        if flow.blank(above).shape != flow.blank(node).shape:
-            return None
-        if flow.kind(above) == "relu":
-            return above
-        if flow.kind(above) != "affine" or flow.diagonal(above, node) is None:
-            return None
-        node = above
-    return None
-
 
 INDEPENDENT = 1e-10
 """Share of the largest eigenvalue of the cotangents' products from which on they are independent."""
@@ -127,8 +80,15 @@ class Recursion(KnownValues):
             self.conclude()
             while any(self._open(node) for node in reversed(self._layers)):
                 self.conclude()
+                self._settle()
                 done = sum(self.complete(self.flow.inputs(node)[0]) for node in self._layers)
                 watch.progress(done, len(self._layers), math.inf)
+
+    def _settle(self) -> None:
+        """Decides who fires from above downwards, since each decision touches all cotangents below."""
+        for node in reversed(self._layers):
+            if settled(self, self.gradient, node):
+                self.conclude()
 
     def frontier(self) -> dict[Node, Fact]:
         """The completely known nodes nearest to the input, which determine all others that are known."""
@@ -243,18 +203,21 @@ class Recursion(KnownValues):
         for user in self.flow.users(target):
             layer, weight = self.flow.module(user), self._sent(user, "weight") if user in self._layers else None
             if weight is not None and user in self.cotangents and isinstance(layer, nn.Conv2d):
-                layers += [user] if equations.add_gradient(layer, self.cotangents[user], weight) else []
+                left_out = doubted(self, user)
+                layers += [user] if equations.add_gradient(layer, self.cotangents[user], weight, left_out) else []
         users = [u for u in self.flow.users(target) if self._tells(u, target)]
         for user in users:
             equations.add_output(self._as_function(user, target), self.facts[user].value, self.facts[user].known)
         state = " ".join([*(n.name for n in layers), *(f"{n.name}={int(self.facts[n].known.sum())}" for n in users)])
         if not self._once(target, state):
             return False
-        solution = solved(equations, [len(self.cotangents[n][0]) for n in layers])
+        channels = [len(self.cotangents[n][0]) for n in layers]
+        fact = self.facts.get(target)
+        solution = (solved_around(equations, channels, fact) if fact else None) or solved(equations, channels)
         if solution is None or not self.learn(target, solution.value, solution.known):
             return False
         if solution.stray and self.complete(target):
-            corrected(self, [(layers[i], channel) for i, channel in solution.stray])
+            corrected(self, self.gradient, [(layers[i], channel) for i, channel in solution.stray])
         return True
 
     def _tells(self, user: Node, target: Node) -> bool:

@@ -28,6 +28,10 @@ MOST_DAMPED = 1e6
 """Damping at which a step leads nowhere."""
 DIFFERENCE = 1e-6
 """Relative step of the derivatives by differences, in float64."""
+ZEROS = (1e-4, 1e-5)
+"""Shares of the root mean square below which a value of a map is taken for zero, one after the other."""
+ENOUGH_ZEROS = 20
+"""Zeros a coefficient from which on they tell it."""
 FOUND = 1e-4
 """Relative error of the features up to which an example counts as found."""
 
@@ -95,9 +99,31 @@ def unmixed(
     span = span / span.pow(2).mean().sqrt()
     found = [_one(_Fit(above, span, h, HINGE if non_negative else 0.0), number) for number, h in enumerate(features)]
     coefficients = torch.stack([c for c, _ in found])
+    if non_negative:
+        coefficients = _polished(coefficients, span.flatten(1))
     maps = (coefficients @ span.flatten(1)).reshape(len(features), *span.shape[1:])
     off = (above(maps).flatten(1) - features).norm(dim=1) / features.norm(dim=1)
     return Unmixed(maps, off)
+
+
+def _polished(coefficients: Float[Tensor, "b b"], span: Float[Tensor, "b e"]) -> Float[Tensor, "b b"]:
+    """Coefficients that put to zero, as far as they can, what is nearly zero in every map.
+
+    Many values of a ReLU are zero, in each example others, so that they tell mixtures better than the features do.
+    """
+    size = span.shape[1] ** 0.5
+    for share in ZEROS:
+        polished = list[Tensor]()
+        for c in coefficients:
+            value = c @ span
+            zero = value.abs() <= share * value.norm() / size
+            # Along the map itself all these values stay zero, so that its factor is kept.
+            across = span[:, zero] - torch.outer(c, c @ span[:, zero]) / c.square().sum()
+            fit = torch.linalg.lstsq(across.T, value[zero, None], rcond=1e-6, driver="gelsd").solution[:, 0]
+            fit = fit - c * (c @ fit) / c.square().sum()
+            polished.append(c - fit if int(zero.sum()) > ENOUGH_ZEROS * len(c) else c)
+        coefficients = torch.stack(polished)
+    return coefficients
 
 
 def _one(fit: _Fit, number: int) -> tuple[Tensor, float]:
