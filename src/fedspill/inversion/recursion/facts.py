@@ -10,14 +10,14 @@ from fedspill.inversion.network.activations import slope, undone
 from fedspill.inversion.recursion.graph import Dataflow, Node
 
 TINY = 1e-9
-NOISE = 1.25
+NOISE = 2.0
 """Times the most negative value that a ReLU seems to have put out: up to there a value is taken for 0."""
-DOUBTFUL = (0.85, 1.7)
+DOUBTFUL = (0.85, 3.0)
 """Times the same: between these a value may be 0 or not."""
 HANDED_ON = 2.0
 """Times the relative noise of what was solved for that values computed from it are taken to be off."""
 WEAK = 10.0
-"""Times that which they are off at worst."""
+"""Times that, or the most negative value, which a value is off at worst."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ class KnownValues:
             return value
         noise = (-value / _size(value)).amax().clamp_min(0) * _size(value)
         low, high = DOUBTFUL
-        self._doubt(node, fresh & (value > low * noise) & (value < high * noise), fresh & (value < high * noise))
+        self._doubt(node, fresh & (value > low * noise) & (value < high * noise), fresh & (value < WEAK * noise))
         self.noise = max(self.noise, float((noise / _size(value)).max()))
         return value.where(value > NOISE * noise, 0.0)
 

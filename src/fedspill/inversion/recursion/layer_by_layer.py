@@ -81,8 +81,11 @@ class Recursion(KnownValues):
             while any(self._open(node) for node in reversed(self._layers)):
                 self.conclude()
                 self._settle()
-                done = sum(self.complete(self.flow.inputs(node)[0]) for node in self._layers)
-                watch.progress(done, len(self._layers), math.inf)
+                watch.progress(*self.progress(), math.inf)
+
+    def progress(self) -> tuple[int, int]:
+        """How many layers' inputs are known, and how many layers there are."""
+        return sum(self.complete(self.flow.inputs(node)[0]) for node in self._layers), len(self._layers)
 
     def _settle(self) -> None:
         """Decides who fires from above downwards, since each decision touches all cotangents below."""
@@ -99,6 +102,14 @@ class Recursion(KnownValues):
             elif self.complete(node):
                 facts[node] = self.facts[node]
         return facts
+
+    def told(self) -> dict[Node, Fact]:
+        """The completely known nodes that do not follow from others, from which all that is known follows."""
+        return {
+            n: self.facts[n]
+            for n in self.flow
+            if self.complete(n) and not (self.flow.inputs(n) and all(map(self.complete, self.flow.inputs(n))))
+        }
 
     def _sent(self, node: Node, which: str) -> Tensor | None:
         return self.gradient.get(parameter_name(str(node.target), which))

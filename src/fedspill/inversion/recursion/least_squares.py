@@ -100,6 +100,9 @@ def _least_squares(linear: Callable[[Tensor], Tensor], target: Tensor, zero: Ten
 
 MOST_PIXELS = 2048
 """Of one channel in all examples: beyond, the normal equations are too large."""
+MOST_OPEN = 1024
+"""Pixels of one channel in a batch up to which outputs may tell what the gradient leaves open: beyond, this takes many
+seconds, and their shares of the examples are never enough."""
 RANK = 1e-11
 """Share of the largest eigenvalue of the normal equations below which they do not determine a direction."""
 MISFIT = 1e-2
@@ -179,6 +182,8 @@ def solved(equations: Equations, channels: list[int]) -> Solution | None:
     if not equations.rows:
         return None
     rows, targets = torch.cat(equations.rows), torch.cat(equations.wanted)
+    if len(rows) < rows.shape[1] and equations.shape[0] > 1 and rows.shape[1] > MOST_OPEN:
+        return None
     owners = owners_of(equations, channels, rows.device)
     used = undoubted(equations, owners)
     kept = _fitting(rows, targets, owners, used)
