@@ -71,13 +71,13 @@ def read_batch(
     with torch.no_grad():
         recursion = Recursion(flow, gradient, _head(flow, gradient, features.double(), residuals.double()))
         recursion.run(watch)
-    known = KnownActivations(model, {n.name: f.value.to(model.like) for n, f in recursion.told().items()}, None)
+    values = {n.name: f.value.to(model.like) for n, f in recursion.told().items()}
+    known = KnownActivations(model, values, values.get(flow.nodes[0].name))
     layers = recursion.progress()
     unread = torch.zeros(len(features), dtype=torch.bool, device=features.device)
     if list(known.values) == [flow.inputs(flow.output)[0].name]:
         return BatchReading(known, None, unread, layers)
-    pictures = known.values.get(flow.nodes[0].name)
-    pictures = known.inverted(rng, watch) if pictures is None else pictures
+    pictures = known.inverted(rng, watch)
     with torch.no_grad():
         certain = known.errors(pictures) < SAME
     return BatchReading(known, pictures, certain, layers)

@@ -120,10 +120,13 @@ class KnownValues:
         """What a ReLU puts out is not negative; how negative it seems to be tells how large the noise is."""
         if self.flow.kind(node) != "relu":
             return value
-        noise = (-value / _size(value)).amax().clamp_min(0) * _size(value)
+        # Errors grow from layer to layer, so that few values which happen to show none have some nevertheless.
+        size = _size(value) / _size(fresh.to(value))
+        shown = (-value / size).amax().clamp_min(self.noise)
+        noise = shown * size
         low, high = DOUBTFUL
         self._doubt(node, fresh & (value > low * noise) & (value < high * noise), fresh & (value < WEAK * noise))
-        self.noise = max(self.noise, float((noise / _size(value)).max()))
+        self.noise = float(shown)
         return value.where(value > NOISE * noise, 0.0)
 
     def _doubt(self, node: Node, doubtful: Tensor, weak: Tensor) -> None:

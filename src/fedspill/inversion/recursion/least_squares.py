@@ -28,7 +28,7 @@ class Outputs:
 
     function: Callable[[Tensor], Tensor]
     value: Tensor
-    known: Bool[Tensor, "1 ..."]
+    known: Bool[Tensor, "b ..."]
 
 
 def completed(
