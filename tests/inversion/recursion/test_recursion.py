@@ -15,8 +15,8 @@ from fedspill.core.roles import UNWATCHED
 from fedspill.inversion.recursion.graph import Dataflow, _traced
 from fedspill.inversion.recursion.known_activations import KnownActivations, known_activations
 from fedspill.inversion.recursion.layer_by_layer import Recursion
-from fedspill.inversion.shift_structure.patches import cotangent_of, design
 from fedspill.inversion.shift_structure.maps import maps_by_rank
+from fedspill.inversion.shift_structure.patches import cotangent_of, design
 from tests.support.worlds import CLASSES, draw_weights
 
 DOUBLE = torch.float64

@@ -95,4 +95,3 @@ def _head(flow: Dataflow, gradient: Params, features: Tensor, residuals: Tensor)
     if not bool((sent - factor * told).norm() <= HEAD_FITS * sent.norm()):
         raise NotApplicable("the last layer's gradient is not that of these features")
     return Head(features, factor * residuals)
-

@@ -213,5 +213,3 @@ def _by_example(numbers: Tensor, like: Tensor) -> Tensor:
 def _size(value: Tensor) -> Tensor:
     """Of every example: the root mean square of its values."""
     return _by_example(value.flatten(1).pow(2).mean(1).sqrt(), value).clamp_min(TINY)
-
-

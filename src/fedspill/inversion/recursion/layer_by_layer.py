@@ -191,10 +191,13 @@ class Recursion(KnownValues):
         for end in self.flow.nodes[self.flow.nodes.index(target) + 1 :]:
             above = self.flow.between(target, [end]) if self.complete(end) else None
             if above is not None:
-                hinge = self.flow.kind(target) == "relu"
-                found = unmixed(lambda x: above(x)[0], span, self.facts[end].value.flatten(1), non_negative=hinge)
-                return bool((found.misfit < FOUND).all()) and self.learn_all(target, found.maps)
+                return self._unmixed(target, span, above, self.facts[end].value.flatten(1))
         return False
+
+    def _unmixed(self, target: Node, span: Tensor, above: Callable[[Tensor], list[Tensor]], features: Tensor) -> bool:
+        non_negative = self.flow.kind(target) == "relu"
+        found = unmixed(lambda x: above(x)[0], span, features, non_negative=non_negative)
+        return bool((found.misfit < FOUND).all()) and self.learn_all(target, found.maps)
 
     def _scale(self, node: Node, cotangent: Tensor) -> Tensor | None:
         """What the cotangents must be multiplied with: a bias's gradient, the layer's or its BatchNorm's, sums them."""

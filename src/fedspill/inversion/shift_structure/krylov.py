@@ -30,12 +30,13 @@ def largest(
         like: of the dtype and device wanted.
     """
     block = _orthonormal(randn((min(count + 2, size), size), stream(0, "krylov"), like), like.new_zeros(0, size))
+    values = like.new_zeros(len(block))
     for _ in range(RESTARTS):
         basis, images = _krylov(operator, block)
         values, mixtures = torch.linalg.eigh(images @ basis.T)
-        block = mixtures[:, -len(block) :].T.flip(0) @ basis
-        values = values.flip(0)[: len(block)]
-        off = mixtures[:, -count:].T.flip(0) @ images - values[:count, None] * block[:count]
+        mixtures, values = mixtures[:, -len(block) :].T.flip(0), values.flip(0)[: len(block)]
+        block = mixtures @ basis
+        off = (mixtures @ images - values[:, None] * block)[:count]
         if len(basis) == size or float(off.norm(dim=1).max()) <= CONVERGED * float(values[0].abs()):
             break
     return values[:count], block[:count]

@@ -77,7 +77,7 @@ def patches(x: Float[Tensor, "b i h w"], layer: nn.Conv2d) -> Float[Tensor, "d p
 
 
 def design(cotangent: Float[Tensor, "b o p q"], layer: nn.Conv2d, inside: torch.Size) -> Float[Tensor, "e f"]:
-    """The matrix from one channel of the inputs (f = b * h * w) to its part of the weight's gradient (e = o * k * l)."""
+    """The matrix from a channel of the inputs (f = b * h * w) to its part of the weight's gradient (e = o * k * l)."""
     size = prod(layer.kernel_size)
     taps = torch.eye(size, dtype=cotangent.dtype, device=cotangent.device).reshape(1, size, *layer.kernel_size)
     shape = geometry(layer, inside)
