@@ -62,6 +62,7 @@ class Recursion(KnownValues):
             self.found_cotangent(flow.output, head.cotangents)
         self.gradient = {k: v.double() for k, v in gradient.items()}
         self._tried = set[tuple[Node, str]]()
+        self._spans: dict[Node, Tensor | None] = {}
         called = [str(n.target) for n in flow if n.op == "call_module"]
         # A weight that is used twice, by two calls or under two names, has the gradients of both uses.
         self._layers = [
@@ -129,7 +130,7 @@ class Recursion(KnownValues):
         if not self.complete(target):
             if node in self.cotangents:
                 return self._by_least_squares(target)
-            return self._once(node, "rank") and self._by_rank(node, layer, target, weight)
+            return self._by_rank(node, layer, target, weight)
         if node in self.cotangents or not self._once(node, "cotangent"):
             return False
         cotangent = cotangent_of(weight, self.facts[target].value, layer)
@@ -171,10 +172,13 @@ class Recursion(KnownValues):
         return self.learn_all(target, value)
 
     def _by_rank(self, node: Node, layer: nn.Conv2d, target: Node, weight: Tensor) -> bool:
-        maps = maps_by_rank(weight, layer, self.flow.blank(target).shape)
-        if maps is None:
-            return False
-        return self._by_scale(node, layer, target, maps) if len(maps) == 1 else self._by_unmixing(target, maps)
+        if self._once(node, "rank"):
+            self._spans[node] = maps_by_rank(weight, layer, self.flow.blank(target).shape)
+            if self.flow.examples == 1:
+                span = self._spans[node]
+                return span is not None and self._by_scale(node, layer, target, span)
+        span = self._spans[node] if self.flow.examples > 1 else None
+        return span is not None and self._by_unmixing(target, span)
 
     def _by_scale(self, node: Node, layer: nn.Conv2d, target: Node, value: Tensor) -> bool:
         """A single map is known up to its factor."""
@@ -191,7 +195,9 @@ class Recursion(KnownValues):
         for end in self.flow.nodes[self.flow.nodes.index(target) + 1 :]:
             above = self.flow.between(target, [end]) if self.complete(end) else None
             if above is not None:
-                return self._unmixed(target, span, above, self.facts[end].value.flatten(1))
+                return self._once(target, end.name) and self._unmixed(
+                    target, span, above, self.facts[end].value.flatten(1)
+                )
         return False
 
     def _unmixed(self, target: Node, span: Tensor, above: Callable[[Tensor], list[Tensor]], features: Tensor) -> bool:

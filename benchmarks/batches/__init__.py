@@ -1,0 +1,1 @@
+"""Batches of an honest server: what is read of them, layer by layer."""
