@@ -132,6 +132,29 @@ def test_pictures_follow_and_prove_themselves() -> None:
     torch.testing.assert_close(reading.pictures, world.z, rtol=1e-3, atol=1e-3)
 
 
+def test_a_picture_that_has_all_that_was_read_is_no_proof_where_that_is_little() -> None:
+    with torch.random.fork_rng():
+        few = nn.Sequential(
+            nn.Conv2d(3, 4, 3, stride=2, padding=1), nn.Tanh(), nn.Flatten(), nn.Linear(64, 40), nn.Tanh(),
+            nn.Linear(40, CLASSES),
+        )  # fmt: skip
+        world = World(model_of(few), 3)
+    reading = read_batch(world.model, world.gradient, world.features, world.residuals, stream(0, "start"))
+    assert reading.pictures is not None
+    assert float(reading.known.errors(reading.pictures).max()) < 1e-5
+    assert float((reading.pictures - world.z).abs().max()) > 0.1
+    assert not bool(reading.certain.any())
+
+
+def test_a_part_of_the_network_runs_by_itself_if_nothing_goes_past_its_start() -> None:
+    world = World(blocks(), 2)
+    start, inside, end = (next(n for n in world.flow if n.name == name) for name in ("relu_1", "relu_2", "mean"))
+    part = world.flow.between(start, [end])
+    assert part is not None
+    torch.testing.assert_close(part(world.truth["relu_1"])[0], world.truth["mean"])
+    assert world.flow.between(inside, [end]) is None
+
+
 @pytest.mark.parametrize("noise", [1e-7, 1e-6, 1e-5, 1e-4, 1e-2])
 def test_what_counts_as_known_is_right_at_every_noise(noise: float) -> None:
     world = World(blocks(), 2)

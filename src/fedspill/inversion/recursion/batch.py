@@ -20,6 +20,8 @@ from fedspill.inversion.recursion.layer_by_layer import Head, Recursion
 
 HEAD_FITS = 1e-2
 """Relative misfit of the head's own gradient beyond which features and residuals are not those of this update."""
+PROVES = 2
+"""Times the values of a picture: as many of its activations must be known and not 0 to prove it."""
 SAME = 1e-6
 """Relative squared error of the known activations up to which a picture is the one that was read."""
 
@@ -32,8 +34,8 @@ class BatchReading:
         known: the activations nearest to the input, of all examples in the order of the features.
         pictures: encoded, those that have these activations as nearly as could be found; None if only the features are
             known.
-        certain: of which pictures it is proven, without the truth: the equations of all layers on the way agree, and
-            the picture has all activations that were read.
+        certain: of which pictures it is proven, without the truth: the equations of all layers on the way agree, the
+            picture has all activations that were read, and these are more than the picture has values.
         layers: how many layers with weights have a known input, and how many there are.
     """
 
@@ -79,8 +81,16 @@ def read_batch(
         return BatchReading(known, None, unread, layers)
     pictures = known.inverted(rng, watch)
     with torch.no_grad():
-        certain = known.errors(pictures) < SAME
+        certain = (known.errors(pictures) < SAME) & _determined(known, pictures)
     return BatchReading(known, pictures, certain, layers)
+
+
+def _determined(known: KnownActivations, pictures: Float[Tensor, "b ..."]) -> Bool[Tensor, " b"]:
+    """Whether so much is known of each example that hardly two pictures can have it."""
+    if known.picture is not None:
+        return torch.ones(len(pictures), dtype=torch.bool, device=pictures.device)
+    active = torch.stack([v.flatten(1).count_nonzero(1) for v in known.values.values()]).sum(0)
+    return active > PROVES * pictures[0].numel()
 
 
 def _head(flow: Dataflow, gradient: Params, features: Tensor, residuals: Tensor) -> Head:

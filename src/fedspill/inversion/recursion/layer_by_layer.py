@@ -22,14 +22,17 @@ from fedspill.core.watching.clock import Clock, OutOfTime
 from fedspill.inversion.recursion.facts import TINY, Fact, KnownValues
 from fedspill.inversion.recursion.firing import corrected, doubted, settled
 from fedspill.inversion.recursion.graph import Dataflow, Node
-from fedspill.inversion.recursion.least_squares import Equations, solved
+from fedspill.inversion.recursion.least_squares import CERTAIN, Equations, solved
 from fedspill.inversion.recursion.partly_known import solved_around
+from fedspill.inversion.recursion.spoiled import spoiled
 from fedspill.inversion.shift_structure.maps import maps_by_rank
 from fedspill.inversion.shift_structure.patches import cotangent_of
 from fedspill.inversion.shift_structure.unmixing import FOUND, unmixed
 
 INDEPENDENT = 1e-10
 """Share of the largest eigenvalue of the cotangents' products from which on they are independent."""
+ROUNDINGS = 8
+"""Of the gradient that values solved for are off, relative to their root mean square, if they show no more."""
 AGREES = 1e-3
 """Relative deviation at which the sums of the cotangents still are those that a bias's gradient tells."""
 
@@ -57,6 +60,9 @@ class Recursion(KnownValues):
 
     def __init__(self, flow: Dataflow, gradient: Params, head: Head | None = None) -> None:
         super().__init__(flow)
+        if flow.examples > 1:
+            # What two examples take from each other need not show as values below 0.
+            self.noise = ROUNDINGS * max(torch.finfo(v.dtype).eps for v in gradient.values())
         if head is not None:
             self.learn_all(flow.inputs(flow.output)[0], head.features)
             self.found_cotangent(flow.output, head.cotangents)
@@ -160,16 +166,22 @@ class Recursion(KnownValues):
         return True
 
     def _linear_by_least_squares(self, node: Node, target: Node, weight: Tensor) -> bool:
-        """The weight's gradient is linear in the inputs, by the cotangents; these must be as many as examples."""
-        cotangent = self.cotangents[node]
-        products = cotangent @ cotangent.T
-        values = torch.linalg.eigvalsh(products)
-        if not values[0] > INDEPENDENT * values[-1]:
+        """The weight's gradient is linear in the inputs, by the cotangents; these must be as many as examples.
+
+        Units that are wrongly taken to fire or not are told by the others, so that their cotangents follow.
+        """
+        wrong = spoiled(self.cotangents[node].T, weight)
+        used, sent = self.cotangents[node][:, ~wrong], weight[~wrong]
+        value = _solved(used @ used.T, used @ sent)
+        if value is None or (sent - used.T @ value).norm() > CERTAIN * sent.norm():
             return False
-        value = torch.linalg.solve(products, cotangent @ weight)
-        if (weight - cotangent.T @ value).norm() > AGREES * weight.norm():
+        if not self.learn_all(target, value):
             return False
-        return self.learn_all(target, value)
+        truth = _solved(value @ value.T, value @ weight.T) if bool(wrong.any()) else None
+        if truth is not None:
+            self.found_cotangent(node, truth)
+            self.forget_cotangents()
+        return True
 
     def _by_rank(self, node: Node, layer: nn.Conv2d, target: Node, weight: Tensor) -> bool:
         if self._once(node, "rank"):
@@ -247,3 +259,8 @@ class Recursion(KnownValues):
     def _as_function(self, user: Node, target: Node) -> Callable[[Tensor], Tensor]:
         values = self.values([n for n in self.flow.inputs(user) if n is not target])
         return lambda x: self.flow.apply(user, {**values, target: x})
+
+
+def _solved(products: Tensor, moments: Tensor) -> Tensor | None:
+    values = torch.linalg.eigvalsh(products)
+    return torch.linalg.solve(products, moments) if values[0] > INDEPENDENT * values[-1] else None

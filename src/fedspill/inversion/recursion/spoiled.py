@@ -11,6 +11,8 @@ from torch import Tensor
 
 LEFT = 10.0
 """Times the median singular value of what is left from which on one belongs to wrong equations."""
+ROUNDING = 1e-6
+"""Share of the right-hand sides up to which what is left is rounding."""
 INSIDE = 0.05
 """Share of an equation's direction that may lie outside of their span."""
 FREE = 1e-6
@@ -22,8 +24,10 @@ def spoiled(rows: Float[Tensor, "e f"], targets: Float[Tensor, "e c"]) -> Bool[T
     basis, _ = torch.linalg.qr(rows)
     rest = targets - basis @ (basis.T @ targets)
     wrong, values, _ = torch.linalg.svd(rest, full_matrices=False)
-    spare = min(len(rows) - rows.shape[1], len(values))
-    rank = int((values > LEFT * values[:spare].median()).sum()) if spare > 0 else 0
+    used = int(((rows != 0).any(1) | (targets != 0).any(1)).sum())  # a silent unit's equation is 0 = 0
+    spare = min(used - rows.shape[1], len(values))
+    level = max(float(values[:spare].median()) * LEFT, ROUNDING * float(targets.norm())) if spare > 0 else 0.0
+    rank = int((values > level).sum()) if spare > 0 else 0
     nothing = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
     if rank == 0 or 2 * rank > spare:
         return nothing
