@@ -119,7 +119,8 @@ def _polished(coefficients: Float[Tensor, "b b"], span: Float[Tensor, "b e"]) ->
             zero = value.abs() <= share * value.norm() / size
             # Along the map itself all these values stay zero, so that its factor is kept.
             across = span[:, zero] - torch.outer(c, c @ span[:, zero]) / c.square().sum()
-            fit = torch.linalg.lstsq(across.T, value[zero, None], rcond=1e-6, driver="gelsd").solution[:, 0]
+            products = torch.linalg.pinv(across @ across.T, rtol=1e-10, hermitian=True)
+            fit = products @ (across @ value[zero])
             fit = fit - c * (c @ fit) / c.square().sum()
             polished.append(c - fit if int(zero.sum()) > ENOUGH_ZEROS * len(c) else c)
         coefficients = torch.stack(polished)
