@@ -6,5 +6,5 @@ Each floor uses those below it, and the folders of a floor do not import each ot
     matching | analytic | imprint
     exclusivity | labels | representations | disaggregation
     objective | recursion | identity | gradients | codebooks
-    kernels | search | network | theory | priors | tables
+    kernels | search | network | theory | priors | tables | shift_structure
 """

@@ -15,8 +15,8 @@ from fedspill.core.roles import UNWATCHED
 from fedspill.inversion.recursion.graph import Dataflow, _traced
 from fedspill.inversion.recursion.known_activations import KnownActivations, known_activations
 from fedspill.inversion.recursion.layer_by_layer import Recursion
-from fedspill.inversion.recursion.patches import cotangent_of, design
-from fedspill.inversion.recursion.rank import input_by_rank
+from fedspill.inversion.shift_structure.maps import maps_by_rank
+from fedspill.inversion.shift_structure.patches import cotangent_of, design
 from tests.support.worlds import CLASSES, draw_weights
 
 DOUBLE = torch.float64
@@ -62,7 +62,7 @@ def test_rank_gives_the_input_up_to_a_factor(kernel: int, padding: int) -> None:
     layer = nn.Conv2d(6, 40, kernel, padding=padding, bias=False).double()
     x = numbers(1, 6, 6, 6).abs()
     gradient = weight_gradient(layer, x, numbers(*layer(x).shape, name="g")).float().double()
-    found = input_by_rank(gradient, layer, x.shape)
+    found = maps_by_rank(gradient, layer, x.shape)
     assert found is not None
     torch.testing.assert_close(found * (x.norm() / found.norm()), x, rtol=1e-4, atol=1e-5)
 
@@ -71,12 +71,12 @@ def test_rank_does_not_tell_where_it_cannot() -> None:
     layer = nn.Conv2d(6, 40, 3, padding=1, bias=False).double()
     x, y = numbers(1, 6, 5, 5), numbers(1, 6, 5, 5, name="y")
     gradient = weight_gradient(layer, x, numbers(1, 40, 5, 5, name="g"))
-    assert input_by_rank(gradient, layer, x.shape) is not None
-    assert input_by_rank(gradient[:20], layer, x.shape) is None  # fewer channels than positions
+    assert maps_by_rank(gradient, layer, x.shape) is not None
+    assert maps_by_rank(gradient[:20], layer, x.shape) is None  # fewer channels than positions
     noisy = gradient + 1e-3 * numbers(*gradient.shape, name="noise")
-    assert input_by_rank(noisy, layer, x.shape) is None
+    assert maps_by_rank(noisy, layer, x.shape) is None
     two = gradient + weight_gradient(layer, y, numbers(1, 40, 5, 5, name="h"))
-    assert input_by_rank(two, layer, x.shape) is None
+    assert maps_by_rank(two, layer, x.shape) is None
 
 
 class Residual(nn.Module):

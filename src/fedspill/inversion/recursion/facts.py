@@ -10,8 +10,14 @@ from fedspill.inversion.network.activations import slope, undone
 from fedspill.inversion.recursion.graph import Dataflow, Node
 
 TINY = 1e-9
-NOISE = 3.0
-"""Times the most negative value that a ReLU seems to have put out: up to there a value may be 0."""
+NOISE = 2.0
+"""Times the most negative value that a ReLU seems to have put out: up to there a value is taken for 0."""
+DOUBTFUL = (0.85, 3.0)
+"""Times the same: between these a value may be 0 or not."""
+HANDED_ON = 2.0
+"""Times the relative noise of what was solved for that values computed from it are taken to be off."""
+WEAK = 10.0
+"""Times that, or the most negative value, which a value is off at worst."""
 
 
 @dataclass(frozen=True)
@@ -19,12 +25,12 @@ class Fact:
     """What is known of a node's values.
 
     Attributes:
-        value: (1, ...), 0 where unknown.
+        value: (examples, ...), 0 where unknown.
         known: where.
     """
 
     value: Tensor
-    known: Bool[Tensor, "1 ..."]
+    known: Bool[Tensor, "b ..."]
 
     @property
     def complete(self) -> bool:
@@ -40,6 +46,9 @@ class KnownValues:
         cotangents: the loss's derivative by a node's values.
         sources: those cotangents that do not follow from others.
         forced: at a ReLU: 1 where a unit fires, -1 where it does not, whatever its value seems to be.
+        doubtful: at a ReLU: where noise may hide whether a unit fires.
+        weak: at a ReLU: where it can hide it, at worst.
+        noise: the largest error that values solved for have shown, relative to their root mean square.
     """
 
     def __init__(self, flow: Dataflow) -> None:
@@ -48,6 +57,9 @@ class KnownValues:
         self.cotangents: dict[Node, Tensor] = {}
         self.sources: dict[Node, Tensor] = {}
         self.forced: dict[Node, Tensor] = {}
+        self.doubtful: dict[Node, Tensor] = {}
+        self.weak: dict[Node, Tensor] = {}
+        self.noise = 0.0
 
     def complete(self, node: Node) -> bool:
         """All its values are known."""
@@ -63,7 +75,7 @@ class KnownValues:
         fresh = known if old is None else known & ~old.known
         if not bool(fresh.any()):
             return False
-        value = self._cleaned(node, value.where(fresh, 0.0))
+        value = self._cleaned(node, value.where(fresh, 0.0), fresh)
         if old is not None:
             value, fresh = value.where(fresh, old.value), fresh | old.known
         self.facts[node] = Fact(value, fresh)
@@ -91,16 +103,45 @@ class KnownValues:
             for node in reversed(self.flow.nodes):
                 changed |= self._undo(node) | self._backward(node) | self._upward(node)
 
-    def _cleaned(self, node: Node, value: Tensor) -> Tensor:
+    def fires(self, relu: Node) -> Tensor:
+        """Which units of a ReLU fire, as far as is known, by its complete values."""
+        value = self.facts[relu].value
+        forced = self.forced.get(relu, torch.zeros_like(value))
+        return torch.where(forced == 0, value > 0, forced > 0)
+
+    def force(self, relu: Node, fires: Tensor) -> None:
+        """Notes who fires; every cotangent that follows from others must then be found anew."""
+        differs = fires != self.fires(relu)
+        forced = self.forced.get(relu, torch.zeros_like(self.facts[relu].value))
+        self.forced[relu] = torch.where(differs, torch.where(fires, 1.0, -1.0).to(forced), forced)
+        self.forget_cotangents()
+
+    def _cleaned(self, node: Node, value: Tensor, fresh: Tensor) -> Tensor:
         """What a ReLU puts out is not negative; how negative it seems to be tells how large the noise is."""
         if self.flow.kind(node) != "relu":
             return value
-        return value.where(value > NOISE * (-value.min()).clamp_min(0), 0.0)
+        # Errors grow from layer to layer, so that few values which happen to show none have some nevertheless.
+        size = _size(value) / _size(fresh.to(value))
+        shown = (-value / size).amax().clamp_min(self.noise)
+        noise = shown * size
+        low, high = DOUBTFUL
+        self._doubt(node, fresh & (value > low * noise) & (value < high * noise), fresh & (value < WEAK * noise))
+        self.noise = float(shown)
+        return value.where(value > NOISE * noise, 0.0)
+
+    def _doubt(self, node: Node, doubtful: Tensor, weak: Tensor) -> None:
+        nowhere = torch.zeros_like(weak)
+        self.doubtful[node] = doubtful | self.doubtful.get(node, nowhere)
+        self.weak[node] = weak | self.weak.get(node, nowhere)
 
     def _forward(self, node: Node) -> bool:
         inputs = self.flow.inputs(node)
         if self.complete(node) or not inputs or self.flow.opaque(node) or not all(self.complete(n) for n in inputs):
             return False
+        if self.flow.kind(node) == "relu":
+            entering = self.facts[inputs[0]].value
+            noise = HANDED_ON * self.noise * _size(entering)
+            self._doubt(node, entering.abs() < noise, entering.abs() < WEAK * noise)
         return self.learn_all(node, self.flow.apply(node, self.values(inputs)))
 
     def _undo(self, node: Node) -> bool:
@@ -141,10 +182,11 @@ class KnownValues:
         cotangent, kind, inputs = self.cotangents[user], self.flow.kind(user), self.flow.inputs(user)
         if kind == "affine":
             return self.flow.pull(user, node, cotangent)
+        if kind == "relu" and self.complete(user):
+            return cotangent * self.fires(user)
         steep = slope(kind, self.facts[user].value) if self.complete(user) else None
         if steep is not None:
-            forced = self.forced.get(user, torch.zeros_like(cotangent))
-            return cotangent * torch.where(forced == 0, steep, (forced > 0).to(steep))
+            return cotangent * steep
         if not self.flow.opaque(user) and all(self.complete(n) for n in inputs):
             return self.flow.pull(user, node, cotangent, self.values(inputs))
         return None
@@ -162,3 +204,12 @@ class KnownValues:
 
     def _weighs(self, node: Node) -> bool:
         return isinstance(self.flow.module(node), nn.Conv2d | nn.Linear)
+
+
+def _by_example(numbers: Tensor, like: Tensor) -> Tensor:
+    return numbers.reshape(-1, *[1] * (like.dim() - 1))
+
+
+def _size(value: Tensor) -> Tensor:
+    """Of every example: the root mean square of its values."""
+    return _by_example(value.flatten(1).pow(2).mean(1).sqrt(), value).clamp_min(TINY)

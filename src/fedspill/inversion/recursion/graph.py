@@ -1,4 +1,4 @@
-"""A network as a graph of operations on one example, each of which can be run, transposed and, often, undone."""
+"""A network as a graph of operations on examples, each of which can be run, transposed and, often, undone."""
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
@@ -22,26 +22,30 @@ SAME = 1e-4
 
 
 class Dataflow:
-    """The operations of a network in eval mode, for one example.
+    """The operations of a network in eval mode, for so many examples at once.
+
+    Args:
+        examples: their number, the first size of all values.
 
     Attributes:
-        nodes: those that hold an example's values, in the order of computation, the network's input first.
+        nodes: those that hold the examples' values, in the order of computation, the network's input first.
         output: what the network puts out.
 
     Raises:
         NotApplicable: the network is in train mode, or cannot be traced by `torch.fx`, or the trace is another network.
     """
 
-    def __init__(self, model: Model, dtype: torch.dtype = torch.float64) -> None:
+    def __init__(self, model: Model, dtype: torch.dtype = torch.float64, examples: int = 1) -> None:
+        self.examples = examples
         if model.training:
             raise NotApplicable("the network is in train mode: its layers do not work on single examples")
         self._traced = _of_logits(_traced(_copied(model, dtype)))
         self._modules, self._run = dict(self._traced.named_modules()), fx.Interpreter(self._traced)
-        shape, like = (1, *model.input.encoded_shape), model.like.to(dtype)
+        shape, like = (examples, *model.input.encoded_shape), model.like.to(dtype)
         inputs = [randn(shape, stream(seed, "dataflow"), like) for seed in (0, 1)]
         self._probes = [self._tried(z) for z in inputs]
         reached = _reached(self._traced.graph)
-        self.nodes = [n for n in reached if n.op != "output" and _is_example(self._probes[0][n])]
+        self.nodes = [n for n in reached if n.op != "output" and _is_held(self._probes[0][n], examples)]
         self.output = next(n for n in self._traced.graph.nodes if n.op == "output").all_input_nodes[0]
         if not self.nodes or self.nodes[0].op != "placeholder" or not self._is_network(model, inputs[0]):
             raise NotApplicable(
@@ -72,7 +76,7 @@ class Dataflow:
         return node in self._opaque
 
     def inputs(self, node: Node) -> list[Node]:
-        """The arguments of an operation that hold an example's values."""
+        """The arguments of an operation that hold examples' values."""
         return [n for n in node.all_input_nodes if n in self._held]
 
     def users(self, node: Node) -> list[Node]:
@@ -80,7 +84,7 @@ class Dataflow:
         return [n for n in node.users if n in self._held]
 
     def blank(self, node: Node) -> Tensor:
-        """Zeros in the shape of its values, (1, ...)."""
+        """Zeros in the shape of its values, (examples, ...)."""
         return torch.zeros_like(self._probes[0][node])
 
     def apply(self, node: Node, values: Values) -> Tensor:
@@ -127,20 +131,27 @@ class Dataflow:
         return self._diagonals[key]
 
     def until(self, names: list[str]) -> Callable[[Tensor], list[Tensor]]:
-        """The function from the encoded input (1, ...) to the values of these nodes; nothing past them is computed."""
-        ends = [next(n for n in self.nodes if n.name == name) for name in names]
-        needed, remaining = set[Node](), list(ends)
+        """The function from the encoded input (n, ...) to the values of these nodes; nothing past them is computed."""
+        function = self.between(self.nodes[0], [next(n for n in self.nodes if n.name == name) for name in names])
+        assert function is not None, "everything follows from the input"
+        return function
+
+    def between(self, start: Node, ends: list[Node]) -> Callable[[Tensor], list[Tensor]] | None:
+        """The function from one node's values (n, ...) to those of others; None where these take more of the input."""
+        needed, remaining = {start}, list(ends)
         while remaining:
             node = remaining.pop()
             if node not in needed:
                 needed.add(node)
                 remaining += node.all_input_nodes
         order = [n for n in self._traced.graph.nodes if n in needed]
+        if any(n.op == "placeholder" and n is not start for n in order):
+            return None
 
-        def run(z: Tensor) -> list[Tensor]:
+        def run(x: Tensor) -> list[Tensor]:
             values = dict[Node, Any]()
             for node in order:
-                values[node] = z if node.op == "placeholder" else self._called(node, values.__getitem__)
+                values[node] = x if node is start else self._called(node, values.__getitem__)
             return [values[n] for n in ends]
 
         return run
@@ -241,5 +252,5 @@ def _reached(graph: fx.Graph) -> dict[Node, None]:
     return reached
 
 
-def _is_example(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.is_floating_point() and value.dim() > 1 and len(value) == 1
+def _is_held(value: Any, examples: int) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point() and value.dim() > 1 and len(value) == examples

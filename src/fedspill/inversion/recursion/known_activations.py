@@ -16,7 +16,7 @@ from fedspill.core.rng import randn
 from fedspill.core.roles import UNWATCHED, Watch
 from fedspill.core.types import Params
 from fedspill.core.watching.clock import OutOfTime, Pace
-from fedspill.inversion.recursion.graph import Dataflow
+from fedspill.inversion.recursion.graph import Dataflow, Node
 from fedspill.inversion.recursion.layer_by_layer import Recursion
 
 OVERDETERMINED = 8
@@ -29,59 +29,71 @@ SPREAD = 0.3
 """Of the start, in normalised units."""
 ENOUGH = 1e-9
 """Relative squared error of the activations at which a picture is found."""
+EXACTLY = 1e-13
+"""The same of a batch, which nothing judges afterwards but these activations."""
 
 
 @dataclass(frozen=True)
 class KnownActivations:
-    """Activations of one example, known up to rounding.
+    """Activations of one example or of several, known up to rounding.
 
     Attributes:
-        values: by the name of the operation in the traced network, (1, ...) each, in the model's dtype; those nearest
-            to the input, which determine all others that are known.
+        values: by the name of the operation in the traced network, (examples, ...) each, in the model's dtype; those
+            nearest to the input, which determine all others that are known.
         picture: the encoded input itself, where the recursion reached it.
     """
 
     model: Model
     values: dict[str, Tensor]
-    picture: Float[Tensor, "1 ..."] | None
+    picture: Float[Tensor, "b ..."] | None
 
     @property
     def suffices(self) -> bool:
         """Whether so much is known that the picture is found without its gradient."""
         active = sum(int(v.count_nonzero()) for v in self.values.values())
-        return self.picture is not None or active > OVERDETERMINED * math.prod(self.model.input.encoded_shape)
+        unknown = self.examples * math.prod(self.model.input.encoded_shape)
+        return self.picture is not None or active > OVERDETERMINED * unknown
+
+    @property
+    def examples(self) -> int:
+        """How many there are."""
+        return len(next(iter(self.values.values())))
 
     def described(self) -> str:
         """Which they are, in the words of a report."""
         return "the picture itself" if self.picture is not None else few(self.values)
 
-    def distance(self, z: Float[Tensor, "1 ..."]) -> Float[Tensor, ""]:
-        """Relative squared error of a candidate's activations, differentiable."""
+    def distance(self, z: Float[Tensor, "b ..."]) -> Float[Tensor, ""]:
+        """Relative squared error of candidates' activations, their mean, differentiable."""
+        return self.errors(z).mean()
+
+    def errors(self, z: Float[Tensor, "b ..."]) -> Float[Tensor, " b"]:
+        """Of each candidate, differentiable."""
         pairs = zip(self._function(z), self.values.values(), strict=True)
-        return torch.stack([(f - v).pow(2).sum() for f, v in pairs]).sum() / self._size
+        return torch.stack([_squares(f - v) for f, v in pairs]).sum(0) / self._sizes
 
     def distances(self, z: Float[Tensor, "r 1 ..."]) -> Float[Tensor, " r"]:
         """`distance` of each candidate in a stack."""
         return torch.stack([self.distance(one) for one in z])
 
-    def inverted(self, rng: torch.Generator, watch: Watch) -> Float[Tensor, "1 ..."]:
-        """The picture with these activations, by gradient descent through the layers below them (Adam, cosine)."""
+    def inverted(self, rng: torch.Generator, watch: Watch) -> Float[Tensor, "b ..."]:
+        """The pictures with these activations, by gradient descent through the layers below them (Adam, cosine)."""
         if self.picture is not None:
             return self.picture
-        spec = self.model.input
-        z = SPREAD * randn((1, *spec.encoded_shape), rng, self.model.like)
+        spec, enough = self.model.input, ENOUGH if self.examples == 1 else EXACTLY
+        z = SPREAD * randn((self.examples, *spec.encoded_shape), rng, self.model.like)
         adam = torch.optim.Adam([z.requires_grad_()], lr=LR)
         rule = torch.optim.lr_scheduler.CosineAnnealingLR(adam, STEPS)
         pace = Pace(watch.out_of_time)
         for step in range(STEPS):
             try:
                 with pace.evaluation():
-                    value = self.distance(z)
+                    value = self._misfit(z)
                     (z.grad,) = torch.autograd.grad(value, z)
             except OutOfTime:
                 break
             watch.progress(step + 1, STEPS, float(value.detach()))
-            if float(value.detach()) < ENOUGH or watch.out_of_time():
+            if float(value.detach()) < enough * self.examples or watch.out_of_time():
                 break
             adam.step()
             rule.step()
@@ -89,13 +101,45 @@ class KnownActivations:
                 z.copy_(spec.project(z))
         return z.detach()
 
-    @cached_property
-    def _function(self) -> Callable[[Tensor], list[Tensor]]:
-        return Dataflow(self.model, self.model.like.dtype).until(list(self.values))
+    def _misfit(self, z: Float[Tensor, "b ..."]) -> Float[Tensor, ""]:
+        """Squared errors of what enters ReLUs where they fire, and of what enters them above 0 where they do not.
+
+        Seen from what they put out, a unit that wrongly does not fire has no slope.
+        """
+        total = torch.zeros_like(self._sizes)
+        for entering, value, relu in zip(self._entering(z), self.values.values(), self._relus, strict=True):
+            off = torch.where(value > 0, entering - value, entering.clamp_min(0)) if relu else entering - value
+            total = total + _squares(off)
+        return (total / self._sizes).sum()
 
     @cached_property
-    def _size(self) -> Tensor:
-        return torch.stack([v.pow(2).sum() for v in self.values.values()]).sum()
+    def _flow(self) -> Dataflow:
+        return Dataflow(self.model, self.model.like.dtype)
+
+    @cached_property
+    def _function(self) -> Callable[[Tensor], list[Tensor]]:
+        return self._flow.until(list(self.values))
+
+    @cached_property
+    def _nodes(self) -> list[Node]:
+        return [next(n for n in self._flow if n.name == name) for name in self.values]
+
+    @cached_property
+    def _relus(self) -> list[bool]:
+        return [self._flow.kind(n) == "relu" for n in self._nodes]
+
+    @cached_property
+    def _entering(self) -> Callable[[Tensor], list[Tensor]]:
+        pairs = zip(self._nodes, self._relus, strict=True)
+        return self._flow.until([(self._flow.inputs(n)[0] if relu else n).name for n, relu in pairs])
+
+    @cached_property
+    def _sizes(self) -> Float[Tensor, " b"]:
+        return torch.stack([_squares(v) for v in self.values.values()]).sum(0)
+
+
+def _squares(values: Float[Tensor, "b ..."]) -> Float[Tensor, " b"]:
+    return values.flatten(1).square().sum(1)
 
 
 def known_activations(model: Model, gradient: Params, watch: Watch = UNWATCHED) -> KnownActivations:

@@ -10,6 +10,7 @@ are told by a gradient afterwards.
 import math
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -19,71 +20,55 @@ from fedspill.core.roles import UNWATCHED, Watch
 from fedspill.core.types import Params
 from fedspill.core.watching.clock import Clock, OutOfTime
 from fedspill.inversion.recursion.facts import TINY, Fact, KnownValues
+from fedspill.inversion.recursion.firing import corrected, doubted, settled
 from fedspill.inversion.recursion.graph import Dataflow, Node
-from fedspill.inversion.recursion.least_squares import Equations, solved
-from fedspill.inversion.recursion.patches import cotangent_of
-from fedspill.inversion.recursion.rank import input_by_rank
+from fedspill.inversion.recursion.least_squares import CERTAIN, Equations, solved
+from fedspill.inversion.recursion.partly_known import solved_around
+from fedspill.inversion.recursion.spoiled import spoiled
+from fedspill.inversion.shift_structure.maps import maps_by_rank
+from fedspill.inversion.shift_structure.patches import cotangent_of
+from fedspill.inversion.shift_structure.unmixing import FOUND, unmixed
 
-DIFFERS = 0.03
-"""Share of a channel's largest cotangent by which one must differ to be wrong."""
-SILENT = 0.3
-"""Share of its supposed cotangent below which a unit does not fire."""
-
-
-def corrected(known: "Recursion", stray: list[tuple[Node, int]]) -> None:
-    """Compares the supposed cotangents of stray channels with what input and gradient say, and notes who fires.
-
-    Every cotangent that follows from others must then be found anew; one wrong unit touches all below it.
-
-    Args:
-        stray: layers whose input is known, with an out channel whose rows contradict the others.
-    """
-    for node in {n for n, _ in stray}:
-        layer, relu = known.flow.module(node), activation_above(known.flow, node)
-        if relu is None or not isinstance(layer, nn.Conv2d):
-            continue
-        weight = known.gradient[parameter_name(str(node.target), "weight")]
-        truth = cotangent_of(weight, known.facts[known.flow.inputs(node)[0]].value, layer)
-        if truth is None:
-            continue
-        channels = [c for n, c in stray if n is node]
-        forced = known.forced.setdefault(relu, torch.zeros_like(truth))
-        forced[:, channels] = _judged(known.cotangents[node][:, channels], truth[:, channels], forced[:, channels])
-    known.forget_cotangents()
-
-
-def _judged(supposed: Tensor, truth: Tensor, before: Tensor) -> Tensor:
-    size = supposed.abs().amax((2, 3), keepdim=True).maximum(truth.abs().amax((2, 3), keepdim=True))
-    wrong = (supposed - truth).abs() > DIFFERS * size
-    silent = truth.abs() < SILENT * supposed.abs()
-    return before.where(~wrong, torch.where(silent, -1.0, 1.0).to(before))
-
-
-def activation_above(flow: Dataflow, node: Node) -> Node | None:
-    """The ReLU that a layer's output reaches value by value."""
-    while len(users := flow.users(node)) == 1:
-        above = users[0]
-        if flow.blank(above).shape != flow.blank(node).shape:
-            return None
-        if flow.kind(above) == "relu":
-            return above
-        if flow.kind(above) != "affine" or flow.diagonal(above, node) is None:
-            return None
-        node = above
-    return None
-
-
+INDEPENDENT = 1e-10
+"""Share of the largest eigenvalue of the cotangents' products from which on they are independent."""
+ROUNDINGS = 8
+"""Of the gradient that values solved for are off, relative to their root mean square, if they show no more."""
 AGREES = 1e-3
 """Relative deviation at which the sums of the cotangents still are those that a bias's gradient tells."""
 
 
-class Recursion(KnownValues):
-    """What one gradient says of the activations."""
+@dataclass(frozen=True)
+class Head:
+    """What is known of a batch at the last linear layer.
 
-    def __init__(self, flow: Dataflow, gradient: Params) -> None:
+    Attributes:
+        features: its inputs (b, d).
+        cotangents: the loss's derivatives by its outputs (b, classes).
+    """
+
+    features: Tensor
+    cotangents: Tensor
+
+
+class Recursion(KnownValues):
+    """What one gradient says of the activations.
+
+    Args:
+        gradient: of the examples' mean loss.
+        head: where the recursion starts if there are several examples; of a single one it follows from the gradient.
+    """
+
+    def __init__(self, flow: Dataflow, gradient: Params, head: Head | None = None) -> None:
         super().__init__(flow)
+        if flow.examples > 1:
+            # What two examples take from each other need not show as values below 0.
+            self.noise = ROUNDINGS * max(torch.finfo(v.dtype).eps for v in gradient.values())
+        if head is not None:
+            self.learn_all(flow.inputs(flow.output)[0], head.features)
+            self.found_cotangent(flow.output, head.cotangents)
         self.gradient = {k: v.double() for k, v in gradient.items()}
         self._tried = set[tuple[Node, str]]()
+        self._spans: dict[Node, Tensor | None] = {}
         called = [str(n.target) for n in flow if n.op == "call_module"]
         # A weight that is used twice, by two calls or under two names, has the gradients of both uses.
         self._layers = [
@@ -102,8 +87,18 @@ class Recursion(KnownValues):
             self.conclude()
             while any(self._open(node) for node in reversed(self._layers)):
                 self.conclude()
-                done = sum(self.complete(self.flow.inputs(node)[0]) for node in self._layers)
-                watch.progress(done, len(self._layers), math.inf)
+                self._settle()
+                watch.progress(*self.progress(), math.inf)
+
+    def progress(self) -> tuple[int, int]:
+        """How many layers' inputs are known, and how many layers there are."""
+        return sum(self.complete(self.flow.inputs(node)[0]) for node in self._layers), len(self._layers)
+
+    def _settle(self) -> None:
+        """Decides who fires from above downwards, since each decision touches all cotangents below."""
+        for node in reversed(self._layers):
+            if settled(self, self.gradient, node):
+                self.conclude()
 
     def frontier(self) -> dict[Node, Fact]:
         """The completely known nodes nearest to the input, which determine all others that are known."""
@@ -114,6 +109,14 @@ class Recursion(KnownValues):
             elif self.complete(node):
                 facts[node] = self.facts[node]
         return facts
+
+    def told(self) -> dict[Node, Fact]:
+        """The completely known nodes that do not follow from others, from which all that is known follows."""
+        return {
+            n: self.facts[n]
+            for n in self.flow
+            if self.complete(n) and not (self.flow.inputs(n) and all(map(self.complete, self.flow.inputs(n))))
+        }
 
     def _sent(self, node: Node, which: str) -> Tensor | None:
         return self.gradient.get(parameter_name(str(node.target), which))
@@ -133,7 +136,7 @@ class Recursion(KnownValues):
         if not self.complete(target):
             if node in self.cotangents:
                 return self._by_least_squares(target)
-            return self._once(node, "rank") and self._by_rank(node, layer, target, weight)
+            return self._by_rank(node, layer, target, weight)
         if node in self.cotangents or not self._once(node, "cotangent"):
             return False
         cotangent = cotangent_of(weight, self.facts[target].value, layer)
@@ -142,9 +145,18 @@ class Recursion(KnownValues):
         return cotangent is not None
 
     def _open_linear(self, node: Node, target: Node, weight: Tensor) -> bool:
+        if self.flow.blank(node).dim() != 2:
+            return False
+        if node in self.cotangents and not self.complete(target):
+            return self._once(node, "least squares") and self._linear_by_least_squares(node, target, weight)
+        if self.flow.examples > 1 or not self._once(node, "linear"):
+            return False
+        return self._single_linear(node, target, weight)
+
+    def _single_linear(self, node: Node, target: Node, weight: Tensor) -> bool:
         """The gradient of the bias is the cotangent, and that of the weight its product with the input."""
         bias = self._sent(node, "bias")
-        if bias is None or self.flow.blank(node).dim() != 2 or not bool(bias.any()) or not self._once(node, "linear"):
+        if bias is None or not bool(bias.any()):
             return False
         value = bias @ weight / (bias @ bias)
         if (weight - bias[:, None] * value).norm() > AGREES * weight.norm():
@@ -153,14 +165,57 @@ class Recursion(KnownValues):
         self.learn_all(target, value[None])
         return True
 
+    def _linear_by_least_squares(self, node: Node, target: Node, weight: Tensor) -> bool:
+        """The weight's gradient is linear in the inputs, by the cotangents; these must be as many as examples.
+
+        Units that are wrongly taken to fire or not are told by the others, so that their cotangents follow.
+        """
+        wrong = spoiled(self.cotangents[node].T, weight)
+        used, sent = self.cotangents[node][:, ~wrong], weight[~wrong]
+        value = _solved(used @ used.T, used @ sent)
+        if value is None or (sent - used.T @ value).norm() > CERTAIN * sent.norm():
+            return False
+        if not self.learn_all(target, value):
+            return False
+        truth = _solved(value @ value.T, value @ weight.T) if bool(wrong.any()) else None
+        if truth is not None:
+            self.found_cotangent(node, truth)
+            self.forget_cotangents()
+        return True
+
     def _by_rank(self, node: Node, layer: nn.Conv2d, target: Node, weight: Tensor) -> bool:
-        value = input_by_rank(weight, layer, self.flow.blank(target).shape)
-        cotangent = None if value is None else cotangent_of(weight, value, layer)
+        if self._once(node, "rank"):
+            self._spans[node] = maps_by_rank(weight, layer, self.flow.blank(target).shape)
+            if self.flow.examples == 1:
+                span = self._spans[node]
+                return span is not None and self._by_scale(node, layer, target, span)
+        span = self._spans[node] if self.flow.examples > 1 else None
+        return span is not None and self._by_unmixing(target, span)
+
+    def _by_scale(self, node: Node, layer: nn.Conv2d, target: Node, value: Tensor) -> bool:
+        """A single map is known up to its factor."""
+        weight = self._sent(node, "weight")
+        cotangent = None if weight is None else cotangent_of(weight, value, layer)
         scale = None if cotangent is None else self._scale(node, cotangent)
-        if value is None or cotangent is None or scale is None:
+        if cotangent is None or scale is None:
             return False
         self.found_cotangent(node, cotangent * scale)
         return self.learn_all(target, value / scale)
+
+    def _by_unmixing(self, target: Node, span: Tensor) -> bool:
+        """Several maps are known up to their mixtures, which what is known above tells."""
+        for end in self.flow.nodes[self.flow.nodes.index(target) + 1 :]:
+            above = self.flow.between(target, [end]) if self.complete(end) else None
+            if above is not None:
+                return self._once(target, end.name) and self._unmixed(
+                    target, span, above, self.facts[end].value.flatten(1)
+                )
+        return False
+
+    def _unmixed(self, target: Node, span: Tensor, above: Callable[[Tensor], list[Tensor]], features: Tensor) -> bool:
+        non_negative = self.flow.kind(target) == "relu"
+        found = unmixed(lambda x: above(x)[0], span, features, non_negative=non_negative)
+        return bool((found.misfit < FOUND).all()) and self.learn_all(target, found.maps)
 
     def _scale(self, node: Node, cotangent: Tensor) -> Tensor | None:
         """What the cotangents must be multiplied with: a bias's gradient, the layer's or its BatchNorm's, sums them."""
@@ -180,18 +235,21 @@ class Recursion(KnownValues):
         for user in self.flow.users(target):
             layer, weight = self.flow.module(user), self._sent(user, "weight") if user in self._layers else None
             if weight is not None and user in self.cotangents and isinstance(layer, nn.Conv2d):
-                layers += [user] if equations.add_gradient(layer, self.cotangents[user], weight) else []
+                left_out = doubted(self, user)
+                layers += [user] if equations.add_gradient(layer, self.cotangents[user], weight, left_out) else []
         users = [u for u in self.flow.users(target) if self._tells(u, target)]
         for user in users:
             equations.add_output(self._as_function(user, target), self.facts[user].value, self.facts[user].known)
         state = " ".join([*(n.name for n in layers), *(f"{n.name}={int(self.facts[n].known.sum())}" for n in users)])
         if not self._once(target, state):
             return False
-        solution = solved(equations, [len(self.cotangents[n][0]) for n in layers])
+        channels = [len(self.cotangents[n][0]) for n in layers]
+        fact = self.facts.get(target)
+        solution = (solved_around(equations, channels, fact) if fact else None) or solved(equations, channels)
         if solution is None or not self.learn(target, solution.value, solution.known):
             return False
         if solution.stray and self.complete(target):
-            corrected(self, [(layers[i], channel) for i, channel in solution.stray])
+            corrected(self, self.gradient, [(layers[i], channel) for i, channel in solution.stray])
         return True
 
     def _tells(self, user: Node, target: Node) -> bool:
@@ -201,3 +259,8 @@ class Recursion(KnownValues):
     def _as_function(self, user: Node, target: Node) -> Callable[[Tensor], Tensor]:
         values = self.values([n for n in self.flow.inputs(user) if n is not target])
         return lambda x: self.flow.apply(user, {**values, target: x})
+
+
+def _solved(products: Tensor, moments: Tensor) -> Tensor | None:
+    values = torch.linalg.eigvalsh(products)
+    return torch.linalg.solve(products, moments) if values[0] > INDEPENDENT * values[-1] else None

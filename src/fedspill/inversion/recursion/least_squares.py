@@ -11,13 +11,15 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from fedspill.inversion.recursion.patches import design, is_plain
+from fedspill.core.rng import randn, stream
+from fedspill.inversion.recursion.spoiled import spoiled
+from fedspill.inversion.shift_structure.patches import design, is_plain
 
 STEPS = 300
 ENOUGH = 1e-10
 """Relative gradient at which conjugate gradients have converged."""
-FITS = 1e-2
-"""Relative residual beyond which the outputs contradict the rest."""
+PLANTED = 1e-3
+"""Relative error of a random solution that equations give back from which on they are too few."""
 
 
 @dataclass(frozen=True)
@@ -26,30 +28,50 @@ class Outputs:
 
     function: Callable[[Tensor], Tensor]
     value: Tensor
-    known: Bool[Tensor, "1 ..."]
+    known: Bool[Tensor, "b ..."]
 
 
 def completed(
-    outputs: Sequence[Outputs], picture: Float[Tensor, "1 c h w"], nullspace: Float[Tensor, "f k"]
-) -> Float[Tensor, "1 c h w"] | None:
-    """The picture with what is missing along the open directions of every channel; None if that is not determined."""
-    size = (picture.shape[1], nullspace.shape[1])
+    outputs: Sequence[Outputs], pictures: Float[Tensor, "b c h w"], nullspace: Float[Tensor, "f k"], misfit: float
+) -> Float[Tensor, "b c h w"] | None:
+    """The pictures with what is missing along the open directions of every channel; None if that is not determined.
+
+    Of several pictures one may have too few equations while all together have enough, so that there a solution
+    counts only if the same equations give back another one, which was drawn at random.
+    """
+    size = (pictures.shape[1], nullspace.shape[1])
     if sum(int(o.known.sum()) for o in outputs) < size[0] * size[1]:
         return None
 
     def spread(amounts: Tensor) -> Tensor:
-        return (amounts @ nullspace.T).reshape(picture.shape)
+        return as_pictures(nullspace @ amounts.T, pictures.shape)
 
-    bases = [o.function(torch.zeros_like(picture)) for o in outputs]
+    bases = [o.function(torch.zeros_like(pictures)) for o in outputs]
 
     def seen(amounts: Tensor) -> Tensor:
         x = spread(amounts)
         return torch.cat([(o.function(x) - b)[o.known] for o, b in zip(outputs, bases, strict=True)])
 
-    rest = torch.cat([(o.value - o.function(picture))[o.known] for o in outputs])
-    amounts, rest = _least_squares(seen, rest, picture.new_zeros(size))
+    rest = torch.cat([(o.value - o.function(pictures))[o.known] for o in outputs])
+    amounts, rest = _least_squares(seen, rest, pictures.new_zeros(size))
+    if len(pictures) > 1:
+        drawn = randn(size, stream(0, "least squares"), pictures)
+        again, _ = _least_squares(seen, seen(drawn), pictures.new_zeros(size))
+        if (again - drawn).norm() > PLANTED * drawn.norm():
+            return None
     target = torch.cat([o.value[o.known] for o in outputs])
-    return picture + spread(amounts) if rest.norm() <= FITS * target.norm() else None
+    return pictures + spread(amounts) if rest.norm() <= misfit * target.norm() else None
+
+
+def as_pictures(columns: Float[Tensor, "f c"], shape: torch.Size) -> Float[Tensor, "b c h w"]:
+    """The values of all examples' pixels, a column for each channel, as pictures."""
+    examples, channels, height, width = shape
+    return columns.T.reshape(channels, examples, height, width).transpose(0, 1)
+
+
+def as_columns(pictures: Float[Tensor, "b c h w"] | Bool[Tensor, "b c h w"]) -> Tensor:
+    """The other way round: (f, c)."""
+    return pictures.transpose(0, 1).flatten(1).T
 
 
 def _least_squares(linear: Callable[[Tensor], Tensor], target: Tensor, zero: Tensor) -> tuple[Tensor, Tensor]:
@@ -77,11 +99,16 @@ def _least_squares(linear: Callable[[Tensor], Tensor], target: Tensor, zero: Ten
 
 
 MOST_PIXELS = 2048
-"""Of one channel: beyond, the normal equations are too large."""
+"""Of one channel in all examples: beyond, the normal equations are too large."""
+MOST_OPEN = 1024
+"""Pixels of one channel in a batch up to which outputs may tell what the gradient leaves open: beyond, this takes many
+seconds, and their shares of the examples are never enough."""
 RANK = 1e-11
 """Share of the largest eigenvalue of the normal equations below which they do not determine a direction."""
 MISFIT = 1e-2
-"""Relative residual beyond which the equations contradict each other."""
+"""Relative residual beyond which the equations of a single example contradict each other."""
+CERTAIN = 2e-5
+"""The same of a batch: right, it is 1e-6 of a float32 gradient; with a few units wrongly firing, 1e-2."""
 TRIMS = 8
 STRAY = 6.0
 """Times the median misfit of a layer's channels beyond which one is left out."""
@@ -95,39 +122,50 @@ SURE, DOUBTFUL = 1e-5, 1e-3
 
 @dataclass
 class Solution:
-    """An input, as far as the equations determine it.
+    """The inputs of all examples, as far as the equations determine them.
 
     Attributes:
         value: 0 where unknown.
         stray: layers, by their place among the equations, and channels of theirs whose rows contradict the others.
     """
 
-    value: Float[Tensor, "1 c h w"]
-    known: Bool[Tensor, "1 c h w"]
+    value: Float[Tensor, "b c h w"]
+    known: Bool[Tensor, "b c h w"]
     stray: list[tuple[int, int]]
 
 
 @dataclass
 class Equations:
-    """Linear equations for an input (1, c, h, w), the same for every channel but for the right-hand side.
+    """Linear equations for inputs (b, c, h, w), the same for every channel but for the right-hand side.
 
     Attributes:
-        rows: by layer: (e, h * w), where e = out channels * taps, out channels first.
+        left_out: by layer: which of its out channels not to use, since it is not known who fires there.
+        rows: by layer: (e, b * h * w), where e = out channels * taps, out channels first.
         wanted: by layer: (e, c).
     """
 
     shape: torch.Size
     rows: list[Tensor] = field(default_factory=list[Tensor])
     wanted: list[Tensor] = field(default_factory=list[Tensor])
+    left_out: list[Tensor] = field(default_factory=list[Tensor])
     outputs: list[Outputs] = field(default_factory=list[Outputs])
 
-    def add_gradient(self, layer: nn.Conv2d, cotangent: Tensor, gradient: Tensor) -> bool:
+    @property
+    def misfit(self) -> float:
+        """The largest relative residual of a solution."""
+        return MISFIT if self.shape[0] == 1 else CERTAIN
+
+    def add_gradient(
+        self, layer: nn.Conv2d, cotangent: Tensor, gradient: Tensor, left_out: Tensor | None = None
+    ) -> bool:
         """What the gradient of a layer's weight says, given the cotangent of its output; False if that is nothing."""
         size = cotangent.norm()
-        if not is_plain(layer) or self.shape[2] * self.shape[3] > MOST_PIXELS or size == 0:
+        if not is_plain(layer) or self.shape[0] * self.shape[2] * self.shape[3] > MOST_PIXELS or size == 0:
             return False
         self.rows.append(design(cotangent / size, layer, self.shape))
         self.wanted.append(gradient.transpose(0, 1).flatten(1).T / size)
+        nobody = torch.zeros(len(gradient), dtype=torch.bool, device=gradient.device)
+        self.left_out.append(nobody if left_out is None else left_out)
         return True
 
     def add_output(self, function: Callable[[Tensor], Tensor], value: Tensor, known: Tensor) -> None:
@@ -144,16 +182,19 @@ def solved(equations: Equations, channels: list[int]) -> Solution | None:
     if not equations.rows:
         return None
     rows, targets = torch.cat(equations.rows), torch.cat(equations.wanted)
-    owners = _owners(equations, channels, rows.device)
-    kept = _fitting(rows, targets, owners)
+    if len(rows) < rows.shape[1] and equations.shape[0] > 1 and rows.shape[1] > MOST_OPEN:
+        return None
+    owners = owners_of(equations, channels, rows.device)
+    used = undoubted(equations, owners)
+    kept = _fitting(rows, targets, owners, used)
     spectrum = _Spectrum.of(rows[kept], targets[kept])
-    if spectrum.misfit > MISFIT:
+    if spectrum.misfit > equations.misfit:
         return None
     sure = spectrum.error < max(SURE, 30 * float(spectrum.error.min()))
-    picture, nullspace = spectrum.solve(sure).T.reshape(equations.shape), spectrum.vectors[:, ~sure]
-    stray = [(int(o[0]), int(o[1])) for o in owners[~kept].unique(dim=0)]
+    picture, nullspace = as_pictures(spectrum.solve(sure), equations.shape), spectrum.vectors[:, ~sure]
+    stray = [(int(o[0]), int(o[1])) for o in owners[~kept & used].unique(dim=0)]
     if nullspace.shape[1]:
-        completion = completed(equations.outputs, picture, nullspace)
+        completion = completed(equations.outputs, picture, nullspace, equations.misfit)
         if completion is None:
             doubtful = spectrum.error < DOUBTFUL
             return _partial(spectrum.solve(doubtful), spectrum.vectors[:, ~doubtful], equations.shape, stray)
@@ -161,7 +202,17 @@ def solved(equations: Equations, channels: list[int]) -> Solution | None:
     return Solution(picture, torch.ones_like(picture, dtype=torch.bool), stray)
 
 
-def _owners(equations: Equations, channels: list[int], device: torch.device) -> Tensor:
+def undoubted(equations: Equations, owners: Tensor) -> Bool[Tensor, " e"]:
+    """The rows of channels that are not to be left out, if they are enough."""
+    out = torch.zeros(len(owners), dtype=torch.bool, device=owners.device)
+    for layer, channels in enumerate(equations.left_out):
+        of = owners[:, 0] == layer
+        out[of] = channels[owners[of, 1]]
+    columns = equations.rows[0].shape[1]
+    return ~out if len(out) - int(out.sum()) > columns or len(out) <= columns else torch.ones_like(out)
+
+
+def owners_of(equations: Equations, channels: list[int], device: torch.device) -> Tensor:
     """(e, 2): of every row its layer and out channel."""
     parts = [
         torch.stack([torch.full((len(r),), i), torch.arange(n).repeat_interleave(len(r) // n)], 1)
@@ -170,11 +221,15 @@ def _owners(equations: Equations, channels: list[int], device: torch.device) -> 
     return torch.cat(parts).to(device)
 
 
-def _fitting(rows: Tensor, targets: Tensor, owners: Tensor) -> Bool[Tensor, " e"]:
+def _fitting(rows: Tensor, targets: Tensor, owners: Tensor, everything: Tensor) -> Bool[Tensor, " e"]:
     """Rows without the channels that contradict the rest: one wrongly firing unit spoils all rows of its channel."""
-    everything = torch.ones(len(rows), dtype=torch.bool, device=rows.device)
     pairs, owner = owners.unique(dim=0, return_inverse=True)
     kept, first, misfit = everything, float("inf"), float("inf")
+    found = spoiled(rows[everything], targets[everything])
+    if bool(found.any()):
+        wrong = torch.zeros(len(pairs), dtype=torch.bool, device=rows.device)
+        wrong[owner[everything][found]] = True
+        kept = everything & ~wrong[owner]
     for number in range(TRIMS):
         spectrum = _Spectrum.of(rows[kept], targets[kept])
         first, misfit = (spectrum.misfit if number == 0 else first), spectrum.misfit
@@ -240,5 +295,5 @@ class _Spectrum:
 
 def _partial(x: Tensor, nullspace: Tensor, shape: torch.Size, stray: list[tuple[int, int]]) -> Solution | None:
     """Those pixels that the open directions do not touch."""
-    known = (nullspace.pow(2).sum(1) < 1e-8).reshape(1, 1, *shape[2:]).expand(shape)
-    return Solution(x.T.reshape(shape), known, stray) if bool(known.any()) else None
+    known = (nullspace.pow(2).sum(1) < 1e-8).reshape(shape[0], 1, *shape[2:]).expand(shape)
+    return Solution(as_pictures(x, shape), known, stray) if bool(known.any()) else None

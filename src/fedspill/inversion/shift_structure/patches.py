@@ -37,7 +37,7 @@ def is_plain(layer: nn.Conv2d) -> bool:
 
 
 def geometry(layer: nn.Conv2d, inside: torch.Size) -> Geometry:
-    """The sizes of the layer on an input (1, i, h, w)."""
+    """The sizes of the layer on an input (b, i, h, w)."""
     ways = range(2)
     padding = [_padding(layer, w) for w in ways]
     reach = [inside[2 + w] + 2 * padding[w] - layer.dilation[w] * (layer.kernel_size[w] - 1) - 1 for w in ways]
@@ -69,22 +69,24 @@ def spread(
     )
 
 
-def patches(x: Float[Tensor, "1 i h w"], layer: nn.Conv2d) -> Float[Tensor, "d p"]:
-    """What the layer sees, one column per position, in the order of its flattened weight."""
+def patches(x: Float[Tensor, "b i h w"], layer: nn.Conv2d) -> Float[Tensor, "d p"]:
+    """What the layer sees, one column per example and position, in the order of its flattened weight."""
     shape = geometry(layer, x.shape)
-    return functional.unfold(x, layer.kernel_size, shape.dilation, shape.padding, shape.stride)[0]
+    seen = functional.unfold(x, layer.kernel_size, shape.dilation, shape.padding, shape.stride)
+    return seen.transpose(0, 1).flatten(1)
 
 
-def design(cotangent: Float[Tensor, "1 o p q"], layer: nn.Conv2d, inside: torch.Size) -> Float[Tensor, "e f"]:
-    """The matrix from one channel of the input (f = h * w) to its part of the weight's gradient (e = o * k * l)."""
+def design(cotangent: Float[Tensor, "b o p q"], layer: nn.Conv2d, inside: torch.Size) -> Float[Tensor, "e f"]:
+    """The matrix from a channel of the inputs (f = b * h * w) to its part of the weight's gradient (e = o * k * l)."""
     size = prod(layer.kernel_size)
     taps = torch.eye(size, dtype=cotangent.dtype, device=cotangent.device).reshape(1, size, *layer.kernel_size)
-    return spread(cotangent[0][:, None], taps, geometry(layer, inside)).flatten(2).flatten(0, 1)
+    shape = geometry(layer, inside)
+    return torch.cat([spread(one[:, None], taps, shape).flatten(2).flatten(0, 1) for one in cotangent], 1)
 
 
 def cotangent_of(
-    gradient: Float[Tensor, "o i k l"], x: Float[Tensor, "1 i h w"], layer: nn.Conv2d
-) -> Float[Tensor, "1 o p q"] | None:
+    gradient: Float[Tensor, "o i k l"], x: Float[Tensor, "b i h w"], layer: nn.Conv2d
+) -> Float[Tensor, "b o p q"] | None:
     """The derivative by the layer's output, from its input and its weight's gradient; None if this is not unique."""
     if not is_plain(layer):
         return None
@@ -95,4 +97,4 @@ def cotangent_of(
     if values[0] < INDEPENDENT * values[-1]:
         return None
     cotangent = gradient.flatten(1) @ seen @ (vectors / values) @ vectors.T
-    return cotangent.reshape(1, len(gradient), *geometry(layer, x.shape).output)
+    return cotangent.reshape(len(gradient), len(x), *geometry(layer, x.shape).output).transpose(0, 1)
