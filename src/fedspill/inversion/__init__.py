@@ -4,7 +4,7 @@ Each floor uses those below it, and the folders of a floor do not import each ot
 
     traps
     matching | analytic | imprint
-    exclusivity | labels | representations
+    exclusivity | labels | representations | subspace
     objective | recursion | identity | gradients | codebooks
     kernels | search | network | theory | priors
 """

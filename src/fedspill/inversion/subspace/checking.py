@@ -1,0 +1,125 @@
+"""A blind certificate: would the clients have sent this update, had they held these sentences?
+
+A token that is wrong leaves a row unexplained that was read, and another without a gradient. So every row is compared
+by itself: a quiet sentence's share of the whole update says nothing of its own rows.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from fedspill.core.knowledge import ServerKnowledge
+from fedspill.core.local_training.update import FedSGD, LocalTraining, aggregate_update
+from fedspill.core.types import Params, Update, UpdateKind
+from fedspill.inversion.gradients.mean import mean_gradient
+from fedspill.inversion.gradients.scale import best_factor
+from fedspill.inversion.subspace.growing import Check
+
+ALIKE = 0.2
+"""Relative error of a row's gradient up to which it is the one that was seen."""
+NOISE = 5.0
+"""Times the noise that the spectra show, up to which an update is met."""
+STEPS = 3000.0
+"""Units in the last place by which two machines' gradients differ."""
+FAR = 0.05
+"""Relative error of the whole beyond which nothing is met."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the update says of sentences.
+
+    Attributes:
+        residual: relative error of the whole update that they give.
+        factor: by which theirs must be multiplied to meet it.
+        rows: for each sentence, the relative error of its worst row's gradient.
+        met: the residual is no more than noise and rounding explain.
+    """
+
+    residual: float
+    factor: float
+    rows: Float[Tensor, " m"]
+    met: bool
+
+    def certain(self) -> Tensor:
+        """(m,) sentences each of whose tokens the update confirms."""
+        return (self.rows <= ALIKE) & self.met
+
+
+def verdict(
+    update: Update,
+    knowledge: ServerKnowledge,
+    checks: Sequence[Check],
+    tokens: Int[Tensor, "m t"],
+    labels: Int[Tensor, "m ..."],
+    counts: Int[Tensor, " m"],
+) -> Verdict | None:
+    """Replays the clients on these sentences; None where their protocol is not known, or the loss refuses the labels.
+
+    Args:
+        update: as observed, of one step.
+        knowledge: of the server.
+        checks: layers at which rows are compared, the first among them.
+        tokens: different sentences.
+        labels: theirs, as the loss takes them.
+        counts: how often each is in the batch; at least 1.
+    """
+    z, targets = tokens.repeat_interleave(counts, 0), labels.repeat_interleave(counts, 0)
+    sent = _sent(update, knowledge, z, targets)
+    if sent is None:
+        return None
+    names = [n for n in update.values if n in sent.values]
+    observed, shown = (mean_gradient(u, knowledge, names).values for u in (update, sent))
+    factor = _factor(shown, observed)
+    left = {n: observed[n] - factor * shown[n] for n in names}
+    whole = float(torch.stack([v.norm() for v in left.values()]).norm())
+    residual = whole / float(torch.stack([v.norm() for v in observed.values()]).norm().clamp_min(1e-300))
+    errors = [_row_errors(knowledge, check, tokens, left, shown, factor) for check in checks]
+    allowed = min(FAR, STEPS * torch.finfo(knowledge.model.like.dtype).eps) + NOISE * max(
+        check.space.noise_share for check in checks
+    )
+    return Verdict(residual, factor, torch.stack(errors).amax(0), factor > 0 and residual <= allowed)
+
+
+def _sent(update: Update, knowledge: ServerKnowledge, z: Tensor, labels: Tensor) -> Update | None:
+    training = _protocol(update, knowledge)
+    if training is None:
+        return None
+    try:
+        return aggregate_update(knowledge.model.without_masks(), z, labels, training, knowledge.num_clients)
+    except (IndexError, RuntimeError, ValueError):  # a loss that takes no -100, say
+        return None
+
+
+def _protocol(update: Update, knowledge: ServerKnowledge) -> LocalTraining | None:
+    if update.kind is UpdateKind.GRADIENT:
+        return knowledge.local_training if isinstance(knowledge.local_training, FedSGD) else FedSGD()
+    return knowledge.local_training
+
+
+def _factor(shown: Params, observed: Params) -> float:
+    flat = [torch.cat([v.flatten() for v in values.values()]) for values in (shown, observed)]
+    return max(0.0, best_factor(*flat))
+
+
+def _row_errors(
+    knowledge: ServerKnowledge, check: Check, tokens: Tensor, left: Params, shown: Params, factor: float
+) -> Float[Tensor, " m"]:
+    """Per sentence the worst relative error of what its rows add to a layer's gradient; rows without any are passed.
+
+    Both gradients are solved for what multiplies each row; rows are independent while they are fewer than the width.
+    """
+    names = {w.name for w in check.reader.weights}
+    if not names <= left.keys():
+        return torch.full((len(tokens),), torch.inf, dtype=torch.float64, device=tokens.device)
+    rows = check.reader.rows(knowledge.model.in_eval_mode(), tokens)
+    same, place = torch.unique(rows.flatten(0, 1), dim=0, return_inverse=True)
+    inverse = torch.linalg.pinv(same)
+    error = (check.reader.gradient(left) @ inverse).norm(dim=0)
+    size = factor * (check.reader.gradient(shown) @ inverse).norm(dim=0)
+    quiet = size <= STEPS * torch.finfo(knowledge.model.like.dtype).eps * size.max()
+    relative = torch.where(quiet, 0.0, error / size.clamp_min(1e-300))
+    return relative[place].view(len(tokens), -1).amax(1)
