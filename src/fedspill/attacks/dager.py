@@ -24,6 +24,7 @@ from fedspill.inversion.subspace.choosing import check_of, open_space
 from fedspill.inversion.subspace.growing import Check, Sentences, grown
 from fedspill.inversion.subspace.labels import Read, matched_labels, read_labels
 from fedspill.inversion.subspace.readers import Reader, first_reader, readers
+from fedspill.inversion.subspace.selecting import selected
 from fedspill.inversion.subspace.tokens import INSIDE, Candidates, candidates, padding_token, tokens_that_moved
 
 SURE, LIKELY, DOUBTFUL = 1.0, 0.75, 0.25
@@ -79,13 +80,15 @@ class DAGER:
             )
         if check is None:
             return _Found(_only(found), None)
+        many = self._many(world, found, check, rng)
+        return _Found(selected(world.model, check, world.values, many, world.knowledge.num_examples), check)
+
+    def _many(self, world: "_World", found: Candidates, check: Check, rng: torch.Generator) -> Sentences:
         if check.reader.causal:
-            return _Found(grown(world.model, check, found, world.wanted, world.padding), check)
+            return grown(world.model, check, found, world.wanted, world.padding)
         if not len(found.tokens[0]):
             raise NotApplicable("no token's row lies in the space of the first layer's gradient at the first position")
-        return _Found(
-            assembled(world.model, check, found, world.wanted, world.padding, rng, starts=self.starts), check
-        )
+        return assembled(world.model, check, found, world.wanted, world.padding, rng, starts=self.starts)
 
 
 @dataclass(frozen=True)

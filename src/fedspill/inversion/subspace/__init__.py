@@ -12,6 +12,7 @@ was read must reproduce the observed one.
 - `choosing`: the later layers at which sentences are checked.
 - `growing`: sentences of a network that looks back only, token by token.
 - `assembling`: sentences of a network that looks both ways.
+- `selecting`: of more sentences than there were, those that explain the most.
 - `labels`: labels and copies of sentences, out of the classification layer.
 - `checking`: whether the update of what was read is the one that was observed.
 """

@@ -35,7 +35,7 @@ class Sentences:
 
     Attributes:
         tokens: of each.
-        excess: the worst of a sentence's rows, see `Subspace.excess`.
+        excess: the root mean square over a sentence's rows, see `Subspace.excess`.
         lengths: tokens that were read of each; what follows is filled up.
     """
 
@@ -58,19 +58,19 @@ def grown(model: Model, check: Check, found: Candidates, wanted: int, padding: i
     fill = 0 if padding is None else padding
     alone = _takes_short(model, check.reader, length)
     prefixes = torch.zeros(1, 0, dtype=torch.long, device=device)
-    worst = torch.zeros(1, dtype=torch.float64, device=device)
+    square = torch.zeros(1, dtype=torch.float64, device=device)
     ended = list[tuple[Tensor, Tensor]]()
     for place, tokens in enumerate(found.tokens):
         longer = _extended(prefixes, tokens)
         given = longer if alone else _filled(longer, length, fill)
-        excess = check.excess(model, given)[:, place] if len(longer) else worst[:0]
-        kept = _kept(excess, wanted)
+        excess = check.excess(model, given)[:, place] if len(longer) else square[:0]
+        so_far = square.repeat_interleave(len(tokens)) + excess.square()
+        kept = _kept(excess, so_far, wanted)
         parents = kept // max(1, len(tokens))
         dead = torch.ones(len(prefixes), dtype=torch.bool, device=device).index_fill(0, parents, False)
-        ended.append((prefixes[dead], worst[dead]))
-        worst = torch.maximum(worst[parents], excess[kept])
-        prefixes = longer[kept]
-    return _whole([*ended, (prefixes, worst)], length, fill, wanted)
+        ended.append((prefixes[dead], square[dead]))
+        square, prefixes = so_far[kept], longer[kept]
+    return _whole([*ended, (prefixes, square)], length, fill, wanted)
 
 
 def _extended(prefixes: Int[Tensor, "m p"], tokens: Int[Tensor, " k"]) -> Int[Tensor, "mk q"]:
@@ -82,11 +82,13 @@ def _filled(prefixes: Int[Tensor, "m p"], length: int, fill: int) -> Int[Tensor,
     return torch.cat([prefixes, prefixes.new_full((len(prefixes), length - prefixes.shape[1]), fill)], 1)
 
 
-def _kept(excess: Float[Tensor, " k"], wanted: int) -> Int[Tensor, " m"]:
-    order = excess.argsort()
-    inside = int((excess <= INSIDE).sum())
-    near = int((excess <= NEAR).sum())
-    return order[: min(max(inside, min(near, wanted)), max(LEAST, WIDTH * wanted))]
+def _kept(excess: Float[Tensor, " k"], so_far: Float[Tensor, " k"], wanted: int) -> Int[Tensor, " m"]:
+    """Those inside, else as many of the near as are wanted; of too many those whose rows fit best so far."""
+    inside = excess <= INSIDE
+    few = int(inside.sum()) < wanted
+    allowed = (excess <= NEAR if few else inside).nonzero()[:, 0]
+    order = allowed[so_far[allowed].argsort()]
+    return order[: max(int(inside.sum()), wanted) if few else max(LEAST, WIDTH * wanted)]
 
 
 def _takes_short(model: Model, reader: Reader, length: int) -> bool:
@@ -105,12 +107,11 @@ def _whole(parts: list[tuple[Tensor, Tensor]], length: int, fill: int, wanted: i
     """Sentences of full length first, then as many of the longest others as are missing."""
     parts = [part for part in reversed(parts) if len(part[0]) and part[0].shape[1]]
     tokens = [_filled(prefixes, length, fill) for prefixes, _ in parts]
-    lengths = [torch.full_like(worst, prefixes.shape[1]).long() for prefixes, worst in parts]
+    lengths = [torch.full_like(square, prefixes.shape[1]).long() for prefixes, square in parts]
+    excess = [(square / prefixes.shape[1]).sqrt() for prefixes, square in parts]
     if not parts:
         nothing = torch.zeros(0, dtype=torch.long)
         return Sentences(nothing.view(0, length), nothing.double(), nothing)
     whole = int((torch.cat(lengths) == length).sum())
     kept = max(whole, wanted)
-    return Sentences(
-        torch.cat(tokens)[:kept], torch.cat([worst for _, worst in parts])[:kept], torch.cat(lengths)[:kept]
-    )
+    return Sentences(torch.cat(tokens)[:kept], torch.cat(excess)[:kept], torch.cat(lengths)[:kept])

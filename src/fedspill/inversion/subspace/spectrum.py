@@ -16,8 +16,11 @@ EDGE = 1.05
 """Over the largest singular value of pure noise (Marchenko-Pastur), from which one is a signal."""
 NO_TAIL = 2
 """Directions without a signal, of which fewer tell nothing."""
-ROUNDED = 16.0
+ROUNDED = 2.0
 """Units in the last place by which the rows may differ between the client's machine and this one."""
+
+SOLVED = 1e-14
+"""The same of what is computed here, in float64."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,7 @@ class Subspace:
         noise: standard deviation of the noise on an entry, in the same scale.
         noise_share: the noise's norm over the gradient's.
         rounding: relative error of the rows themselves.
+        even: the scale is that of rows of the gradient that were brought to length 1.
         full: nothing is known outside the basis: the rows fill the width, or the noise hides where they end.
     """
 
@@ -38,6 +42,7 @@ class Subspace:
     noise: float
     noise_share: float
     rounding: float
+    even: bool
     full: bool
 
     @property
@@ -79,22 +84,21 @@ def subspace(gradient: Float[Tensor, "out d"], eps: float) -> Subspace:
     length = gradient.norm(dim=1, keepdim=True)
     kept = gradient[length[:, 0] > 0]
     if not len(kept):
-        return _space(gradient[:1], 0, eps, full=True)
-    even = kept / kept.norm(dim=1, keepdim=True)
-    for rows in (even, kept):
+        return _space(gradient[:1], 0, eps, even=False, full=True)
+    for even, rows in ((True, kept / kept.norm(dim=1, keepdim=True)), (False, kept)):
         rank = last_gap(torch.linalg.svdvals(rows))
         if rank is not None:
-            return _space(rows, rank, eps)
+            return _space(rows, rank, eps, even=even)
     rank = above_noise(torch.linalg.svdvals(kept), kept.shape)
-    return _space(kept, rank or 0, eps, full=not rank)
+    return _space(kept, rank or 0, eps, even=False, full=not rank)
 
 
-def _space(rows: Float[Tensor, "out d"], rank: int, eps: float, *, full: bool = False) -> Subspace:
+def _space(rows: Float[Tensor, "out d"], rank: int, eps: float, *, even: bool, full: bool = False) -> Subspace:
     _, values, basis = torch.linalg.svd(rows, full_matrices=False)
     free = max(1, (rows.shape[0] - rank) * (rows.shape[1] - rank))
     noise = float(values[rank:].square().sum().div(free).sqrt())
     share = noise * rows.numel() ** 0.5 / float(values.norm().clamp_min(1e-300))
-    return Subspace(basis[:rank], values[:rank], noise, share, ROUNDED * eps, full)
+    return Subspace(basis[:rank], values[:rank], noise, share, ROUNDED * eps + SOLVED, even, full)
 
 
 def last_gap(values: Float[Tensor, " k"]) -> int | None:
