@@ -4,8 +4,10 @@ Rows of a sentence that is right but for some tokens lie the nearer to the space
 the best token position by position, again and again, mostly ends at a sentence that was there.
 """
 
+from dataclasses import dataclass
+
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from fedspill.core.model import Model
@@ -38,23 +40,50 @@ def assembled(
         starts: for each sentence wanted, at most.
     """
     table = _Table(found, model.like.device)
-    right, others = list[tuple[Tensor, float, int]](), list[tuple[Tensor, float, int]]()
-    for _ in range(starts * max(1, wanted)):
-        if not table.left() or (len(right) >= wanted and not table.left(sure=True)):
+    right, others = list[_Tried](), list[_Tried]()
+    for number in range(starts * max(1, wanted)):
+        if not table.left() or _explained(model, check, right):
             break
         length = table.length(padding, rng)
-        tokens = _filled(_descended(model, check, table, table.start(length, rng), padding), table, padding)
-        excess = float(check.excess(model, tokens[None])[0, :length].max())
-        if excess > INSIDE:
-            others.append((tokens, excess, length))
-        elif not any(torch.equal(tokens, t) for t, _, _ in right):
-            right.append((tokens, excess, length))
+        start = table.start(length, rng)
+        choices = table.choices(length, fresh=number % 2 == 0)
+        tokens = _filled(_descended(model, check, choices, start, len(table.tokens), padding), len(table.tokens), padding)
+        tried = _Tried(tokens, check.excess(model, tokens[None])[0, :length])
+        if not tried.inside:
+            others.append(tried)
+        elif not any(torch.equal(tokens, r.tokens) for r in right):
+            right.append(tried)
             table.cover(tokens)
-    others.sort(key=lambda one: one[1])
+    others.sort(key=lambda one: one.size)
     every = [*right, *others[: max(0, wanted - len(right))]]
-    tokens = torch.stack([t for t, _, _ in every])
-    excess = check.space.basis.new_tensor([e for _, e, _ in every])
-    return Sentences(tokens, excess, tokens.new_tensor([n for _, _, n in every]))
+    tokens = torch.stack([one.tokens for one in every])
+    excess = check.space.basis.new_tensor([one.size for one in every])
+    return Sentences(tokens, excess, tokens.new_tensor([len(one.excess) for one in every]))
+
+
+@dataclass(frozen=True)
+class _Tried:
+    """Where a descent ended, with how far the rows of what is not filled up lie outside."""
+
+    tokens: Int[Tensor, " t"]
+    excess: Float[Tensor, " p"]
+
+    @property
+    def inside(self) -> bool:
+        return bool((self.excess <= INSIDE).all())
+
+    @property
+    def size(self) -> float:
+        return float(self.excess.square().mean().sqrt())
+
+
+def _explained(model: Model, check: Check, right: list[_Tried]) -> bool:
+    """Whether the sentences that were found have as many different rows as the check's gradient shows."""
+    if not right:
+        return False
+    rows = check.reader.rows(model, torch.stack([one.tokens for one in right]))
+    kept = torch.cat([r[: len(one.excess)] for r, one in zip(rows, right, strict=True)])
+    return len(torch.unique(kept, dim=0)) >= check.space.rank
 
 
 class _Table:
@@ -62,12 +91,16 @@ class _Table:
 
     def __init__(self, found: Candidates, device: torch.device) -> None:
         self.tokens = found.tokens
-        self.inside = [int((e <= INSIDE).sum()) for e in found.excess]
         self.open = [torch.ones(len(t), dtype=torch.bool, device=device) for t in self.tokens]
 
-    def left(self, *, sure: bool = False) -> bool:
-        """Whether candidates are in no sentence yet; `sure`: those that are inside beyond doubt."""
-        return any(bool(o[:k].any() if sure else o.any()) for o, k in zip(self.open, self.inside, strict=True))
+    def left(self) -> bool:
+        """Whether candidates are in no sentence yet."""
+        return any(bool(o.any()) for o in self.open)
+
+    def choices(self, length: int, *, fresh: bool) -> list[Int[Tensor, " k"]]:
+        """Tokens to choose from at each position; `fresh`: only those in no sentence, where there are any."""
+        pairs = zip(self.tokens[:length], self.open, strict=False)
+        return [t[o] if fresh and bool(o.any()) else t for t, o in pairs]
 
     def cover(self, tokens: Int[Tensor, " t"]) -> None:
         """These are in a sentence."""
@@ -92,23 +125,27 @@ def _drawn(open_: Bool[Tensor, " k"], rng: torch.Generator) -> Tensor:
     return places[int(torch.randint(len(places), (1,), generator=rng))]
 
 
-def _filled(tokens: Int[Tensor, "*m p"], table: _Table, padding: int | None) -> Int[Tensor, "*m t"]:
-    missing = len(table.tokens) - tokens.shape[-1]
+def _filled(tokens: Int[Tensor, "*m p"], length: int, padding: int | None) -> Int[Tensor, "*m t"]:
+    missing = length - tokens.shape[-1]
     return torch.cat([tokens, tokens.new_full((*tokens.shape[:-1], missing), padding or 0)], -1)
 
 
 def _descended(
-    model: Model, check: Check, table: _Table, tokens: Int[Tensor, " p"], padding: int | None
+    model: Model,
+    check: Check,
+    choices: list[Int[Tensor, " k"]],
+    tokens: Int[Tensor, " p"],
+    length: int,
+    padding: int | None,
 ) -> Int[Tensor, " p"]:
     """The best token at every position in turn, until nothing changes."""
-    length = len(tokens)
     for _ in range(SWEEPS):
         before = tokens
-        for place, choices in enumerate(table.tokens[:length]):
-            if len(choices) > 1:
-                tried = tokens.repeat(len(choices), 1)
-                tried[:, place] = choices
-                rows = check.reader.rows(model, _filled(tried, table, padding))[:, :length]
+        for place, some in enumerate(choices):
+            if len(some) > 1:
+                tried = tokens.repeat(len(some), 1)
+                tried[:, place] = some
+                rows = check.reader.rows(model, _filled(tried, length, padding))[:, : len(tokens)]
                 tokens = tried[int(check.space.outside(rows).square().sum(1).argmin())]
         if torch.equal(before, tokens):
             break

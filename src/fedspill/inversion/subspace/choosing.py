@@ -51,7 +51,8 @@ def check_of(
         rng: for sentences to try.
     """
     checks = list[Check]()
-    for reader in readers[:LOOKED_AT]:
+    anchored = [r for r in readers if r.anchored]
+    for reader in (anchored or list(readers))[:LOOKED_AT]:
         space = open_space(reader, values, eps)
         if space is not None and space.rank >= rank:
             checks.append(Check(reader, space))

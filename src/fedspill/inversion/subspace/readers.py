@@ -18,6 +18,8 @@ PROBES = 3
 """Sentences by which is seen what a row depends on."""
 CHUNK = 2**16
 """Rows in one pass."""
+OWN = 2.0
+"""Times as far as others, which a row moves with the token at its own position, from which it is anchored there."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,8 @@ class Reader:
         by_sentence: rows come sentence by sentence; else position by position.
         local: a row depends on the token at its position alone.
         causal: no row depends on a later token.
+        anchored: a row depends on the token at its own position more than on any other; not so right behind an
+            attention, where it is a mean over tokens.
     """
 
     weights: tuple[Weight, ...]
@@ -37,6 +41,7 @@ class Reader:
     by_sentence: bool
     local: bool
     causal: bool
+    anchored: bool
 
     @property
     def name(self) -> str:
@@ -121,14 +126,29 @@ def _examined(model: Model, probes: Tensor, call: Call, weights: tuple[Weight, .
     if by_sentence is None:
         return None
     before = ordered(call.rows, n, by_sentence)
-    local, causal = True, True
-    for place in {0, t // 2, t - 1}:
-        rows = linear_calls(model, _changed(model, probes, place), frozenset(weights[:1]))[0].rows
-        moved = _differ(ordered(rows, n, by_sentence), before)[0]
-        if not bool(moved[place]):
-            return None
-        local, causal = local and int(moved.sum()) == 1, causal and not bool(moved[:place].any())
-    return Reader(weights, call.rows.shape[1], by_sentence, local, causal)
+    places = sorted({0, t // 2, t - 1})
+    moved = {place: _moved(model, probes, before, weights, by_sentence, place) for place in places}
+    if not all(bool(m[place] > 0) for place, m in moved.items()):
+        return None
+    local = all(int((m > 0).sum()) == 1 for m in moved.values())
+    causal = not any(bool(m[:place].any()) for place, m in moved.items())
+    anchored = float(moved[t // 2][t // 2]) > OWN * _others(moved[t // 2], t // 2)
+    return Reader(weights, call.rows.shape[1], by_sentence, local, causal, anchored)
+
+
+def _others(moved: Float[Tensor, " t"], place: int) -> float:
+    """How far the rows of other positions moved that moved at all, in the mean."""
+    rest = torch.cat([moved[:place], moved[place + 1 :]])
+    return float(rest[rest > 0].mean()) if bool((rest > 0).any()) else 0.0
+
+
+def _moved(
+    model: Model, probes: Tensor, before: Tensor, weights: tuple[Weight, ...], by_sentence: bool, place: int
+) -> Float[Tensor, " t"]:
+    """How far each row of the first sentence moves with the token at a place; 0 where that is rounding."""
+    rows = linear_calls(model, _changed(model, probes, place), frozenset(weights[:1]))[0].rows
+    after = ordered(rows, len(probes), by_sentence)
+    return (after - before)[0].norm(dim=1) * _differ(after, before)[0]
 
 
 def _by_sentence(model: Model, probes: Tensor, call: Call) -> bool | None:
