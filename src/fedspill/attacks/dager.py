@@ -22,13 +22,16 @@ from fedspill.inversion.subspace.assembling import assembled
 from fedspill.inversion.subspace.checking import Verdict, verdict
 from fedspill.inversion.subspace.choosing import check_of, open_space
 from fedspill.inversion.subspace.growing import Check, Sentences, grown
-from fedspill.inversion.subspace.labels import Read, matched_labels, read_labels
+from fedspill.inversion.subspace.labels import Read, matched_labels, read_labels, relabelled
 from fedspill.inversion.subspace.readers import Reader, first_reader, readers
 from fedspill.inversion.subspace.selecting import selected
 from fedspill.inversion.subspace.tokens import INSIDE, Candidates, candidates, padding_token, tokens_that_moved
 
 SURE, LIKELY, DOUBTFUL = 1.0, 0.75, 0.25
 """Confidence of a sentence that the update confirms, of one whose every row is inside, and of any other."""
+
+RELABELLED = 3
+"""Times that labels are put right by what a replayed update leaves."""
 
 
 @dataclass(frozen=True)
@@ -184,7 +187,7 @@ def _labels(world: _World, sentences: Sentences) -> Read | None:
 def _reported(world: _World, found: Candidates, all_found: _Found, read: Read | None) -> Reconstruction:
     """What was read, as often as it was there, with what the replayed update says of it."""
     sentences, known = all_found.sentences, world.knowledge.num_examples
-    told = None if read is None else _judged(world, all_found, read)
+    read, told = _relabelled(world, all_found, read)
     certain = _certain(world, sentences, read, told)
     order = _order(sentences, read, certain, known)
     complete = known is None or int(certain[order].sum()) == known
@@ -199,6 +202,21 @@ def _reported(world: _World, found: Candidates, all_found: _Found, read: Read | 
         notes=_notes(world, found, sentences, told, len(order)),
         marks=tuple("alone" if c else "unsure" for c in certain[order].tolist()),
     )
+
+
+def _relabelled(world: _World, found: _Found, read: Read | None) -> tuple[Read | None, Verdict | None]:
+    """Labels, put right where the replayed update says so, and what it then says."""
+    told = None if read is None else _judged(world, found, read)
+    for _ in range(RELABELLED):
+        if read is None or told is None or told.met or not bool((read.counts > 0).all()):
+            break
+        total = int(read.counts.sum()) * read.labels[0].numel()
+        labels = relabelled(world.model, told.left, found.sentences.tokens, read, total)
+        if labels is None:
+            break
+        read = Read(labels, read.counts)
+        told = _judged(world, found, read)
+    return read, told
 
 
 def _judged(world: _World, found: _Found, read: Read) -> Verdict | None:

@@ -130,6 +130,11 @@ def token_lookups(model: Model, tokens: Int[Tensor, "n t"]) -> list[Lookup]:
     ]
 
 
+def is_looked_up(model: Model, name: str, tokens: Int[Tensor, "n t"]) -> bool:
+    """Whether rows of this parameter are looked up, whatever else it does."""
+    return any(lookup.name == name for lookup, _ in _watched(model, tokens, None).lookups)
+
+
 def _same(places: Tensor, tokens: Tensor) -> bool:
     return any(torch.equal(places.flatten(), z.flatten()) for z in (tokens, tokens.T))
 

@@ -37,12 +37,14 @@ class Verdict:
         factor: by which theirs must be multiplied to meet it.
         rows: for each sentence, the relative error of its worst row's gradient.
         met: the residual is no more than noise and rounding explain.
+        left: observed mean gradients less theirs.
     """
 
     residual: float
     factor: float
     rows: Float[Tensor, " m"]
     met: bool
+    left: Params
 
     def certain(self) -> Tensor:
         """(m,) sentences each of whose tokens the update confirms."""
@@ -81,7 +83,7 @@ def verdict(
     allowed = min(FAR, STEPS * torch.finfo(knowledge.model.like.dtype).eps) + NOISE * max(
         check.space.noise_share for check in checks
     )
-    return Verdict(residual, factor, torch.stack(errors).amax(0), factor > 0 and residual <= allowed)
+    return Verdict(residual, factor, torch.stack(errors).amax(0), factor > 0 and residual <= allowed, left)
 
 
 def _sent(update: Update, knowledge: ServerKnowledge, z: Tensor, labels: Tensor) -> Update | None:

@@ -10,15 +10,16 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from fedspill.core.errors import NotApplicable
 from fedspill.core.model import Model
-from fedspill.core.probing.head import Head, last_linear
 from fedspill.core.types import Params
-from fedspill.inversion.subspace.calls import Weight, linear_calls
+from fedspill.inversion.subspace.calls import Weight, is_looked_up, linear_calls
 from fedspill.inversion.subspace.readers import ordered
 
 QUIET = 0.25
 """Share of one label's weight below which a row has none."""
+
+LINEAR = 100.0
+"""Units in the last place of the largest logit, up to which a product is the logits."""
 
 
 @dataclass(frozen=True)
@@ -36,14 +37,36 @@ class Read:
 
 @dataclass(frozen=True)
 class _Rows:
-    """What enters the classification layer, and the probabilities that leave it; a row each, float64."""
+    """The layer that makes the logits, what enters it and the probabilities that leave it; a row each, float64.
 
+    Attributes:
+        bias: name of its bias, if it has one.
+    """
+
+    weight: Weight
+    bias: str | None
     features: Float[Tensor, "m d"]
     probabilities: Float[Tensor, "m c"]
 
 
+@dataclass(frozen=True)
+class _Same:
+    """Different rows of the classification layer.
+
+    Attributes:
+        place: of each sentence's rows among the different ones.
+    """
+
+    features: Float[Tensor, "k d"]
+    probabilities: Float[Tensor, "k c"]
+    place: Int[Tensor, "m r"]
+
+
 def read_labels(model: Model, values: Params, tokens: Int[Tensor, "m t"], count: int | None) -> Read | None:
     """Labels and counts of sentences; None where the layer or its gradient tells none.
+
+    Where the layer is the embedding, too, as in GPT-2, the rows of tokens that stand in the sentences hold more than
+    the layer's gradient: labels among these are the next tokens, and each last one a guess, see `relabelled`.
 
     Args:
         model: as sent; plain cross-entropy, or a loss near it.
@@ -51,64 +74,120 @@ def read_labels(model: Model, values: Params, tokens: Int[Tensor, "m t"], count:
         tokens: different sentences.
         count: sentences in the update, if known.
     """
-    head = _head(model)
-    rows = _rows(model, tokens) if len(tokens) else None
-    if rows is None or head is None or head.weight not in values:
+    rows = _rows(model, tokens)
+    if rows is None or rows.weight.name not in values:
         return None
+    same = _same_rows(rows, len(tokens))
+    if len(same.features) > same.features.shape[1]:
+        return None
+    pulls = _pulls(values, rows, same.features)
+    weights = _label_weights(same.probabilities, pulls)
+    if is_looked_up(model, rows.weight.name, tokens[:1]):
+        weights = _with_followers(same, pulls, tokens)
+        if weights is None:
+            return None
+    ends = weights[same.place[:, -1]].sum(1)
+    unit = _unit(ends, float(weights.sum()), None if count is None else count * same.place.shape[1])
+    return _assigned(weights / unit, same.place, tokens)
+
+
+def relabelled(
+    model: Model, left: Params, tokens: Int[Tensor, "m t"], read: Read, total: int
+) -> Int[Tensor, "m ..."] | None:
+    """Labels put right by what of the observed gradient the sentences with these labels leave; None: none is wrong.
+
+    A wrong label leaves its row's features in two rows of the classification layer: in its own, and in the right one's.
+
+    Args:
+        model: as sent.
+        left: observed mean gradients less those of the sentences.
+        tokens: different sentences.
+        read: their labels so far.
+        total: labels in the batch.
+    """
+    rows = _rows(model, tokens)
+    if rows is None or rows.weight.name not in left or read.labels.numel() != len(rows.features):
+        return None
+    same = _same_rows(rows, len(tokens))
+    wrong = -_pulls(left, rows, same.features) * total
+    labels, changed = read.labels.clone(), False
+    for s, place in enumerate(same.place.tolist()):
+        for r, row in enumerate(place):
+            better = int(wrong[row].argmax())
+            worse = int(labels[s, r] if labels.ndim == 2 else labels[s])
+            if float(wrong[row, better]) > 0.5 and worse >= 0 and float(wrong[row, worse]) < -0.5:
+                labels.view(len(tokens), -1)[s, r] = better
+                wrong[row, better] -= read.counts[s]
+                wrong[row, worse] += read.counts[s]
+                changed = True
+    return labels if changed else None
+
+
+def _same_rows(rows: _Rows, sentences: int) -> _Same:
     same, place = torch.unique(rows.features, dim=0, return_inverse=True)
-    if len(same) > same.shape[1]:
-        return None
-    spread = torch.zeros(len(same), dtype=torch.long, device=place.device).scatter_(
-        0, place, torch.arange(len(place), device=place.device)
-    )
-    pulls = _pulls(values, head, same)
-    weights = _label_weights(rows.probabilities[spread], pulls)
-    places, each = place.view(len(tokens), -1), len(rows.features) // len(tokens)
-    ends = weights[places[:, -1]].sum(1)
-    unit = _unit(ends, float(weights.sum()), None if count is None else count * each)
-    return _assigned(weights / unit, places, tokens)
+    at = place.new_zeros(len(same)).scatter_(0, place, torch.arange(len(place), device=place.device))
+    return _Same(same, rows.probabilities[at], place.view(sentences, -1))
 
 
-def _head(model: Model) -> Head | None:
-    try:
-        return last_linear(model)
-    except NotApplicable:
+def _with_followers(same: _Same, pulls: Float[Tensor, "k c"], tokens: Int[Tensor, "m t"]) -> Tensor | None:
+    """Label weights where the pulls of tokens in the sentences are unknown: what is missing goes to the next token."""
+    if same.place.shape != tokens.shape:
         return None
+    known = torch.ones(pulls.shape[1], dtype=torch.bool, device=pulls.device).index_fill(0, tokens.unique(), False)
+    if int(known.sum()) < 4:
+        return None
+    ratio = pulls[:, known] / same.probabilities[:, known].clamp_min(1e-300)
+    each = ratio.median(1, keepdim=True).values
+    weights = (each * same.probabilities - pulls) * known
+    missing = (each[:, 0] - weights.sum(1)).clamp_min(0)
+    followers = torch.cat([tokens[:, 1:], tokens[:, -1:]], 1)
+    share = 1 / torch.bincount(same.place.flatten(), minlength=len(missing)).clamp_min(1)
+    add = (missing * share)[same.place]
+    return weights.index_put((same.place, followers), add, accumulate=True)
 
 
 def _rows(model: Model, tokens: Int[Tensor, "m t"]) -> _Rows | None:
-    """One row for each sentence, or for each token of each."""
-    head = _head(model)
-    calls = [] if head is None else linear_calls(model, tokens)
-    calls = [c for c in calls if head is not None and c.weight == Weight(head.weight, head.across, 0, c.weight.size)]
-    if len(calls) != 1 or len(calls[0].rows) not in (len(tokens), tokens.numel()):
+    """One row for each sentence, or for each token of each, sentence by sentence; None where no layer makes logits.
+
+    The layer is known by its product being the logits, but for a constant.
+    """
+    if not len(tokens):
         return None
+    calls = linear_calls(model, tokens)
     with torch.no_grad():
         logits = model.logits(model.params, tokens)
-    if logits.ndim not in (2, 3) or logits.shape[:-1].numel() != len(calls[0].rows):
+    if logits.ndim not in (2, 3):
         return None
-    features = calls[0].rows
-    if logits.ndim == 3:
-        features = _by_sentence(features, logits, head, model)
-    return _Rows(features.double(), logits.double().softmax(-1).flatten(0, -2))
+    flat = logits.flatten(0, -2)
+    for call in reversed(calls):
+        if call.weight.size == flat.shape[1] and len(call.rows) == len(flat):
+            for by_sentence in (True, False):
+                rows = ordered(call.rows, len(tokens), by_sentence).flatten(0, 1)
+                rest = flat - rows @ call.weight.part(model.params).T
+                if _constant(rest, flat):
+                    bias = _bias_of(model.params, call.weight, rest.mean(0), flat)
+                    return _Rows(call.weight, bias, rows.double(), flat.double().softmax(1))
+    return None
 
 
-def _by_sentence(features: Tensor, logits: Tensor, head: Head | None, model: Model) -> Tensor:
-    """The rows in the order of the logits, whichever way the network keeps them."""
-    assert head is not None
-    weight = head.rows(model.params[head.weight])
-    bias = 0 if head.bias is None else model.params[head.bias]
-    both = [ordered(features, len(logits), way) for way in (True, False)]
-    errors = [float((rows @ weight.T + bias - logits).norm()) for rows in both]
-    return both[errors.index(min(errors))].flatten(0, 1)
+def _constant(rest: Float[Tensor, "m c"], logits: Float[Tensor, "m c"]) -> bool:
+    return float((rest - rest[:1]).abs().max()) <= LINEAR * torch.finfo(logits.dtype).eps * float(logits.abs().max())
 
 
-def _pulls(values: Params, head: Head, features: Float[Tensor, "m d"]) -> Float[Tensor, "m c"]:
+def _bias_of(params: Params, weight: Weight, constant: Float[Tensor, " c"], logits: Tensor) -> str | None:
+    """The parameter that the constant is; one beside the weight first."""
+    close = LINEAR * torch.finfo(logits.dtype).eps * float(logits.abs().max())
+    fits = [k for k, v in params.items() if v.shape == constant.shape and float((v - constant).abs().max()) <= close]
+    beside = [k for k in fits if k.rpartition(".")[0] == weight.name.rpartition(".")[0]]
+    return next(iter(beside), None)
+
+
+def _pulls(values: Params, layer: _Rows, features: Float[Tensor, "m d"]) -> Float[Tensor, "m c"]:
     """The derivative of the loss by each row's logits."""
-    gradient = head.rows(values[head.weight])
-    if head.bias is not None and head.bias in values:
+    gradient = layer.weight.part(values)
+    if layer.bias is not None and layer.bias in values:
         scale = features.norm(dim=1).mean()  # so that the bias weighs no less than a feature, nor more
-        gradient = torch.cat([gradient, scale * values[head.bias][:, None]], 1)
+        gradient = torch.cat([gradient, scale * values[layer.bias][:, None]], 1)
         features = torch.cat([features, scale.expand(len(features), 1)], 1)
     return torch.linalg.lstsq(features.T, gradient.T).solution
 
