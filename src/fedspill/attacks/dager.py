@@ -22,12 +22,19 @@ from fedspill.inversion.subspace.assembling import assembled
 from fedspill.inversion.subspace.checking import Verdict, verdict
 from fedspill.inversion.subspace.choosing import check_of, open_space
 from fedspill.inversion.subspace.growing import Check, Sentences, grown
-from fedspill.inversion.subspace.labels import Read, matched_labels, read_labels, relabelled
+from fedspill.inversion.subspace.labels import (
+    Read,
+    label_layer,
+    matched_labels,
+    read_labels,
+    relabelled,
+    with_last_token,
+)
 from fedspill.inversion.subspace.readers import Reader, first_reader, readers
 from fedspill.inversion.subspace.selecting import selected
 from fedspill.inversion.subspace.tokens import INSIDE, Candidates, candidates, padding_token, tokens_that_moved
 
-SURE, LIKELY, DOUBTFUL = 1.0, 0.75, 0.25
+SURE, LIKELY, DOUBTFUL = 1.0, 0.5, 0.25
 """Confidence of a sentence that the update confirms, of one whose every row is inside, and of any other."""
 
 RELABELLED = 3
@@ -70,12 +77,22 @@ class DAGER:
         world = _World.of(update, knowledge)
         found = world.tokens()
         sentences = self._sentences(world, found, rng)
-        return _reported(world, found, sentences, _labels(world, sentences.sentences))
+        rebuilt = _reported(world, found, sentences, _labels(world, sentences.sentences))
+        if knowledge.num_examples is not None and not rebuilt.converged and "alone" not in rebuilt.marks:
+            held = knowledge.num_examples * world.spec.length
+            if held >= world.first.reader.capacity:
+                raise NotApplicable(_crowded(world.first.reader, knowledge))
+        return rebuilt
 
     def _sentences(self, world: "_World", found: Candidates, rng: torch.Generator) -> "_Found":
         """Whole sentences; without a later layer, only where each position has one token."""
         sure = all(len(tokens) == 1 for tokens in found.tokens)
         check = check_of(world.model, world.later, world.values, world.first.space.rank, found, world.eps, rng)
+        if check is None and any(not len(tokens) for tokens in found.tokens):
+            raise NotApplicable(
+                f"the gradient of {world.first.reader.name!r} has {world.first.space.rank} independent rows, fewer than"
+                " there are tokens: no token's row lies in their space at some positions"
+            )
         if check is None and not sure:
             raise NotApplicable(
                 "tokens were read, but not which stand in one sentence: of no later layer the gradient was sent with a"
@@ -101,8 +118,17 @@ class _Found:
 
 
 @dataclass(frozen=True)
+class _Told:
+    """What the replayed update says of sentences with these labels, as the loss takes them."""
+
+    verdict: Verdict
+    sentences: Sentences
+    labels: Int[Tensor, "m ..."]
+
+
+@dataclass(frozen=True)
 class _World:
-    """What is read from: the network in eval mode, mean gradients, the first layer, and those after it."""
+    """What is read from: the network in eval mode, mean gradients, the first layer, later ones, and the last."""
 
     update: Update
     knowledge: ServerKnowledge
@@ -110,6 +136,7 @@ class _World:
     values: Params
     first: Check
     later: tuple[Reader, ...]
+    layer: tuple[str, ...]
 
     @classmethod
     def of(cls, update: Update, knowledge: ServerKnowledge) -> "_World":
@@ -117,12 +144,14 @@ class _World:
         model = knowledge.model.in_eval_mode()
         every = readers(model)
         first = first_reader(every, update.values)
-        values = mean_gradient(update, knowledge, update.values).values
+        layer = label_layer(model, _probes(model))
+        names = {*layer, *(w.name for reader in every for w in reader.weights)}
+        values = mean_gradient(update, knowledge, names.intersection(update.values)).values
         space = open_space(first, values, torch.finfo(model.like.dtype).eps)
         if space is None:
             raise NotApplicable(_crowded(first, knowledge))
         later = tuple(r for reader in every if not reader.local and (r := reader.sent(values)) is not None)
-        return cls(update, knowledge, model, values, Check(first, space), later)
+        return cls(update, knowledge, model, values, Check(first, space), later, layer)
 
     @property
     def spec(self) -> TokenSpec:
@@ -140,18 +169,20 @@ class _World:
         return known if known is not None else max(1, -(-self.first.space.rank // self.spec.length))
 
     @property
-    def _probes(self) -> Tensor:
-        places = torch.arange(2 * self.spec.length, device=self.model.like.device)
-        return (places % self.spec.vocabulary).view(2, -1)
-
-    @property
     def padding(self) -> int | None:
-        return padding_token(self.model, self._probes)
+        return padding_token(self.model, _probes(self.model))
 
     def tokens(self) -> Candidates:
         """Tokens by position."""
-        ids = tokens_that_moved(self.model, self.update.values, self._probes)
+        ids = tokens_that_moved(self.model, self.update.values, _probes(self.model))
         return candidates(self.model, self.first.reader, self.first.space, ids, self.wanted)
+
+
+def _probes(model: Model) -> Int[Tensor, "n t"]:
+    spec = model.input
+    assert isinstance(spec, TokenSpec)
+    places = torch.arange(2 * spec.length, device=model.like.device)
+    return (places % spec.vocabulary).view(2, -1)
 
 
 def _crowded(first: Reader, knowledge: ServerKnowledge) -> str:
@@ -159,8 +190,8 @@ def _crowded(first: Reader, knowledge: ServerKnowledge) -> str:
     assert isinstance(spec, TokenSpec)
     held = f"{n} sentences of {spec.length} tokens" if n is not None else f"sentences of {spec.length} tokens"
     return (
-        f"the gradient of {first.name!r} shows no end of its tokens' space: the update holds {held}, of which fewer than"
-        f" {first.capacity - 1} different tokens in all can be read, and these only above the noise"
+        f"the gradient of {first.name!r} shows no end of its tokens' space: the update holds {held}, of which fewer"
+        f" than {first.capacity - 1} different tokens in all can be read, and these only above the noise"
     )
 
 
@@ -186,59 +217,64 @@ def _labels(world: _World, sentences: Sentences) -> Read | None:
 
 def _reported(world: _World, found: Candidates, all_found: _Found, read: Read | None) -> Reconstruction:
     """What was read, as often as it was there, with what the replayed update says of it."""
-    sentences, known = all_found.sentences, world.knowledge.num_examples
+    known = world.knowledge.num_examples
     read, told = _relabelled(world, all_found, read)
+    sentences = all_found.sentences if told is None else told.sentences
     certain = _certain(world, sentences, read, told)
     order = _order(sentences, read, certain, known)
     complete = known is None or int(certain[order].sum()) == known
-    converged = bool(len(order)) and complete and bool(certain[order].all())
     confidence = torch.where(certain, SURE, torch.where(sentences.excess <= INSIDE, LIKELY, DOUBTFUL))
     return Reconstruction(
         inputs=sentences.tokens[order],
-        labels=None if read is None else read.labels[order],
-        label_method=None if read is None else "the classification layer's gradient, solved for known features",
+        labels=None if told is None else told.labels[order],
+        label_method=None if told is None else "the classification layer's gradient, solved for known features",
         confidence=confidence[order].to(world.model.like),
-        converged=converged,
+        converged=bool(len(order)) and complete and bool(certain[order].all()),
         notes=_notes(world, found, sentences, told, len(order)),
         marks=tuple("alone" if c else "unsure" for c in certain[order].tolist()),
     )
 
 
-def _relabelled(world: _World, found: _Found, read: Read | None) -> tuple[Read | None, Verdict | None]:
+def _relabelled(world: _World, found: _Found, read: Read | None) -> tuple[Read | None, _Told | None]:
     """Labels, put right where the replayed update says so, and what it then says."""
-    told = None if read is None else _judged(world, found, read)
+    if read is None:
+        return None, None
+    ways = (True, False) if read.may_be_shifted else (False,)
+    tried = [_settled(world, found, read, shifted=shifted) for shifted in ways]
+    return next((one for one in tried if one[1] is not None and one[1].verdict.met), tried[-1])
+
+
+def _settled(world: _World, found: _Found, read: Read, *, shifted: bool) -> tuple[Read, _Told | None]:
+    told = _judged(world, found, read, shifted=shifted)
     for _ in range(RELABELLED):
-        if read is None or told is None or told.met or not bool((read.counts > 0).all()):
+        if told is None or told.verdict.met or not bool((read.counts > 0).all()):
             break
-        total = int(read.counts.sum()) * read.labels[0].numel()
-        labels = relabelled(world.model, told.left, found.sentences.tokens, read, total)
-        if labels is None:
+        better = relabelled(world.model, told.verdict.left, told.sentences.tokens, read)
+        if better is None:
             break
-        read = Read(labels, read.counts)
-        told = _judged(world, found, read)
+        read = better
+        told = _judged(world, found, read, shifted=shifted)
     return read, told
 
 
-def _judged(world: _World, found: _Found, read: Read) -> Verdict | None:
+def _judged(world: _World, found: _Found, read: Read, *, shifted: bool) -> _Told | None:
     there = read.counts > 0
     if not bool(there.any()):
         return None
+    sentences = with_last_token(found.sentences, read) if shifted else found.sentences
+    given = read.given(shifted=shifted)
     checks = [world.first] if found.check is None else [world.first, found.check]
-    return verdict(
-        world.update,
-        world.knowledge,
-        checks,
-        found.sentences.tokens[there],
-        read.labels[there],
-        read.counts[there],
+    said = verdict(
+        world.update, world.knowledge, checks, sentences.tokens[there], given[there], read.counts[there], world.layer
     )
+    return None if said is None else _Told(said, sentences, given)
 
 
-def _certain(world: _World, sentences: Sentences, read: Read | None, told: Verdict | None) -> Bool[Tensor, " m"]:
+def _certain(world: _World, sentences: Sentences, read: Read | None, told: _Told | None) -> Bool[Tensor, " m"]:
     """Sentences that the update confirms, of which nothing was filled up by guess."""
     certain = torch.zeros(len(sentences.tokens), dtype=torch.bool, device=sentences.tokens.device)
     if read is not None and told is not None:
-        certain[read.counts > 0] = told.certain()
+        certain[read.counts > 0] = told.verdict.certain()
     whole = sentences.lengths == sentences.tokens.shape[1]
     return certain & (whole if world.padding is None else torch.ones_like(whole))
 
@@ -258,7 +294,7 @@ def _order(
     return torch.cat([there, more])[:known]
 
 
-def _notes(world: _World, found: Candidates, sentences: Sentences, told: Verdict | None, shown: int) -> tuple[str, ...]:
+def _notes(world: _World, found: Candidates, sentences: Sentences, told: _Told | None, shown: int) -> tuple[str, ...]:
     first = world.first
     notes = [
         f"The gradient of {first.reader.name!r} has {first.space.rank} independent rows of {first.reader.width};"
@@ -268,8 +304,8 @@ def _notes(world: _World, found: Candidates, sentences: Sentences, told: Verdict
     if told is None:
         notes.append("Their labels could not be told, so that the update could not be replayed: nothing is certified.")
         return tuple(notes)
-    notes.append(f"The update that they give differs from the observed one by {told.residual:.1e} of its norm.")
-    return (*notes, *(multiple_note(told.factor) if told.met else ()))
+    notes.append(f"The update that they give differs from the observed one by {told.verdict.residual:.1e} of its norm.")
+    return (*notes, *(multiple_note(told.verdict.factor) if told.verdict.met else ()))
 
 
 _PAPER = DAGER()

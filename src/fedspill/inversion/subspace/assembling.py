@@ -47,7 +47,9 @@ def assembled(
         length = table.length(padding, rng)
         start = table.start(length, rng)
         choices = table.choices(length, fresh=number % 2 == 0)
-        tokens = _filled(_descended(model, check, choices, start, len(table.tokens), padding), len(table.tokens), padding)
+        tokens = _filled(
+            _descended(model, check, choices, start, len(table.tokens), padding), len(table.tokens), padding
+        )
         tried = _Tried(tokens, check.excess(model, tokens[None])[0, :length])
         if not tried.inside:
             others.append(tried)

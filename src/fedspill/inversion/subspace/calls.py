@@ -99,7 +99,7 @@ class _Products(EveryOperation):
         name, whole = self.held.get(factor.untyped_storage().data_ptr(), ("", None))
         if whole is None or not whole.is_contiguous():
             return None
-        width, offset = whole.shape[1], factor.storage_offset() - whole.storage_offset()
+        width, offset = whole.shape[1], int(factor.storage_offset() - whole.storage_offset())
         if factor.stride() == (1, width) and factor.shape[0] == width and offset % width == 0:
             return Weight(name, False, offset // width, factor.shape[1])
         if factor.stride() == (width, 1) and factor.shape[0] == whole.shape[0] and offset < width:

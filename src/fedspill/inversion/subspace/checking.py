@@ -4,7 +4,7 @@ A token that is wrong leaves a row unexplained that was read, and another withou
 by itself: a quiet sentence's share of the whole update says nothing of its own rows.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +15,6 @@ from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.local_training.update import FedSGD, LocalTraining, aggregate_update
 from fedspill.core.types import Params, Update, UpdateKind
 from fedspill.inversion.gradients.mean import mean_gradient
-from fedspill.inversion.gradients.scale import best_factor
 from fedspill.inversion.subspace.growing import Check
 
 ALIKE = 0.2
@@ -37,7 +36,7 @@ class Verdict:
         factor: by which theirs must be multiplied to meet it.
         rows: for each sentence, the relative error of its worst row's gradient.
         met: the residual is no more than noise and rounding explain.
-        left: observed mean gradients less theirs.
+        left: observed mean gradients less theirs, of some tensors.
     """
 
     residual: float
@@ -58,6 +57,7 @@ def verdict(
     tokens: Int[Tensor, "m t"],
     labels: Int[Tensor, "m ..."],
     counts: Int[Tensor, " m"],
+    kept: Iterable[str] = (),
 ) -> Verdict | None:
     """Replays the clients on these sentences; None where their protocol is not known, or the loss refuses the labels.
 
@@ -68,22 +68,56 @@ def verdict(
         tokens: different sentences.
         labels: theirs, as the loss takes them.
         counts: how often each is in the batch; at least 1.
+        kept: names of which `Verdict.left` is wanted, besides the checks'.
     """
     z, targets = tokens.repeat_interleave(counts, 0), labels.repeat_interleave(counts, 0)
     sent = _sent(update, knowledge, z, targets)
     if sent is None:
         return None
     names = [n for n in update.values if n in sent.values]
-    observed, shown = (mean_gradient(u, knowledge, names).values for u in (update, sent))
-    factor = _factor(shown, observed)
-    left = {n: observed[n] - factor * shown[n] for n in names}
-    whole = float(torch.stack([v.norm() for v in left.values()]).norm())
-    residual = whole / float(torch.stack([v.norm() for v in observed.values()]).norm().clamp_min(1e-300))
+    pairs = _Pairs(update, sent, knowledge)
+    factor = pairs.factor(names)
+    residual = pairs.residual(names, factor)
+    needed = {*kept, *(w.name for check in checks for w in check.reader.weights)}.intersection(names)
+    left = {n: pairs.left(n, factor) for n in needed}
+    shown = {n: pairs.both(n)[1] for n in needed}
     errors = [_row_errors(knowledge, check, tokens, left, shown, factor) for check in checks]
-    allowed = min(FAR, STEPS * torch.finfo(knowledge.model.like.dtype).eps) + NOISE * max(
-        check.space.noise_share for check in checks
-    )
+    rounding = min(FAR, STEPS * torch.finfo(knowledge.model.like.dtype).eps)
+    allowed = rounding + NOISE * max(check.space.noise_share for check in checks)
     return Verdict(residual, factor, torch.stack(errors).amax(0), factor > 0 and residual <= allowed, left)
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """An observed update and a replayed one, as mean gradients in float64: a tensor at a time, as networks are large."""
+
+    update: Update
+    sent: Update
+    knowledge: ServerKnowledge
+
+    def both(self, name: str) -> tuple[Tensor, Tensor]:
+        """Observed and shown."""
+        observed, shown = (mean_gradient(u, self.knowledge, [name]).values[name] for u in (self.update, self.sent))
+        return observed, shown
+
+    def left(self, name: str, factor: float) -> Tensor:
+        """What is not shown."""
+        observed, shown = self.both(name)
+        return observed - factor * shown
+
+    def factor(self, names: Sequence[str]) -> float:
+        """By which what is shown comes nearest; 0 if it points away."""
+        along, size = 0.0, 1e-300
+        for name in names:
+            observed, shown = self.both(name)
+            along, size = along + float((observed * shown).sum()), size + float(shown.square().sum())
+        return max(0.0, along / size)
+
+    def residual(self, names: Sequence[str], factor: float) -> float:
+        """What is left, over what was observed."""
+        left = sum(float(self.left(n, factor).square().sum()) for n in names)
+        whole = sum(float(self.both(n)[0].square().sum()) for n in names)
+        return (left / max(1e-300, whole)) ** 0.5
 
 
 def _sent(update: Update, knowledge: ServerKnowledge, z: Tensor, labels: Tensor) -> Update | None:
@@ -100,11 +134,6 @@ def _protocol(update: Update, knowledge: ServerKnowledge) -> LocalTraining | Non
     if update.kind is UpdateKind.GRADIENT:
         return knowledge.local_training if isinstance(knowledge.local_training, FedSGD) else FedSGD()
     return knowledge.local_training
-
-
-def _factor(shown: Params, observed: Params) -> float:
-    flat = [torch.cat([v.flatten() for v in values.values()]) for values in (shown, observed)]
-    return max(0.0, best_factor(*flat))
 
 
 def _row_errors(

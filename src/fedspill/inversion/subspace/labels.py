@@ -13,6 +13,7 @@ from torch import Tensor
 from fedspill.core.model import Model
 from fedspill.core.types import Params
 from fedspill.inversion.subspace.calls import Weight, is_looked_up, linear_calls
+from fedspill.inversion.subspace.growing import Sentences
 from fedspill.inversion.subspace.readers import ordered
 
 QUIET = 0.25
@@ -34,6 +35,21 @@ class Read:
     labels: Int[Tensor, "m ..."]
     counts: Int[Tensor, " m"]
 
+    @property
+    def may_be_shifted(self) -> bool:
+        """No last position has a label: the loss may compare each logit with the token after its own."""
+        return self.labels.ndim == 2 and self.labels.shape[1] > 1 and bool((self.labels[:, -1] < 0).all())
+
+    def given(self, *, shifted: bool) -> Int[Tensor, "m ..."]:
+        """Labels as the loss is handed them; one that shifts by itself takes them a position later."""
+        return torch.cat([self.labels[:, :1], self.labels[:, :-1]], 1) if shifted else self.labels
+
+    @property
+    def total(self) -> int:
+        """Labels in the batch."""
+        each = (self.labels.view(len(self.labels), -1) >= 0).sum(1)
+        return int((each * self.counts).sum())
+
 
 @dataclass(frozen=True)
 class _Rows:
@@ -47,6 +63,14 @@ class _Rows:
     bias: str | None
     features: Float[Tensor, "m d"]
     probabilities: Float[Tensor, "m c"]
+
+
+def label_layer(model: Model, tokens: Int[Tensor, "m t"]) -> tuple[str, ...]:
+    """Names of the parameters of the layer that makes the logits; () if there is none."""
+    rows = _rows(model, tokens)
+    if rows is None:
+        return ()
+    return (rows.weight.name,) if rows.bias is None else (rows.weight.name, rows.bias)
 
 
 @dataclass(frozen=True)
@@ -86,14 +110,12 @@ def read_labels(model: Model, values: Params, tokens: Int[Tensor, "m t"], count:
         weights = _with_followers(same, pulls, tokens)
         if weights is None:
             return None
-    ends = weights[same.place[:, -1]].sum(1)
+    ends = _ends(weights, same.place)
     unit = _unit(ends, float(weights.sum()), None if count is None else count * same.place.shape[1])
     return _assigned(weights / unit, same.place, tokens)
 
 
-def relabelled(
-    model: Model, left: Params, tokens: Int[Tensor, "m t"], read: Read, total: int
-) -> Int[Tensor, "m ..."] | None:
+def relabelled(model: Model, left: Params, tokens: Int[Tensor, "m t"], read: Read) -> Read | None:
     """Labels put right by what of the observed gradient the sentences with these labels leave; None: none is wrong.
 
     A wrong label leaves its row's features in two rows of the classification layer: in its own, and in the right one's.
@@ -103,13 +125,12 @@ def relabelled(
         left: observed mean gradients less those of the sentences.
         tokens: different sentences.
         read: their labels so far.
-        total: labels in the batch.
     """
     rows = _rows(model, tokens)
     if rows is None or rows.weight.name not in left or read.labels.numel() != len(rows.features):
         return None
     same = _same_rows(rows, len(tokens))
-    wrong = -_pulls(left, rows, same.features) * total
+    wrong = -_pulls(left, rows, same.features) * read.total
     labels, changed = read.labels.clone(), False
     for s, place in enumerate(same.place.tolist()):
         for r, row in enumerate(place):
@@ -120,7 +141,7 @@ def relabelled(
                 wrong[row, better] -= read.counts[s]
                 wrong[row, worse] += read.counts[s]
                 changed = True
-    return labels if changed else None
+    return Read(labels, read.counts) if changed else None
 
 
 def _same_rows(rows: _Rows, sentences: int) -> _Same:
@@ -203,6 +224,14 @@ def _label_weights(probabilities: Float[Tensor, "m c"], pulls: Float[Tensor, "m 
     return weight * probabilities - pulls
 
 
+def _ends(weights: Float[Tensor, "k c"], place: Int[Tensor, "m r"]) -> Float[Tensor, " m"]:
+    """What the labels of each sentence's last row that has any weigh: no other sentence shares this row."""
+    sums = weights.sum(1)[place]
+    heard = sums > QUIET * sums.max() / len(place)  # the loudest row may be shared by all
+    last = (heard * torch.arange(1, place.shape[1] + 1, device=place.device)).argmax(1, keepdim=True)
+    return torch.where(heard.any(1), sums.gather(1, last)[:, 0], 0.0)
+
+
 def _unit(ends: Float[Tensor, " m"], total: float, labels: int | None) -> float:
     """What one label weighs: the whole over their number, or the least that a sentence has at its end.
 
@@ -212,16 +241,15 @@ def _unit(ends: Float[Tensor, " m"], total: float, labels: int | None) -> float:
     if unit > 0 and bool(((ends / unit - (ends / unit).round()).abs() < QUIET).all()):
         return unit
     loudest = float(ends.max())
-    return float(ends[ends > QUIET * loudest].min()) if loudest > 0 else 1.0
+    return float(ends[ends > QUIET * loudest / len(ends)].min()) if loudest > 0 else 1.0
 
 
 def _assigned(weights: Float[Tensor, "k c"], place: Int[Tensor, "m r"], tokens: Tensor) -> Read:
     """Labels of sentences; rows that several sentences share hand out theirs, the next tokens first."""
     left, each = weights.clone(), place.shape[1]
-    ends = place[:, -1]
-    counts = weights[ends].sum(1).round().long().clamp_min(0)
+    counts = _ends(weights, place).round().long().clamp_min(0)
     if each == 1:
-        return Read(weights[ends].argmax(1), counts)
+        return Read(weights[place[:, 0]].argmax(1), counts)
     labels = torch.full((len(place), each), -100, dtype=torch.long, device=tokens.device)
     for s in range(len(place)):
         if not counts[s]:
@@ -247,3 +275,18 @@ def matched_labels(tokens: Int[Tensor, "m t"], labels: Int[Tensor, "n t"]) -> Re
     owner = agree.argmax(0)
     counts = torch.bincount(owner, minlength=len(tokens))
     return Read(labels.to(tokens.device)[agree.argmax(1)], counts)
+
+
+def with_last_token(found: Sentences, read: Read) -> Sentences:
+    """Sentences of which all was read but the last token, where this is the label of the one before.
+
+    So it is under a loss that compares each logit with the token after its own: the last one has none and leaves no
+    gradient.
+    """
+    length = found.tokens.shape[1]
+    if read.labels.ndim != 2 or length < 2:
+        return found
+    open_ = (found.lengths == length - 1) & (read.labels[:, -1] < 0) & (read.labels[:, -2] >= 0)
+    tokens = found.tokens.clone()
+    tokens[open_, -1] = read.labels[open_, -2]
+    return Sentences(tokens, found.excess, torch.where(open_, length, found.lengths))

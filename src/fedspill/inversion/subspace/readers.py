@@ -196,5 +196,7 @@ def first_reader(found: tuple[Reader, ...], sent: Iterable[str]) -> Reader:
     kept = [r for reader in local if (r := reader.sent(sent)) is not None]
     if not kept:
         names = few(w.name for r in local for w in r.weights)
-        raise NotApplicable(f"the gradient of the first attention's query, key or value is needed ({names}); none was sent")
+        raise NotApplicable(
+            f"the gradient of the first attention's query, key or value is needed ({names}); none was sent"
+        )
     return max(reversed(kept), key=lambda r: r.capacity)

@@ -1,4 +1,4 @@
-"""Which tokens stand at which position: those whose row, in front of the first attention, lies in its gradient's space."""
+"""Which tokens stand where: those whose row, in front of the first attention, lies in its gradient's space."""
 
 from dataclasses import dataclass
 

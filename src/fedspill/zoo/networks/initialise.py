@@ -72,9 +72,11 @@ def language_model(layer: nn.Module, rng: torch.Generator) -> None:
 
 def gpt2(layer: nn.Module, rng: torch.Generator) -> None:
     """Every weight from N(0, 0.02), biases 0 (Radford et al. 2018), without GPT-2's scale by depth."""
-    _weight(layer).normal_(0, 0.02, generator=rng)
-    if isinstance(layer, nn.Linear) and isinstance(layer.bias, nn.Parameter):
-        layer.bias.zero_()
+    for name, value in layer.named_parameters(recurse=False):
+        if name == "bias":
+            value.zero_()
+        else:
+            value.normal_(0, 0.02, generator=rng)
 
 
 def kaiming_fan_out(layer: nn.Module, rng: torch.Generator) -> None:
