@@ -23,6 +23,8 @@ NOISE = 5.0
 """Times the noise that the spectra show, up to which an update is met."""
 STEPS = 3000.0
 """Units in the last place by which two machines' gradients differ."""
+DEPENDENT = 1e-3
+"""Singular value of rows over the largest, below which they count as dependent."""
 FAR = 0.05
 """Relative error of the whole beyond which nothing is met."""
 
@@ -141,14 +143,15 @@ def _row_errors(
 ) -> Float[Tensor, " m"]:
     """Per sentence the worst relative error of what its rows add to a layer's gradient; rows without any are passed.
 
-    Both gradients are solved for what multiplies each row; rows are independent while they are fewer than the width.
+    Both gradients are solved, the same way, for what multiplies each row.
     """
     names = {w.name for w in check.reader.weights}
     if not names <= left.keys():
         return torch.full((len(tokens),), torch.inf, dtype=torch.float64, device=tokens.device)
     rows = check.reader.rows(knowledge.model.in_eval_mode(), tokens)
     same, place = torch.unique(rows.flatten(0, 1), dim=0, return_inverse=True)
-    inverse = torch.linalg.pinv(same)
+    # Rows may depend on each other up to rounding, of which nothing must be made larger.
+    inverse = torch.linalg.pinv(same, rtol=min(DEPENDENT, torch.finfo(knowledge.model.like.dtype).eps ** 0.5))
     error = (check.reader.gradient(left) @ inverse).norm(dim=0)
     size = factor * (check.reader.gradient(shown) @ inverse).norm(dim=0)
     quiet = size <= STEPS * torch.finfo(knowledge.model.like.dtype).eps * size.max()
