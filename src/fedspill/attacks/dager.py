@@ -95,8 +95,8 @@ class DAGER:
             )
         if check is None and not sure:
             raise NotApplicable(
-                "tokens were read, but not which stand in one sentence: of no later layer the gradient was sent with a"
-                " trace of every token, below its width"
+                "tokens were read, but not which stand in one sentence: that needs a later layer's gradient with a trace"
+                f" of every token, and fewer tokens in all than its width; the update holds {_held(world.knowledge)}"
             )
         if check is None:
             return _Found(_only(found), None)
@@ -147,7 +147,7 @@ class _World:
         layer = label_layer(model, _probes(model))
         names = {*layer, *(w.name for reader in every for w in reader.weights)}
         values = mean_gradient(update, knowledge, names.intersection(update.values)).values
-        space = open_space(first, values, torch.finfo(model.like.dtype).eps)
+        space = open_space(model, first, values, torch.finfo(model.like.dtype).eps)
         if space is None:
             raise NotApplicable(_crowded(first, knowledge))
         later = tuple(r for reader in every if not reader.local and (r := reader.sent(values)) is not None)
@@ -185,13 +185,16 @@ def _probes(model: Model) -> Int[Tensor, "n t"]:
     return (places % spec.vocabulary).view(2, -1)
 
 
-def _crowded(first: Reader, knowledge: ServerKnowledge) -> str:
+def _held(knowledge: ServerKnowledge) -> str:
     spec, n = knowledge.model.input, knowledge.num_examples
     assert isinstance(spec, TokenSpec)
-    held = f"{n} sentences of {spec.length} tokens" if n is not None else f"sentences of {spec.length} tokens"
+    return f"{'an unknown number of' if n is None else n} sentences of {spec.length} tokens"
+
+
+def _crowded(first: Reader, knowledge: ServerKnowledge) -> str:
     return (
-        f"the gradient of {first.name!r} shows no end of its tokens' space: the update holds {held}, of which fewer"
-        f" than {first.capacity - 1} different tokens in all can be read, and these only above the noise"
+        f"the gradient of {first.name!r} shows no end of its tokens' space: the update holds {_held(knowledge)}, of which"
+        f" fewer than {first.capacity - 1} different tokens in all can be read, and these only above the noise"
     )
 
 
@@ -249,7 +252,7 @@ def _settled(world: _World, found: _Found, read: Read, *, shifted: bool) -> tupl
     for _ in range(RELABELLED):
         if told is None or told.verdict.met or not bool((read.counts > 0).all()):
             break
-        better = relabelled(world.model, told.verdict.left, told.sentences.tokens, read)
+        better = relabelled(world.model, told.verdict.left, told.sentences.tokens, read, told.verdict.factor)
         if better is None:
             break
         read = better
@@ -262,7 +265,7 @@ def _judged(world: _World, found: _Found, read: Read, *, shifted: bool) -> _Told
     if not bool(there.any()):
         return None
     sentences = with_last_token(found.sentences, read) if shifted else found.sentences
-    given = read.given(shifted=shifted)
+    given = read.given(sentences.tokens, shifted=shifted)
     checks = [world.first] if found.check is None else [world.first, found.check]
     said = verdict(
         world.update, world.knowledge, checks, sentences.tokens[there], given[there], read.counts[there], world.layer

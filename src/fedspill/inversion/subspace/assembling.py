@@ -99,7 +99,7 @@ class _Table:
         """Whether candidates are in no sentence yet."""
         return any(bool(o.any()) for o in self.open)
 
-    def choices(self, length: int, *, fresh: bool) -> list[Int[Tensor, " k"]]:
+    def choices(self, length: int, *, fresh: bool) -> list[Int[Tensor, " _"]]:
         """Tokens to choose from at each position; `fresh`: only those in no sentence, where there are any."""
         pairs = zip(self.tokens[:length], self.open, strict=False)
         return [t[o] if fresh and bool(o.any()) else t for t, o in pairs]
@@ -135,7 +135,7 @@ def _filled(tokens: Int[Tensor, "*m p"], length: int, padding: int | None) -> In
 def _descended(
     model: Model,
     check: Check,
-    choices: list[Int[Tensor, " k"]],
+    choices: list[Int[Tensor, " _"]],
     tokens: Int[Tensor, " p"],
     length: int,
     padding: int | None,

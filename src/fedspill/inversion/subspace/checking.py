@@ -91,7 +91,7 @@ def verdict(
 
 @dataclass(frozen=True)
 class _Pairs:
-    """An observed update and a replayed one, as mean gradients in float64: a tensor at a time, as networks are large."""
+    """An observed update and a replayed one, as mean gradients in float64, a tensor at a time."""
 
     update: Update
     sent: Update

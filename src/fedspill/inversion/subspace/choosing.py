@@ -6,12 +6,14 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from fedspill.core.inputs import TokenSpec
 from fedspill.core.model import Model
+from fedspill.core.rng import stream
 from fedspill.core.types import Params
 from fedspill.inversion.subspace.growing import Check
 from fedspill.inversion.subspace.readers import Reader
 from fedspill.inversion.subspace.spectrum import Subspace, subspace
-from fedspill.inversion.subspace.tokens import Candidates
+from fedspill.inversion.subspace.tokens import INSIDE, Candidates
 
 LOOKED_AT = 6
 """Later layers, from the first on, of which one is chosen."""
@@ -21,10 +23,23 @@ PLAIN = 0.1
 """Share of the best layer's sharpness with which an earlier one, which costs less, will do."""
 
 
-def open_space(reader: Reader, values: Params, eps: float) -> Subspace | None:
-    """The space of a reader's rows; None where it has no end that shows: too many rows, or too much noise."""
+def open_space(model: Model, reader: Reader, values: Params, eps: float) -> Subspace | None:
+    """The space of a reader's rows; None where any row lies in it: of too many tokens, or of too much noise.
+
+    That the width is not filled says little: behind a LayerNorm no row of any token has a mean.
+    """
     space = subspace(reader.gradient(values), eps)
-    return None if space.full or not space.rank or space.rank > reader.capacity - 2 else space
+    if space.full or not space.rank or space.rank > reader.capacity - 2:
+        return None
+    any_rows = space.excess(reader.rows(model, _any_sentences(model)))
+    return space if float(any_rows.median()) > INSIDE else None
+
+
+def _any_sentences(model: Model) -> Int[Tensor, "m t"]:
+    spec = model.input
+    assert isinstance(spec, TokenSpec)
+    drawn = torch.randint(spec.vocabulary, (DRAWN, spec.length), generator=stream(0, "sentences", "any"))
+    return drawn.to(model.like.device)
 
 
 def check_of(
@@ -53,7 +68,7 @@ def check_of(
     checks = list[Check]()
     anchored = [r for r in readers if r.anchored]
     for reader in (anchored or list(readers))[:LOOKED_AT]:
-        space = open_space(reader, values, eps)
+        space = open_space(model, reader, values, eps)
         if space is not None and space.rank >= rank:
             checks.append(Check(reader, space))
     if not checks:

@@ -40,9 +40,9 @@ class Read:
         """No last position has a label: the loss may compare each logit with the token after its own."""
         return self.labels.ndim == 2 and self.labels.shape[1] > 1 and bool((self.labels[:, -1] < 0).all())
 
-    def given(self, *, shifted: bool) -> Int[Tensor, "m ..."]:
+    def given(self, tokens: Int[Tensor, "m t"], *, shifted: bool) -> Int[Tensor, "m ..."]:
         """Labels as the loss is handed them; one that shifts by itself takes them a position later."""
-        return torch.cat([self.labels[:, :1], self.labels[:, :-1]], 1) if shifted else self.labels
+        return torch.cat([tokens[:, :1], self.labels[:, :-1]], 1) if shifted else self.labels
 
     @property
     def total(self) -> int:
@@ -115,7 +115,7 @@ def read_labels(model: Model, values: Params, tokens: Int[Tensor, "m t"], count:
     return _assigned(weights / unit, same.place, tokens)
 
 
-def relabelled(model: Model, left: Params, tokens: Int[Tensor, "m t"], read: Read) -> Read | None:
+def relabelled(model: Model, left: Params, tokens: Int[Tensor, "m t"], read: Read, factor: float) -> Read | None:
     """Labels put right by what of the observed gradient the sentences with these labels leave; None: none is wrong.
 
     A wrong label leaves its row's features in two rows of the classification layer: in its own, and in the right one's.
@@ -125,12 +125,13 @@ def relabelled(model: Model, left: Params, tokens: Int[Tensor, "m t"], read: Rea
         left: observed mean gradients less those of the sentences.
         tokens: different sentences.
         read: their labels so far.
+        factor: by which the update is larger than a mean gradient.
     """
     rows = _rows(model, tokens)
     if rows is None or rows.weight.name not in left or read.labels.numel() != len(rows.features):
         return None
     same = _same_rows(rows, len(tokens))
-    wrong = -_pulls(left, rows, same.features) * read.total
+    wrong = -_pulls(left, rows, same.features) * read.total / max(factor, 1e-300)
     labels, changed = read.labels.clone(), False
     for s, place in enumerate(same.place.tolist()):
         for r, row in enumerate(place):

@@ -34,8 +34,8 @@ class Candidates:
         excess: theirs, see `Subspace.excess`.
     """
 
-    tokens: tuple[Int[Tensor, " k"], ...]
-    excess: tuple[Float[Tensor, " k"], ...]
+    tokens: tuple[Int[Tensor, " _"], ...]
+    excess: tuple[Float[Tensor, " _"], ...]
 
 
 def candidates(model: Model, reader: Reader, space: Subspace, ids: Int[Tensor, " v"], wanted: int) -> Candidates:

@@ -21,9 +21,7 @@ MOST_TOKENS = 2**21
 TRAINED = "bpe:"
 LEAST_TRAINED, MOST_TRAINED = 257, 2**16
 """Tokens of a trained byte-level BPE: one more than there are bytes, and more than the text has."""
-NEEDED = (
-    'it must be "bytes", "bpe:N" (N tokens, trained on the embedded text), a tokenizer.json, a folder with one or with vocab.json and merges.txt, or "VOCAB.json,MERGES"'
-)
+NEEDED = 'it must be "bytes", "bpe:N" (N tokens, trained on the embedded text), a tokenizer.json, a folder with one or with vocab.json and merges.txt, or "VOCAB.json,MERGES"'
 
 
 @dataclass(frozen=True)
@@ -55,8 +53,9 @@ def open_tokenizer(name: str, root: str | Path | None) -> Tokenizer:
 
     Args:
         name: "bytes" (UTF-8, vocabulary 256); "bpe:N", a byte-level BPE of up to N tokens, trained here on all text
-            that `sentences` has, private and public, as everyone in a federation has one tokenizer; a `tokenizer.json`; a folder that holds one, or `vocab.json` and
-            `merges.txt` of a byte-level BPE; or the paths of two such files with a comma between them.
+            that `sentences` has, private and public, as everyone in a federation has one tokenizer; a
+            `tokenizer.json`; a folder that holds one, or `vocab.json` and `merges.txt` of a byte-level BPE; or the
+            paths of two such files with a comma between them.
         root: the data folder, see `data_root`.
 
     Raises:
