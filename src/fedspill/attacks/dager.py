@@ -95,8 +95,9 @@ class DAGER:
             )
         if check is None and not sure:
             raise NotApplicable(
-                "tokens were read, but not which stand in one sentence: that needs a later layer's gradient with a trace"
-                f" of every token, and fewer tokens in all than its width; the update holds {_held(world.knowledge)}"
+                "tokens were read, but not which stand in one sentence: that needs a later layer's gradient with a"
+                " trace of every token, and fewer tokens in all than its width; the update holds"
+                f" {_held(world.knowledge)}"
             )
         if check is None:
             return _Found(_only(found), None)
@@ -193,8 +194,8 @@ def _held(knowledge: ServerKnowledge) -> str:
 
 def _crowded(first: Reader, knowledge: ServerKnowledge) -> str:
     return (
-        f"the gradient of {first.name!r} shows no end of its tokens' space: the update holds {_held(knowledge)}, of which"
-        f" fewer than {first.capacity - 1} different tokens in all can be read, and these only above the noise"
+        f"the gradient of {first.name!r} shows no end of its tokens' space: the update holds {_held(knowledge)}, of"
+        f" which fewer than {first.capacity - 1} different tokens in all can be read, and these only above the noise"
     )
 
 

@@ -14,6 +14,8 @@ GAP = 10.0
 """Ratio of neighbouring singular values at which the rank is beyond doubt."""
 EDGE = 1.05
 """Over the largest singular value of pure noise (Marchenko-Pastur), from which one is a signal."""
+FLOOR = 0.8
+"""Of the smallest singular value of pure noise, which the smallest of all must reach."""
 NO_TAIL = 2
 """Directions without a signal, of which fewer tell nothing."""
 ROUNDED = 2.0
@@ -113,12 +115,14 @@ def last_gap(values: Float[Tensor, " k"]) -> int | None:
 def above_noise(values: Float[Tensor, " k"], shape: torch.Size) -> int | None:
     """Singular values above the bulk of the noise that the others are; None if they are none.
 
-    The least rank whose next value is no larger than the largest of pure noise with the others' mean square.
+    The least rank whose next value is no larger than the largest of pure noise with the others' mean square; the least
+    of the others must then be as large as the least of such noise. Where rows crowd the width, values fall on and on.
     """
     energy = values.square().flip(0).cumsum(0).flip(0)
     for rank in range(len(values) - NO_TAIL):
         rows, free = shape[0] - rank, shape[1] - rank
-        edge = float(energy[rank] / (rows * free)) ** 0.5 * (rows**0.5 + free**0.5)
-        if float(values[rank]) <= EDGE * edge:
-            return rank
+        size = float(energy[rank] / (rows * free)) ** 0.5
+        if float(values[rank]) <= EDGE * size * (rows**0.5 + free**0.5):
+            least = size * abs(rows**0.5 - free**0.5)
+            return rank if float(values[-1]) >= FLOOR * least else None
     return None

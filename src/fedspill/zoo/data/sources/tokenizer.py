@@ -21,7 +21,10 @@ MOST_TOKENS = 2**21
 TRAINED = "bpe:"
 LEAST_TRAINED, MOST_TRAINED = 257, 2**16
 """Tokens of a trained byte-level BPE: one more than there are bytes, and more than the text has."""
-NEEDED = 'it must be "bytes", "bpe:N" (N tokens, trained on the embedded text), a tokenizer.json, a folder with one or with vocab.json and merges.txt, or "VOCAB.json,MERGES"'
+NEEDED = (
+    'it must be "bytes", "bpe:N" (N tokens, trained on the embedded text), a tokenizer.json, a folder with one or'
+    ' with vocab.json and merges.txt, or "VOCAB.json,MERGES"'
+)
 
 
 @dataclass(frozen=True)
