@@ -88,6 +88,11 @@ def test_the_number_of_sentences_is_read() -> None:
     assert len(exact(texts.drawn(texts.Bert), texts.classified(2), told=False).inputs) == 2
 
 
+def test_sentences_of_one_token() -> None:
+    model = replace(texts.language_model(texts.GPT2), input=TokenSpec(1, texts.VOCABULARY))
+    exact(model, Batch(torch.tensor([[4], [9], [4]]), torch.tensor([[3], [5], [3]])))
+
+
 def test_a_decoder_that_classifies() -> None:
     class Last(nn.Module):
         def __init__(self) -> None:

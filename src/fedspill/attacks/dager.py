@@ -85,7 +85,10 @@ class DAGER:
         return rebuilt
 
     def _sentences(self, world: "_World", found: Candidates, rng: torch.Generator) -> "_Found":
-        """Whole sentences; without a later layer, only where each position has one token."""
+        """Whole sentences; without a later layer, only where each position has one token, or there is but one."""
+        if len(found.tokens) == 1:
+            tokens, excess = found.tokens[0], found.excess[0]
+            return _Found(Sentences(tokens[:, None], excess, torch.ones_like(tokens)), None)
         sure = all(len(tokens) == 1 for tokens in found.tokens)
         check = check_of(world.model, world.later, world.values, world.first.space.rank, found, world.eps, rng)
         if check is None and any(not len(tokens) for tokens in found.tokens):

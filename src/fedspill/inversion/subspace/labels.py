@@ -211,7 +211,7 @@ def _pulls(values: Params, layer: _Rows, features: Float[Tensor, "m d"]) -> Floa
         scale = features.norm(dim=1).mean()  # so that the bias weighs no less than a feature, nor more
         gradient = torch.cat([gradient, scale * values[layer.bias][:, None]], 1)
         features = torch.cat([features, scale.expand(len(features), 1)], 1)
-    return torch.linalg.lstsq(features.T, gradient.T).solution
+    return (gradient @ torch.linalg.pinv(features)).T
 
 
 def _label_weights(probabilities: Float[Tensor, "m c"], pulls: Float[Tensor, "m c"]) -> Float[Tensor, "m c"]:
