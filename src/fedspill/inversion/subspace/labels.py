@@ -57,10 +57,12 @@ class _Rows:
 
     Attributes:
         bias: name of its bias, if it has one.
+        by_token: there are logits for every token.
     """
 
     weight: Weight
     bias: str | None
+    by_token: bool
     features: Float[Tensor, "m d"]
     probabilities: Float[Tensor, "m c"]
 
@@ -112,7 +114,7 @@ def read_labels(model: Model, values: Params, tokens: Int[Tensor, "m t"], count:
             return None
     ends = _ends(weights, same.place)
     unit = _unit(ends, float(weights.sum()), None if count is None else count * same.place.shape[1])
-    return _assigned(weights / unit, same.place, tokens)
+    return _assigned(weights / unit, same.place, tokens) if rows.by_token else _classes(weights / unit, same.place)
 
 
 def relabelled(model: Model, left: Params, tokens: Int[Tensor, "m t"], read: Read, factor: float) -> Read | None:
@@ -137,7 +139,7 @@ def relabelled(model: Model, left: Params, tokens: Int[Tensor, "m t"], read: Rea
         for r, row in enumerate(place):
             better = int(wrong[row].argmax())
             worse = int(labels[s, r] if labels.ndim == 2 else labels[s])
-            if float(wrong[row, better]) > 0.5 and worse >= 0 and float(wrong[row, worse]) < -0.5:
+            if float(wrong[row, better]) > QUIET and worse >= 0 and float(wrong[row, worse]) < -QUIET:
                 labels.view(len(tokens), -1)[s, r] = better
                 wrong[row, better] -= read.counts[s]
                 wrong[row, worse] += read.counts[s]
@@ -188,7 +190,7 @@ def _rows(model: Model, tokens: Int[Tensor, "m t"]) -> _Rows | None:
                 rest = flat - rows @ call.weight.part(model.params).T
                 if _constant(rest, flat):
                     bias = _bias_of(model.params, call.weight, rest.mean(0), flat)
-                    return _Rows(call.weight, bias, rows.double(), flat.double().softmax(1))
+                    return _Rows(call.weight, bias, logits.ndim == 3, rows.double(), flat.double().softmax(1))
     return None
 
 
@@ -245,12 +247,15 @@ def _unit(ends: Float[Tensor, " m"], total: float, labels: int | None) -> float:
     return float(ends[ends > QUIET * loudest / len(ends)].min()) if loudest > 0 else 1.0
 
 
+def _classes(weights: Float[Tensor, "k c"], place: Int[Tensor, "m 1"]) -> Read:
+    """A class for each sentence."""
+    return Read(weights[place[:, 0]].argmax(1), _ends(weights, place).round().long().clamp_min(0))
+
+
 def _assigned(weights: Float[Tensor, "k c"], place: Int[Tensor, "m r"], tokens: Tensor) -> Read:
     """Labels of sentences; rows that several sentences share hand out theirs, the next tokens first."""
     left, each = weights.clone(), place.shape[1]
     counts = _ends(weights, place).round().long().clamp_min(0)
-    if each == 1:
-        return Read(weights[place[:, 0]].argmax(1), counts)
     labels = torch.full((len(place), each), -100, dtype=torch.long, device=tokens.device)
     for s in range(len(place)):
         if not counts[s]:
