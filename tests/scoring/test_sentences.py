@@ -14,10 +14,10 @@ from fedspill.core.types import Batch
 from fedspill.scoring.baselines import best_public, commonest_token
 from fedspill.scoring.exact import exact_copies
 from fedspill.scoring.metrics import by_names
-from fedspill.scoring.metrics.sentences import BLEU, EXACT_SENTENCE, ROUGE_L, TOKEN_ACCURACY
+from fedspill.scoring.metrics.sentences import BLEU, EXACT_SENTENCE, ROUGE_1, ROUGE_2, ROUGE_L, TOKEN_ACCURACY
 from fedspill.scoring.score import score_all
 
-NAMES = ("token_accuracy", "exact_sentence", "bleu", "rouge_l")
+NAMES = ("token_accuracy", "exact_sentence", "bleu", "rouge_1", "rouge_2", "rouge_l")
 
 
 def sentences(n: int, t: int = 12, words: int = 6, seed: int = 0) -> Tensor:
@@ -63,6 +63,22 @@ def test_metrics_agree_with_their_definitions() -> None:
     right = [sum(x == y for x, y in zip(a, b, strict=True)) / 12 for a, b in pairs]
     assert TOKEN_ACCURACY(rebuilt, private).tolist() == pytest.approx(right)
     assert EXACT_SENTENCE(rebuilt, private).tolist() == [float(a == b) for a, b in pairs]
+
+
+def shared_runs(a: list[int], b: list[int], size: int) -> float:
+    """F1 of Lin 2004's ROUGE-N: of equally long sentences the share itself."""
+    first, second = (Counter(tuple(s[i : i + size]) for i in range(len(s) - size + 1)) for s in (a, b))
+    return (first & second).total() / first.total()
+
+
+def test_rouge_counts_shared_tokens_and_pairs() -> None:
+    rebuilt, private = sentences(40, seed=1), sentences(40, seed=2)
+    rebuilt[::2, 3:] = private[::2, 3:]
+    pairs = list(zip(rebuilt.tolist(), private.tolist(), strict=True))
+    assert ROUGE_1(rebuilt, private).tolist() == pytest.approx([shared_runs(a, b, 1) for a, b in pairs], abs=1e-6)
+    assert ROUGE_2(rebuilt, private).tolist() == pytest.approx([shared_runs(a, b, 2) for a, b in pairs], abs=1e-6)
+    turned = torch.tensor([[2, 1, 3, 4]]), torch.tensor([[1, 2, 3, 4]])
+    assert (ROUGE_1(*turned).item(), ROUGE_2(*turned).item()) == (1.0, pytest.approx(1 / 3))
 
 
 def test_one_wrong_token_is_no_exact_sentence() -> None:

@@ -98,6 +98,25 @@ def test_bytes_there_and_back() -> None:
     assert tokenizer.encode("az") == [97, 122]
 
 
+def test_a_tokenizer_that_is_trained_on_the_embedded_text() -> None:
+    pytest.importorskip("tokenizers")
+    tokenizer = open_tokenizer("bpe:600", None)
+    assert tokenizer.vocabulary == 600
+    assert tokenizer.decode(tokenizer.encode(TRICKY)) == TRICKY
+    words = "the data set of the examples"
+    tokens = tokenizer.encode(words)
+    assert len(tokens) < len(words) / 2
+    assert open_tokenizer("bpe:600", None).encode(words) == tokens
+    private, public = (load("sentences", split=s, tokenizer="bpe:600", length=8) for s in ("private", "public"))
+    assert private.spec == public.spec == TokenSpec(8, 600)
+
+
+@pytest.mark.parametrize("size", ["", "256", "65537", "many", "-3", "3e3"])
+def test_a_trained_tokenizer_has_a_size(size: str) -> None:
+    with pytest.raises(BadInput, match=r"is no number from 257 to 65536; it must be \"bytes\", \"bpe:N\""):
+        open_tokenizer(f"bpe:{size}", None)
+
+
 @pytest.fixture
 def bpe(tmp_path: Path) -> Path:
     """A byte-level BPE with three merges, in both layouts."""

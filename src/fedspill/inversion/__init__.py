@@ -4,7 +4,7 @@ Each floor uses those below it, and the folders of a floor do not import each ot
 
     traps | low_rank
     matching | analytic | imprint
-    exclusivity | labels | representations | disaggregation
+    exclusivity | labels | representations | disaggregation | subspace
     objective | recursion | identity | gradients | codebooks
     kernels | search | network | theory | priors | tables | shift_structure
 """

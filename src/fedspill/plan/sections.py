@@ -237,7 +237,7 @@ class PoolSection(Section):
     Attributes:
         size: of images: pixels a side.
         length: of sentences: tokens each.
-        tokenizer: of sentences: "bytes", or files.
+        tokenizer: of sentences: "bytes", "bpe:N", or files.
         label: of a CSV file: the column to predict.
     """
 

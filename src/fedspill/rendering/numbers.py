@@ -16,6 +16,8 @@ _NAMES = {
     "mse": "MSE",
     "mae": "MAE",
     "bleu": "BLEU",
+    "rouge_1": "ROUGE-1",
+    "rouge_2": "ROUGE-2",
     "rouge_l": "ROUGE-L",
     "tableak_accuracy": "TabLeak accuracy",
 }

@@ -10,7 +10,7 @@ from fedspill.core.roles import Metric
 from fedspill.scoring.metrics.images import MSE, MSSSIM, PSNR, SSIM
 from fedspill.scoring.metrics.lpips import LPIPS
 from fedspill.scoring.metrics.rows import EXACT_ROW, FEATURE_ACCURACY, TABLEAK_ACCURACY, RowMetric
-from fedspill.scoring.metrics.sentences import BLEU, EXACT_SENTENCE, ROUGE_L, TOKEN_ACCURACY
+from fedspill.scoring.metrics.sentences import BLEU, EXACT_SENTENCE, ROUGE_1, ROUGE_2, ROUGE_L, TOKEN_ACCURACY
 
 METRICS: Mapping[str, Metric] = {
     m.name: m
@@ -23,6 +23,8 @@ METRICS: Mapping[str, Metric] = {
         TOKEN_ACCURACY,
         EXACT_SENTENCE,
         BLEU,
+        ROUGE_1,
+        ROUGE_2,
         ROUGE_L,
         FEATURE_ACCURACY,
         TABLEAK_ACCURACY,

@@ -71,11 +71,15 @@ def _bleu(rebuilt: str, private: str) -> Tensor:
     return text.bleu_score([rebuilt], [[private]], n_gram=min(LONGEST_RUN, len(private.split())))
 
 
-def _rouge_l(rebuilt: str, private: str) -> Tensor:
+def _rouge_2(rebuilt: str, private: str) -> Tensor:
+    return _rouge("rouge2" if " " in private else "rouge1", rebuilt, private)
+
+
+def _rouge(key: str, rebuilt: str, private: str) -> Tensor:
     # torchmetrics' own normaliser would drop signs; token numbers need none of it.
     text = import_torchmetrics("torchmetrics.functional.text")
-    scores = text.rouge_score([rebuilt], [private], rouge_keys="rougeL", normalizer=str, tokenizer=str.split)
-    return scores["rougeL_fmeasure"]
+    scores = text.rouge_score([rebuilt], [private], rouge_keys=key, normalizer=str, tokenizer=str.split)
+    return scores[f"{key}_fmeasure"]
 
 
 TOKEN_ACCURACY = SentenceMetric("token_accuracy", lambda a, b: (a == b).double().mean(1))
@@ -91,5 +95,11 @@ On token numbers, with runs of up to four tokens (or of the sentence's length, i
 so that a sentence that shares no run of four scores 0 (torchmetrics, float32).
 """
 
-ROUGE_L = SentenceMetric("rouge_l", partial(_per_sentence, _rouge_l))
+ROUGE_1 = SentenceMetric("rouge_1", partial(_per_sentence, partial(_rouge, "rouge1")))
+"""F1 of the tokens that each sentence shares with its private one, wherever they stand (Lin 2004; torchmetrics)."""
+
+ROUGE_2 = SentenceMetric("rouge_2", partial(_per_sentence, _rouge_2))
+"""F1 of the pairs of neighbouring tokens that both hold (Lin 2004; torchmetrics); of tokens in sentences of one."""
+
+ROUGE_L = SentenceMetric("rouge_l", partial(_per_sentence, partial(_rouge, "rougeL")))
 """F1 of the longest common subsequence of each sentence and its private one (Lin 2004; torchmetrics, float32)."""

@@ -70,6 +70,15 @@ def language_model(layer: nn.Module, rng: torch.Generator) -> None:
         torch_default(layer, rng)
 
 
+def gpt2(layer: nn.Module, rng: torch.Generator) -> None:
+    """Every weight from N(0, 0.02), biases 0 (Radford et al. 2018), without GPT-2's scale by depth."""
+    for name, value in layer.named_parameters(recurse=False):
+        if name == "bias":
+            value.zero_()
+        else:
+            value.normal_(0, 0.02, generator=rng)
+
+
 def kaiming_fan_out(layer: nn.Module, rng: torch.Generator) -> None:
     """He et al. 2015, normal, fan out, for convolutions; PyTorch's default for linear layers."""
     if isinstance(layer, nn.Conv2d):

@@ -10,8 +10,10 @@ from torch import nn
 from fedspill.core.inputs import ImageSpec, TableSpec, TokenSpec
 from fedspill.zoo.networks.cnn import CNNOptions, cnn
 from fedspill.zoo.networks.convnet import ConvNetOptions, convnet
+from fedspill.zoo.networks.gpt import GPTOptions, gpt
 from fedspill.zoo.networks.initialise import (
     Scheme,
+    gpt2,
     half_uniform,
     kaiming_fan_in,
     kaiming_fan_out,
@@ -82,6 +84,13 @@ NETWORKS: dict[str, Network] = {
         transformer,
         language_model,
         TransformerOptions(),
+        frozenset({TokenSpec}),
+    ),
+    "gpt": Network(
+        "GPT-2's architecture at any width and depth, random weights; predicts next tokens, for sentences",
+        gpt,
+        gpt2,
+        GPTOptions(),
         frozenset({TokenSpec}),
     ),
     "resnet20_4": _projection("ResNet20-4 of Inverting Gradients: 3 stages, 64/128/256", depths=(3, 3, 3)),

@@ -1,8 +1,7 @@
 """Sentences: a text cut into pieces of equally many tokens, each labelled with its next tokens."""
 
 import re
-from collections.abc import Callable, Iterable
-from importlib.util import find_spec
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from fedspill.core.errors import BadInput
 from fedspill.core.inputs import TokenSpec
+from fedspill.zoo.data.sources.descriptions import descriptions, prose
 from fedspill.zoo.data.sources.source import Source
 from fedspill.zoo.data.sources.tokenizer import Tokenizer
 
@@ -49,27 +49,11 @@ def sentences(split: Literal["private", "public"], length: int, tokenizer: Token
 
     Every other description is private, the others are public, so that the two share no passage.
     """
-    files = _descriptions()[0 if split == "private" else 1 :: 2]
-    prose = " ".join(line for file in files for line in _prose(file.read_text(encoding="utf-8").splitlines()))
+    files = descriptions()[0 if split == "private" else 1 :: 2]
     names = ", ".join(file.stem for file in files)
     return _source(
-        "sentences", f"descriptions of data sets that scikit-learn carries ({names})", prose, length, tokenizer
+        "sentences", f"descriptions of data sets that scikit-learn carries ({names})", prose(files), length, tokenizer
     )
-
-
-def _descriptions() -> list[Path]:
-    spec = find_spec("sklearn")
-    folders = [] if spec is None else list(spec.submodule_search_locations or [])
-    files = sorted((Path(folders[0]) / "datasets/descr").glob("*.rst")) if folders else []
-    if len(files) < 2:
-        raise BadInput("the installed sklearn does not carry datasets/descr/*.rst; another release of it does")
-    return files
-
-
-def _prose(lines: Iterable[str]) -> list[str]:
-    """Lines that hold words; directives and rules are of no interest."""
-    bare = (line.strip() for line in lines)
-    return [line for line in bare if re.search(r"[A-Za-z]", line) and not line.startswith("..")]
 
 
 def _source(name: str, description: str, content: str, length: int, tokenizer: Tokenizer) -> Source:

@@ -12,13 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from fedspill.core.errors import BadInput
+from fedspill.zoo.data.sources.descriptions import descriptions, prose
 from fedspill.zoo.root import located
 
 BYTES = "bytes"
 MOST_TOKENS = 2**21
 """An embedding of more rows than this belongs to a broken file."""
+TRAINED = "bpe:"
+LEAST_TRAINED, MOST_TRAINED = 257, 2**16
+"""Tokens of a trained byte-level BPE: one more than there are bytes, and more than the text has."""
 NEEDED = (
-    'it must be "bytes", a tokenizer.json, a folder with one or with vocab.json and merges.txt, or "VOCAB.json,MERGES"'
+    'it must be "bytes", "bpe:N" (N tokens, trained on the embedded text), a tokenizer.json, a folder with one or'
+    ' with vocab.json and merges.txt, or "VOCAB.json,MERGES"'
 )
 
 
@@ -50,8 +55,10 @@ def open_tokenizer(name: str, root: str | Path | None) -> Tokenizer:
     """The tokenizer that a plan names; paths are seen from the current folder, else from the data folder.
 
     Args:
-        name: "bytes" (UTF-8, vocabulary 256); a `tokenizer.json`; a folder that holds one, or `vocab.json` and
-            `merges.txt` of a byte-level BPE; or the paths of two such files with a comma between them.
+        name: "bytes" (UTF-8, vocabulary 256); "bpe:N", a byte-level BPE of up to N tokens, trained here on all text
+            that `sentences` has, private and public, as everyone in a federation has one tokenizer; a
+            `tokenizer.json`; a folder that holds one, or `vocab.json` and `merges.txt` of a byte-level BPE; or the
+            paths of two such files with a comma between them.
         root: the data folder, see `data_root`.
 
     Raises:
@@ -59,11 +66,30 @@ def open_tokenizer(name: str, root: str | Path | None) -> Tokenizer:
     """
     if name == BYTES:
         return Tokenizer(name, 256, _byte_numbers, _from_bytes)
+    if name.startswith(TRAINED):
+        return _trained(name)
     files = _files(name, root)
     missing = [str(f) for f in files if not f.is_file()]
     if missing:
         raise BadInput(f"tokenizer {name!r}: {missing[0]!r} is no file; {NEEDED}")
     return _opened(name, files)
+
+
+def _trained(name: str) -> Tokenizer:
+    said = name.removeprefix(TRAINED)
+    size = int(said) if said.isdecimal() else 0
+    if not LEAST_TRAINED <= size <= MOST_TRAINED:
+        raise BadInput(f"tokenizer {name!r}: {said!r} is no number from {LEAST_TRAINED} to {MOST_TRAINED}; {NEEDED}")
+    made = _library().ByteLevelBPETokenizer()
+    made.train_from_iterator([prose(descriptions())], vocab_size=size, min_frequency=2, show_progress=False)
+
+    def encode(text: str) -> list[int]:
+        return list(made.encode(text).ids)
+
+    def decode(tokens: list[int]) -> str:
+        return str(made.decode(tokens))
+
+    return Tokenizer(name, int(made.get_vocab_size()), encode, decode)
 
 
 def _files(name: str, root: str | Path | None) -> list[Path]:
