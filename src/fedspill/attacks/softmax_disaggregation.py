@@ -39,6 +39,7 @@ from fedspill.inversion.gradients.scale import multiple_note
 from fedspill.inversion.labels.known import Labels, known_labels
 from fedspill.inversion.network.dense import Dense, dense_layers
 from fedspill.inversion.network.trace import trace
+from fedspill.inversion.recursion.batch import read_batch
 
 PROBES, SPREAD = 16, 2.0
 """Inputs without meaning, and their standard deviation, by which it is judged whether features are ever negative."""
@@ -84,8 +85,8 @@ class SoftmaxDisaggregation:
         told, labels = self._told(update, knowledge, rng, _clock(watch))
         try:
             layers = dense_layers(trace(knowledge.model))
-        except NotApplicable as error:
-            return _behind_other_layers(told, error)
+        except NotApplicable:
+            return _through_other_layers(update, knowledge, told, labels, rng, watch)
         return _rebuilt(_descended(layers, update, knowledge, told), told, labels, knowledge)
 
     def _told(
@@ -200,18 +201,35 @@ def _never_negative(model: Model, gradient: ClassifierGradient) -> bool:
     return bool((features >= 0).all())
 
 
-def _behind_other_layers(told: Disaggregated, error: NotApplicable) -> Reconstruction:
-    """The place of whatever reads images from features: convolutions by the shift structure of their patches.
+def _through_other_layers(
+    update: Update,
+    knowledge: ServerKnowledge,
+    told: Disaggregated,
+    granted: Labels | None,
+    rng: torch.Generator,
+    watch: Watch,
+) -> Reconstruction:
+    """Pictures from features through convolutions: by the shift structure of their patches, then layer by layer.
 
     Raises:
-        NotApplicable: nothing does.
+        NotApplicable: no layer below the head was read.
     """
-    heard, count = len(told.labels), len(told.labels) + told.silent
-    certain = int(told.certain.sum())
-    raise NotApplicable(
-        f"features and probabilities of {heard} of {count} examples were read at the head, {certain} of them certain"
-        f" (residual {told.residual:.0e}); images need another attack: {error}"
+    heard, count = len(told.labels), int(told.copies.sum()) + told.silent
+    said = (
+        f"features and probabilities of {heard} of {count} examples were read at the head, {int(told.certain.sum())} of"
+        f" them certain (residual {told.residual:.0e})"
     )
+    gradient = mean_gradient(update, knowledge, list(update.values), knowledge.num_examples)
+    try:
+        reading = read_batch(knowledge.model, gradient.values, told.features, told.errors, rng, watch)
+    except NotApplicable as error:
+        raise NotApplicable(f"{said}; images need another attack: {error}") from None
+    if reading.pictures is None:
+        raise NotApplicable(f"{said}; no layer below it could be read, so images need another attack")
+    z = reading.pictures
+    sure = told.certain.to(z.device) & reading.certain & _in_range(knowledge.model, z)
+    note = f"{said}. {reading.described()}; {int(sure.sum())} pictures certified."
+    return _shown(z, sure, told, granted, knowledge, note)
 
 
 def _descended(layers: list[Dense], update: Update, knowledge: ServerKnowledge, told: Disaggregated) -> Descended:
@@ -235,9 +253,23 @@ def _rebuilt(
             f"features of {heard} of {count} examples were read at the head (residual {told.residual:.0e}), but"
             f" {down.left} layers before it were not passed: {down.ended}"
         )
-    spec, like = knowledge.model.input, knowledge.model.like
+    spec = knowledge.model.input
     z = down.inputs.reshape(heard, *spec.encoded_shape)
     sure = certified(down, told) & _in_range(knowledge.model, z)
+    return _shown(z, sure, told, granted, knowledge, _note(down, told, int(sure.sum())))
+
+
+def _shown(
+    z: Float[Tensor, "m ..."],
+    sure: Bool[Tensor, " m"],
+    told: Disaggregated,
+    granted: Labels | None,
+    knowledge: ServerKnowledge,
+    note: str,
+) -> Reconstruction:
+    """What was reached at the input, with its certificates."""
+    spec, like, heard = knowledge.model.input, knowledge.model.like, len(told.labels)
+    count = int(told.copies.sum()) + told.silent
     marks: list[Mark] = [_mark(*pair) for pair in zip(sure.tolist(), told.copies.tolist(), strict=True)]
     return Reconstruction(
         inputs=spec.decode(z).to(like),
@@ -245,7 +277,7 @@ def _rebuilt(
         label_method=None if granted is not None else "equations of the head",
         confidence=sure.to(like),
         converged=bool(sure.all()) and heard == count and knowledge.num_examples is not None,
-        notes=(_note(down, told, int(sure.sum())), *multiple_note(told.factor)),
+        notes=(note, *multiple_note(told.factor)),
         origins=tuple(f"direction {k}" for k in range(heard)),
         marks=tuple(marks),
     )
@@ -277,7 +309,7 @@ _PAPER = SoftmaxDisaggregation()
 CARD: Card[Attack] = Card(
     title="Softmax disaggregation",
     paper="fedspill, docs/batches.md",
-    summary="Tells a batch apart at a softmax head and reads fully connected networks down to their inputs.",
+    summary="Tells a batch apart at a softmax head and reads the layers below down to the inputs.",
     presets={
         "paper": _PAPER,
         "quick": replace(_PAPER, starts=4, guesses=20, rounds=1),
