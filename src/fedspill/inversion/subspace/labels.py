@@ -128,6 +128,7 @@ def relabelled(model: Model, left: Params, tokens: Int[Tensor, "m t"], read: Rea
         tokens: different sentences.
         read: their labels so far.
         factor: by which the update is larger than a mean gradient.
+        level: share of a label's weight that must be missing at one label and too much at the other.
     """
     rows = _rows(model, tokens)
     if rows is None or rows.weight.name not in left or read.labels.numel() != len(rows.features):
@@ -139,7 +140,7 @@ def relabelled(model: Model, left: Params, tokens: Int[Tensor, "m t"], read: Rea
         for r, row in enumerate(place):
             better = int(wrong[row].argmax())
             worse = int(labels[s, r] if labels.ndim == 2 else labels[s])
-            if float(wrong[row, better]) > QUIET and worse >= 0 and float(wrong[row, worse]) < -QUIET:
+            if float(wrong[row, better]) > level and worse >= 0 and float(wrong[row, worse]) < -level:
                 labels.view(len(tokens), -1)[s, r] = better
                 wrong[row, better] -= read.counts[s]
                 wrong[row, worse] += read.counts[s]
