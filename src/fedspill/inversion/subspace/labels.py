@@ -117,7 +117,9 @@ def read_labels(model: Model, values: Params, tokens: Int[Tensor, "m t"], count:
     return _assigned(weights / unit, same.place, tokens) if rows.by_token else _classes(weights / unit, same.place)
 
 
-def relabelled(model: Model, left: Params, tokens: Int[Tensor, "m t"], read: Read, factor: float) -> Read | None:
+def relabelled(
+    model: Model, left: Params, tokens: Int[Tensor, "m t"], read: Read, factor: float, level: float = 0.5
+) -> Read | None:
     """Labels put right by what of the observed gradient the sentences with these labels leave; None: none is wrong.
 
     A wrong label leaves its row's features in two rows of the classification layer: in its own, and in the right one's.
