@@ -76,7 +76,7 @@ def test_public_sentences_hold_no_private_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("table", "said"),
     [
-        ({"model": {"name": "lenet"}}, "model 'lenet' takes images, not sentences; transformer would"),
+        ({"model": {"name": "lenet"}}, "model 'lenet' takes images, not sentences; transformer, gpt would"),
         ({"model": {"name": "mlp"}}, "model 'mlp' takes images and table rows, not sentences"),
         ({"model": {"name": "timm:resnet18"}}, "'timm:resnet18' takes images, not sentences"),
         ({"model": {"normalise": False}}, "option normalise is of images; sentences bring their own"),

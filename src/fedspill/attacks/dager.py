@@ -37,8 +37,8 @@ from fedspill.inversion.subspace.tokens import INSIDE, Candidates, candidates, p
 SURE, LIKELY, DOUBTFUL = 1.0, 0.5, 0.25
 """Confidence of a sentence that the update confirms, of one whose every row is inside, and of any other."""
 
-RELABELLED = 3
-"""Times that labels are put right by what a replayed update leaves."""
+RELABELLED = (0.5, 0.5, 0.25, 0.25)
+"""Levels, one after the other, at which labels are put right by what a replayed update leaves."""
 
 
 @dataclass(frozen=True)
@@ -253,14 +253,13 @@ def _relabelled(world: _World, found: _Found, read: Read | None) -> tuple[Read |
 
 def _settled(world: _World, found: _Found, read: Read, *, shifted: bool) -> tuple[Read, _Told | None]:
     told = _judged(world, found, read, shifted=shifted)
-    for _ in range(RELABELLED):
+    for level in RELABELLED:
         if told is None or told.verdict.met or not bool((read.counts > 0).all()):
             break
-        better = relabelled(world.model, told.verdict.left, told.sentences.tokens, read, told.verdict.factor)
-        if better is None:
-            break
-        read = better
-        told = _judged(world, found, read, shifted=shifted)
+        left, factor = told.verdict.left, told.verdict.factor
+        better = relabelled(world.model, left, told.sentences.tokens, read, factor, level)
+        if better is not None:
+            read, told = better, _judged(world, found, better, shifted=shifted)
     return read, told
 
 

@@ -117,7 +117,9 @@ def read_labels(model: Model, values: Params, tokens: Int[Tensor, "m t"], count:
     return _assigned(weights / unit, same.place, tokens) if rows.by_token else _classes(weights / unit, same.place)
 
 
-def relabelled(model: Model, left: Params, tokens: Int[Tensor, "m t"], read: Read, factor: float) -> Read | None:
+def relabelled(
+    model: Model, left: Params, tokens: Int[Tensor, "m t"], read: Read, factor: float, level: float = 0.5
+) -> Read | None:
     """Labels put right by what of the observed gradient the sentences with these labels leave; None: none is wrong.
 
     A wrong label leaves its row's features in two rows of the classification layer: in its own, and in the right one's.
@@ -128,6 +130,7 @@ def relabelled(model: Model, left: Params, tokens: Int[Tensor, "m t"], read: Rea
         tokens: different sentences.
         read: their labels so far.
         factor: by which the update is larger than a mean gradient.
+        level: share of a label's weight that must be missing at one label and too much at the other.
     """
     rows = _rows(model, tokens)
     if rows is None or rows.weight.name not in left or read.labels.numel() != len(rows.features):
@@ -139,7 +142,7 @@ def relabelled(model: Model, left: Params, tokens: Int[Tensor, "m t"], read: Rea
         for r, row in enumerate(place):
             better = int(wrong[row].argmax())
             worse = int(labels[s, r] if labels.ndim == 2 else labels[s])
-            if float(wrong[row, better]) > QUIET and worse >= 0 and float(wrong[row, worse]) < -QUIET:
+            if float(wrong[row, better]) > level and worse >= 0 and float(wrong[row, worse]) < -level:
                 labels.view(len(tokens), -1)[s, r] = better
                 wrong[row, better] -= read.counts[s]
                 wrong[row, worse] += read.counts[s]
