@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from fedspill.core.errors import NotApplicable
-from fedspill.inversion.disaggregation.determined import deviations, sparse
+from fedspill.inversion.disaggregation.determined import MOST, deviations, sparse
 from fedspill.inversion.disaggregation.errors import LogitErrors
 from fedspill.inversion.disaggregation.labels import likely_multisets, speakers
 from fedspill.inversion.disaggregation.point import Rules
@@ -26,7 +26,7 @@ MANY, KEPT = 48, 6
 """Starts in a round of a longer look, and how many of these are followed to their end."""
 EXACT = 10.0
 """Times the rounding of a number, or noise, up to which a residual is a solution's."""
-PINNED = 1e-2
+PINNED = 3e-4
 """Relative standard deviation of an example's features up to which they are pinned down."""
 
 
@@ -249,7 +249,8 @@ def _of(
     mixing, residual = best.mixing[0], float(best.residual[0])
     probabilities = known.probabilities(mixing)
     pinned = deviations(known, mixing, best.factor[0], max(residual, seen.level)) < PINNED
-    pinned |= sparse(known.features(mixing)) & seen.non_negative
+    if len(labels) > MOST:
+        pinned = sparse(known.features(mixing)) & seen.non_negative
     return Disaggregated(
         features=known.features(mixing),
         probabilities=probabilities,
