@@ -13,6 +13,7 @@ from fedspill.core.local_training.update import FedAvg, FedSGD, LocalTraining, l
 from fedspill.core.model import Model
 from fedspill.core.rng import rand, stream
 from fedspill.core.types import Batch, Reconstruction, Update
+from tests.inversion.recursion.test_batches import blocks
 from tests.support.worlds import SPEC, batch, conv_bn, draw_weights, linear, mlp, relu_mlp
 
 MIXED = Batch(batch(4, dtype=torch.float64).inputs, torch.tensor([3, 8, 8, 0]))
@@ -105,9 +106,20 @@ def test_nothing_wrong_is_certified_under_noise() -> None:
         assert bool((apart < 1e-2).all())
 
 
-def test_behind_convolutions_it_says_what_it_could_read() -> None:
-    with pytest.raises(NotApplicable, match=r"features and probabilities of 4 of 4 .*images need another attack"):
-        attacked(conv_bn(dtype=torch.float64))
+def test_behind_convolutions_it_says_what_it_could_read_and_certifies_no_picture_that_is_wrong() -> None:
+    found = attacked(conv_bn(dtype=torch.float64))
+    assert found.confidence is not None
+    assert found.confidence.tolist() == [0.0] * 4
+    assert not found.converged
+    assert found.notes[0].startswith("Features and probabilities of 4 of 4 examples were read at the head, 4 of them")
+
+
+def test_a_batch_is_read_through_convolutions_and_a_residual_block() -> None:
+    model, private = blocks(), MIXED[:2]
+    found = attacked(model, private)
+    assert found.converged
+    assert set(found.marks) == {"alone"}
+    assert worst(found, private) < 1e-3
 
 
 def test_as_many_examples_as_classes_are_refused() -> None:

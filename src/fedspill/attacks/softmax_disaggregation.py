@@ -216,7 +216,7 @@ def _through_other_layers(
     """
     heard, count = len(told.labels), int(told.copies.sum()) + told.silent
     said = (
-        f"features and probabilities of {heard} of {count} examples were read at the head, {int(told.certain.sum())} of"
+        f"Features and probabilities of {heard} of {count} examples were read at the head, {int(told.certain.sum())} of"
         f" them certain (residual {told.residual:.0e})"
     )
     gradient = mean_gradient(update, knowledge, list(update.values), knowledge.num_examples)
@@ -227,8 +227,8 @@ def _through_other_layers(
     if reading.pictures is None:
         raise NotApplicable(f"{said}; no layer below it could be read, so images need another attack")
     z = reading.pictures
-    sure = told.certain.to(z.device) & reading.certain & _in_range(knowledge.model, z)
-    note = f"{said}. {reading.described()}; {int(sure.sum())} pictures certified."
+    sure = (reading.certain & (told.copies.to(z.device) == 1) & told.fits) & _in_range(knowledge.model, z)
+    note = f"{said}. Read from there, layer by layer: {reading.described()}. {int(sure.sum())} of them are certified."
     return _shown(z, sure, told, granted, knowledge, note)
 
 
