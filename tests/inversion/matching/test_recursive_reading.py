@@ -1,5 +1,6 @@
 """Inverting Gradients with the analytic part, as users run it."""
 
+import time
 from dataclasses import replace
 
 import pytest
@@ -11,6 +12,7 @@ from fedspill.core.local_training.update import FedSGD, local_update
 from fedspill.core.rng import randn, stream
 from fedspill.core.settings import with_fields
 from fedspill.core.types import Batch, Reconstruction
+from fedspill.core.watching.clock import OutOfTime, until
 from fedspill.inversion.matching import recursive_reading
 from fedspill.zoo import models
 
@@ -81,3 +83,23 @@ def test_nothing_in_the_analytic_part_ends_an_attack(monkeypatch: pytest.MonkeyP
     _, found = attacked("lenet", 1)
     assert len(found.objective) == SHORT.search.steps + 1
     assert any("RuntimeError: singular" in note for note in found.notes)
+
+
+def test_the_analytic_part_leaves_time_to_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recursive_reading, "READING", 0.0)
+    with until(time.monotonic() + 1000):
+        _, ended_between = attacked("resnet18", 1)
+        monkeypatch.setattr(recursive_reading, "LEEWAY", 0.0)
+        _, ended_at_once = attacked("resnet18", 1)
+    for found in (ended_between, ended_at_once):
+        assert len(found.objective) == SHORT.search.steps + 1
+    assert recursive_reading.CUT in ended_at_once.notes
+    with until(time.monotonic() + 1000):  # half of this suffices
+        monkeypatch.undo()
+        _, read = attacked("lenet", 1)
+    assert len(read.objective) == 1
+
+
+def test_where_all_time_is_up_the_analytic_part_does_not_hide_it() -> None:
+    with pytest.raises(OutOfTime), until(time.monotonic()):
+        attacked("lenet", 1)

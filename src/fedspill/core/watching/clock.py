@@ -30,11 +30,14 @@ class Clock(EveryOperation):
     """Raises `OutOfTime` from the next operation on tensors, forward or backward, as soon as the time is up.
 
     Costs some microseconds an operation.
+
+    Args:
+        end: `time.monotonic()` at which that will be; infinite where it is not known.
     """
 
-    def __init__(self, is_up: Callable[[], bool]) -> None:
+    def __init__(self, is_up: Callable[[], bool], end: Callable[[], float] = lambda: math.inf) -> None:
         super().__init__()
-        self.is_up = is_up
+        self.is_up, self.end = is_up, end
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -50,13 +53,19 @@ def until(deadline: float | Callable[[], float] | None) -> AbstractContextManage
     if deadline is None:
         return nullcontext()
     end = deadline if callable(deadline) else lambda: deadline
-    return Clock(lambda: time.monotonic() >= end())
+    return Clock(lambda: time.monotonic() >= end(), end)
 
 
 def around() -> Callable[[], bool]:
     """Whether the time of the clock around this is up; never where there is none."""
     clock = dispatch._get_current_dispatch_mode()  # pyright: ignore[reportPrivateUsage]
     return clock.is_up if isinstance(clock, Clock) else lambda: False
+
+
+def left() -> float:
+    """Seconds until the clock around this ends the work; infinite where there is none."""
+    clock = dispatch._get_current_dispatch_mode()  # pyright: ignore[reportPrivateUsage]
+    return max(0.0, clock.end() - time.monotonic()) if isinstance(clock, Clock) else math.inf
 
 
 @contextmanager

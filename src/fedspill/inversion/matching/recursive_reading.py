@@ -5,6 +5,8 @@ how much, since its training can be run; so the gradient is corrected and read a
 point (defect correction) at which the training itself gives what was observed.
 """
 
+import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,6 +17,7 @@ from fedspill.core.errors import NotApplicable
 from fedspill.core.rng import stream
 from fedspill.core.roles import Unwatched, Watch
 from fedspill.core.types import Params, Reconstruction
+from fedspill.core.watching.clock import OutOfTime, around, left, until
 from fedspill.inversion.matching.forward_model import ForwardModel
 from fedspill.inversion.matching.outcome import EXACT, concluded
 from fedspill.inversion.recursion.known_activations import KnownActivations, known_activations
@@ -27,6 +30,12 @@ UNPROVEN = (
 )
 NONE = "No activation was recovered exactly"
 NO_SINGLE = f"{NONE}: this needs the gradient of a single example."
+
+CUT = f"{NONE}: the time that there is ended this before anything was known."
+READING = 0.5
+"""Of the time that there is, for this: a search that follows it needs some, too."""
+LEEWAY = 0.1
+"""Of the time, until a layer is given up that was begun before."""
 
 AFTER = "This needed a search first, which told how far local training is from a gradient."
 
@@ -68,13 +77,31 @@ def read_exactly(assumed: Sequence[ForwardModel], level: float, rng: torch.Gener
     single = [a for a in assumed if a.gradient is not None]
     if not single:
         return Reading(notes=(NO_SINGLE,))
-    gradient = single[0].gradient
-    assert gradient is not None
-    reading = _read(single, gradient, level, rng, watch)
+    reading = _within_its_share(single, level, rng, watch)
     if reading.known is None or (len(single) == len(assumed) and single[0].close):
         return reading
     # Of several examples of one class what the head tells looks like one; and what a first guess tells is a guess.
     return reading if reading.sure else Reading(notes=(UNPROVEN,))
+
+
+def _within_its_share(single: Sequence[ForwardModel], level: float, rng: torch.Generator, watch: Watch) -> Reading:
+    """What was read in a share of the time that there is; the search goes on with the layers that were known by then.
+
+    Raises:
+        OutOfTime: all of it is up.
+    """
+    gradient, there_is = single[0].gradient, left()
+    assert gradient is not None
+    if math.isinf(there_is):
+        return _read(single, gradient, level, rng, watch)
+    end = time.monotonic() + READING * there_is
+    try:
+        with until(end + LEEWAY * there_is):
+            return _read(single, gradient, level, rng, _Within(watch, end))
+    except OutOfTime:
+        if around()():
+            raise
+        return Reading(notes=(CUT,))
 
 
 def read_again(assumed: ForwardModel, z: Tensor, level: float, watch: Watch) -> Reading:
@@ -83,6 +110,26 @@ def read_again(assumed: ForwardModel, z: Tensor, level: float, watch: Watch) -> 
         return Reading()
     gradient = assumed.surrogate.corrected(z, assumed.labels)
     return _read([assumed], gradient, level, stream(0, "read again"), _Quiet(watch))
+
+
+@dataclass(frozen=True)
+class _Within(Unwatched):
+    """Ends a part of the work before the whole of it.
+
+    Attributes:
+        end: `time.monotonic()` of its own.
+    """
+
+    whole: Watch
+    end: float
+
+    def progress(self, done: int, total: int, objective: float) -> None:
+        """Passes it on."""
+        self.whole.progress(done, total, objective)
+
+    def out_of_time(self) -> bool:
+        """Whether its own time is up, or that of the whole."""
+        return time.monotonic() >= self.end or self.whole.out_of_time()
 
 
 @dataclass(frozen=True)
