@@ -132,7 +132,7 @@ def test_one_of_each_other_list_and_names_that_are_none() -> None:
     assert "every check looks at every model" in listed("checks", "weight_entropy")
     assert "ResNet-18" in listed("models", "resnet18")
     for words, said in (
-        (("attacks", "dgl"), "unknown attack 'dgl'; there are dlg, .*, trap_weights$"),
+        (("attacks", "dgl"), "unknown attack 'dgl'; there are .*, dlg, .*, trap_weights$"),
         (("attacks", "label_flip"), "fedspill list tamperings label_flip knows it"),
         (
             ("checks", "dlg"),

@@ -20,7 +20,7 @@ LATER = [
     ("[policy]\nmax = 1\n", ["plan key 'policy.max' is unknown; "]),
     ("[federation]\nround = 1\nclients = 2\n", ["plan key 'federation.round' is unknown; "]),
     ("audit.seeds = [99999999999999999999]\n", ["64 bits"]),
-    ('audit.attacks = ["dgl"]\n', ["unknown attack 'dgl'; there are dlg, ", "robbing_the_fed"]),
+    ('audit.attacks = ["dgl"]\n', ["unknown attack 'dgl'; there are ", ", dlg, ", "robbing_the_fed"]),
     ('audit.attacks = ["dlg:fast"]\n', ["attack 'dlg' has no preset 'fast'; it has paper, "]),
     ('audit.attacks = [{ name = "dlg", preset = "fast" }]\n', ["attack 'dlg' has no preset 'fast'"]),
     ('audit.attacks = ["robbing_the_fed:fast"]\n', ["attack 'robbing_the_fed' has no preset 'fast'"]),
