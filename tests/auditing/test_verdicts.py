@@ -178,6 +178,24 @@ def test_the_strongest_attack_is_of_the_highest_level_first() -> None:
     assert (role.attack, role.name.value, role.worst.value) == ("nex:paper", "recognisable", 15)
 
 
+def of_two(attack: str, psnr: list[float], leaked: list[bool]) -> Trial:
+    scores = [Score(metric="psnr", unit="dB", higher_is_closer=True, values=[*psnr])]
+    changes = {"examples": [0, 1], "scores": scores, "leaked": leaked, "recognisable": leaked}
+    return trial(attack).model_copy(update=changes | {"leakage_rate": rate("psnr >= 20 dB", sum(leaked), 2)})
+
+
+def test_of_attacks_that_came_equally_close_the_strongest_is_the_one_of_most_examples() -> None:
+    one, both = of_two("one_shot", [100.0, 9.0], [True, False]), of_two("imprint", [100.0, 100.0], [True, True])
+    told = concluded(one, both)
+    assert told.by_role[0].attack == "imprint:paper"
+    assert "2 of 2 private examples leaked (psnr >= 20 dB), by imprint:paper;" in told.sentence
+
+
+def test_no_attack_is_said_to_have_shown_what_others_did() -> None:
+    told = concluded(of_two("dlg", [90.0, 9.0], [True, False]), of_two("idlg", [9.0, 30.0], [False, True]))
+    assert "2 of 2 private examples leaked (psnr >= 20 dB), by dlg:paper and others;" in told.sentence
+
+
 def test_without_thresholds_nothing_is_judged_but_what_the_policy_limits() -> None:
     loose = Rules(PolicySection(), judged=False, metric="psnr")
     assert level([trial(leaked=True, psnr=40)], loose).name is VerdictName.NOT_SHOWN

@@ -1,4 +1,4 @@
-"""Who gets how much of a budget: closed forms first, then the searches of `standard` in a fixed order.
+"""Who gets how much of a budget: closed forms first, then the searches of `standard` by what they gain.
 
 What one leaves goes to those that come after.
 """
@@ -13,7 +13,7 @@ from fedspill.core.roles import Searches
 
 IN_ORDER = ("nex", "tableak", "inverting_gradients", "idlg", "dlg", "cocktail_party", "maui")
 """Searches in turn, others after them: what mostly reads, then by what they gain within a budget, as measured
-(benchmarks/results/gains.md); what trains networks comes last. Examples and protocol changed the order nowhere."""
+(benchmarks/results/gains.md); what trains networks comes last. Examples and protocol changed nowhere who is first."""
 IN_ORDER_FULLY_CONNECTED = ("nex", "tableak", "idlg", "inverting_gradients", "cocktail_party", "dlg", "maui")
 """The same of fully connected networks, where an iteration is cheap and L-BFGS closes in on the images."""
 READ_FIRST = ("robbing_the_fed",)

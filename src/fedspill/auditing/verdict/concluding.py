@@ -96,7 +96,8 @@ def _server(role: RoleVerdict, known: Circumstances) -> str:
 
 def _how_much(role: RoleVerdict, trials: Sequence[Trial], rules: Rules) -> str:
     reached = level([t for t in trials if t.role == role.role], rules)
-    share, parts, attack = reached.leaked, list[str](), f", by {role.attack}"
+    share, parts = reached.leaked, list[str]()
+    attack = f", by {role.attack}{'' if _alone(role, trials, rules) else ' and others'}"
     if role.name is VerdictName.RECOGNISABLE and reached.recognised is not None:
         seen = reached.recognised
         return f"{seen.hits} of {seen.n} private examples can be told from others by what was rebuilt{attack}"
@@ -106,6 +107,18 @@ def _how_much(role: RoleVerdict, trials: Sequence[Trial], rules: Rules) -> str:
     if _too_close(reached, rules.policy):
         parts.append(f"an example was rebuilt at {reached.closest:.1f} dB")
     return ", ".join(parts) + attack
+
+
+def _alone(role: RoleVerdict, trials: Sequence[Trial], rules: Rules) -> bool:
+    """Whether the strongest attack, over its updates and seeds, showed all examples that any of its role did."""
+    ours = [t for t in trials if t.role == role.role]
+    its = [t for t in ours if f"{t.attack}:{t.preset}" == role.attack]
+    return _hits(level(its, rules), role.name) == _hits(level(ours, rules), role.name)
+
+
+def _hits(reached: Level, name: VerdictName) -> int:
+    share = reached.leaked if name is VerdictName.LEAKS else reached.recognised
+    return 0 if share is None else share.hits
 
 
 def _allowed(reached: Level, policy: PolicySection) -> str:

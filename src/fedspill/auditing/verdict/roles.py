@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from fedspill.auditing.resolving.scenario import Scenario
-from fedspill.auditing.verdict.levels import Rules, level
+from fedspill.auditing.verdict.levels import Rules, leaked_examples, level
 from fedspill.auditing.verdict.worst import worst_examples
 from fedspill.core.types import ServerRole
 from fedspill.report.schema import RoleVerdict, VerdictName, WorstExample
@@ -68,14 +68,17 @@ def _of(role: str, trials: list[Trial], rules: Rules, known: Circumstances) -> R
 
 
 def _strongest(trials: Sequence[Trial], rules: Rules) -> Trial | None:
-    """The trial of the highest level; of these the one that came closest to an example, the first of equals."""
+    """The trial of the highest level; of these the one that came closest to an example, of equals the one of most."""
     ran = [t for t in trials if t.skipped is None]
     if not ran:
         return None
     ranks = [STRENGTH.index(level([t], rules).name) for t in ran]
     best = [t for t, rank in zip(ran, ranks, strict=True) if rank == min(ranks)]
     worst = _worst(best, rules)
-    return best[0] if worst is None else next(t for t in best if t.name == worst.trial)
+    if worst is None:
+        return best[0]
+    closest = [t for t in best if (own := _worst([t], rules)) is not None and own.value == worst.value]
+    return max(closest, key=lambda t: (len(leaked_examples([t])), sum(t.recognisable or [])))
 
 
 def _worst(trials: Sequence[Trial], rules: Rules) -> WorstExample | None:
