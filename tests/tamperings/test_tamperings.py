@@ -16,7 +16,7 @@ from fedspill.core.rng import stream
 from fedspill.core.roles import Card, Tampering
 from fedspill.core.types import Batch, Reconstruction, ServerRole
 from fedspill.inversion.identity.units import WORKING_RANGE
-from fedspill.tamperings import identity_convolutions, input_to_head, label_flip, linear_first
+from fedspill.tamperings import identity_convolutions, input_to_head, label_flip, linear_first, robbing_linear_layer
 from fedspill.tamperings.identity_convolutions import IdentityConvolutions
 from fedspill.tamperings.input_to_head import InputToHead
 from fedspill.tamperings.label_flip import LabelFlip
@@ -281,3 +281,20 @@ def test_global_random_state_is_untouched_and_same_seed_same_model() -> None:
             for name, value in made[0].params.items():
                 assert torch.equal(value, made[1].params[name])
     assert torch.equal(before, torch.random.get_rng_state())
+
+
+@pytest.mark.parametrize("width", [1, 2, 5])
+@pytest.mark.parametrize("preset", list(robbing_linear_layer.CARD.presets))
+def test_bins_in_a_narrow_layer_measure_fewer_functions_or_say_that_it_is_too_narrow(width: int, preset: str) -> None:
+    with torch.device("meta"):
+        model = model_of(nn.Sequential(nn.Flatten(), nn.Linear(768, width), nn.ReLU(), nn.Linear(width, 10)))
+    tampering = robbing_linear_layer.CARD.presets[preset]
+    rows = getattr(tampering, "rows", None) or 2
+    if rows > width:
+        with pytest.raises(NotApplicable, match=f"rows={rows}, but .* has {width}"):
+            tampering.tamper(model, None, 0, stream(0, "server"))
+        return
+    tampered = tampering.tamper(model, None, 0, stream(0, "server"))
+    weight = tampered.model.params["1.weight"]
+    assert weight.shape == model.params["1.weight"].shape
+    assert not torch.equal(weight, model.params["1.weight"])

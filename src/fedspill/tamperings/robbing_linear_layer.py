@@ -4,7 +4,7 @@ Fowl et al.: "Robbing the Fed", ICLR 2022, arXiv:2110.13057, sections 3.3 and 4.
 parameters of an existing model").
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -25,6 +25,9 @@ from fedspill.inversion.imprint.rows import Imprint
 from fedspill.inversion.imprint.views import view_at
 from fedspill.inversion.network.planting import find_place
 from fedspill.inversion.network.trace import Step, trace
+
+EACH = 2
+"""Rows of one function at least."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,15 @@ class RobbingLinearLayer:
     def _bins(self, rows: int) -> Bins:
         return Bins(rows, self.functions, self.own, self.cutoffs)
 
+    def _bins_for(self, layer: Step) -> Bins:
+        """All of a narrow layer's rows measure fewer functions, as each needs two."""
+        total = layer.output_shape[-1]
+        if self.rows is not None and self.rows <= total:
+            return self._bins(self.rows)
+        if self.rows is not None or total < EACH:
+            raise NotApplicable(f"rows={self.rows or EACH}, but {layer.describe()} has {total}")
+        return replace(self, rows=total, functions=self.functions[: total // EACH])._bins(total)
+
     def tamper(
         self, model: Model, public_data: Batch | None, round: int, rng: torch.Generator, watch: Watch = UNWATCHED
     ) -> Tampered:
@@ -72,18 +84,13 @@ class RobbingLinearLayer:
             NotApplicable: there is no linear layer, followed by a ReLU and another one, that shows the input.
         """
         first, second = _pair(model, self.at)
-        place, total = find_place(model, first.name), first.output_shape[-1]
-        rows = total if self.rows is None else self.rows
-        if rows > total:
-            raise NotApplicable(f"rows={rows}, but {first.describe()} has {total}")
-        ordinary = total - rows
-        imprint = make_imprint(
-            self._bins(rows), model, place, public_data, rng, ordinary=ordinary, shuffle=self.shuffle
-        )
+        place, bins = find_place(model, first.name), self._bins_for(first)
+        ordinary = first.output_shape[-1] - bins.rows
+        imprint = make_imprint(bins, model, place, public_data, rng, ordinary=ordinary, shuffle=self.shuffle)
         layer = Layer(*_names(first))
         active = round >= self.active_from
         # One column for all bins. Its signs differ: equal ones would shift all logits alike, which a softmax ignores.
-        column = randn((second.output_shape[-1],), rng, model.like) * (self.throughput / rows)
+        column = randn((second.output_shape[-1],), rng, model.like) * (self.throughput / bins.rows)
         changed = _written(model, imprint, layer, Layer(*_names(second)), column, rng) if active else model
         outlet = Outlet(first.name, second.name, column)
         look, classifier = view_at(model, first.name), model if self.predict_labels else None

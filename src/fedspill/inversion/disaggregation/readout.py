@@ -142,9 +142,21 @@ def disaggregate_unlabelled(
     The other arguments, and what is raised, are those of `disaggregate`.
     """
     seen = _Seen.of(rows, weight, bias, count, non_negative, errors, noise, free, effort)
-    expected = count * (seen.bias.softmax(0) - (seen.rows[:, -1] if seen.affine else seen.rows.new_zeros(len(bias))))
+    expected = count * _shares(seen)
     guesses = (next(speakers(seen.rows, labels, seen.heard)) for labels in likely_multisets(expected, count, inferred))
     return _by_guesses(seen, guesses, rng, is_up)
+
+
+def _shares(seen: "_Seen") -> Float[Tensor, " classes"]:
+    """Each class's share of the batch, if all examples got the probabilities of features that are 0.
+
+    Some class is always missing; the one whose bias grows most, relative to its probability, tells an unknown factor.
+    """
+    guessed = seen.bias.softmax(0)
+    if not seen.affine:
+        return guessed
+    factor = (seen.rows[:, -1] / guessed).max() if seen.free else 1.0
+    return guessed - seen.rows[:, -1] / factor
 
 
 def _by_guesses(
@@ -288,9 +300,8 @@ def _looked_for(known: System, seen: _Seen, rng: torch.Generator, is_up: Callabl
     best: Solved | None = None
     small = len(known.slope) <= DENSE
     for _ in range(seen.effort.rounds):
-        start = sure_starts(known, seen.bias, MANY if small else 1, rng)
-        one = start.new_ones(len(start))
-        found = Solved(start, one, one, one)
+        start, factor = _scaled(known, sure_starts(known, seen.bias, MANY if small else 1, rng), seen)
+        found = Solved(start, factor, factor, factor)
         for hinge in HINGES if seen.non_negative else (0.0,):
             found = solve(known, found.mixing, found.factor, Rules(hinge, seen.free, STEPS, 2 * seen.level), is_up)
             found = found.best(KEPT)
@@ -301,12 +312,22 @@ def _looked_for(known: System, seen: _Seen, rng: torch.Generator, is_up: Callabl
     return best
 
 
+def _scaled(known: System, start: Float[Tensor, "s m m"], seen: _Seen) -> tuple[Tensor, Float[Tensor, " s"]]:
+    """Starts and factors; where the factor is unknown, the one with which every example is there once: M r = 1."""
+    one = start.new_ones(len(start))
+    if not (seen.free and known.affine):
+        return start, one
+    factor = (start @ known.ones).mean(1)
+    factor = torch.where(factor > 0, factor, one)
+    return start / factor[:, None, None], factor
+
+
 def _followed(
     known: System, start: Tensor, hinges: tuple[float, ...], seen: _Seen, is_up: Callable[[], bool]
 ) -> Solved:
     even, root = known.balanced()
-    one = start.new_ones(len(start))
-    found = Solved(start / root, one, one, one)
+    start, factor = _scaled(known, start, seen)
+    found = Solved(start / root, factor, factor, factor)
     for hinge in hinges:
         found = solve(even, found.mixing, found.factor, Rules(hinge, seen.free, STEPS, 2 * seen.level), is_up)
     found = found.best()
