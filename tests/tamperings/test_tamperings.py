@@ -287,7 +287,8 @@ def test_global_random_state_is_untouched_and_same_seed_same_model() -> None:
 @pytest.mark.parametrize("preset", list(robbing_linear_layer.CARD.presets))
 def test_bins_in_a_narrow_layer_measure_fewer_functions_or_say_that_it_is_too_narrow(width: int, preset: str) -> None:
     with torch.device("meta"):
-        model = model_of(nn.Sequential(nn.Flatten(), nn.Linear(768, width), nn.ReLU(), nn.Linear(width, 10)))
+        net = nn.Sequential(nn.Flatten(), nn.Linear(768, width), nn.ReLU(), nn.Linear(width, 10))
+    model = model_of(net)
     tampering = robbing_linear_layer.CARD.presets[preset]
     rows = getattr(tampering, "rows", None) or 2
     if rows > width:
