@@ -20,7 +20,7 @@ USEFUL = 0.1
 Of the 44 searches of benchmarks/results/quality_traces.json that rose by 3 dB or more, the median had half of its gain
 after a tenth of its iterations, a quarter of it after a fortieth.
 """
-LEAST = 16
+LEAST = 4
 """Iterations of the one search that runs where none can be of use: it shows how far a short one comes, and no more."""
 
 
