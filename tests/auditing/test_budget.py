@@ -168,7 +168,7 @@ def test_where_no_search_can_be_of_use_the_first_one_runs_and_says_that_it_is_sh
     assert last.planned(480, 1, 1.0) == (20, 1)
     assert last.useless is None
     assert last.poor == pytest.approx(20 / 480)
-    shortest = watch(10)
+    shortest = watch(3.5)
     shortest.alone = True
     shortest.planned(480, 1, 1.0)
     assert shortest.useless is not None

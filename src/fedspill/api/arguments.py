@@ -1,7 +1,6 @@
 """What callers say of a bare network: its inputs' shape, how they are normalised, its loss."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Final, Literal, cast
 
 import numpy as np
@@ -149,4 +148,4 @@ def with_loss(model: Model, loss: Loss | None) -> Model:
     function = loss_of(loss) if isinstance(loss, str | Mapping | list | tuple) else loss
     if not callable(function):
         raise BadInput(f"loss {loss!r} is a {type(function).__name__}; a function of logits and labels is needed")
-    return replace(model, loss_fn=function)
+    return model.with_loss(function)

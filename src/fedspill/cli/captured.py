@@ -3,7 +3,6 @@
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -157,10 +156,10 @@ def with_loss(model: Model, text: str | None, settings: list[str]) -> Model:
     """
     told = set_fields(settings, "--client").get("loss")
     if text is None:
-        return model if told is None else replace(model, loss_fn=loss_of(told))
+        return model if told is None else model.with_loss(loss_of(told))
     if told is not None:
         raise BadInput("--loss and --client loss are given; one of the two is needed")
-    return replace(model, loss_fn=loss_of(_loss(text.strip())))
+    return model.with_loss(loss_of(_loss(text.strip())))
 
 
 def _loss(text: str) -> object:

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from fedspill.core.errors import BadInput, some
 from fedspill.core.inputs import InputSpec, TokenSpec
-from fedspill.core.module.answers import logits_of
+from fedspill.core.module.answers import is_log_probabilities, logits_of, of_log_probabilities
 from fedspill.core.module.calling import called
 from fedspill.core.module.twins import copied
 from fedspill.core.module.unwrapping import check_usable, materialised, unwrapped
@@ -85,7 +85,19 @@ class Model:
         params = {k: v.detach().clone() for k, v in named.items()}
         buffers = {k: v.detach().clone() for k, v in module.named_buffers()}
         frozen = frozenset(k for k, v in named.items() if not v.requires_grad)
-        return cls(module, params, buffers, loss_fn, input, training, frozen=frozen)
+        return cls(module, params, buffers, loss_fn, input, training, frozen=frozen).with_loss(loss_fn)
+
+    def with_loss(self, loss_fn: LossFn) -> "Model":
+        """This model with another loss; of a network that ends in a log-softmax, with what that is by the logits."""
+        by_logits = of_log_probabilities(loss_fn)
+        if by_logits is loss_fn:
+            return replace(self, loss_fn=loss_fn)
+        outputs = self.in_eval_mode().logits(self.params, self._blank())
+        return replace(self, loss_fn=by_logits if is_log_probabilities(outputs) else loss_fn)
+
+    def _blank(self) -> Tensor:
+        blank = _blank(self.input)
+        return blank.to(self.like) if blank.is_floating_point() else blank.to(self.like.device)
 
     def forward(self, params: Params, buffers: Params, z: Tensor) -> tuple[Tensor, Params]:
         """Logits, and the buffers afterwards; nothing that was passed in is written to, nor is the module.

@@ -238,7 +238,7 @@ def test_a_search_of_nothing_is_refused(wrong: dict) -> None:
 
 
 class Slowing(BreakingWatch):
-    """Lets so many steps pass, and finds later that only a few more fit."""
+    """Lets all of 100 steps pass at first, and finds later that only so many fit."""
 
     def __init__(self, fit: int) -> None:
         super().__init__()
@@ -246,18 +246,18 @@ class Slowing(BreakingWatch):
 
     def planned(self, steps: int, restarts: int, seconds: float) -> tuple[int, int]:
         self.asked.append(steps)
-        return (steps, restarts) if len(self.asked) == 1 else (min(steps, self.fit), 1)
+        return (steps, restarts) if len(self.asked) == 1 else (self.fit - (100 - steps), 1)
 
 
 @pytest.mark.parametrize("search", [Search(SignedAdam(), 100), BatchedSearch(SignedAdam(), 100, 2)])
 def test_a_search_is_planned_anew_while_it_runs(search) -> None:
-    watch = Slowing(fit=5)
+    watch = Slowing(fit=22)
     problem = replace(bowl(1.0), values=lambda v: (v[0] - 1).pow(2).flatten(1).sum(1))
     found = search.run([problem], stream(0, "s"), watch)
     assert found.complete
-    # Asked of all at first; after the 1st step and 16 more of the other 83, of which 5 fit.
-    assert watch.asked[:2] == [100, 83]
-    assert len(found.history) == 17 + 5 + 1
+    # Asked of all at first; after the 1st step and 2, 4, 8 and 16 more, of those that are left.
+    assert watch.asked == [100, 97, 95, 91, 83]
+    assert len(found.history) == 22 + 1
 
 
 class Clearing(BreakingWatch):
@@ -267,8 +267,13 @@ class Clearing(BreakingWatch):
         return (steps // 2, 1) if steps == 100 else (steps, restarts)
 
 
-def test_a_run_that_was_shortened_grows_again_where_the_time_allows() -> None:
-    assert len(Search(SignedAdam(), 100).run([bowl(1.0)], stream(0, "s"), Clearing()).history) == 101
+@pytest.mark.parametrize("search", [Search(SignedAdam(), 100), BatchedSearch(SignedAdam(), 100, 2)])
+def test_a_run_that_was_shortened_grows_again_where_the_time_allows(search) -> None:
+    problem = replace(bowl(1.0), values=lambda v: (v[0] - 1).pow(2).flatten(1).sum(1))
+    assert len(search.run([problem], stream(0, "s"), Clearing()).history) == 101
+
+
+def test_a_run_grows_not_where_others_are_to_come() -> None:
     # Not where other runs are to come, whose time that would be.
     runs = Search(SignedAdam(), 100, restarts=2).run([bowl(1.0)], stream(0, "s"), Clearing())
     assert len(runs.history) == 51

@@ -190,7 +190,7 @@ def prepare(
     else:
         model = _callers_model(plan, pool, model, device)
     if plan.client.loss is not None:
-        model = replace(model, loss_fn=loss_of(plan.client.loss))
+        model = model.with_loss(loss_of(plan.client.loss))
     for defence in clients.defences:
         model = defence.prepare(model)
     check_kinds(components, model.input)

@@ -4,17 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from fedspill.auditing.watch import USEFUL
 from fedspill.plan.sections import PolicySection
 from fedspill.report.leakage import example_of, rate
 from fedspill.report.schema import VerdictName
 from fedspill.report.trial import Rate, Trial
-
-USEFUL_SHARE = 0.1
-"""Share of its iterations below which a search that the budget ended, and that found nothing, says nothing.
-
-Of the 44 searches of benchmarks/results/quality_traces.json that rose by 3 dB or more, the median had half of its gain
-after a tenth of its iterations, a quarter of it after a fortieth.
-"""
 
 RECOGNISED = "leaked, or told from 100 others and closer than a guess without the update"
 """What counts as recognisable, in words."""
@@ -114,7 +108,7 @@ def is_useful(trial: Trial) -> bool:
         return False
     found = trial.converged or any(trial.leaked or []) or any(trial.recognisable or [])
     share = _searched(trial)
-    return not trial.ended_by_budget or found or (share is not None and share >= USEFUL_SHARE)
+    return not trial.ended_by_budget or found or (share is not None and share >= USEFUL)
 
 
 def _searched(trial: Trial) -> float | None:

@@ -3,9 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
 
 from fedspill.core.errors import BadInput
+from fedspill.core.types import LossFn
 
 
 def logits_of(answer: Any) -> Tensor:
@@ -33,6 +35,36 @@ def logits_of(answer: Any) -> Tensor:
             " them; hand over a module that returns those that are trained"
         )
     return tensors[key]
+
+
+LOG_PROBABILITIES = 1e-2
+"""What the probabilities of every example may add up to beside 1, in log; rounding of 16 bits gives as much."""
+
+
+def is_log_probabilities(outputs: Tensor) -> bool:
+    """Whether a network puts out logarithms of probabilities, as those that end in a log-softmax do.
+
+    They are logits less a number for each example, so that softmax and cross-entropy make the same of them.
+
+    Args:
+        outputs: (n, ..., classes), of inputs without meaning.
+    """
+    if outputs.ndim < 2 or outputs.shape[-1] < 2 or outputs.is_meta:
+        return False
+    return bool((outputs.detach().float().logsumexp(-1).abs() <= LOG_PROBABILITIES).all())
+
+
+def of_log_probabilities(loss: LossFn) -> LossFn:
+    """What a loss is by the logits of a network that ends in a log-softmax: negative log-likelihood is cross-entropy.
+
+    Args:
+        loss: `torch.nn.functional.nll_loss`, a `torch.nn.NLLLoss`, or another one, which stays as it is.
+    """
+    if loss is functional.nll_loss:
+        return functional.cross_entropy
+    if isinstance(loss, nn.NLLLoss) and loss.reduction == "mean" and loss.ignore_index < 0:
+        return functional.cross_entropy if loss.weight is None else nn.CrossEntropyLoss(loss.weight)
+    return loss
 
 
 def _named(answer: Any) -> dict[str, Any]:

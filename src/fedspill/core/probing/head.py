@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from fedspill.core.errors import NotApplicable
 from fedspill.core.model import Model
+from fedspill.core.module.answers import is_log_probabilities
 from fedspill.core.probing.inputs import probe_inputs, random_like
 from fedspill.core.types import Encoded, Params
 
@@ -113,6 +114,8 @@ class _Cotangent:
         self.logits, self.leaves = logits, leaves
         self.examples = random_like(logits[..., 0], "examples")
         self.classes = random_like(logits.flatten(0, -2)[0], name)
+        if is_log_probabilities(logits):  # a log-softmax takes a number off all of an example's: that weighs nothing
+            self.classes -= self.classes.mean()
 
     def gradient(self, name: str) -> Tensor | None:
         """By one parameter; None if the logits do not depend on it."""
@@ -164,7 +167,9 @@ def _close(a: Tensor, b: Tensor) -> bool:
 def features_and_logits(
     model: Model, params: Params, z: Encoded, head: Head
 ) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n k"]]:
-    """What enters and what leaves the head for encoded inputs, without a graph.
+    """What enters the head for encoded inputs, and the network's outputs, without a graph.
+
+    Of a network that ends in a log-softmax the outputs are the logits less a number for each example.
 
     Raises:
         NotApplicable: there is more than one answer for each example.
@@ -173,11 +178,15 @@ def features_and_logits(
     logits = _logits(model, {**params, head.weight: weight}, z)
     if logits.ndim != 2:
         raise NotApplicable(f"the head {head.name!r} must answer once for each example, with (n, classes)")
-    classes, features = logits.shape[1], list[Tensor]()
-    for first in range(0, len(z), classes):
-        # One class each for as many examples as there are classes: row c is what enters for the c-th of them.
-        along, count = torch.zeros_like(logits), min(classes, len(z) - first)
+    # Log-probabilities are logits less a number for each example, which the difference of two is not to know of.
+    apart = 2 if is_log_probabilities(logits) else 1
+    at_once, features = logits.shape[1] // apart, list[Tensor]()
+    for first in range(0, len(z), at_once):
+        # A class each for as many examples as there are classes: row c is what enters for the c-th of them.
+        along, count = torch.zeros_like(logits), min(at_once, len(z) - first)
         along[range(first, first + count), range(count)] = 1
+        if apart == 2:
+            along[range(first, first + count), range(at_once, at_once + count)] = -1
         gradient = torch.autograd.grad(logits, weight, along, retain_graph=True)[0]
         features.append(head.rows(gradient)[:count])
     return torch.cat(features), logits.detach()
@@ -200,7 +209,7 @@ def head_module(model: Model) -> str:
 
 
 def _makers_of_logits(model: Model) -> set[str]:
-    """Names of the modules, other than the network, that hand the logits out, at most reshaped."""
+    """Names of the modules, other than the network, that hand the logits out, at most reshaped or log-softmax."""
     outputs = dict[str, Tensor]()
 
     def keep(name: str) -> torch.utils.hooks.RemovableHandle:
@@ -217,4 +226,7 @@ def _makers_of_logits(model: Model) -> set[str]:
     finally:
         for handle in handles:
             handle.remove()
+    if is_log_probabilities(logits):
+        alike = {k: v for k, v in outputs.items() if v.shape == logits.shape and v.is_floating_point()}
+        return {k for k, v in alike.items() if _close(v.log_softmax(-1), logits) and v.data_ptr() != logits.data_ptr()}
     return {k for k, v in outputs.items() if v.data_ptr() == logits.data_ptr() and v.numel() == logits.numel()}

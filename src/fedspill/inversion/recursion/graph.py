@@ -10,6 +10,7 @@ from torch.fx.node import map_arg
 
 from fedspill.core.errors import NotApplicable
 from fedspill.core.model import Model
+from fedspill.core.module.answers import is_log_probabilities
 from fedspill.core.rng import randn, stream
 from fedspill.inversion.network.activations import Kind, named_kind
 
@@ -39,7 +40,7 @@ class Dataflow:
         self.examples = examples
         if model.training:
             raise NotApplicable("the network is in train mode: its layers do not work on single examples")
-        self._traced = _of_logits(_traced(_copied(model, dtype)))
+        self._traced = _before_log_softmax(_of_logits(_traced(_copied(model, dtype))))
         self._modules, self._run = dict(self._traced.named_modules()), fx.Interpreter(self._traced)
         shape, like = (examples, *model.input.encoded_shape), model.like.to(dtype)
         inputs = [randn(shape, stream(seed, "dataflow"), like) for seed in (0, 1)]
@@ -161,6 +162,8 @@ class Dataflow:
         logits, traced = model.logits(model.params, z.to(model.like)), self._probes[0][self.output]
         if not isinstance(traced, Tensor) or traced.shape != logits.shape:
             return False
+        if is_log_probabilities(logits):  # of which the trace has what enters the log-softmax
+            traced = traced.log_softmax(-1)
         return bool((traced - logits).norm() <= SAME * logits.norm())
 
     def _is_affine(self, node: Node) -> bool:
@@ -234,6 +237,24 @@ def _of_logits(traced: fx.GraphModule) -> fx.GraphModule:
         answer = answer[0] if answer else None
     if isinstance(answer, Node) and answer is not output.args[0]:
         output.args = (answer,)
+        traced.graph.eliminate_dead_code()
+        traced.recompile()
+    return traced
+
+
+def _before_log_softmax(traced: fx.GraphModule) -> fx.GraphModule:
+    """The network that puts out what enters its last log-softmax, if it ends in one."""
+    output = next(n for n in traced.graph.nodes if n.op == "output")
+    last = output.args[0]
+    if not isinstance(last, Node):
+        return traced
+    modules = dict(traced.named_modules())
+    named = last.op in ("call_function", "call_method") and "log_softmax" in str(
+        getattr(last.target, "__name__", last.target)
+    )
+    layer = last.op == "call_module" and isinstance(modules[str(last.target)], nn.LogSoftmax)
+    if named or layer:
+        output.args = (last.all_input_nodes[0],)
         traced.graph.eliminate_dead_code()
         traced.recompile()
     return traced

@@ -127,7 +127,8 @@ class BatchedSearch:
         """
         on_host = not stack.variables[0].is_cuda
         hypotheses = len(progress.best_by_problem) - progress.problem
-        replanning = Replanning(lambda left, seconds: watch.planned(left, 1, seconds * hypotheses)[0])
+        most = self.steps if hypotheses == 1 else 0
+        replanning = Replanning(lambda left, seconds: watch.planned(left, 1, seconds * hypotheses)[0], most)
         iterate = captured(stack) if self.graph and not on_host else stack.iterate
         done, total = progress.problem * self.restarts, len(progress.best_by_problem) * self.restarts * self.steps
         for step in range(first, self.steps + 1):

@@ -3,8 +3,8 @@
 import time
 from collections.abc import Callable
 
-EVERY = 16
-"""Steps between two looks."""
+EVERY, EARLY = 16, (2, 4, 8)
+"""Steps between two looks, and steps after which there is one besides: a very short run may be over before."""
 
 
 class Replanning:
@@ -23,7 +23,11 @@ class Replanning:
         now = time.monotonic()
         if self._first < 0:
             self._began, self._first = now, step
-        elif step < steps and (step - self._first) % EVERY == 0:
+        elif step < steps and self._looks(step - self._first):
             most = max(steps, self._most)
             return min(most, step + self._planned(most - step, (now - self._began) / (step - self._first)))
         return steps
+
+    @staticmethod
+    def _looks(done: int) -> bool:
+        return done % EVERY == 0 or done in EARLY
