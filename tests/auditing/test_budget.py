@@ -196,13 +196,13 @@ def slow(links: int = 3) -> Model:
 
 def test_what_the_budget_ended_a_larger_one_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     table = {"audit": {"attacks": ["standard"], "budget": 0.001, "metrics": ["psnr"], "leak_threshold": {"psnr": 99.0}}}
-    table["client"] = {"num_examples": 2}
-    report = audit(table, n=2, model=slow(), out=tmp_path / "out").report
+    table["client"] = {"num_examples": 4}  # as many as classes, so that nothing is read without a search
+    report = audit(table, n=4, model=slow(), out=tmp_path / "out").report
     searches = {t.attack: t for t in report.trials if t.attack in ("inverting_gradients", "idlg", "dlg")}
     assert all(t.ended_by_budget for t in searches.values())
     larger = {**table, "audit": {**table["audit"], "budget": "none"}}
     monkeypatch.setattr(TrialWatch, "planned", lambda self, steps, restarts, seconds: (3, 1))
-    again = audit(larger, n=2, model=slow(), out=tmp_path / "out").report
+    again = audit(larger, n=4, model=slow(), out=tmp_path / "out").report
     assert not any(t.ended_by_budget for t in again.trials)
     assert {t.attack: t.iterations for t in again.trials if t.attack in searches} == dict.fromkeys(searches, 3)
 
