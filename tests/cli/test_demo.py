@@ -21,9 +21,11 @@ def setting(name: str) -> Setting:
 
 
 def small(name: str, network: dict[str, Any] | None = None, **data: object) -> dict[str, Any]:
-    """A scene's plan with another network, or with some keys of its data changed."""
+    """A scene's plan with another network, or with some keys of its data changed; `indices` are those of one update."""
     plan = setting(name).plan
-    return {**plan, "model": network or plan["model"], "data": {**plan["data"], **data}}
+    first, _, last = str(data.get("indices", "")).partition(":")
+    client = {**plan["client"], "num_examples": int(last) - int(first)} if last else plan["client"]
+    return {**plan, "model": network or plan["model"], "data": {**plan["data"], **data}, "client": client}
 
 
 def pair(private: float, rebuilt: float | None) -> Pair:
@@ -95,6 +97,7 @@ def test_found_is_the_nearest_of_the_whole_gallery() -> None:
 
 def test_the_noise_is_as_long_as_is_said() -> None:
     plan = small("fully_connected", size=8, indices="0:1")
+    plan["audit"] = {**plan["audit"], "attacks": ["linear_layer"]}
     report = run_audit(parse_plan({**plan, "defences": [{"name": "local_dp", "clip": 0.5}]}), device="cpu").report
     sent = report.trials[0].gradient_norm
     assert sent is not None
@@ -117,7 +120,7 @@ def test_what_is_said_shown_and_drawn(tmp_path: Path, monkeypatch: pytest.Monkey
     assert max(len(line) for line in said.splitlines()) <= 80
     assert setting("fully_connected").title in said
     for text in (" ".join(said.split()), page):
-        assert "4 of 4 photographs were copied exactly" in text
+        assert "8 of 8 photographs were copied exactly" in text
     assert (tmp_path / "fully_connected" / "report.html").is_file()
     assert 'href="fully_connected/report.html"' in page
     assert "<script" not in page

@@ -39,6 +39,10 @@ def test_four_pairs_fill_the_width_and_panels_stand_below_each_other() -> None:
     right = picture.crop((WIDTH - TILE, picture.height - TILE - 34, WIDTH, picture.height - 34))
     assert right.getextrema() != ((255, 255),) * 3
     assert poster([panel(4), panel(2)]).height > 2 * picture.height
+    eight = poster([panel(8)])
+    assert eight.height == picture.height + TILE + 46
+    last = eight.crop((WIDTH - TILE, eight.height - TILE - 34, WIDTH, eight.height - 34))
+    assert last.tobytes() == right.tobytes()
     assert poster([panel(1, rebuilt=False)]).size == poster([panel(1)]).size
 
 

@@ -15,8 +15,6 @@ from fedspill.rendering.folder import pairs_of, write_views
 from fedspill.rendering.index import Scene, write_index
 
 PICTURE_FILE = "demo.png"
-SHOWN = 4
-"""Photographs of a scene in the picture."""
 
 
 def run_demo(out: Path, listener: Listener, device: str, fresh: bool, console: Console) -> list[AuditResult]:
@@ -27,8 +25,7 @@ def run_demo(out: Path, listener: Listener, device: str, fresh: bool, console: C
     """
     torch.set_num_threads(1)  # these networks are too small to gain from more, and lose much on a busy machine
     _say(console, ABOUT)
-    results = list[AuditResult]()
-    scenes = list[Scene]()
+    results, scenes, panels = list[AuditResult](), list[Scene](), list[Panel]()
     for setting in SETTINGS:
         _say(console, f"\n{setting.title}", "bold")
         _say(console, setting.lead)
@@ -36,8 +33,9 @@ def run_demo(out: Path, listener: Listener, device: str, fresh: bool, console: C
         _say(console, scene.result, "bold green")
         results.append(result)
         scenes.append(scene)
+        panels.append(_panel(scene, setting.shown))
     write_index(out, scenes)
-    write_whole(out / PICTURE_FILE, png(poster([_panel(scene) for scene in scenes])))
+    write_whole(out / PICTURE_FILE, png(poster(panels)))
     return results
 
 
@@ -53,7 +51,7 @@ def _played(setting: Setting, folder: Path, listener: Listener, device: str, fre
     return result, Scene(setting.name, setting.title, setting.lead, told, report, result.tensors)
 
 
-def _panel(scene: Scene) -> Panel:
+def _panel(scene: Scene, shown: int) -> Panel:
     pairs = pairs_of(scene.report, scene.tensors)
-    of = f" ({SHOWN} of {len(pairs)} shown)" if len(pairs) > SHOWN else ""
-    return Panel(scene.title + of, scene.result, tuple(pairs[:SHOWN]))
+    of = f" ({shown} of {len(pairs)} shown)" if len(pairs) > shown else ""
+    return Panel(scene.title + of, scene.result, tuple(pairs[:shown]))

@@ -25,6 +25,7 @@ class Setting:
         lead: what is done, in plain words.
         plan: as a plan's TOML would hold it.
         tell: from the audit's result, its plan and the device to what came out, in plain words.
+        shown: photographs of it in the picture of all scenes, at most.
     """
 
     name: str
@@ -32,14 +33,15 @@ class Setting:
     lead: str
     plan: dict[str, Any]
     tell: Callable[[AuditResult, AuditPlan, str], str]
+    shown: int = 4
 
 
-def _few(attack: str, model: dict[str, Any], size: int, together: int) -> dict[str, Any]:
-    """Four photographs, so many to an update, an honest server."""
+def _few(attack: str, model: dict[str, Any], size: int, together: int, number: int = 4) -> dict[str, Any]:
+    """Some photographs, so many to an update, an honest server."""
     return {
         "audit": {"attacks": [attack], "budget": "none"},
         "model": model,
-        "data": {"name": "photos", "size": size, "indices": "0:4"},
+        "data": {"name": "photos", "size": size, "indices": f"0:{number}"},
         "client": {"num_examples": together},
         "server": {"public": {"name": "photos", "split": "public", "indices": "0:64"}},
     }
@@ -100,9 +102,12 @@ SETTINGS = (
     ),
     Setting(
         "fully_connected",
-        "4. An honest server, a network whose first layer sees every pixel",
-        "The first layer is fully connected. One division of the numbers in the update gives the photograph.",
-        _few("linear_layer:paper", {"name": "mlp"}, 64, 1),
+        "4. An honest server, eight photographs mixed in one update",
+        "Every layer of this network is fully connected, and it tells ten kinds of things apart. With fewer photographs"
+        " than kinds the last layer's equations have one solution: what each photograph contributed. From there the"
+        " server solves its way back, layer by layer.",
+        _few("softmax_disaggregation:paper", {"name": "mlp"}, SIDE, 8, 8),
         words.copies,
+        shown=8,
     ),
 )

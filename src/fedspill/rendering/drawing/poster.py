@@ -15,6 +15,7 @@ WIDTH = 1800
 TILE = 192
 """Pixels a side: a whole multiple of 32, 64 and 96, so that every pixel of these stays a square."""
 _GAP, _BETWEEN, _LINE = 12, 32, 32
+_ROW, _HIGH = 4, TILE + 34 + _GAP
 _INK, _SOFT = (20, 24, 28), (96, 102, 110)
 
 
@@ -25,7 +26,7 @@ class Panel:
     Attributes:
         title: one line.
         result: what came out, in words; broken into lines where it must.
-        pairs: at most four.
+        pairs: in rows of four.
     """
 
     title: str
@@ -46,19 +47,20 @@ def poster(panels: Sequence[Panel]) -> Image.Image:
 
 def _drawn(panel: Panel) -> Image.Image:
     lines = wrapped(panel.result, _font(24), WIDTH)
-    top = 40 + _LINE * len(lines) + _GAP
-    picture = Image.new("RGB", (WIDTH, top + TILE + 34), "white")
+    top, rows = 40 + _LINE * len(lines) + _GAP, -(-len(panel.pairs) // _ROW)
+    picture = Image.new("RGB", (WIDTH, top + max(1, rows) * _HIGH - _GAP), "white")
     draw = ImageDraw.Draw(picture)
     draw.text((0, 0), panel.title, fill=_INK, font=_font(28, bold=True))
     for number, line in enumerate(lines):
         draw.text((0, 42 + _LINE * number), line, fill=_INK, font=_font(24))
     for number, pair in enumerate(panel.pairs):
-        _place(picture, draw, pair, number * (WIDTH + _column_gap()) // 4, top)
+        down, along = divmod(number, _ROW)
+        _place(picture, draw, pair, along * (WIDTH + _column_gap()) // _ROW, top + down * _HIGH)
     return picture
 
 
 def _column_gap() -> int:
-    return (WIDTH - 4 * (2 * TILE + _GAP)) // 3
+    return (WIDTH - _ROW * (2 * TILE + _GAP)) // (_ROW - 1)
 
 
 def _place(picture: Image.Image, draw: ImageDraw.ImageDraw, pair: Pair, left: int, top: int) -> None:
