@@ -11,12 +11,11 @@ from pathlib import Path
 import torch
 
 import fedspill
-from fedspill import catalogue
 from fedspill.auditing.capturing.assumed import without_unknown_draws
+from fedspill.auditing.capturing.in_turn import answered, tries_of
 from fedspill.auditing.capturing.kinds import Kind as Kind
 from fedspill.auditing.capturing.scoring import Judging, concluded, scenario_of, settled
 from fedspill.auditing.capturing.updates import Sent
-from fedspill.auditing.resolving.components import configure, misfit
 from fedspill.auditing.resolving.digests import loss_digits, weights_sha256
 from fedspill.auditing.run import AuditResult
 from fedspill.auditing.watch import Listener, TrialWatch, duration
@@ -24,7 +23,7 @@ from fedspill.core.errors import BadInput
 from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.model import Model
 from fedspill.core.rng import stream
-from fedspill.core.roles import Attack, Job
+from fedspill.core.roles import Job
 from fedspill.core.tensor_files import sha256, write_tensors, write_whole
 from fedspill.core.types import Reconstruction, Update
 from fedspill.core.watching.clock import OutOfTime
@@ -46,21 +45,6 @@ class Captured:
     result: AuditResult | None = None
 
 
-def check_entry(entry: AttackEntry, knowledge: ServerKnowledge) -> Attack:
-    """The attack that an entry names.
-
-    Raises:
-        BadInput: unknown attack, preset or field, or needs that are not met.
-    """
-    name, _, card = catalogue.pick(catalogue.attacks(), f"{entry.name}:{entry.preset}", "attack")
-    missing = knowledge.missing(card.needs)
-    if missing:
-        raise BadInput(f"attack {name!r} needs {sorted(k.value for k in missing)}; give them as options")
-    if (reason := misfit(card, knowledge.model.input)) is not None:
-        raise BadInput(f"attack {name!r} does not apply: {reason}")
-    return configure(card, entry, "attack")
-
-
 def attack_captured(
     entry: AttackEntry,
     update: Update,
@@ -76,7 +60,9 @@ def attack_captured(
     turned: Callable[[], Sent] | None = None,
     judging: Judging | None = None,
 ) -> Captured:
-    """Runs one attack and writes attack.json and the reconstructions; a killed run goes on where it was.
+    """Runs an attack, or what `standard` is, and writes attack.json and the reconstructions.
+
+    A killed run goes on where it was.
 
     Args:
         out: an opened folder; None writes nothing, and keeps nothing of a killed run.
@@ -88,10 +74,10 @@ def attack_captured(
         BadInput: unknown attack, preset or field, needs that are not met, or a budget that ended before a first result.
         NotApplicable: the attack does not fit the model or the update.
     """
-    attack = check_entry(entry, knowledge)
+    tries = tries_of(entry, knowledge)
     knowledge, assumed = without_unknown_draws(knowledge)
     job = Job(update, knowledge, stream(seed, "attack", entry.label, 0))
-    scenario = None if judging is None else scenario_of(judging, entry, job, seed, drawn=bool(assumed))
+    scenario = None if judging is None else scenario_of(judging, tries[-1].entry, job, seed, drawn=bool(assumed))
     if scenario is not None and turned is not None:
         sent = settled(scenario, Sent(update, None, tuple(notes), turned), knowledge.model)
         job, update, notes = replace(job, update=sent.update), sent.update, sent.notes
@@ -102,17 +88,19 @@ def attack_captured(
     watch = TrialWatch(listener, checkpoint, deadline, quality)
     began = time.monotonic()
     try:
-        rebuilt = attack.reconstruct(update, knowledge, job.rng, watch)
+        answer = answered(tries, job, seed, watch)
     except OutOfTime:
         spent = "" if budget is None else f" of {duration(budget)}"
         raise BadInput(f"the budget{spent} ended before {entry.label!r} had a first result; give more time") from None
+    entry, rebuilt = answer.by.entry, answer.rebuilt
     rebuilt = replace(rebuilt, notes=(*notes, *assumed, *rebuilt.notes))
     seconds = time.monotonic() - began
     summary = _summary(entry, update, knowledge, rebuilt, seconds, command) | _told(judging)
     result = None
-    if scenario is not None:
+    if scenario is not None and judging is not None:
+        scenario = scenario if len(tries) == 1 else scenario_of(judging, entry, job, seed, drawn=bool(assumed))
         result = concluded(
-            scenario, attack, job, rebuilt, watch, seconds=seconds, started=started, out=out, command=command
+            scenario, answer.by.attack, job, rebuilt, watch, seconds=seconds, started=started, out=out, command=command
         )
     if out is not None:
         if result is None:

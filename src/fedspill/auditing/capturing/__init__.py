@@ -6,5 +6,6 @@
 - `modes`: whether BatchNorm's running statistics fit the mode that is said.
 - `assumed`: what is assumed of a client's draws, where these are not known.
 - `truths`: the private examples behind it, from files or from the caller.
+- `in_turn`: the attack that is named, or what `standard` tries one after the other.
 - `scoring`: its reconstruction beside the truth, as an audit of one trial.
 """
