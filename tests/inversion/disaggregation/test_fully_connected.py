@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fedspill.core.rng import randn, stream
+from fedspill.inversion.disaggregation import fully_connected
 from fedspill.inversion.disaggregation.fully_connected import certified, descend, undone
 from fedspill.inversion.disaggregation.readout import Disaggregated, disaggregate
 from fedspill.inversion.network.activations import Invertible
@@ -91,6 +92,17 @@ def test_features_near_zero_do_not_spoil_the_mask() -> None:
     down = descend(net.layers, net.params, net.gradient, replace(told, features=moved))
     assert float(nearest(down.inputs, net.x).max()) < 1e-2
     assert down.unshown < 1e-2
+
+
+def test_too_few_outputs_and_a_mask_that_is_uncertain_near_zero(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fully_connected, "SPARE", 100)  # no layer has as many outputs
+    net = Network(nn.ReLU())
+    told = net.told(True)
+    moved = told.features + 1e-7 * randn(tuple(told.features.shape), stream(2, "test", "moved"), LIKE)
+    assert bool(((moved > 0) != (told.features > 1e-9)).any())
+    down = descend(net.layers, net.params, net.gradient, replace(told, features=moved))
+    assert float(nearest(down.inputs, net.x).max()) < 1e-4
+    assert down.unshown < 1e-4
 
 
 def test_wrong_features_are_not_certified() -> None:

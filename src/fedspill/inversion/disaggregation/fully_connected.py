@@ -25,6 +25,8 @@ STEEP = 3e-3
 ROUNDS = 3
 STRAY = 20.0
 """Of the median error of an example's equations: those beyond it are left out, and the fit repeated."""
+LEVELS, DOUBTFUL = (0.0, 1e-6, 1e-5, 1e-4, 3e-4, 1e-3, 1e-2), 48
+"""Shares of an example's root mean square up to which outputs of a ReLU may be 0, and how many are turned over then."""
 SPARE = 2
 """Equations that must be left over for an output to tell the input."""
 APART, UNSHOWN, MIXED = 1e-3, 1e-2, 2e-3
@@ -131,7 +133,7 @@ def _passed(layer: _Layer, outputs: Float[Tensor, "m out"], by_output: Float[Ten
     keys = basis @ whole.T
     entered, weight = undone(layer.activation, outputs)
     if int((weight > 0).sum(1).min()) < m + SPARE - layer.affine:
-        mixing = torch.linalg.pinv(_delta(layer, outputs, by_output).T) @ (layer.rows @ basis.T)
+        mixing = _by_gradient(layer, outputs, by_output, layer.rows @ basis.T)
     else:
         ones = basis[:, -1] if layer.affine else None
         mixing = torch.stack([_row(keys, e - offset, w, ones) for e, w in zip(entered, weight, strict=True)])
@@ -146,6 +148,33 @@ def _passed(layer: _Layer, outputs: Float[Tensor, "m out"], by_output: Float[Ten
         mixed=apart / _bent(layer, mixing @ keys + offset, again),
         unshown=float((delta.T @ mixing - seen).norm() / seen.norm().clamp_min(1e-300)),
     )
+
+
+def _by_gradient(layer: _Layer, outputs: Tensor, by_output: Tensor, seen: Tensor) -> Float[Tensor, "m m"]:
+    """Q from Delta^T Q = T alone, where outputs are too few; which units of a ReLU fire is told by how well that holds.
+
+    Outputs are tried as 0 up to several levels, and then those nearest to the best level one by one.
+    """
+    if not isinstance(layer.activation, nn.ReLU):
+        return torch.linalg.pinv(_delta(layer, outputs, by_output).T) @ seen
+    share = outputs / outputs.square().mean(1, keepdim=True).sqrt().clamp_min(1e-300)
+    tried = [(level, *_masked(by_output, share > level, seen)) for level in LEVELS]
+    level, mixing, missed = min(tried, key=lambda t: t[2])
+    fires = share > level
+    doubt = (share.clamp_min(1e-12) / max(level, LEVELS[1])).log().abs()
+    for index in doubt.flatten().argsort()[:DOUBTFUL]:
+        turned = fires.flatten().index_fill(0, index, not bool(fires.flatten()[index])).reshape(fires.shape)
+        again, less = _masked(by_output, turned, seen)
+        if less < missed:
+            fires, mixing, missed = turned, again, less
+    return mixing
+
+
+def _masked(by_output: Tensor, fires: Bool[Tensor, "m out"], seen: Tensor) -> tuple[Float[Tensor, "m m"], float]:
+    """Q where these units fire, and what the equations miss then."""
+    delta = by_output * fires
+    mixing = torch.linalg.pinv(delta.T) @ seen
+    return mixing, float((delta.T @ mixing - seen).norm())
 
 
 def _bent(layer: _Layer, entering: Float[Tensor, "m out"], outputs: Float[Tensor, "m out"]) -> Float[Tensor, " m"]:

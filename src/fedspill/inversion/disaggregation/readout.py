@@ -1,5 +1,6 @@
 """From the head's gradient to the features and probabilities of the examples behind it."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -13,9 +14,9 @@ from fedspill.inversion.disaggregation.determined import MOST, deviations, spars
 from fedspill.inversion.disaggregation.errors import LogitErrors
 from fedspill.inversion.disaggregation.labels import likely_multisets, speakers
 from fedspill.inversion.disaggregation.point import Rules
-from fedspill.inversion.disaggregation.silent import disturbed, rounding, speaking
+from fedspill.inversion.disaggregation.silent import disturbed, own_noise, rounding, row_noise, speaking
 from fedspill.inversion.disaggregation.solving import DENSE, Solved, solve
-from fedspill.inversion.disaggregation.starts import starts, sure_starts
+from fedspill.inversion.disaggregation.starts import loudest_first, mean_starts, starts, sure_starts
 from fedspill.inversion.disaggregation.system import System, system
 
 STEPS = 200
@@ -24,6 +25,13 @@ HINGES = (0.3, 0.03)
 """Weights of negative features, one after the other."""
 MANY, KEPT = 48, 6
 """Starts in a round of a longer look, and how many of these are followed to their end."""
+LIKELIEST = 3
+"""Guesses of labels before examples are found one by one."""
+FEW, ONES, NEAR = 12, 2, 5.0
+"""Examples up to which they are found one by one; results of that which are followed to their end; and how many times
+what quieter examples bring may be left over at every one."""
+LOGIT = 4.0
+"""Size of a logit from which on its own rounding is what disturbs a probability."""
 EXACT = 10.0
 """Times the rounding of a number, or noise, up to which a residual is a solution's."""
 PINNED = 3e-4
@@ -115,7 +123,7 @@ def disaggregate(
         NotApplicable: as many examples as classes, or more, or none that speaks.
     """
     seen = _Seen.of(rows, weight, bias, len(labels), non_negative, errors, noise, free, effort)
-    return _by_guesses(seen, speakers(seen.rows, labels, seen.heard), rng, is_up)
+    return _by_guesses(seen, speakers(seen.rows, labels, seen.heard), labels, rng, is_up)
 
 
 def disaggregate_unlabelled(
@@ -144,7 +152,7 @@ def disaggregate_unlabelled(
     seen = _Seen.of(rows, weight, bias, count, non_negative, errors, noise, free, effort)
     expected = count * _shares(seen)
     guesses = (next(speakers(seen.rows, labels, seen.heard)) for labels in likely_multisets(expected, count, inferred))
-    return _by_guesses(seen, guesses, rng, is_up)
+    return _by_guesses(seen, guesses, None, rng, is_up)
 
 
 def _shares(seen: "_Seen") -> Float[Tensor, " classes"]:
@@ -160,23 +168,38 @@ def _shares(seen: "_Seen") -> Float[Tensor, " classes"]:
 
 
 def _by_guesses(
-    seen: "_Seen", guesses: Iterator[Int[Tensor, " n"]], rng: torch.Generator, is_up: Callable[[], bool]
+    seen: "_Seen",
+    guesses: Iterator[Int[Tensor, " n"]],
+    granted: Int[Tensor, " n"] | None,
+    rng: torch.Generator,
+    is_up: Callable[[], bool],
 ) -> Disaggregated:
-    """The first guess of labels with which the equations hold; where none does, the likeliest is looked at longer."""
-    first: Int[Tensor, " n"] | None = None
+    """The first result with which the equations hold; where none does, the one that misses them least."""
     best: Disaggregated | None = None
-    for labels in islice(guesses, seen.effort.guesses):
-        first = labels if first is None else first
-        told = _told(seen, labels, rng, is_up)
-        best = told if best is None or told.residual < best.residual else best
+    for told in _tried(seen, guesses, granted, rng, is_up):
+        best = told if best is None or told.fits or told.residual < best.residual else best
         if best.fits or is_up():
-            return best
+            break
     assert best is not None
-    assert first is not None
-    if not seen.effort.rounds:
-        return best
-    told = _told(seen, first, rng, is_up, longer=True)
-    return told if told.residual < best.residual else best
+    return best
+
+
+def _tried(
+    seen: "_Seen",
+    guesses: Iterator[Int[Tensor, " n"]],
+    granted: Int[Tensor, " n"] | None,
+    rng: torch.Generator,
+    is_up: Callable[[], bool],
+) -> Iterator[Disaggregated]:
+    """The likeliest labels; the examples one by one, for a network that is sure; more labels; the likeliest, longer."""
+    first = list(islice(guesses, min(LIKELIEST, seen.effort.guesses)))
+    for labels in first:
+        yield _told(seen, labels, rng, is_up)
+    yield from _one_by_one(seen, granted, rng, is_up)
+    for labels in islice(guesses, seen.effort.guesses - len(first)):
+        yield _told(seen, labels, rng, is_up)
+    if seen.effort.rounds:
+        yield _told(seen, first[0], rng, is_up, longer=True)
 
 
 @dataclass(frozen=True)
@@ -184,12 +207,15 @@ class _Seen:
     """The head's gradient in the basis of its row space, and what is known besides."""
 
     rows: Float[Tensor, "classes k"]
+    spread: Float[Tensor, " classes"]
     weight: Float[Tensor, "classes d"]
     bias: Float[Tensor, " classes"]
     basis: Float[Tensor, "m k"]
+    sizes: Float[Tensor, " r"]
     count: int
     non_negative: bool
     errors: LogitErrors
+    noise: float
     level: float
     free: bool
     effort: Effort
@@ -203,6 +229,24 @@ class _Seen:
     def affine(self) -> bool:
         """Whether the bias's gradient is known."""
         return self.rows.shape[1] == self.weight.shape[1] + 1
+
+    def equations(self, labels: Int[Tensor, " n"], shares: Float[Tensor, " n"]) -> System:
+        """Those of examples with these labels, in as many directions, the loudest of the gradient's rows."""
+        basis, spread = self.basis[: len(labels)], self.spread
+        if self.affine and not self.free:
+            spread = (spread.square() + own_noise(self.rows, labels, shares, self.noise).square()).sqrt()
+        scale = spread.min() / spread
+        return system(basis, self.rows @ basis.T, self.weight, self.bias, labels, shares, self.errors, scale)
+
+    def goals(self) -> list[float]:
+        """The residual of the loudest 1, 2, ... examples: what the next one brings, and at the end rounding."""
+        left = [float(self.sizes[r] / self.sizes[:r].norm()) for r in range(1, self.heard)]
+        return [max(NEAR * size, 2 * EXACT * self.level) for size in [*left, 0.0]]
+
+    def enough(self, known: System, found: Solved) -> float:
+        """The residual up to which the best solution explains the gradient: rounding of its logits is in it, too."""
+        size = float((found.mixing[0] @ known.keys + known.offset).abs().max())
+        return EXACT * self.level * max(1.0, size / LOGIT)
 
     @classmethod
     def of(
@@ -224,13 +268,41 @@ class _Seen:
                 f"{count} examples are behind a head of {classes} classes, and its gradient tells at most"
                 f" {classes - 1} apart"
             )
-        _, sizes, right = torch.linalg.svd(rows, full_matrices=False)
-        heard = speaking(sizes, count, rounding(rows, noise))
+        spread = row_noise(rows, count, noise)
+        even = (spread.min() / spread)[:, None] * rows
+        _, sizes, right = torch.linalg.svd(even, full_matrices=False)
+        heard = speaking(sizes, count, rounding(even, noise))
         if heard == 0:
             raise NotApplicable(f"none of the {count} examples shows in the head's gradient above its rounding")
         errors = errors or LogitErrors.plain(classes, rows)
         level = max(noise, SOLVED, disturbed(sizes, count))
-        return cls(rows, weight, bias, right[:heard], count, non_negative, errors, level, free, effort)
+        return cls(
+            rows, spread, weight, bias, right[:heard], sizes, count, non_negative, errors, noise, level, free, effort
+        )
+
+
+def _one_by_one(
+    seen: _Seen, granted: Int[Tensor, " n"] | None, rng: torch.Generator, is_up: Callable[[], bool]
+) -> Iterator[Disaggregated]:
+    """The examples that speak, found one after the other, with any of the labels that were granted, or with any.
+
+    Nothing where the examples are many, or their shares in the mean not known.
+    """
+    weight = seen.errors.weight
+    alike = bool((weight == weight[0]).all())
+    if seen.heard > FEW or seen.free or (granted is None and not alike):
+        return
+    total = weight[0] * seen.count if granted is None else weight[granted].sum()
+    pool = Counter(granted.tolist()) if granted is not None else Counter(dict.fromkeys(range(len(weight)), FEW))
+
+    def left(labels: Tensor) -> list[int]:
+        return sorted(pool - Counter(labels.tolist()))
+
+    found = loudest_first(lambda c: seen.equations(c, weight[c] / total), left, seen.goals(), rng, is_up)
+    for one in found[:ONES]:
+        known = seen.equations(one.labels, weight[one.labels] / total)
+        best = _followed(known, one.mixing[None], HINGES if seen.non_negative else (0.0,), seen, is_up)
+        yield _described(seen, known, one.labels, torch.ones_like(one.labels), best)
 
 
 def _told(
@@ -255,10 +327,14 @@ def _of(
     longer: bool,
 ) -> Disaggregated:
     """The solution for examples of these labels, shares and numbers of copies."""
-    seen_here = seen.rows @ seen.basis.T
-    known = system(seen.basis, seen_here, seen.weight, seen.bias, labels, shares, seen.errors)
-    best = (_looked_for if longer else _solved)(known, seen, rng, is_up)
+    known = seen.equations(labels, shares)
+    return _described(seen, known, labels, copies, (_looked_for if longer else _solved)(known, seen, rng, is_up))
+
+
+def _described(seen: _Seen, known: System, labels: Tensor, copies: Tensor, best: Solved) -> Disaggregated:
+    """What a solution says of the examples."""
     mixing, residual = best.mixing[0], float(best.residual[0])
+    fits = residual < seen.enough(known, best)
     probabilities = known.probabilities(mixing)
     pinned = deviations(known, mixing, best.factor[0], max(residual, seen.level)) < PINNED
     if len(labels) > MOST:
@@ -267,12 +343,12 @@ def _of(
         features=known.features(mixing),
         probabilities=probabilities,
         labels=labels,
-        certain=pinned & (copies == 1) & (residual < EXACT * seen.level),
+        certain=pinned & (copies == 1) & fits,
         residual=residual,
         silent=seen.count - int(copies.sum()),
-        errors=known.errors(probabilities),
+        errors=known.derivatives(probabilities),
         copies=copies,
-        fits=residual < EXACT * seen.level,
+        fits=fits,
         factor=float(best.factor[0]),
     )
 
@@ -282,14 +358,15 @@ def _solved(known: System, seen: _Seen, rng: torch.Generator, is_up: Callable[[]
 
     Where no solution without negative features is found, some may be negative after all.
     """
-    first = starts(known, seen.bias, seen.effort.starts, rng)
-    groups = [first] if len(known.slope) <= DENSE else list(first[:, None])
+    small = len(known.slope) <= DENSE
+    first = (starts if small else mean_starts)(known, seen.bias, seen.effort.starts, rng)
+    groups = [first] if small else list(first[:, None])
     tries = [(start, HINGES if seen.non_negative else (0.0,)) for start in groups]
     best: Solved | None = None
     for start, hinges in [*tries, (groups[0], (0.0,))] if seen.non_negative else tries:
         found = _followed(known, start, hinges, seen, is_up)
         best = found if best is None or float(found.residual) < float(best.residual) else best
-        if is_up() or float(best.residual) < EXACT * seen.level:
+        if is_up() or float(best.residual) < seen.enough(known, best):
             break
     assert best is not None
     return best
@@ -306,7 +383,7 @@ def _looked_for(known: System, seen: _Seen, rng: torch.Generator, is_up: Callabl
             found = solve(known, found.mixing, found.factor, Rules(hinge, seen.free, STEPS, 2 * seen.level), is_up)
             found = found.best(KEPT)
         best = found.best() if best is None or float(found.residual[0]) < float(best.residual) else best
-        if is_up() or float(best.residual) < EXACT * seen.level:
+        if is_up() or float(best.residual) < seen.enough(known, best):
             break
     assert best is not None
     return best
