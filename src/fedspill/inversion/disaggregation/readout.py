@@ -1,7 +1,7 @@
 """From the head's gradient to the features and probabilities of the examples behind it."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 import torch
@@ -9,11 +9,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from fedspill.core.errors import NotApplicable
-from fedspill.inversion.disaggregation.determined import MOST, deviations, sparse
+from fedspill.inversion.disaggregation.certificate.determined import deviations
+from fedspill.inversion.disaggregation.certificate.redraws import Redrawn, redrawn
+from fedspill.inversion.disaggregation.certificate.zeros import mixed_in
 from fedspill.inversion.disaggregation.errors import LogitErrors
 from fedspill.inversion.disaggregation.labels import likely_multisets, speakers
 from fedspill.inversion.disaggregation.point import Rules
-from fedspill.inversion.disaggregation.silent import disturbed, rounding, speaking
+from fedspill.inversion.disaggregation.silent import disturbed, rounding, scatter, speaking
 from fedspill.inversion.disaggregation.solving import DENSE, Solved, solve
 from fedspill.inversion.disaggregation.starts import starts, sure_starts
 from fedspill.inversion.disaggregation.system import System, system
@@ -26,6 +28,8 @@ MANY, KEPT = 48, 6
 """Starts in a round of a longer look, and how many of these are followed to their end."""
 EXACT = 10.0
 """Times the rounding of a number, or noise, up to which a residual is a solution's."""
+BEYOND = 3.0
+"""Times what the equations miss of gradients with fresh noise, beyond which they do not hold."""
 PINNED = 3e-4
 """Relative standard deviation of an example's features up to which they are pinned down."""
 
@@ -68,6 +72,8 @@ class Disaggregated:
         copies: examples of one class for whose mean each stands, because they cannot be told apart; mostly 1.
         fits: the equations hold as exactly as rounding lets them, so labels and factor are right.
         factor: of the update over the mean gradient.
+        redrawn: solutions of gradients that are disturbed as this one is; None where the equations do not hold, or of
+            large batches.
     """
 
     features: Float[Tensor, "m d"]
@@ -80,6 +86,7 @@ class Disaggregated:
     copies: Int[Tensor, " m"]
     fits: bool
     factor: float = 1.0
+    redrawn: Redrawn | None = None
 
 
 def disaggregate(
@@ -193,6 +200,7 @@ class _Seen:
     level: float
     free: bool
     effort: Effort
+    noise: float
 
     @property
     def heard(self) -> int:
@@ -230,7 +238,7 @@ class _Seen:
             raise NotApplicable(f"none of the {count} examples shows in the head's gradient above its rounding")
         errors = errors or LogitErrors.plain(classes, rows)
         level = max(noise, SOLVED, disturbed(sizes, count))
-        return cls(rows, weight, bias, right[:heard], count, non_negative, errors, level, free, effort)
+        return cls(rows, weight, bias, right[:heard], count, non_negative, errors, level, free, effort, noise)
 
 
 def _told(
@@ -260,21 +268,65 @@ def _of(
     best = (_looked_for if longer else _solved)(known, seen, rng, is_up)
     mixing, residual = best.mixing[0], float(best.residual[0])
     probabilities = known.probabilities(mixing)
-    pinned = deviations(known, mixing, best.factor[0], max(residual, seen.level)) < PINNED
-    if len(labels) > MOST:
-        pinned = sparse(known.features(mixing)) & seen.non_negative
+    fits = residual < EXACT * seen.level
+    again = _redrawn(known, best, seen, labels, shares, is_up) if fits and len(labels) <= DENSE else None
     return Disaggregated(
         features=known.features(mixing),
         probabilities=probabilities,
         labels=labels,
-        certain=pinned & (copies == 1) & (residual < EXACT * seen.level),
+        certain=(_expected(known, best, again, seen) < PINNED) & (copies == 1) & fits,
         residual=residual,
         silent=seen.count - int(copies.sum()),
         errors=known.errors(probabilities),
         copies=copies,
-        fits=residual < EXACT * seen.level,
+        fits=fits,
         factor=float(best.factor[0]),
+        redrawn=again,
     )
+
+
+def _expected(known: System, best: Solved, again: Redrawn | None, seen: _Seen) -> Float[Tensor, " m"]:
+    """The error of each example that noise lets expect, over its distance from the others' mean."""
+    features = known.features(best.mixing[0])
+    if again is not None:
+        return again.spread(features)
+    if len(features) <= DENSE:
+        return torch.full_like(features[:, 0], torch.inf)
+    found = deviations(known, best.mixing[0], best.factor[0], _noise(known, best, seen) / float(known.seen.norm()))
+    return torch.minimum(found, mixed_in(features)) if seen.non_negative else found
+
+
+def _noise(known: System, best: Solved, seen: _Seen) -> float:
+    """The standard deviation of what disturbs an entry: by the spectrum, by rounding, by what rounding leaves."""
+    unit = seen.noise / 4 * float(seen.rows.square().mean().sqrt())
+    m, classes = known.target.shape
+    missed = float(best.residual[0] * known.seen.norm()) / max(1, m * (classes - m + known.affine)) ** 0.5
+    return max(scatter(seen.rows, seen.heard), unit, missed if _rounded(best, seen) else 0.0)
+
+
+def _rounded(best: Solved, seen: _Seen) -> bool:
+    """The equations miss no more than rounding explains."""
+    return float(best.residual[0]) <= EXACT * seen.noise
+
+
+def _redrawn(
+    known: System, best: Solved, seen: _Seen, labels: Tensor, shares: Tensor, is_up: Callable[[], bool]
+) -> Redrawn | None:
+    """Solutions of gradients that are disturbed as this one is; None if these fit better, or if the time is over."""
+
+    def placed(rows: Tensor) -> System:
+        basis = torch.linalg.svd(rows, full_matrices=False)[2][: seen.heard]
+        return system(basis, rows @ basis.T, seen.weight, seen.bias, labels, shares, seen.errors)
+
+    def solved(here: System, start: Tensor) -> Solved:
+        even, root = here.balanced()
+        rules = Rules(HINGES[-1] * seen.non_negative, seen.free, STEPS, 2 * seen.level)
+        found = solve(even, start / root, best.factor, rules, is_up)
+        return solve(here, found.mixing * root, found.factor, replace(rules, steps=STEPS // 4), is_up)
+
+    again = redrawn(known, best.mixing[0], best.factor[0], _noise(known, best, seen), placed, solved)
+    holds = _rounded(best, seen) or float(best.residual[0]) <= BEYOND * float(again.residual.median())
+    return again if holds and not is_up() else None
 
 
 def _solved(known: System, seen: _Seen, rng: torch.Generator, is_up: Callable[[], bool]) -> Solved:
