@@ -305,7 +305,7 @@ def _near(model: Model, z: Float[Tensor, "m ..."], again: Redraws) -> Bool[Tenso
     return expected.sqrt() <= SURELY * CLAIMED * size
 
 
-CLAIMED, SURELY = 1e-3, 0.5
+CLAIMED, SURELY = 1e-3, 0.4
 """Root mean square error of a certified input, and the share of it that may be expected: errors vary about that."""
 RANGE = 1e-2
 """Share of an input that may lie outside the valid range."""

@@ -165,8 +165,8 @@ class _Again:
         spaces = redrawn_spaces(found.delta, found.whole, found.noise, len(self.inputs))
         drawn = [_passed(layer, *each) for each in zip(spaces, self.inputs, self.by_output, strict=True)]
         worse = torch.stack([d.apart for d in drawn]).clamp_min(AGREES) / found.apart.clamp_min(AGREES)
-        unshown = sorted(d.unshown for d in drawn)[len(drawn) // 2]
-        beyond = (1 / worse.median(0).values).clamp_min(found.unshown / max(AGREES, unshown))
+        unshown = found.unshown / max(AGREES, *(d.unshown for d in drawn))
+        beyond = (1 / worse.median(0).values).clamp_min(unshown)
         return _Again(
             torch.stack([d.inputs for d in drawn]),
             torch.stack([d.by_input for d in drawn]),

@@ -30,7 +30,7 @@ EXACT = 10.0
 """Times the rounding of a number, or noise, up to which a residual is a solution's."""
 BEYOND = 3.0
 """Times what the equations miss of gradients with fresh noise, beyond which they do not hold."""
-PINNED = 3e-4
+PINNED = 4e-4
 """Relative standard deviation of an example's features up to which they are pinned down."""
 
 
@@ -292,16 +292,20 @@ def _expected(known: System, best: Solved, again: Redrawn | None, seen: _Seen) -
         return again.spread(features)
     if len(features) <= DENSE:
         return torch.full_like(features[:, 0], torch.inf)
-    found = deviations(known, best.mixing[0], best.factor[0], _noise(known, best, seen) / float(known.seen.norm()))
+    found = deviations(known, best.mixing[0], best.factor[0], _noise(known, best, seen)[0] / float(known.seen.norm()))
     return torch.minimum(found, mixed_in(features)) if seen.non_negative else found
 
 
-def _noise(known: System, best: Solved, seen: _Seen) -> float:
-    """The standard deviation of what disturbs an entry: by the spectrum, by rounding, by what rounding leaves."""
-    unit = seen.noise / 4 * float(seen.rows.square().mean().sqrt())
+def _noise(known: System, best: Solved, seen: _Seen) -> tuple[float, float]:
+    """The standard deviation of what disturbs an entry, in the row space and elsewhere.
+
+    By what the spectrum holds beyond the examples, by rounding, and in the row space by what rounding leaves, which is
+    not alike everywhere.
+    """
+    everywhere = max(scatter(seen.rows, seen.heard), seen.noise / 4 * float(seen.rows.square().mean().sqrt()))
     m, classes = known.target.shape
     missed = float(best.residual[0] * known.seen.norm()) / max(1, m * (classes - m + known.affine)) ** 0.5
-    return max(scatter(seen.rows, seen.heard), unit, missed if _rounded(best, seen) else 0.0)
+    return max(everywhere, missed if _rounded(best, seen) else 0.0), everywhere
 
 
 def _rounded(best: Solved, seen: _Seen) -> bool:

@@ -47,7 +47,7 @@ def redrawn(
     known: System,
     mixing: Float[Tensor, "m m"],
     factor: Float[Tensor, ""],
-    noise: float,
+    noise: tuple[float, float],
     placed: Callable[[Float[Tensor, "classes k"]], System],
     solved: Callable[[System, Float[Tensor, "s m m"]], Solved],
 ) -> Redrawn:
@@ -57,19 +57,22 @@ def redrawn(
         known: the equations.
         mixing: that solves them.
         factor: of the update.
-        noise: standard deviation of what disturbs an entry of the gradient.
+        noise: standard deviation of what disturbs an entry of the gradient: of what lies in its row space, and of the
+            rest, which is no larger.
         placed: the equations of a gradient.
         solved: how such equations are solved from starts.
     """
-    rng, m = stream(0, "redraws"), len(mixing)
+    rng, m, (inside, outside) = stream(0, "redraws"), len(mixing), noise
     whole = mixing @ known.basis
     clean = factor * known.errors(known.probabilities(mixing)).T @ whole
-    open_to = directions(known, mixing, factor, noise / float(known.seen.norm().clamp_min(1e-300)))
+    open_to = directions(known, mixing, factor, inside / float(known.seen.norm().clamp_min(1e-300)))
     features, errors, residual = list[Tensor](), list[Tensor](), list[Tensor]()
     for _ in range(DRAWS):
         step = open_to @ randn((m * m,), rng, mixing)
         step *= (FARTHEST / step.norm().clamp_min(1e-300)).clamp_max(1)
-        here = placed(clean + noise * randn(tuple(clean.shape), rng, clean))
+        there = outside * randn(tuple(clean.shape), rng, clean)
+        more = max(0.0, inside**2 - outside**2) ** 0.5 * randn(tuple(known.seen.shape), rng, clean) @ known.basis
+        here = placed(clean + there + more)
         found = solved(here, ((whole + step @ whole) @ here.basis.T)[None])
         features.append(here.features(found.mixing[0]))
         errors.append(found.factor[0] / factor * here.errors(here.probabilities(found.mixing[0])))
