@@ -28,7 +28,7 @@ MANY, KEPT = 48, 6
 """Starts in a round of a longer look, and how many of these are followed to their end."""
 EXACT = 10.0
 """Times the rounding of a number, or noise, up to which a residual is a solution's."""
-BEYOND = 3.0
+BEYOND = 6.0
 """Times what the equations miss of gradients with fresh noise, beyond which they do not hold."""
 PINNED = 4e-4
 """Relative standard deviation of an example's features up to which they are pinned down."""
