@@ -35,6 +35,8 @@ AGREES = 1e-5
 """Relative error of equations that rounding explains."""
 BEYOND, ALIKE = 4.0, 2.0
 """Times the median misfit of redraws beyond which a solution does not hold; times its own up to which they count."""
+SURELY = 0.75
+"""Share of what is certified up to which the worst redraw that counts may be off."""
 FULL = 1e-7
 """Share of the largest singular value below which a layer's gradient lacks an example."""
 
@@ -296,19 +298,23 @@ def _where_steep(entered: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def certified(
-    down: Descended, told: Disaggregated, right: Callable[[Redraws], Bool[Tensor, " m"]]
+    down: Descended, told: Disaggregated, away: Callable[[Float[Tensor, "r m d"]], Float[Tensor, "r m"]]
 ) -> Bool[Tensor, " m"]:
     """The examples that are right beyond doubt: by the error that noise lets expect, or by how layers bend.
 
     Layers below the head tell an example from mixtures only where they bend between examples; of one layer alone they
-    tell nothing. Where noise disturbs the head, they may be surer than the head is.
+    tell nothing. Where noise disturbs the head, they may be surer than the head is, if at least one redraw comes near.
 
     Args:
         down: what was reached.
         told: what it was reached from.
-        right: whether what was reached is near enough to what gradients that are disturbed alike give.
+        away: how far inputs are from those that were reached, over what is certified.
     """
     alone = (told.copies == 1) & told.fits
     below = (down.mixed < MIXED) & (down.mixed > 0) & alone
     below = (told.certain | below) & (down.apart < APART) & (down.unshown < UNSHOWN)
-    return below if down.again is None else below | (right(down.again) & (down.again.beyond < BEYOND) & alone)
+    if down.again is None:
+        return below
+    error = away(down.again.inputs)
+    drawn = ((error * down.again.alike).amax(0) < SURELY) & (down.again.beyond < BEYOND) & alone
+    return drawn | (below & (error.amin(0) < SURELY))
