@@ -37,6 +37,8 @@ BEYOND, ALIKE = 4.0, 2.0
 """Times the median misfit of redraws beyond which a solution does not hold; times its own up to which they count."""
 SURELY = 0.75
 """Share of what is certified up to which the worst redraw that counts may be off."""
+FLIPPED = 0.03
+"""Relative error of the gradient that a few units make whose mask is uncertain: inputs do not follow from masks."""
 FULL = 1e-7
 """Share of the largest singular value below which a layer's gradient lacks an example."""
 
@@ -167,7 +169,7 @@ class _Again:
         spaces = redrawn_spaces(found.delta, found.whole, found.noise, len(self.inputs))
         drawn = [_passed(layer, *each) for each in zip(spaces, self.inputs, self.by_output, strict=True)]
         worse = torch.stack([d.apart for d in drawn]).clamp_min(AGREES) / found.apart.clamp_min(AGREES)
-        unshown = found.unshown / max(AGREES, *(d.unshown for d in drawn))
+        unshown = found.unshown / max(FLIPPED, *(d.unshown for d in drawn))
         beyond = (1 / worse.median(0).values).clamp_min(unshown)
         return _Again(
             torch.stack([d.inputs for d in drawn]),
