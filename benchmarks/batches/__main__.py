@@ -2,9 +2,11 @@
 
     FEDSPILL_DATA=/data python -m benchmarks.batches mlp --epochs 0 1 8 --sizes 2 4 8 9 --batches 20
     FEDSPILL_DATA=/data python -m benchmarks.batches hundred --sizes 16 32 64 --batches 5
-    FEDSPILL_DATA=/data python -m benchmarks.batches heads | noise | certificate
+    FEDSPILL_DATA=/data python -m benchmarks.batches heads | noise
+    python -m benchmarks.batches certificate
 
-Needs the data folder that holds `cifar-10-batches-py`. Cases are added to those that were measured before.
+Needs the data folder that holds `cifar-10-batches-py`. Cases are added to those that were measured before;
+`certificate` adds up what `noise` has measured.
 """
 
 import argparse
@@ -36,6 +38,12 @@ def _heads(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--networks", nargs="+", default=[])
 
 
+def _noise(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--levels", nargs="+", default=[], help='such as "int8" or "noise 0.001"; all if none')
+    parser.add_argument("--start", type=int, default=0, help="number of the first batch, and of its network")
+    parser.add_argument("--trained", type=int, default=0, help="epochs of training")
+
+
 def _nothing(parser: argparse.ArgumentParser) -> None:
     pass
 
@@ -44,7 +52,7 @@ PARTS = {
     "mlp": (mlp, _mlp),
     "hundred": (hundred, _hundred),
     "heads": (heads, _heads),
-    "noise": (noise, _nothing),
+    "noise": (noise, _noise),
     "certificate": (certificate, _nothing),
 }
 

@@ -255,7 +255,7 @@ def _rebuilt(
         )
     spec = knowledge.model.input
     z = down.inputs.reshape(heard, *spec.encoded_shape)
-    sure = certified(down, told) & _in_range(knowledge.model, z)
+    sure = certified(down, told, lambda drawn: _away(knowledge.model, z, drawn)) & _in_range(knowledge.model, z)
     return _shown(z, sure, told, granted, knowledge, _note(down, told, int(sure.sum())))
 
 
@@ -292,6 +292,19 @@ def _in_range(model: Model, z: Float[Tensor, "m ..."]) -> Bool[Tensor, " m"]:
     return outside <= RANGE * z.flatten(1).norm(dim=1).clamp_min(1e-300)
 
 
+def _away(model: Model, z: Float[Tensor, "m ..."], drawn: Float[Tensor, "r m d"]) -> Float[Tensor, "r m"]:
+    """Root mean square distance of inputs, over what is certified of an image's range or of a row's size."""
+    spec, others = model.input, drawn.reshape(len(drawn), *z.shape)
+    if isinstance(spec, ImageSpec):
+        size = z.new_full((len(z),), spec.bounds[1] - spec.bounds[0])
+        others, z = spec.decode(others), spec.decode(z)
+    else:
+        size = z.flatten(1).square().mean(1).sqrt()
+    return (others - z).flatten(2).square().mean(2).sqrt() / (CLAIMED * size)
+
+
+CLAIMED = 1e-3
+"""Root mean square error up to which an input is certified: 60 dB of an image."""
 RANGE = 1e-2
 """Share of an input that may lie outside the valid range."""
 

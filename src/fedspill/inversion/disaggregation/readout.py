@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 import torch
@@ -10,11 +10,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from fedspill.core.errors import NotApplicable
-from fedspill.inversion.disaggregation.determined import MOST, deviations, sparse
+from fedspill.inversion.disaggregation.certificate.determined import deviations
+from fedspill.inversion.disaggregation.certificate.redraws import Redrawn, redrawn
+from fedspill.inversion.disaggregation.certificate.zeros import mixed_in
 from fedspill.inversion.disaggregation.errors import LogitErrors
 from fedspill.inversion.disaggregation.labels import likely_multisets, speakers
 from fedspill.inversion.disaggregation.point import Rules
-from fedspill.inversion.disaggregation.silent import disturbed, own_noise, rounding, row_noise, speaking
+from fedspill.inversion.disaggregation.silent import disturbed, own_noise, rounding, row_noise, scatter, speaking
 from fedspill.inversion.disaggregation.solving import DENSE, Solved, solve
 from fedspill.inversion.disaggregation.starts import loudest_first, mean_starts, starts, sure_starts
 from fedspill.inversion.disaggregation.system import System, system
@@ -34,7 +36,9 @@ LOGIT = 4.0
 """Size of a logit from which on its own rounding is what disturbs a probability."""
 EXACT = 10.0
 """Times the rounding of a number, or noise, up to which a residual is a solution's."""
-PINNED = 3e-4
+BEYOND = 6.0
+"""Times what the equations miss of gradients with fresh noise, beyond which they do not hold."""
+PINNED = 4e-4
 """Relative standard deviation of an example's features up to which they are pinned down."""
 
 
@@ -76,6 +80,8 @@ class Disaggregated:
         copies: examples of one class for whose mean each stands, because they cannot be told apart; mostly 1.
         fits: the equations hold as exactly as rounding lets them, so labels and factor are right.
         factor: of the update over the mean gradient.
+        redrawn: solutions of gradients that are disturbed as this one is; None where the equations do not hold, or of
+            large batches.
     """
 
     features: Float[Tensor, "m d"]
@@ -88,6 +94,7 @@ class Disaggregated:
     copies: Int[Tensor, " m"]
     fits: bool
     factor: float = 1.0
+    redrawn: Redrawn | None = None
 
 
 def disaggregate(
@@ -219,6 +226,7 @@ class _Seen:
     level: float
     free: bool
     effort: Effort
+    noise: float
 
     @property
     def heard(self) -> int:
@@ -237,6 +245,10 @@ class _Seen:
             spread = (spread.square() + own_noise(self.rows, labels, shares, self.noise).square()).sqrt()
         scale = spread.min() / spread
         return system(basis, self.rows @ basis.T, self.weight, self.bias, labels, shares, self.errors, scale)
+
+    def even(self, rows: Float[Tensor, "classes k"]) -> Float[Tensor, "classes k"]:
+        """Rows in which the noise is alike."""
+        return (self.spread.min() / self.spread)[:, None] * rows
 
     def goals(self) -> list[float]:
         """The residual of the loudest 1, 2, ... examples: what the next one brings, and at the end rounding."""
@@ -300,9 +312,10 @@ def _one_by_one(
 
     found = loudest_first(lambda c: seen.equations(c, weight[c] / total), left, seen.goals(), rng, is_up)
     for one in found[:ONES]:
-        known = seen.equations(one.labels, weight[one.labels] / total)
+        shares = weight[one.labels] / total
+        known = seen.equations(one.labels, shares)
         best = _followed(known, one.mixing[None], HINGES if seen.non_negative else (0.0,), seen, is_up)
-        yield _described(seen, known, one.labels, torch.ones_like(one.labels), best)
+        yield _described(seen, known, one.labels, shares, torch.ones_like(one.labels), best, is_up)
 
 
 def _told(
@@ -328,29 +341,86 @@ def _of(
 ) -> Disaggregated:
     """The solution for examples of these labels, shares and numbers of copies."""
     known = seen.equations(labels, shares)
-    return _described(seen, known, labels, copies, (_looked_for if longer else _solved)(known, seen, rng, is_up))
+    best = (_looked_for if longer else _solved)(known, seen, rng, is_up)
+    return _described(seen, known, labels, shares, copies, best, is_up)
 
 
-def _described(seen: _Seen, known: System, labels: Tensor, copies: Tensor, best: Solved) -> Disaggregated:
+def _described(
+    seen: _Seen,
+    known: System,
+    labels: Tensor,
+    shares: Tensor,
+    copies: Tensor,
+    best: Solved,
+    is_up: Callable[[], bool],
+) -> Disaggregated:
     """What a solution says of the examples."""
     mixing, residual = best.mixing[0], float(best.residual[0])
     fits = residual < seen.enough(known, best)
     probabilities = known.probabilities(mixing)
-    pinned = deviations(known, mixing, best.factor[0], max(residual, seen.level)) < PINNED
-    if len(labels) > MOST:
-        pinned = sparse(known.features(mixing)) & seen.non_negative
+    again = _redrawn(known, best, seen, labels, shares, is_up) if fits and len(labels) <= DENSE else None
     return Disaggregated(
         features=known.features(mixing),
         probabilities=probabilities,
         labels=labels,
-        certain=pinned & (copies == 1) & fits,
+        certain=(_expected(known, best, again, seen) < PINNED) & (copies == 1) & fits,
         residual=residual,
         silent=seen.count - int(copies.sum()),
         errors=known.derivatives(probabilities),
         copies=copies,
         fits=fits,
         factor=float(best.factor[0]),
+        redrawn=again,
     )
+
+
+def _expected(known: System, best: Solved, again: Redrawn | None, seen: _Seen) -> Float[Tensor, " m"]:
+    """The error of each example that noise lets expect, over its distance from the others' mean."""
+    features = known.features(best.mixing[0])
+    if again is not None:
+        return again.spread(features)
+    if len(features) <= DENSE:
+        return torch.full_like(features[:, 0], torch.inf)
+    found = deviations(known, best.mixing[0], best.factor[0], _noise(known, best, seen)[0] / float(known.seen.norm()))
+    return torch.minimum(found, mixed_in(features)) if seen.non_negative else found
+
+
+def _noise(known: System, best: Solved, seen: _Seen) -> tuple[float, float]:
+    """The standard deviation of what disturbs an entry of the weighed equations, in the row space and elsewhere.
+
+    By what the spectrum holds beyond the examples, by rounding, and in the row space by what rounding leaves, which is
+    not alike everywhere.
+    """
+    even = known.scale[:, None] * seen.rows
+    everywhere = max(scatter(even, seen.heard), seen.noise / 4 * float(even.square().mean().sqrt()))
+    m, classes = known.target.shape
+    missed = float(best.residual[0] * known.seen.norm()) / max(1, m * (classes - m + known.affine)) ** 0.5
+    return max(everywhere, missed if _rounded(known, best, seen) else 0.0), everywhere
+
+
+def _rounded(known: System, best: Solved, seen: _Seen) -> bool:
+    """The equations miss no more than rounding explains."""
+    return float(best.residual[0]) <= seen.enough(known, best) * seen.noise / seen.level
+
+
+def _redrawn(
+    known: System, best: Solved, seen: _Seen, labels: Tensor, shares: Tensor, is_up: Callable[[], bool]
+) -> Redrawn | None:
+    """Solutions of gradients that are disturbed as this one is; None if these fit better, or if the time is over."""
+
+    def placed(rows: Tensor) -> System:
+        basis = torch.linalg.svd(seen.even(rows), full_matrices=False)[2][: len(labels)]
+        return replace(seen, rows=rows, basis=basis).equations(labels, shares)
+
+    def solved(here: System, start: Tensor) -> Solved:
+        even, root = here.balanced()
+        rules = Rules(HINGES[-1] * seen.non_negative, seen.free, STEPS, 2 * seen.level)
+        found = solve(even, start / root, best.factor, rules, is_up)
+        return solve(here, found.mixing * root, found.factor, replace(rules, steps=STEPS // 4), is_up)
+
+    again = redrawn(known, best.mixing[0], best.factor[0], _noise(known, best, seen), placed, solved)
+    holds = _rounded(known, best, seen) or float(best.residual[0]) <= BEYOND * float(again.residual.median())
+    return again if holds and not is_up() else None
 
 
 def _solved(known: System, seen: _Seen, rng: torch.Generator, is_up: Callable[[], bool]) -> Solved:

@@ -82,9 +82,24 @@ def speaking(sizes: Float[Tensor, " r"], most: int, floor: float) -> int:
 
 
 def disturbed(sizes: Float[Tensor, " r"], most: int) -> float:
-    """How much of a gradient is noise, relative to its size: judged by what its spectrum holds beyond the batch."""
-    beyond = float(sizes[most]) if len(sizes) > most + 1 else 0.0
+    """How much of a gradient is noise, relative to its size: judged by what its spectrum holds beyond the batch.
+
+    Of as many examples as can be told apart that is the sum over the classes alone, which noise moves away from 0.
+    """
+    beyond = float(sizes[most]) if len(sizes) > most else 0.0
     return beyond * most**0.5 / float(sizes.norm().clamp_min(1e-300))
+
+
+def scatter(rows: Float[Tensor, "out k"], known: int) -> float:
+    """The standard deviation of what disturbs each entry of a gradient, by what its spectrum holds beyond the examples.
+
+    Args:
+        rows: the gradient.
+        known: examples that it is made of.
+    """
+    out, k = rows.shape
+    beyond = torch.linalg.svdvals(rows.double())[known:]
+    return float(beyond.norm()) / max(1, (out - known) * (k - known)) ** 0.5
 
 
 def precision_of(values: Sequence[Tensor]) -> torch.dtype:
