@@ -29,14 +29,12 @@ from fedspill.inversion.recursion.sharpened import with_zeros
 from fedspill.inversion.recursion.spoiled import spoiled
 from fedspill.inversion.shift_structure.maps import maps_by_rank
 from fedspill.inversion.shift_structure.patches import cotangent_of
-from fedspill.inversion.shift_structure.unmixing import FOUND, unmixed
+from fedspill.inversion.shift_structure.unmixing import FOUND, NEARLY, unmixed
 
 INDEPENDENT = 1e-10
 """Share of the largest eigenvalue of the cotangents' products from which on they are independent."""
 ROUNDINGS = 8
 """Of the gradient that values solved for are off, relative to their root mean square, if they show no more."""
-NEARLY = 0.1
-"""Relative error of the features up to which maps may be near the right ones."""
 ERRORS = 4.0
 """Standard errors that the worst of many values is off."""
 AGREES = 1e-3
