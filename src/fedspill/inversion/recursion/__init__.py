@@ -7,6 +7,8 @@ Zhu and Blaschko, ICLR 2021, arXiv 2010.07733, extended as docs/recursion.md say
 - `layer_by_layer`: the recursion from the head to the input.
 - `least_squares`: a layer's input from linear equations: its weight's gradient, and what is known of its output.
 - `partly_known`: the same where some of the input's values are known.
+- `sharpened`: the same again, with what is zero of a ReLU's values at zero.
+- `mixing`: how a batch's maps are mixed, told by the gradients of all layers above them at once.
 - `spoiled`: which of these equations are wrong.
 - `firing`: units of which rounding hides whether they fire, told by the gradient.
 - `known_activations`: activations that are known exactly, and how far a picture is from giving them.

@@ -93,6 +93,11 @@ class KnownValues:
         """All that follow from others."""
         self.cotangents = dict(self.sources)
 
+    def forget(self) -> None:
+        """Everything, but how large errors were."""
+        for known in (self.facts, self.cotangents, self.sources, self.forced, self.doubtful, self.weak):
+            known.clear()
+
     def conclude(self) -> None:
         """Draws every conclusion."""
         changed = True

@@ -23,8 +23,10 @@ OVERDETERMINED = 8
 """Times the number of the picture's values: with so many active units known, these alone are inverted.
 
 Measured on ResNets: with 12 times as many gradient descent finds the picture, with 3 times it does not."""
-STEPS = 240
-LR = 0.1
+ROUNDS = ((240, 0.1), (240, 0.03), (480, 0.01))
+"""Steps of Adam and their rate. Only batches take more than the first: nothing else follows on them."""
+HOPE = 1e-2
+"""Relative squared error of a batch's activations up to which finer steps lead on."""
 SPREAD = 0.3
 """Of the start, in normalised units."""
 ENOUGH = 1e-9
@@ -80,26 +82,38 @@ class KnownActivations:
         """The pictures with these activations, by gradient descent through the layers below them (Adam, cosine)."""
         if self.picture is not None:
             return self.picture
+        z = SPREAD * randn((self.examples, *self.model.input.encoded_shape), rng, self.model.like)
+        for steps, rate in ROUNDS if self.examples > 1 else ROUNDS[:1]:
+            z, misfit = self._descended(z, steps, rate, watch)
+            if not ENOUGH * self.examples < misfit < HOPE * self.examples or watch.out_of_time():
+                break
+        return z
+
+    def _descended(
+        self, z: Float[Tensor, "b ..."], steps: int, rate: float, watch: Watch
+    ) -> tuple[Float[Tensor, "b ..."], float]:
+        """After so many steps of Adam, or fewer if they found the pictures; and the misfit before the last of them."""
         spec, enough = self.model.input, ENOUGH if self.examples == 1 else EXACTLY
-        z = SPREAD * randn((self.examples, *spec.encoded_shape), rng, self.model.like)
-        adam = torch.optim.Adam([z.requires_grad_()], lr=LR)
-        rule = torch.optim.lr_scheduler.CosineAnnealingLR(adam, STEPS)
+        z, misfit = z.clone(), math.inf
+        adam = torch.optim.Adam([z.requires_grad_()], lr=rate)
+        rule = torch.optim.lr_scheduler.CosineAnnealingLR(adam, steps)
         pace = Pace(watch.out_of_time)
-        for step in range(STEPS):
+        for step in range(steps):
             try:
                 with pace.evaluation():
                     value = self._misfit(z)
                     (z.grad,) = torch.autograd.grad(value, z)
             except OutOfTime:
                 break
-            watch.progress(step + 1, STEPS, float(value.detach()))
-            if float(value.detach()) < enough * self.examples or watch.out_of_time():
+            misfit = float(value.detach())
+            watch.progress(step + 1, steps, misfit)
+            if misfit < enough * self.examples or watch.out_of_time():
                 break
             adam.step()
             rule.step()
             with torch.no_grad():
                 z.copy_(spec.project(z))
-        return z.detach()
+        return z.detach(), misfit
 
     def _misfit(self, z: Float[Tensor, "b ..."]) -> Float[Tensor, ""]:
         """Squared errors of what enters ReLUs where they fire, and of what enters them above 0 where they do not.

@@ -5,7 +5,7 @@ The second say what the output tells of the directions of the input that the gra
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Bool, Float
@@ -63,8 +63,8 @@ def completed(
     return pictures + spread(amounts) if rest.norm() <= misfit * target.norm() else None
 
 
-def as_pictures(columns: Float[Tensor, "f c"], shape: torch.Size) -> Float[Tensor, "b c h w"]:
-    """The values of all examples' pixels, a column for each channel, as pictures."""
+def as_pictures(columns: Float[Tensor, "f c"] | Bool[Tensor, "f c"], shape: torch.Size) -> Tensor:
+    """The values of all examples' pixels, a column for each channel, as pictures (b, c, h, w)."""
     examples, channels, height, width = shape
     return columns.T.reshape(channels, examples, height, width).transpose(0, 1)
 
@@ -127,11 +127,15 @@ class Solution:
     Attributes:
         value: 0 where unknown.
         stray: layers, by their place among the equations, and channels of theirs whose rows contradict the others.
+        used: rows of the equations that told all of it; None if outputs told some.
+        error: the largest expected error of a value; 0 where it was not asked for.
     """
 
     value: Float[Tensor, "b c h w"]
     known: Bool[Tensor, "b c h w"]
     stray: list[tuple[int, int]]
+    used: Bool[Tensor, " e"] | None = None
+    error: float = 0.0
 
 
 @dataclass
@@ -197,9 +201,11 @@ def solved(equations: Equations, channels: list[int]) -> Solution | None:
         completion = completed(equations.outputs, picture, nullspace, equations.misfit)
         if completion is None:
             doubtful = spectrum.error < DOUBTFUL
-            return _partial(spectrum.solve(doubtful), spectrum.vectors[:, ~doubtful], equations.shape, stray)
+            partial = _partial(spectrum.solve(doubtful), spectrum.vectors[:, ~doubtful], equations.shape, stray)
+            return replace(partial, used=kept) if partial and bool(doubtful.all()) else partial
         picture = completion
-    return Solution(picture, torch.ones_like(picture, dtype=torch.bool), stray)
+    used = None if nullspace.shape[1] else kept
+    return Solution(picture, torch.ones_like(picture, dtype=torch.bool), stray, used)
 
 
 def undoubted(equations: Equations, owners: Tensor) -> Bool[Tensor, " e"]:
