@@ -52,10 +52,11 @@ def read(
     granted: bool = True,
     protect: Protect | None = None,
     seed: int = 0,
-    training: LocalTraining = FedSGD(),
+    training: LocalTraining | None = None,
     assumed: LocalTraining | None = None,
 ) -> Read:
-    """The client's update, attacked by a server that knows the client's protocol, or what is assumed of it."""
+    """The client's update, attacked by a server that knows its protocol, one gradient if None, or assumes another."""
+    training = training or FedSGD()
     update: Update | None = local_update(model, batch, training)
     if protect is not None:
         update = protect(update, ClientContext(model, batch, training), stream(seed, "batches", "defence"))

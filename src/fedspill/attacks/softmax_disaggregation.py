@@ -56,15 +56,16 @@ class SoftmaxDisaggregation:
     """Solves the head's gradient for every example's features and probabilities, then each layer's for its inputs.
 
     Needs a head that is linear in its features, softmax cross-entropy (plain, smoothed or with class weights), fewer
-    examples than classes, and a single gradient or a few local steps of a known protocol. Converged means that all n examples are certified: the equations of the
-    head hold up to rounding, and each example's inputs reproduce its features by more equations than they have
-    unknowns.
+    examples than classes, and a single gradient, or a few local steps of a known protocol. Converged means that all n
+    examples are certified: the equations of the head hold up to rounding, and each example's inputs reproduce its
+    features by more equations than they have unknowns; or the whole local training gives the update up to rounding.
 
     Attributes:
         starts: random starts of one solution.
         guesses: multisets of labels that are tried where none are granted, or choices of those examples of which the
             network is not so sure that they send nothing.
-        rounds: of a longer look, with 48 starts each, where no start led to a solution.
+        rounds: of a longer look, with 48 starts each, where no start led to a solution; behind several local steps half
+            as many first guesses are gone on from, and a tenth of the multisets of labels are tried.
     """
 
     starts: int = 12
@@ -112,7 +113,8 @@ class SoftmaxDisaggregation:
             raise NotApplicable("several local steps are followed where labels were granted or can be inferred")
         head = _Head.of(gradient, update, knowledge, errors).alone()
         values = labels.values.to(gradient.weight.device)
-        trained = read_local_steps(layers, update, knowledge, head, values, rng, is_up, max(1, self.guesses // 10))
+        few, tries = max(1, self.guesses // 10), max(1, self.rounds // 2)
+        trained = read_local_steps(layers, update, knowledge, head, values, rng, is_up, guesses=few, attempts=tries)
         return _behind_steps(trained, labels, knowledge)
 
     def _told(

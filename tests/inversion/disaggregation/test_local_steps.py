@@ -4,18 +4,19 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from fedspill.attacks.softmax_disaggregation import SoftmaxDisaggregation
 from fedspill.core.errors import NotApplicable
 from fedspill.core.knowledge import ServerKnowledge
+from fedspill.core.local_training.conditions import Conditions
 from fedspill.core.local_training.optimizers import Adam
 from fedspill.core.local_training.path import step_weights
 from fedspill.core.local_training.protocol import FedAvg, Schedule
 from fedspill.core.local_training.update import aggregate_update
 from fedspill.core.model import Model
-from fedspill.core.rng import rand, randn, stream
+from fedspill.core.rng import randn, stream
 from fedspill.core.types import Batch, Reconstruction, Update, UpdateKind
 from fedspill.inversion.disaggregation.errors import LogitErrors
 from fedspill.inversion.disaggregation.local_steps.orders import Freedom, Order, neighbours
@@ -24,7 +25,7 @@ from fedspill.inversion.disaggregation.local_steps.slopes import update_slopes
 from fedspill.inversion.network.dense import dense_layers
 from fedspill.inversion.network.trace import trace
 from tests.support.heads import LIKE
-from tests.support.worlds import batch, conv_bn, linear, mlp, relu_mlp
+from tests.support.worlds import batch, conv_bn, mlp, relu_mlp
 
 PRIVATE = Batch(batch(4, dtype=torch.float64).inputs, torch.tensor([3, 8, 8, 0]))
 
@@ -110,3 +111,91 @@ def test_the_slopes_are_those_of_finite_differences(make) -> None:
         ahead, behind = (clients.update(mixing + s * h * along[k], order) for s in (1, -1))
         for name, found in slopes.items():
             assert torch.allclose(found[k], (ahead[name] - behind[name]) / (2 * h), atol=1e-6)
+
+
+def test_a_sigmoid_network_whose_first_biases_are_not_trained() -> None:
+    model, training = mlp(dtype=torch.float64), FedAvg(lr=0.05, minibatch_size=2, trainable=("*.weight", "3.bias"))
+    private = PRIVATE[:3]
+    update = aggregate_update(model, model.input.encode(private.inputs), private.labels, training)
+    assert sorted(update.values) == ["1.weight", "3.bias", "3.weight"]
+    check(attacked(model, update, training, private), private)
+
+
+def test_two_clients_of_two_steps_each() -> None:
+    model, training = relu_mlp(dtype=torch.float64), FedAvg(lr=0.01, minibatch_size=1)
+    each = [plainly(model, PRIVATE, training, rows) for rows in ([[0], [1]], [[2], [3]])]
+    mean = {k: (v + each[1].values[k]) / 2 for k, v in each[0].values.items()}
+    check(attacked(model, Update(UpdateKind.DELTA, mean), training, clients=2))
+
+
+def test_an_order_that_is_not_known_is_found() -> None:
+    model, training = relu_mlp(dtype=torch.float64), FedAvg(lr=0.002, minibatch_size=1, shuffle=True)
+    check(attacked(model, plainly(model, PRIVATE, training, [[2], [0], [3], [1]]), training))
+
+
+def test_labels_that_are_not_granted_are_inferred() -> None:
+    model, training = relu_mlp(dtype=torch.float64), FedAvg(lr=0.01, minibatch_size=2)
+    found = attacked(model, plainly(model, PRIVATE, training, PAIRS), training, granted=False)
+    check(found)
+    assert found.labels is not None
+    assert sorted(found.labels.tolist()) == [0, 3, 8, 8]
+
+
+def test_float32_is_enough() -> None:
+    model, private = relu_mlp(), Batch(PRIVATE.inputs.float(), PRIVATE.labels)
+    training = FedAvg(lr=0.01, minibatch_size=2)
+    found = attacked(model, plainly(model, private, training, PAIRS), training, private)
+    assert worst(found, PRIVATE) < 1e-3
+    assert found.converged
+
+
+def test_nothing_is_certified_of_an_update_that_training_does_not_give() -> None:
+    model, training = relu_mlp(dtype=torch.float64), FedAvg(lr=0.01, minibatch_size=2)
+    update = plainly(model, PRIVATE, training, PAIRS)
+    noised = {k: v + 1e-6 * _rms(v) * randn(tuple(v.shape), stream(1, k), v) for k, v in update.values.items()}
+    other = plainly(model, PRIVATE, replace(training, lr=0.011), PAIRS)
+    for wrong in (Update(update.kind, noised), other):
+        found = attacked(model, wrong, training)
+        assert not found.converged
+        assert found.confidence is not None
+        assert not bool(found.confidence.any())
+
+
+def _rms(value: Tensor) -> Tensor:
+    return value.square().mean().sqrt()
+
+
+REFUSED = {
+    "the protocol and the number": (relu_mlp, None),
+    "by SGD without clipping": (relu_mlp, FedAvg(epochs=2, optimizer=Adam())),
+    "without clipping, augmentation": (relu_mlp, FedAvg(epochs=2, conditions=Conditions(clip_norm=1.0))),
+    "drop_last leaves some": (relu_mlp, FedAvg(epochs=2, minibatch_size=3, drop_last=True)),
+    "does not hold '1.weight'": (relu_mlp, FedAvg(epochs=2, trainable=("5.*",))),
+    "through fully connected networks": (conv_bn, FedAvg(epochs=2)),
+}
+
+
+@pytest.mark.parametrize("why", REFUSED)
+def test_what_cannot_be_followed_is_refused_in_a_line(why: str) -> None:
+    make, training = REFUSED[why]
+    model = make(dtype=torch.float64)
+    update = aggregate_update(model, model.input.encode(PRIVATE.inputs), PRIVATE.labels, training or FedAvg(epochs=2))
+    known = ServerKnowledge(model, num_examples=4, labels=PRIVATE.labels, local_training=training)
+    with pytest.raises(NotApplicable, match=why):
+        SoftmaxDisaggregation().reconstruct(update, known, stream(0, "attack"))
+
+
+def test_orders_that_might_be_as_well() -> None:
+    labels, order = torch.tensor([1, 2, 1, 2]), Order.of(FedAvg(epochs=2, minibatch_size=2), 4, 1)
+    assert order.clients == ((((0, 1),), ((2, 3),)) * 2,)
+    alike = list(neighbours(order, labels, Freedom(places=False, epochs=False)))
+    assert [o.clients[0][0] for o in alike] == [((2, 1),), ((0, 3),)]
+    assert all(o.clients[0][:2] == o.clients[0][2:] for o in alike)
+    # Four pairs of examples in different steps: in all epochs, in the first, or in the second.
+    assert len(list(neighbours(order, labels, Freedom(places=True, epochs=True)))) == 12
+
+
+def test_weights_of_steps_are_what_is_left_of_their_gradients() -> None:
+    training = FedAvg(minibatch_size=1, lr=0.5, momentum=0.5, schedule=Schedule("step", period=1, gamma=0.1))
+    # lr 0.5 and 0.05: the first gradient moves by 0.5 and, through the momentum, by 0.05 / 2; the second by 0.05.
+    assert torch.allclose(step_weights(training, 2), LIKE.new_tensor([0.525, 0.05]) / 0.575)

@@ -220,7 +220,7 @@ def solved(
     free: Freedom,
     is_up: Callable[[], bool],
 ) -> Fit:
-    """Inputs and their order by the head's update, which is continuous in the inputs; then by those of all layers.
+    """Inputs and their order by the head's update; then the inputs by those of all layers.
 
     A ReLU that is wrongly taken to fire makes the updates of the layers below jump, and the head's but in later steps.
 
@@ -231,11 +231,9 @@ def solved(
         free: what is open of it.
         is_up: whether the time is over.
     """
-    for names in (head, tuple(target.seen)):
-        here = target.of(names)
-        fit = _ordered(here, fitted(here, mixing, order, is_up), free, is_up)
-        mixing, order = fit.mixing, fit.order
-    return Fit(mixing, order, target.missed(mixing, order))
+    first = target.of(head)
+    fit = _ordered(first, fitted(first, mixing, order, is_up), free, is_up)
+    return fitted(target, fit.mixing, fit.order, is_up)
 
 
 def _ordered(target: Target, fit: Fit, free: Freedom, is_up: Callable[[], bool]) -> Fit:

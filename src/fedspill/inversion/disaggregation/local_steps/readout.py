@@ -19,7 +19,7 @@ from fedspill.core.local_training.path import LocalPath, step_weights
 from fedspill.core.local_training.protocol import FedAvg
 from fedspill.core.local_training.steps import Turn, first_state, local_step
 from fedspill.core.types import Params, Update
-from fedspill.inversion.disaggregation.determined import FLOOR
+from fedspill.inversion.disaggregation.determined import FLOOR, MOST
 from fedspill.inversion.disaggregation.errors import LogitErrors
 from fedspill.inversion.disaggregation.fully_connected import descend
 from fedspill.inversion.disaggregation.labels import likely_multisets
@@ -114,7 +114,9 @@ def read_local_steps(
     labels: Int[Tensor, " n"],
     rng: torch.Generator,
     is_up: Callable[[], bool],
+    *,
     guesses: int = 1,
+    attempts: int = 1,
 ) -> Trained:
     """The inputs of a fully connected network behind several local steps.
 
@@ -128,6 +130,7 @@ def read_local_steps(
         is_up: whether the time is over.
         guesses: multisets of labels that are tried at most, if they were not granted; then the order of `labels` means
             nothing.
+        attempts: first guesses of the inputs that are gone on from at most.
 
     Raises:
         NotApplicable: see `check_followed`; or there are as many examples as classes, or some send nothing above
@@ -136,7 +139,7 @@ def read_local_steps(
     local = _local(layers, update, knowledge, head, len(labels))
     best: Trained | None = None
     for tried in _guessed(local, labels, guesses):
-        found = _read(local, tried, rng, is_up)
+        found = _read(local, tried, rng, is_up, attempts)
         best = found if best is None or found.residual < best.residual else best
         if bool(best.certain.any()) or is_up():
             break
@@ -147,14 +150,18 @@ def read_local_steps(
 def check_followed(layers: Sequence[Dense], update: Update, knowledge: ServerKnowledge) -> None:
     """Raises NotApplicable unless several local steps of these clients can be followed."""
     training, count, clients = knowledge.local_training, knowledge.num_examples, knowledge.num_clients
-    known = isinstance(training, FedAvg) and count is not None and knowledge.client_sizes is None
-    if not known or count % clients:
+    if not isinstance(training, FedAvg) or count is None or knowledge.client_sizes is not None or count % clients:
         raise NotApplicable(
             "several local steps are followed where the protocol and the number of examples are known, and all clients"
             " hold equally many"
         )
     if not training.rule.is_linear or training.conditions != Conditions():
-        raise NotApplicable("several local steps are followed where clients train by SGD without clipping, augmentation or another precision")
+        raise NotApplicable(
+            "several local steps are followed where clients train by SGD without clipping, augmentation or another"
+            " precision"
+        )
+    if count > MOST:
+        raise NotApplicable(f"several local steps are followed of {MOST} examples at most, and there are {count}")
     if len(Order.of(training, count, clients).used()) < count:
         raise NotApplicable(f"drop_last leaves some of the clients' {count} examples out")
     names = [n for layer in layers for n in (layer.weight, layer.bias) if n is not None]
@@ -196,20 +203,29 @@ def _guessed(local: _Local, labels: Tensor, guesses: int) -> Iterator[Tensor]:
     return islice(likely_multisets(expected, len(labels), labels), guesses)
 
 
-def _read(local: _Local, labels: Tensor, rng: torch.Generator, is_up: Callable[[], bool]) -> Trained:
-    order = Order.of(local.training, local.count, local.knowledge.num_clients)
-    first = _first_order(local, labels, order, rng, is_up)
+def _read(local: _Local, labels: Tensor, rng: torch.Generator, is_up: Callable[[], bool], attempts: int) -> Trained:
     space = Space.of(local.layers[0], local.gradient, local.count)
     target = _target(local, space, labels)
-    last = local.layers[-1]
-    head = [n for n in (last.weight, last.bias) if n is not None]
-    granted = local.knowledge.labels is not None
-    free = Freedom(not granted, local.training.shuffle and local.training.draws is None)
-    fit = solved(target, head, space.mixing(first), order, free, is_up)
+    fit = _tried(local, target, rng, is_up)
+    for _ in range(attempts - 1):
+        if fit.residual <= ENOUGH or is_up():
+            break
+        again = _tried(local, target, rng, is_up)
+        fit = again if again.cost < fit.cost else fit
     inputs, residual = space.inputs(fit.mixing), fit.residual
     residual = max(residual, _replayed(local, inputs, labels, fit.order)) if residual <= ENOUGH else residual
     certain = (_deviations(local, target, fit) < PINNED) & (residual <= ENOUGH)
     return Trained(inputs, labels, certain, residual)
+
+
+def _tried(local: _Local, target: Target, rng: torch.Generator, is_up: Callable[[], bool]) -> Fit:
+    """What a first guess leads to."""
+    order = Order.of(local.training, local.count, local.knowledge.num_clients)
+    first = _first_order(local, target.clients.labels, order, rng, is_up)
+    last, granted = local.layers[-1], local.knowledge.labels is not None
+    head = [n for n in (last.weight, last.bias) if n is not None]
+    free = Freedom(not granted, local.training.shuffle and local.training.draws is None)
+    return solved(target, head, target.space.mixing(first), order, free, is_up)
 
 
 def _first_order(

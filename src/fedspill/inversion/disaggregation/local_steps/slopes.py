@@ -39,7 +39,9 @@ def update_slopes(
     return {k: torch.stack([u[k] for u in each]).sum(0) / len(each) for k in clients.trained}
 
 
-def _of_client(clients: Clients, mixing: Tensor, along: Tensor, steps: Sequence[Step], gates: Gates) -> dict[str, Tensor]:
+def _of_client(
+    clients: Clients, mixing: Tensor, along: Tensor, steps: Sequence[Step], gates: Gates
+) -> dict[str, Tensor]:
     state = LocalState({k: clients.params[k] for k in clients.trained}, {}, {})
     moved = LocalState({k: v.new_zeros(len(along), *v.shape) for k, v in state.params.items()}, {}, {})
     for number, step in enumerate(steps):
@@ -54,7 +56,9 @@ def _of_client(clients: Clients, mixing: Tensor, along: Tensor, steps: Sequence[
     return {k: -moved.params[k] for k in clients.trained}
 
 
-def _moved(clients: Clients, current: Params, moved: Params, here: Pass, along: Tensor, part: Part) -> dict[str, Tensor]:
+def _moved(
+    clients: Clients, current: Params, moved: Params, here: Pass, along: Tensor, part: Part
+) -> dict[str, Tensor]:
     """The change of a mini-batch's mean gradient."""
     params = {**clients.params, **current}
     outputs = [along[:, list(part)]]
