@@ -4,14 +4,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor
-from torch.nn import functional
+from torch import Tensor, nn
 
 from fedspill.attacks.softmax_disaggregation import SoftmaxDisaggregation
 from fedspill.core.errors import NotApplicable
 from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.local_training.conditions import Conditions
-from fedspill.core.local_training.optimizers import Adam
+from fedspill.core.local_training.optimizers import SGD, Adam
 from fedspill.core.local_training.path import step_weights
 from fedspill.core.local_training.protocol import FedAvg, Schedule
 from fedspill.core.local_training.update import aggregate_update
@@ -40,7 +39,7 @@ def plainly(model: Model, private: Batch, training: FedAvg, order: list[list[int
     z = model.input.encode(private.inputs)
     for rows in order:
         optimiser.zero_grad()
-        functional.cross_entropy(net(z[rows]), private.labels[rows]).backward()
+        model.loss_fn(net(z[rows]), private.labels[rows]).backward()
         optimiser.step()
     moved = {k: model.params[k] - p.detach() for k, p in net.named_parameters()}
     return Update(UpdateKind.DELTA, moved)
@@ -100,6 +99,30 @@ def _space(model: Model, order: Order, labels: Tensor, training: FedAvg) -> tupl
     return clients, randn((len(labels), len(labels)), stream(1, "test", "mixing"), LIKE)
 
 
+def test_training_in_the_row_space_is_the_clients_own() -> None:
+    training = FedAvg(
+        lr=0.1,
+        epochs=2,
+        minibatch_size=1,
+        optimizer=SGD(0.5, nesterov=True, weight_decay=0.1),
+        proximal=0.2,
+        accumulate=2,
+        schedule=Schedule("cosine"),
+    )
+    model, order = relu_mlp(dtype=torch.float64), Order.of(training, 4, 2)
+    z = model.input.encode(PRIVATE.inputs)
+    true = aggregate_update(model, z, PRIVATE.labels, training, 2).values
+    whole = torch.cat([z.flatten(1), LIKE.new_ones(4, 1)], 1)
+    space = Space(torch.linalg.qr(whole.T).Q.T, True, LIKE.new_ones(4))
+    layers = dense_layers(trace(model))
+    reduced = [replace(layers[0], bias=None), *layers[1:]]
+    seen, params = space.within(layers[0], true), space.within(layers[0], model.params)
+    clients = Clients(reduced, params, tuple(seen), training, LogitErrors.plain(10, LIKE), PRIVATE.labels)
+    made = clients.update(space.mixing(z.flatten(1)), order)
+    assert all(torch.allclose(made[k], v, atol=1e-12) for k, v in seen.items())
+    assert torch.allclose(space.inputs(space.mixing(z.flatten(1))), z.flatten(1), atol=1e-9)
+
+
 @pytest.mark.parametrize("make", [relu_mlp, mlp], ids=["relu", "sigmoid"])
 def test_the_slopes_are_those_of_finite_differences(make) -> None:
     training = FedAvg(lr=0.1, epochs=2, minibatch_size=2, momentum=0.5, weight_decay=0.1, proximal=0.2, accumulate=2)
@@ -133,6 +156,22 @@ def test_an_order_that_is_not_known_is_found() -> None:
     check(attacked(model, plainly(model, PRIVATE, training, [[2], [0], [3], [1]]), training))
 
 
+@pytest.mark.parametrize("clients", [1, 2])
+def test_an_order_whose_draws_are_known_is_the_clients_own(clients: int) -> None:
+    model = relu_mlp(dtype=torch.float64)
+    training = FedAvg(lr=0.05, epochs=2, minibatch_size=1, shuffle=True, draws=3)
+    z = model.input.encode(PRIVATE.inputs)
+    update = aggregate_update(model, z, PRIVATE.labels, training, clients)
+    order = Order.of(training, 4, clients)
+    assert order != Order.of(replace(training, draws=4), 4, clients)
+    ends = list[dict[str, Tensor]]()
+    for steps in order.clients:
+        rows = [list(part) for step in steps for part in step]
+        ends.append(dict(plainly(model, PRIVATE, training, rows).values))
+    for k, v in update.values.items():
+        assert torch.allclose(torch.stack([e[k] for e in ends]).mean(0), v, atol=1e-12)
+
+
 def test_labels_that_are_not_granted_are_inferred() -> None:
     model, training = relu_mlp(dtype=torch.float64), FedAvg(lr=0.01, minibatch_size=2)
     found = attacked(model, plainly(model, PRIVATE, training, PAIRS), training, granted=False)
@@ -143,6 +182,15 @@ def test_labels_that_are_not_granted_are_inferred() -> None:
 
 def test_float32_is_enough() -> None:
     model, private = relu_mlp(), Batch(PRIVATE.inputs.float(), PRIVATE.labels)
+    training = FedAvg(lr=0.01, minibatch_size=2)
+    found = attacked(model, plainly(model, private, training, PAIRS), training, private)
+    assert worst(found, PRIVATE) < 1e-3
+    assert found.converged
+
+
+def test_class_weights_are_shared_out_within_each_mini_batch() -> None:
+    weighed = nn.CrossEntropyLoss(weight=torch.linspace(0.5, 2, 10), label_smoothing=0.1)
+    model, private = replace(relu_mlp(), loss_fn=weighed), Batch(PRIVATE.inputs.float(), PRIVATE.labels)
     training = FedAvg(lr=0.01, minibatch_size=2)
     found = attacked(model, plainly(model, private, training, PAIRS), training, private)
     assert worst(found, PRIVATE) < 1e-3

@@ -27,10 +27,11 @@ STALLED = 1e-3
 """Relative gain of the cost below which a fit has come to its end."""
 SETTLED = 1.0
 """Times the noise below which nothing is left to gain."""
-TURNS, HELD = 6, 2
-"""How often gates are turned over at most, and for how many steps they are held then."""
-ASKED, NEAR = 48, 0.2
-"""Gates that may be turned over, and how near to its jump a unit must be."""
+TURNS, HELD, TURNED = 10, 3, 0.3
+"""How often gates are turned over at most, for how many steps they are held then, and the share of the cost that this
+must take off."""
+ASKED, NEAR, TAKEN = 150, 0.5, 0.01
+"""Gates that may be turned over, how near to its jump a unit must be, and the share of what is left that it takes."""
 CHUNK = 64
 """Derivatives that are taken side by side."""
 ENOUGH = 3.0
@@ -130,17 +131,28 @@ def fitted(
     """
     best = _descended(target, Fit(mixing, order, target.missed(mixing, order)), is_up, steps)
     for _ in range(TURNS):
-        gates = None if best.residual <= ENOUGH or is_up() else _turned(target, best)
-        if gates is None:
+        better = None if best.residual <= ENOUGH or is_up() else _beyond(target, best, is_up, steps)
+        if better is None:
             break
-        here, damping = best, 1e-3
-        for _ in range(HELD):
-            here, damping = _stepped(target, here, gates, damping)
-        here = _descended(target, replace(here, missed=target.missed(here.mixing, order)), is_up, steps)
-        if here.cost >= (1 - STALLED) * best.cost:
-            break
-        best = here
+        best = better
     return best
+
+
+def _beyond(target: Target, best: Fit, is_up: Callable[[], bool], steps: int) -> Fit | None:
+    """A better minimum with some gates on the other side: all that look wrong, or those alone that do most."""
+    gates = target.clients.gates(best.mixing, best.order)
+    wrong = _wrong(target, best, gates)
+    for number in sorted({len(wrong), -(-len(wrong) // 3), len(wrong) > 0}, reverse=True):
+        held = list(gates)
+        for k, i in wrong[:number]:
+            held[k] = held[k].flipped(i)
+        here, damping = best, 1e-3
+        for _ in range(HELD if number else 0):
+            here, damping = _stepped(target, here, held, damping)
+        here = _descended(target, replace(here, missed=target.missed(here.mixing, here.order)), is_up, steps)
+        if here.cost < (1 - TURNED) * best.cost:
+            return here
+    return None
 
 
 def _descended(target: Target, here: Fit, is_up: Callable[[], bool], steps: int) -> Fit:
@@ -175,21 +187,16 @@ def _stepped(target: Target, here: Fit, gates: Sequence[Gate], damping: float) -
     return here, 1e-3
 
 
-def _turned(target: Target, fit: Fit) -> list[Gate] | None:
-    """Gates of which some are on the other side, if that takes off what no movement of the inputs could."""
-    gates = target.clients.gates(fit.mixing, fit.order)
+def _wrong(target: Target, fit: Fit, gates: Sequence[Gate]) -> list[tuple[int, int]]:
+    """Places of gates whose other side takes off what no movement of the inputs could, the most first."""
     places = sorted((float(m), k, i) for k, g in enumerate(gates) for m, i in _least(g))[:ASKED]
     if not places:
-        return None
+        return []
     basis = torch.linalg.qr(target.slopes(fit.mixing, fit.order, gates).T).Q
     turned = [[*gates[:k], gates[k].flipped(i), *gates[k + 1 :]] for _, k, i in places]
     changes = torch.stack([target.missed(fit.mixing, fit.order, g) for g in turned]) - fit.missed
     changes, left = changes - (changes @ basis) @ basis.T, fit.missed - basis @ (basis.T @ fit.missed)
-    chosen = _taking_off(changes, left)
-    for j in chosen:
-        _, k, i = places[j]
-        gates[k] = gates[k].flipped(i)
-    return gates if chosen else None
+    return [places[j][1:] for j in _taking_off(changes, left)]
 
 
 def _least(gate: Gate) -> list[tuple[Tensor, int]]:
@@ -205,7 +212,7 @@ def _taking_off(changes: Float[Tensor, "k e"], left: Float[Tensor, " e"]) -> lis
         costs = (left + changes).square().sum(1)
         costs[chosen] = torch.inf
         first = int(costs.argmin())
-        if float(costs[first]) > (1 - WORTH) * float(left.square().sum()):
+        if float(costs[first]) > (1 - TAKEN) * float(left.square().sum()):
             break
         chosen.append(first)
         left = left + changes[first]

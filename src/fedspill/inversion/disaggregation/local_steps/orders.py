@@ -37,7 +37,8 @@ class Order:
         """
         steps = list[tuple[Step, ...]]()
         for number, share in enumerate(equal_shares(examples, clients)):
-            batches = training.of_client(number).batches(share.stop - share.start)
+            own = training if clients == 1 else training.of_client(number)
+            batches = own.batches(share.stop - share.start)
             steps.append(tuple(tuple(_shifted(rows, share) for rows in step) for step in batches))
         return cls(tuple(steps), training.epochs)
 

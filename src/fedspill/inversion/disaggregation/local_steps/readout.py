@@ -279,17 +279,17 @@ def _target(local: _Local, space: Space, labels: Tensor) -> Target:
 
 def _replayed(local: _Local, inputs: Float[Tensor, "n d"], labels: Tensor, order: Order) -> float:
     """What the clients' own code makes of the inputs: the worst tensor's root mean square error, over its noise."""
-    model = local.knowledge.model.to(inputs.device, torch.float64)
-    z = inputs.reshape(len(inputs), *model.input.encoded_shape)
+    model = local.knowledge.model
+    z = inputs.reshape(len(inputs), *model.input.encoded_shape).to(model.like)
     ends = list[Params]()
     for steps in order.clients:
         state = first_state(model, local.training)
         for number, step in enumerate(steps):
             turn = Turn(number, len(steps), list(step))
             state = local_step(model, state, z, labels, local.training, turn)
-        ends.append(state.params)
+        ends.append({k: v.detach().double() for k, v in state.params.items()})
     off = {k: local.start[k] - torch.stack([e[k] for e in ends]).mean(0) - local.moved[k] for k in local.moved}
-    return max(_size(v.detach()) / local.noise[k] if k in local.noise else torch.inf for k, v in off.items())
+    return max(_size(v) / local.noise[k] if k in local.noise else torch.inf for k, v in off.items())
 
 
 def _deviations(local: _Local, target: Target, fit: Fit) -> Float[Tensor, " n"]:
