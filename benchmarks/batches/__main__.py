@@ -2,7 +2,7 @@
 
     FEDSPILL_DATA=/data python -m benchmarks.batches mlp --epochs 0 1 8 --sizes 2 4 8 9 --batches 20
     FEDSPILL_DATA=/data python -m benchmarks.batches hundred --sizes 16 32 64 --batches 5
-    FEDSPILL_DATA=/data python -m benchmarks.batches heads | noise
+    FEDSPILL_DATA=/data python -m benchmarks.batches heads | local | noise
     python -m benchmarks.batches certificate
 
 Needs the data folder that holds `cifar-10-batches-py`. Cases are added to those that were measured before;
@@ -13,7 +13,7 @@ import argparse
 
 import torch
 
-from benchmarks.batches import certificate, heads, hundred, mlp, noise
+from benchmarks.batches import certificate, heads, hundred, local, mlp, noise
 from benchmarks.common import records
 
 
@@ -44,6 +44,13 @@ def _noise(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--trained", type=int, default=0, help="epochs of training")
 
 
+def _local(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--rates", type=float, nargs="+", default=list(local.RATES), help="learning rates")
+    parser.add_argument("--cases", nargs="+", choices=list(local.CASES), default=list(local.CASES))
+    parser.add_argument("--shuffled", action="store_true", help="in an order that the server does not know")
+    parser.add_argument("--unlabelled", action="store_true")
+
+
 def _nothing(parser: argparse.ArgumentParser) -> None:
     pass
 
@@ -52,6 +59,7 @@ PARTS = {
     "mlp": (mlp, _mlp),
     "hundred": (hundred, _hundred),
     "heads": (heads, _heads),
+    "local": (local, _local),
     "noise": (noise, _noise),
     "certificate": (certificate, _nothing),
 }

@@ -71,9 +71,11 @@ def test_one_step_of_fedavg_is_a_gradient() -> None:
     check(attacked(relu_mlp(dtype=torch.float64), training=FedAvg(lr=0.1)), 1e-4)
 
 
-def test_several_steps_are_refused() -> None:
-    with pytest.raises(NotApplicable, match="several local steps"):
-        attacked(relu_mlp(dtype=torch.float64), training=FedAvg(epochs=2, lr=0.1))
+def test_several_steps_of_a_protocol_that_is_not_known_are_refused() -> None:
+    model = relu_mlp(dtype=torch.float64)
+    update = local_update(model, MIXED, FedAvg(epochs=2, lr=0.1))
+    with pytest.raises(NotApplicable, match="the protocol and the number of examples are known"):
+        attacked(model, update=update)
 
 
 def test_a_clipped_gradient_is_read_and_its_factor_told() -> None:

@@ -25,6 +25,12 @@ from fedspill.core.types import Mark, Reconstruction, Update
 from fedspill.core.watching.clock import around
 from fedspill.inversion.disaggregation.errors import LogitErrors, logit_errors
 from fedspill.inversion.disaggregation.fully_connected import Descended, certified, descend
+from fedspill.inversion.disaggregation.local_steps.readout import (
+    Head,
+    Trained,
+    check_followed,
+    read_local_steps,
+)
 from fedspill.inversion.disaggregation.readout import (
     Disaggregated,
     Effort,
@@ -49,16 +55,17 @@ PROBES, SPREAD = 16, 2.0
 class SoftmaxDisaggregation:
     """Solves the head's gradient for every example's features and probabilities, then each layer's for its inputs.
 
-    Needs a head that is linear in its features, softmax cross-entropy (plain, smoothed or with class weights), a single
-    gradient and fewer examples than classes. Converged means that all n examples are certified: the equations of the
-    head hold up to rounding, and each example's inputs reproduce its features by more equations than they have
-    unknowns.
+    Needs a head that is linear in its features, softmax cross-entropy (plain, smoothed or with class weights), fewer
+    examples than classes, and a single gradient, or a few local steps of a known protocol. Converged means that all n
+    examples are certified: the equations of the head hold up to rounding, and each example's inputs reproduce its
+    features by more equations than they have unknowns; or the whole local training gives the update up to rounding.
 
     Attributes:
         starts: random starts of one solution.
         guesses: multisets of labels that are tried where none are granted, or choices of those examples of which the
             network is not so sure that they send nothing.
-        rounds: of a longer look, with 48 starts each, where no start led to a solution.
+        rounds: of a longer look, with 48 starts each, where no start led to a solution; behind several local steps half
+            as many first guesses are gone on from, and a tenth of the multisets of labels are tried.
     """
 
     starts: int = 12
@@ -77,17 +84,38 @@ class SoftmaxDisaggregation:
         """The inputs of the examples that speak.
 
         Raises:
-            NotApplicable: the head or the loss is of another kind, the update holds several steps, there are as many
-                examples as classes or more, or a layer before the head is not fully connected.
+            NotApplicable: the head or the loss is of another kind, there are as many examples as classes or more, no
+                layer before the head is read, or the update holds local steps that cannot be followed.
         """
         if not one_step(update, knowledge):
-            raise NotApplicable("the equations are of one gradient; the update holds several local steps, or unknown")
+            return self._of_local_steps(update, knowledge, rng, _clock(watch))
         told, labels = self._told(update, knowledge, rng, _clock(watch))
         try:
             layers = dense_layers(trace(knowledge.model))
         except NotApplicable:
             return _through_other_layers(update, knowledge, told, labels, rng, watch)
         return _rebuilt(_descended(layers, update, knowledge, told), told, labels, knowledge)
+
+    def _of_local_steps(
+        self, update: Update, knowledge: ServerKnowledge, rng: torch.Generator, is_up: Callable[[], bool]
+    ) -> Reconstruction:
+        """The inputs behind several steps of local training.
+
+        Raises:
+            NotApplicable: these cannot be followed, or no labels are known.
+        """
+        layers = _chain(knowledge.model)
+        check_followed(layers, update, knowledge)
+        count = knowledge.num_examples or 1
+        errors, gradient = logit_errors(knowledge.model), head_gradient(update, knowledge, count)
+        labels = known_labels(update, knowledge, rng, count)
+        if labels is None:
+            raise NotApplicable("several local steps are followed where labels were granted or can be inferred")
+        head = _Head.of(gradient, update, knowledge, errors).alone()
+        values = labels.values.to(gradient.weight.device)
+        few, tries = max(1, self.guesses // 10), max(1, self.rounds // 2)
+        trained = read_local_steps(layers, update, knowledge, head, values, rng, is_up, guesses=few, attempts=tries)
+        return _behind_steps(trained, labels, knowledge)
 
     def _told(
         self, update: Update, knowledge: ServerKnowledge, rng: torch.Generator, is_up: Callable[[], bool]
@@ -131,6 +159,10 @@ class _Head:
         count = knowledge.num_examples or heard_examples(rows, noise)
         return cls(rows, gradient.weight, bias, count, errors, noise, _never_negative(knowledge.model, gradient))
 
+    def alone(self) -> Head:
+        """It without what belongs to a single gradient."""
+        return Head(self.rows, self.weight, self.bias, self.non_negative, self.errors)
+
     def solved(
         self,
         labels: Labels | None,
@@ -171,6 +203,34 @@ class _Head:
             effort=effort,
             is_up=is_up,
         )
+
+
+def _chain(model: Model) -> list[Dense]:
+    try:
+        return dense_layers(trace(model))
+    except NotApplicable as error:
+        raise NotApplicable(f"several local steps are followed through fully connected networks: {error}") from None
+
+
+def _behind_steps(trained: Trained, labels: Labels, knowledge: ServerKnowledge) -> Reconstruction:
+    """What was found behind several local steps, with its certificates."""
+    spec, like = knowledge.model.input, knowledge.model.like
+    z = trained.inputs.reshape(len(trained.inputs), *spec.encoded_shape)
+    sure = trained.certain & _in_range(knowledge.model, z)
+    note = (
+        f"The update holds several local steps. Training on what was found gives it up to {trained.residual:.1g} times"
+        f" its rounding, and {int(sure.sum())} of {len(z)} examples are certified."
+    )
+    return Reconstruction(
+        inputs=spec.decode(z).to(like),
+        labels=trained.labels.to(like.device),
+        label_method=labels.method,
+        confidence=sure.to(like),
+        converged=bool(sure.all()),
+        notes=(note,),
+        origins=tuple(f"example {k}" for k in range(len(z))),
+        marks=tuple[Mark, ...](_mark(one, 1) for one in sure.tolist()),
+    )
 
 
 def _clock(watch: Watch) -> Callable[[], bool]:

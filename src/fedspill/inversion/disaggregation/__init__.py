@@ -15,4 +15,5 @@ known. Its row space holds the features, so that one B x B matrix is left to be 
 - `matrix_free`: its step by conjugate gradients, for large ones.
 - `certificate/`: what of a solution may be believed.
 - `fully_connected`: from features down to the input of a fully connected network.
+- `local_steps/`: the same behind several steps of local training.
 """

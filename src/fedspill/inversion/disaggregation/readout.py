@@ -110,6 +110,7 @@ def disaggregate(
     free: bool = False,
     effort: Effort = EFFORT,
     is_up: Callable[[], bool] = lambda: False,
+    shares: Float[Tensor, " n"] | None = None,
 ) -> Disaggregated:
     """Every example's features and probabilities from their mean gradient.
 
@@ -125,11 +126,14 @@ def disaggregate(
         free: the gradient may be a multiple of the mean one.
         effort: how much is tried.
         is_up: whether the time is over.
+        shares: of the examples in the mean, in the order of their labels, where these differ otherwise than by class;
+            they are made use of if all examples speak.
 
     Raises:
         NotApplicable: as many examples as classes, or more, or none that speaks.
     """
     seen = _Seen.of(rows, weight, bias, len(labels), non_negative, errors, noise, free, effort)
+    seen = seen if shares is None or seen.heard < len(labels) else replace(seen, shares=shares.to(seen.rows))
     return _by_guesses(seen, speakers(seen.rows, labels, seen.heard), labels, rng, is_up)
 
 
@@ -226,7 +230,7 @@ class _Seen:
     level: float
     free: bool
     effort: Effort
-    noise: float
+    shares: Float[Tensor, " n"] | None = None
 
     @property
     def heard(self) -> int:
@@ -302,7 +306,7 @@ def _one_by_one(
     """
     weight = seen.errors.weight
     alike = bool((weight == weight[0]).all())
-    if seen.heard > FEW or seen.free or (granted is None and not alike):
+    if seen.heard > FEW or seen.free or seen.shares is not None or (granted is None and not alike):
         return
     total = weight[0] * seen.count if granted is None else weight[granted].sum()
     pool = Counter(granted.tolist()) if granted is not None else Counter(dict.fromkeys(range(len(weight)), FEW))
@@ -322,7 +326,8 @@ def _told(
     seen: _Seen, labels: Int[Tensor, " n"], rng: torch.Generator, is_up: Callable[[], bool], *, longer: bool = False
 ) -> Disaggregated:
     """The better of what the labels may mean: the first ones speak, or those of one class speak as one."""
-    shares, one = seen.errors.shares(labels), torch.ones_like(labels)
+    one = torch.ones_like(labels)
+    shares = seen.errors.shares(labels) if seen.shares is None else seen.shares
     kinds, copies = labels.unique(return_counts=True)
     if len(kinds) != seen.heard or seen.heard == seen.count:
         return _of(seen, labels[: seen.heard], shares[: seen.heard], one[: seen.heard], rng, is_up, longer)
