@@ -19,7 +19,7 @@ from fedspill.core.local_training.path import LocalPath, step_weights
 from fedspill.core.local_training.protocol import FedAvg
 from fedspill.core.local_training.steps import Turn, first_state, local_step
 from fedspill.core.types import Params, Update
-from fedspill.inversion.disaggregation.determined import FLOOR, MOST
+from fedspill.inversion.disaggregation.certificate.determined import FLOOR, MOST
 from fedspill.inversion.disaggregation.errors import LogitErrors
 from fedspill.inversion.disaggregation.fully_connected import descend
 from fedspill.inversion.disaggregation.labels import likely_multisets
