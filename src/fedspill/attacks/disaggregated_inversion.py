@@ -51,7 +51,9 @@ class DisaggregatedInversion:
 
     Attributes:
         search: the optimisation, by Adam or L-BFGS in normalised space.
-        tv: weight of the total variation ("vectorial", see inverting_gradients), which fades as the targets are met.
+        tv: weight of the total variation ("vectorial", see inverting_gradients).
+        floor: share of a blank picture's distance by which the total variation counts where the targets are met, as
+            many pictures meet them; where what was read suffices to determine the pictures it fades instead.
         starts: random starts of one solution of the head's equations.
         guesses: multisets of labels that are tried where none are granted.
         rounds: of a longer look at the head, where no start led to a solution.
@@ -61,6 +63,7 @@ class DisaggregatedInversion:
 
     search: SearchSettings = SearchSettings(steps=480, lr=0.3, schedule="cosine")
     tv: float = 1.0
+    floor: float = 0.06
     starts: int = 12
     guesses: int = 60
     rounds: int = 4
@@ -71,8 +74,8 @@ class DisaggregatedInversion:
             raise BadInput(
                 f"starts={self.starts} and guesses={self.guesses} must be 1 or more, rounds={self.rounds} 0 or more"
             )
-        if not self.tv >= 0:
-            raise BadInput(f"tv={self.tv} must be 0 or more")
+        if not self.tv >= 0 or not self.floor >= 0:
+            raise BadInput(f"tv={self.tv} and floor={self.floor} must be 0 or more")
 
     def evaluations(self) -> int:
         """How often one run evaluates its objective, at most."""
@@ -110,7 +113,7 @@ class DisaggregatedInversion:
             OutOfTime: the time was up before anything was evaluated.
         """
         targets = read.targets()
-        problem = read.kept(targets.problem(self.tv, boxed=self.search.boxed))
+        problem = read.kept(targets.problem(self.tv, self.floor, boxed=self.search.boxed))
         found = self.search.loop(watch).run([problem], rng, parts.watch("search", 0, 1, 1))
         targets.release()
         return found

@@ -74,7 +74,7 @@ def test_the_objective_falls_along_its_own_gradient_to_the_plain_twin_s_value() 
         )  # fmt: skip
         world = World(model_of(net), 2)
     name = world.flow.inputs(world.flow.output)[0].name
-    problem = targets(world, name).problem(0.0, boxed=True)
+    problem = targets(world, name).problem(0.5, 0.06, boxed=True)
     z = problem.draw(stream(0, "start"))[0].requires_grad_()
     (slope,) = torch.autograd.grad(problem.value([z]), z)
     (twin,) = torch.autograd.grad(_twin(world, net, z), z)
@@ -98,14 +98,20 @@ def _twin(world: World, net: nn.Module, z: Tensor) -> Tensor:
     (activations, gradients), (blank, flat) = off(z), off(torch.zeros_like(z))
     shares = [g / f.detach() for g, f in zip(gradients, flat, strict=True) if float(f.detach()) > 1e-12]
     assert len(shares) == len(gradients) - 1, "the gradient of the head's bias is the same of all pictures"
-    return ((activations / blank.detach()).mean() + torch.stack(shares).mean()) / 2
+    distance = ((activations / blank.detach()).mean() + torch.stack(shares).mean()) / 2
+    return (distance + 0.06) * (0.5 * _variation(z)).exp()
+
+
+def _variation(z: Tensor) -> Tensor:
+    across, down = z[..., :-1, 1:] - z[..., :-1, :-1], z[..., 1:, :-1] - z[..., :-1, :-1]
+    return (across**2 + down**2).sum(1).add(1e-6).sqrt().mean()
 
 
 def test_candidates_stay_inside_the_range_if_boxed() -> None:
     world = World(blocks(), 2)
     for boxed in (True, False):
         z = [100 * torch.ones_like(world.z)]
-        targets(world, "mean").problem(0.1, boxed=boxed).project(z)
+        targets(world, "mean").problem(0.1, 0.0, boxed=boxed).project(z)
         inside = torch.equal(z[0], world.model.input.project(z[0]))
         assert inside is boxed
 
@@ -117,8 +123,10 @@ def test_many_known_activations_are_searched_by_alone_and_prove_the_pictures() -
     assert many.suffices
     z = torch.zeros_like(world.z) + 0.3
     assert float(many.distance(z)) == float(many.off(z).mean())
+    fading = float(many.distance(z) * (0.5 * _variation(z)).exp())
+    assert float(many.problem(0.5, 0.06, boxed=True).value([z])) == pytest.approx(fading, rel=1e-9), "no floor"
     search = Search(SignedAdam(0.3, schedule="cosine"), 300)
-    found = search.run([many.problem(0.0, boxed=True)], stream(0, "start"), UNWATCHED).variables[0]
+    found = search.run([many.problem(0.0, 0.0, boxed=True)], stream(0, "start"), UNWATCHED).variables[0]
     assert proven(many.known, found).tolist() == [True, True]
     assert not bool(proven(few.known, found + 0.1).any())
     torch.testing.assert_close(found, world.z, rtol=0, atol=1e-2)

@@ -95,14 +95,16 @@ class KnownTargets:
             return self.off(z).mean()
         return (self.off(z).mean() + self._matching(z, self._labels)) / 2
 
-    def problem(self, tv: float, *, boxed: bool) -> Problem:
-        """What is minimised: the distance, times e to the power of `tv` times the total variation.
+    def problem(self, tv: float, floor: float, *, boxed: bool) -> Problem:
+        """What is minimised: the distance, and `floor`, times e to the power of `tv` times the total variation.
 
         Args:
-            tv: weight of the prior, which fades as the targets are met.
+            tv: weight of the prior.
+            floor: share of a blank picture's distance by which the prior counts even where the targets are met; it is
+                left out where known activations suffice, so that the prior fades.
             boxed: keep candidates inside the range of valid pictures.
         """
-        spec, like = self.model.input, self.model.like
+        spec, like, least = self.model.input, self.model.like, 0.0 if self.suffices else floor
         edge = like.new_ones(spec.encoded_shape)
         low, high = (spec.project(edge * end) for end in (-math.inf, math.inf))
 
@@ -111,7 +113,7 @@ class KnownTargets:
 
         def value(variables: list[Tensor]) -> Float[Tensor, ""]:
             z = variables[0]
-            return self.distance(z) * (tv * each_vectorial_variation(z[None])[0]).exp()
+            return (self.distance(z) + least) * (tv * each_vectorial_variation(z[None])[0]).exp()
 
         def values(variables: list[Tensor]) -> Float[Tensor, " r"]:
             return torch.stack([value([z]) for z in variables[0]])
