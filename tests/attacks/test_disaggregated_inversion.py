@@ -6,13 +6,14 @@ from torch import nn
 
 from fedspill.attacks.disaggregated_inversion import DisaggregatedInversion
 from fedspill.core.errors import BadInput, NotApplicable
+from fedspill.core.inputs import NumericColumn, TableSpec
 from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.local_training.update import FedAvg, FedSGD, LocalTraining, local_update
 from fedspill.core.model import Model
 from fedspill.core.rng import rand, stream
 from fedspill.core.roles import UNWATCHED, Watch
 from fedspill.core.settings import with_fields
-from fedspill.core.types import Batch, Reconstruction, Update
+from fedspill.core.types import Batch, Reconstruction, Update, UpdateKind
 from tests.inversion.recursion.test_batches import blocks, model_of
 from tests.support.watches import BreakingWatch, Broken, Recorder
 from tests.support.worlds import batch, conv_bn, relu_mlp
@@ -119,3 +120,15 @@ def test_settings_out_of_range_are_refused() -> None:
         DisaggregatedInversion(guesses=0)
     with pytest.raises(BadInput, match="tv=-1"):
         DisaggregatedInversion(tv=-1.0)
+    with pytest.raises(BadInput, match="floor=nan"):
+        DisaggregatedInversion(floor=float("nan"))
+
+
+def test_rows_of_tables_are_refused() -> None:
+    with torch.random.fork_rng():
+        net = nn.Linear(2, 4)
+    model = Model.of(net, TableSpec(tuple(NumericColumn(name, 0.0, 1.0, 0.0, 1.0) for name in "ab")))
+    with pytest.raises(NotApplicable, match="searches for images; the model takes"):
+        FEW.reconstruct(
+            Update(UpdateKind.GRADIENT, dict(model.params)), ServerKnowledge(model, num_examples=2), stream(0, "a")
+        )

@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from fedspill.core.errors import BadInput, NotApplicable
+from fedspill.core.inputs import ImageSpec, kind
 from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.local_training.update import FedSGD
 from fedspill.core.rng import split
@@ -87,9 +88,12 @@ class DisaggregatedInversion:
         """The images of the examples that speak.
 
         Raises:
-            NotApplicable: the head's equations do not hold or do not apply, the network cannot be traced, or there is
-                only one example, whose image they do not tell.
+            NotApplicable: the inputs are no images, the head's equations do not hold or do not apply, the network
+                cannot be traced, or there is only one example, whose image they do not tell.
         """
+        spec = knowledge.model.input
+        if not isinstance(spec, ImageSpec):
+            raise NotApplicable(f"disaggregated_inversion searches for images; the model takes {kind(type(spec))}")
         parts, (reading_rng, search_rng) = JobsWatch(watch), split(rng, 2)
         read = self._read_once(update, knowledge, reading_rng, parts)
         if bool(read.sure.all()):
