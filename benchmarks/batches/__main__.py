@@ -2,7 +2,7 @@
 
     FEDSPILL_DATA=/data python -m benchmarks.batches mlp --epochs 0 1 8 --sizes 2 4 8 9 --batches 20
     FEDSPILL_DATA=/data python -m benchmarks.batches hundred --sizes 16 32 64 --batches 5
-    FEDSPILL_DATA=/data python -m benchmarks.batches heads | noise | certificate
+    FEDSPILL_DATA=/data python -m benchmarks.batches heads | noise | certificate | whole
 
 Needs the data folder that holds `cifar-10-batches-py`. Cases are added to those that were measured before.
 """
@@ -11,7 +11,7 @@ import argparse
 
 import torch
 
-from benchmarks.batches import certificate, heads, hundred, mlp, noise
+from benchmarks.batches import certificate, heads, hundred, mlp, noise, whole
 from benchmarks.common import records
 
 
@@ -36,6 +36,12 @@ def _heads(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--networks", nargs="+", default=[])
 
 
+def _whole(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--networks", nargs="+", default=[], choices=list(whole.SECONDS))
+    parser.add_argument("--seconds", type=float, help="of the processor, for each search; else by the network")
+    parser.add_argument("--sides", nargs="+", default=[], choices=list(whole.SIDES))
+
+
 def _nothing(parser: argparse.ArgumentParser) -> None:
     pass
 
@@ -46,6 +52,7 @@ PARTS = {
     "heads": (heads, _heads),
     "noise": (noise, _nothing),
     "certificate": (certificate, _nothing),
+    "whole": (whole, _whole),
 }
 
 
