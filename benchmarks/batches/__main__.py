@@ -2,7 +2,7 @@
 
     FEDSPILL_DATA=/data python -m benchmarks.batches mlp --epochs 0 1 8 --sizes 2 4 8 9 --batches 20
     FEDSPILL_DATA=/data python -m benchmarks.batches hundred --sizes 16 32 64 --batches 5
-    FEDSPILL_DATA=/data python -m benchmarks.batches heads | local | noise
+    FEDSPILL_DATA=/data python -m benchmarks.batches heads | local | noise | whole
     python -m benchmarks.batches certificate
 
 Needs the data folder that holds `cifar-10-batches-py`. Cases are added to those that were measured before;
@@ -13,7 +13,7 @@ import argparse
 
 import torch
 
-from benchmarks.batches import certificate, heads, hundred, local, mlp, noise
+from benchmarks.batches import certificate, heads, hundred, local, mlp, noise, whole
 from benchmarks.common import records
 
 
@@ -51,6 +51,12 @@ def _local(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--unlabelled", action="store_true")
 
 
+def _whole(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--networks", nargs="+", default=[], choices=list(whole.SECONDS))
+    parser.add_argument("--seconds", type=float, help="of the processor, for each search; else by the network")
+    parser.add_argument("--sides", nargs="+", default=[], choices=list(whole.SIDES))
+
+
 def _nothing(parser: argparse.ArgumentParser) -> None:
     pass
 
@@ -62,6 +68,7 @@ PARTS = {
     "local": (local, _local),
     "noise": (noise, _noise),
     "certificate": (certificate, _nothing),
+    "whole": (whole, _whole),
 }
 
 

@@ -55,12 +55,13 @@ def test_standard_takes_closed_forms_first_and_every_update_gets_a_first_answer(
         "spear",
         "nex",
         "tableak",
+        "disaggregated_inversion",
         "inverting_gradients",
         "idlg",
         "dlg",
         "cocktail_party",
     ]
-    assert [task.update for task in turns] == [0, 1, 2] * 11
+    assert [task.update for task in turns] == [0, 1, 2] * 12
 
 
 def test_fully_connected_networks_have_an_order_of_their_own() -> None:
@@ -68,6 +69,7 @@ def test_fully_connected_networks_have_an_order_of_their_own() -> None:
     assert [t.world.name for t in turns][5:] == [
         "nex",
         "tableak",
+        "disaggregated_inversion",
         "idlg",
         "inverting_gradients",
         "cocktail_party",

@@ -21,7 +21,7 @@ from fedspill.testing.worlds import SPEC, batch, conv_bn, mlp, relu_mlp
 from tests.support.exclusivity import STRONG, pictures
 from tests.support.exclusivity import mlp as wide_mlp
 
-SEARCHED = {"cocktail_party", "dlg", "idlg", "inverting_gradients"}
+SEARCHED = {"cocktail_party", "disaggregated_inversion", "dlg", "idlg", "inverting_gradients"}
 """They take steps, of which rounding makes other ones, so that they are held to factors that round nothing."""
 
 

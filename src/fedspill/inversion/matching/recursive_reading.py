@@ -97,7 +97,7 @@ def _within_its_share(single: Sequence[ForwardModel], level: float, rng: torch.G
     end = time.monotonic() + READING * there_is
     try:
         with until(end + LEEWAY * there_is):
-            return _read(single, gradient, level, rng, _Within(watch, end))
+            return _read(single, gradient, level, rng, Within(watch, end))
     except OutOfTime:
         if around()():
             raise
@@ -113,7 +113,7 @@ def read_again(assumed: ForwardModel, z: Tensor, level: float, watch: Watch) -> 
 
 
 @dataclass(frozen=True)
-class _Within(Unwatched):
+class Within(Unwatched):
     """Ends a part of the work before the whole of it.
 
     Attributes:

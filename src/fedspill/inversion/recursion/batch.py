@@ -80,9 +80,13 @@ def read_batch(
     if list(known.values) == [flow.inputs(flow.output)[0].name]:
         return BatchReading(known, None, unread, layers)
     pictures = known.inverted(rng, watch)
+    return BatchReading(known, pictures, proven(known, pictures), layers)
+
+
+def proven(known: KnownActivations, pictures: Float[Tensor, "b ..."]) -> Bool[Tensor, " b"]:
+    """Which pictures have all activations that were read, while these are more than a picture has values."""
     with torch.no_grad():
-        certain = (known.errors(pictures) < SAME) & _determined(known, pictures)
-    return BatchReading(known, pictures, certain, layers)
+        return (known.errors(pictures) < SAME) & _determined(known, pictures)
 
 
 def _determined(known: KnownActivations, pictures: Float[Tensor, "b ..."]) -> Bool[Tensor, " b"]:

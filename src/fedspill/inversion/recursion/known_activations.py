@@ -116,15 +116,18 @@ class KnownActivations:
         return z.detach(), misfit
 
     def _misfit(self, z: Float[Tensor, "b ..."]) -> Float[Tensor, ""]:
+        return (self.misfits(z) / self._sizes).sum()
+
+    def misfits(self, z: Float[Tensor, "b ..."]) -> Float[Tensor, " b"]:
         """Squared errors of what enters ReLUs where they fire, and of what enters them above 0 where they do not.
 
-        Seen from what they put out, a unit that wrongly does not fire has no slope.
+        Of each candidate, differentiable. Seen from what they put out, a unit that wrongly does not fire has no slope.
         """
         total = torch.zeros_like(self._sizes)
         for entering, value, relu in zip(self._entering(z), self.values.values(), self._relus, strict=True):
             off = torch.where(value > 0, entering - value, entering.clamp_min(0)) if relu else entering - value
             total = total + _squares(off)
-        return (total / self._sizes).sum()
+        return total
 
     @cached_property
     def _flow(self) -> Dataflow:
