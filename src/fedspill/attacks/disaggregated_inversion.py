@@ -174,7 +174,7 @@ class _Read:
         """What is kept of it."""
         known = self.reading.known
         return {
-            "examples": dict(self.told.examples.__dict__),
+            "examples": dict(replace(self.told.examples, redrawn=None).__dict__),  # what was redrawn is of no use below
             "values": known.values,
             "picture": known.picture,
             "pictures": self.reading.pictures,
