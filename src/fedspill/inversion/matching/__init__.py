@@ -5,6 +5,7 @@ Zhu et al. 2019 (DLG, arXiv 1906.08935); Geiping et al. 2020 (Inverting Gradient
 - `hypotheses`: what must be guessed: number of examples, labels, local steps.
 - `forward_model`: a hypothesis with what its search compares.
 - `recursive_reading`: what one example's gradient tells exactly, before any search.
+- `newton`: a picture near the right one, made exact by least squares on its whole gradient.
 - `many_updates`: searches of many jobs under one watch, those that are alike in stacks.
 - `quality`: how good a search seems to be, without the truth.
 - `outcome`: the best iterate as a reconstruction.

@@ -10,5 +10,8 @@ Zhu and Blaschko, ICLR 2021, arXiv 2010.07733, extended as docs/recursion.md say
 - `spoiled`: which of these equations are wrong.
 - `firing`: units of which rounding hides whether they fire, told by the gradient.
 - `known_activations`: activations that are known exactly, and how far a picture is from giving them.
+- `single_head`: the last layer's input and cotangents, of one example, also without a bias.
+- `chain`: the recursion as published: a chain of layers, each by both kinds of constraints at once.
+- `rank_analysis`: of every layer, how much of its input the constraints determine.
 - `batch`: a batch's pictures, once each example's features at the head are known.
 """

@@ -17,7 +17,7 @@ from fedspill.core.roles import UNWATCHED, Watch
 from fedspill.core.types import Params
 from fedspill.core.watching.clock import OutOfTime, Pace
 from fedspill.inversion.recursion.graph import Dataflow, Node
-from fedspill.inversion.recursion.layer_by_layer import Recursion
+from fedspill.inversion.recursion.layer_by_layer import Head, Recursion
 
 OVERDETERMINED = 8
 """Times the number of the picture's values: with so many active units known, these alone are inverted.
@@ -41,11 +41,13 @@ class KnownActivations:
         values: by the name of the operation in the traced network, (examples, ...) each, in the model's dtype; those
             nearest to the input, which determine all others that are known.
         picture: the encoded input itself, where the recursion reached it.
+        layers: how many layers with weights have a known input.
     """
 
     model: Model
     values: dict[str, Tensor]
     picture: Float[Tensor, "b ..."] | None
+    layers: int = 0
 
     @property
     def suffices(self) -> bool:
@@ -142,21 +144,26 @@ def _squares(values: Float[Tensor, "b ..."]) -> Float[Tensor, " b"]:
     return values.flatten(1).square().sum(1)
 
 
-def known_activations(model: Model, gradient: Params, watch: Watch = UNWATCHED) -> KnownActivations:
+def known_activations(
+    model: Model, gradient: Params, watch: Watch = UNWATCHED, head: Head | None = None
+) -> KnownActivations:
     """What the gradient of one example tells.
+
+    Args:
+        head: what is known at the last layer; None where the gradient of its bias tells it.
 
     Raises:
         NotApplicable: nothing; says why.
     """
     flow = Dataflow(model)
     with torch.no_grad():
-        recursion = Recursion(flow, gradient)
+        recursion = Recursion(flow, gradient, head)
         recursion.run(watch)
     frontier = recursion.frontier()
     values = {n.name: fact.value.to(model.like) for n, fact in frontier.items()}
     if not values:
         raise NotApplicable("no layer's input follows from the gradient")
-    known = KnownActivations(model, values, values.get(flow.nodes[0].name))
+    known = KnownActivations(model, values, values.get(flow.nodes[0].name), recursion.progress()[0])
     at = torch.zeros_like(model.like.new_empty(1, *model.input.encoded_shape)).requires_grad_()
     value = known.distance(at)
     slope: Any = torch.autograd.grad(value, at, allow_unused=True)[0]

@@ -54,13 +54,21 @@ def completed(
 
     rest = torch.cat([(o.value - o.function(pictures))[o.known] for o in outputs])
     amounts, rest = _least_squares(seen, rest, pictures.new_zeros(size))
-    if len(pictures) > 1:
-        drawn = randn(size, stream(0, "least squares"), pictures)
-        again, _ = _least_squares(seen, seen(drawn), pictures.new_zeros(size))
-        if (again - drawn).norm() > PLANTED * drawn.norm():
-            return None
+    if len(pictures) > 1 and not recovers(seen, pictures.new_zeros(size)):
+        return None
     target = torch.cat([o.value[o.known] for o in outputs])
     return pictures + spread(amounts) if rest.norm() <= misfit * target.norm() else None
+
+
+def recovers(linear: Callable[[Tensor], Tensor], zero: Tensor) -> bool:
+    """Whether linear equations give back a solution that was drawn at random.
+
+    Args:
+        zero: in the shape of a solution.
+    """
+    drawn = randn(tuple(zero.shape), stream(0, "least squares"), zero)
+    again, _ = _least_squares(linear, linear(drawn), zero)
+    return bool((again - drawn).norm() <= PLANTED * drawn.norm())
 
 
 def as_pictures(columns: Float[Tensor, "f c"], shape: torch.Size) -> Float[Tensor, "b c h w"]:
