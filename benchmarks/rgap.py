@@ -183,30 +183,33 @@ def rank(args: argparse.Namespace) -> None:
     """Prints where the recursion ends, by the ranks and in fact."""
     print("| network | layers | read, by the ranks | read in fact, by image | agree | seconds of the ranks |")
     print("|" + "---|" * 6)
-    pool = data.load("cifar10", split="test")
     for name in args.networks:
-        agree, read, seconds, layers = 0, list[str](), 0.0, list[str]()
-        said: set[str] = set()
-        for seed, image in enumerate(images(args.images)):
-            setting = SETTINGS["one output, label opposite, granted"]
-            if name in WIDTHS:
-                model = model_of(WIDTHS[name], setting, seed)
-                with torch.no_grad():
-                    logits = model.logits(model.params, model.input.encode(image.inputs))
-                label = torch.tensor([setting.label(int(image.labels[0]), logits[0, 0])])
-            else:
-                normal = {"input_shape": (3, 32, 32), "num_classes": 10, "mean": pool.mean, "std": pool.std}
-                model, label = build(name, seed=seed, **normal), image.labels
-            began = time.process_time()
-            layers, said = predicted(model)
-            seconds = time.process_time() - began
-            known = known_layers(model, image, label)
-            agree += known == said
-            read.append(f"{len(known)}")
-            if args.verbose:
-                print(name, seed, "more:", sorted(known - said), "less:", sorted(said - known), file=sys.stderr)
-        numbers = f"{len(said)} | {', '.join(read)} | {agree} of {args.images} | {seconds:.0f}"
-        print(f"| {name} | {len(layers)} | {numbers} |", flush=True)
+        model = untrained(name)
+        began = time.process_time()
+        layers, said = predicted(model)
+        seconds = time.process_time() - began
+        found = [known_layers(model, image, label_of(model, image)) for image in images(args.images)]
+        read = ", ".join(str(len(known)) for known in found)
+        agree = sum(known == said for known in found)
+        told = f"{len(layers)} | {len(said)} | {read} | {agree} of {len(found)} | {seconds:.0f}"
+        print(f"| {name} | {told} |", flush=True)
+        for known in found if args.verbose else ():
+            print(f"more: {sorted(known - said)}, less: {sorted(said - known)}", file=sys.stderr, flush=True)
+
+
+def untrained(name: str) -> Model:
+    """A network of R-GAP with one output, or of the zoo with ten classes."""
+    if name in WIDTHS:
+        return model_of(WIDTHS[name], next(iter(SETTINGS.values())), 0)
+    pool = data.load("cifar10", split="test")
+    return build(name, input_shape=(3, 32, 32), num_classes=10, mean=pool.mean, std=pool.std)
+
+
+def label_of(model: Model, image: Batch) -> torch.Tensor:
+    """The image's class; of one output the label that is not predicted."""
+    with torch.no_grad():
+        logits = model.logits(model.params, model.input.encode(image.inputs))
+    return image.labels if logits.shape[1] > 1 else (logits[:, 0] <= 0).long()
 
 
 def parse() -> argparse.Namespace:

@@ -13,7 +13,7 @@ from fedspill.core.model import Model
 from fedspill.core.rng import stream
 from fedspill.core.types import Reconstruction, Update, UpdateKind
 from fedspill.inversion.matching.outcome import TWINS, preferred
-from tests.support.chains import FEW, chain, gradient_of, opposite, picture
+from tests.support.chains import FEW, HARDLY, chain, gradient_of, opposite, picture
 
 PRESETS = {name: preset for name, preset in CARD.presets.items() if isinstance(preset, RGAP)}
 
@@ -34,8 +34,9 @@ def test_a_picture_is_read_with_its_label_where_neither_is_known(name: str) -> N
     assert (got.labels.tolist(), got.label_method) == (label.tolist(), BOTH)
 
 
-def test_what_a_layer_leaves_open_is_told_by_the_others() -> None:
-    model, z = chain(FEW), picture()
+@pytest.mark.parametrize("widths", [FEW, HARDLY])
+def test_what_a_layer_leaves_open_is_told_by_the_others(widths: tuple[int, int]) -> None:
+    model, z = chain(widths), picture()
     label = opposite(model, z)
     published, strong = (attacked(PRESETS[name], model, z, label, label) for name in ("paper", "strong"))
     assert float((published.inputs - z).abs().max()) > 1e-2
@@ -78,7 +79,7 @@ def test_several_examples_are_refused() -> None:
             preset.reconstruct(update, ServerKnowledge(model, num_examples=2), stream(0, "attack"))
 
 
-@pytest.mark.parametrize("wrong", [{"recursion": "tree"}, {"steps": -1}, {"converged_below": 0.0}])
+@pytest.mark.parametrize("wrong", [{"steps": -1}, {"converged_below": 0.0}, {"converged_below": 1.5}])
 def test_settings_that_mean_nothing_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(BadInput, match="must be 'chain' or 'graph'"):
         replace(RGAP(), **wrong)

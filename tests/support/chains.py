@@ -10,8 +10,9 @@ from fedspill.core.rng import rand, stream
 from fedspill.testing.worlds import draw_weights
 
 SHAPE = (2, 8, 8)
-ENOUGH, FEW = (6, 12), (6, 3)
-"""Widths with which every layer's input is determined, and with which that of the second convolution is not."""
+ENOUGH, HARDLY, FEW = (6, 12), (6, 4), (6, 3)
+"""Widths with which every layer's input is determined, and two with which that of the second convolution is not: though
+there are as many constraints as values, and with fewer."""
 
 
 def chain(widths: tuple[int, int] = ENOUGH, outputs: int = 1, *, bias: bool = False, seed: int = 0) -> Model:

@@ -1,8 +1,8 @@
 """R-GAP: one example's picture in closed form, layer by layer from the last to the first.
 
 Zhu and Blaschko: "R-GAP: Recursive Gradient Attack on Privacy", ICLR 2021, arXiv:2010.07733. The preset `strong` is the
-project's own recursion on any graph (docs/recursion.md), and Gauss-Newton from the published solution where layers
-leave directions open. Relatives: COPA (arXiv:2111.10178), Chen and Campbell (2210.13231), R-CONV (2406.04227).
+project's own recursion on any graph (docs/recursion.md), and Gauss-Newton for the picture where layers leave directions
+open. Relatives: COPA (arXiv:2111.10178), Chen and Campbell (2210.13231), R-CONV (2406.04227).
 """
 
 from collections.abc import Iterator
@@ -20,11 +20,12 @@ from fedspill.inversion.gradients.losses import evidence
 from fedspill.inversion.matching.forward_model import ForwardModel
 from fedspill.inversion.matching.hypotheses import Observed, Unknowns, hypotheses, observed_by
 from fedspill.inversion.matching.newton import Newton
-from fedspill.inversion.matching.outcome import EXACT, concluded, preferred
+from fedspill.inversion.matching.outcome import concluded, preferred
 from fedspill.inversion.matching.recursive_reading import read_exactly
 from fedspill.inversion.objective.distances import cosine_distance
 from fedspill.inversion.recursion.chain import read_chain
 from fedspill.inversion.recursion.graph import Dataflow
+from fedspill.inversion.recursion.known_activations import below
 from fedspill.inversion.recursion.single_head import heads_of_one
 
 BOTH = "each label tried"
@@ -46,8 +47,8 @@ class RGAP:
             or the project's own on any "graph".
         balanced: of the chain: give both kinds of constraints one scale. The authors' code stacks them as they are, and
             as derivatives are small, what the outputs say outweighs what the gradient says more exactly.
-        steps: of Gauss-Newton on the whole gradient, where the recursion's picture does not have the observed one; 0
-            is the paper's.
+        steps: of Gauss-Newton for the picture, by what is known where the recursion ends and the gradients of the
+            layers below; 0 is the paper's.
         converged_below: share of a blank image's cosine distance of gradients.
     """
 
@@ -91,33 +92,32 @@ class RGAP:
     def _read(self, assumed: "_Assumed", rng: torch.Generator, watch: Watch) -> list[tuple[Reconstruction, Tensor]]:
         """The pictures for one label, judged, and encoded."""
         if self.recursion == "chain":
-            return [self._judged(assumed, c, watch) for c in _by_chain(assumed, watch, balanced=self.balanced)]
+            return [assumed.judged(c, self.converged_below) for c in _by_chain(assumed, watch, balanced=self.balanced)]
         reading = read_exactly([assumed.model], self.converged_below, rng, watch)
-        if reading.picture is not None and reading.encoded is not None and (reading.sure or not self.steps):
-            return [(assumed.named(reading.picture, *reading.notes), reading.encoded)]
-        candidates = [] if reading.encoded is None else [_Candidate(reading.encoded, reading.notes)]
+        found = list[tuple[Reconstruction, Tensor]]()
+        if reading.picture is not None and reading.encoded is not None:
+            found = [(assumed.named(reading.picture, *reading.notes), reading.encoded)]
+        if reading.sure or not self.steps:
+            return _or_refused(found, reading.notes)
         try:
-            candidates += _by_chain(assumed, watch, balanced=self.balanced)
+            found += [assumed.judged(c, self.converged_below) for c in _by_newton(assumed, Newton(self.steps), watch)]
         except NotApplicable as error:
-            if not candidates:
-                raise NotApplicable(f"{' '.join(reading.notes)} No picture follows from that: {error}") from None
-        return [self._judged(assumed, c, watch) for c in candidates]
-
-    def _judged(self, assumed: "_Assumed", candidate: "_Candidate", watch: Watch) -> tuple[Reconstruction, Tensor]:
-        """A candidate by its gradient, corrected where that is not the observed one."""
-        z, matching = candidate.picture, assumed.model.single_gradient
-        first = assumed.concluded(z, self.converged_below)
-        if not self.steps or _confidence(first) > 1 - EXACT:
-            return assumed.named(first, *candidate.notes), z
-        observed, labels = matching.observed.values, assumed.model.labels
-        moved = Newton(self.steps).refined(matching.model, observed, z, labels, watch)
-        found = assumed.concluded(moved, self.converged_below)
-        if _confidence(found) <= _confidence(first):
-            return assumed.named(first, *candidate.notes), z
-        return assumed.named(found, *candidate.notes, NEWTON), moved
+            return _or_refused(found, (*reading.notes, f"No picture follows: {error}."))
+        return found
 
 
-NEWTON = "Gauss-Newton on the whole gradient went on from the recursion's picture."
+def _or_refused(
+    found: list[tuple[Reconstruction, Tensor]], notes: tuple[str, ...]
+) -> list[tuple[Reconstruction, Tensor]]:
+    if not found:
+        raise NotApplicable(" ".join(notes).rstrip("."))
+    return found
+
+
+NEWTON = (
+    "Some layer leaves directions of its input open. By what is known there, and by the gradients of the layers below,"
+    " Gauss-Newton went on from a blank picture."
+)
 
 
 @dataclass(frozen=True)
@@ -144,6 +144,10 @@ class _Assumed:
         matching = self.model.matching
         return concluded(matching, z.to(matching.model.like), self.model.labels, [self.model.hypothesis], level)
 
+    def judged(self, candidate: _Candidate, level: float) -> tuple[Reconstruction, Tensor]:
+        """The same, with what there is to say of it, and the encoded picture."""
+        return self.named(self.concluded(candidate.picture, level), *candidate.notes), candidate.picture
+
     def named(self, found: Reconstruction, *notes: str) -> Reconstruction:
         """With how its label was found, and what else to say."""
         method = self.label_method or found.label_method
@@ -169,6 +173,20 @@ def _unread_classes(knowledge: ServerKnowledge) -> int:
     """Two for one output, whose gradient does not tell the label; else 0."""
     loss = evidence(knowledge.model)
     return loss.classes if loss.outputs == 1 else 0
+
+
+def _by_newton(assumed: _Assumed, newton: Newton, watch: Watch) -> list[_Candidate]:
+    """Where the project's recursion ends, the picture by all that is known of the layers below.
+
+    Raises:
+        NotApplicable: nothing more can be solved for; says why.
+    """
+    matching = assumed.model.single_gradient
+    model, gradient = matching.model, matching.observed.values
+    heads = heads_of_one(model, Dataflow(model), gradient, assumed.model.labels)
+    blank = model.input.project(model.like.new_zeros(1, *model.input.encoded_shape))
+    left = [below(model, gradient, head) for head in heads]
+    return [_Candidate(newton.refined(known, blank, watch), (NEWTON,)) for known in left]
 
 
 def _by_chain(assumed: _Assumed, watch: Watch, *, balanced: bool) -> list[_Candidate]:
@@ -201,6 +219,6 @@ CARD: Card[Attack] = Card(
     presets={
         "paper": _PAPER,
         "quick": replace(_PAPER, recursion="graph", balanced=True),
-        "strong": replace(_PAPER, recursion="graph", balanced=True, steps=30),
+        "strong": replace(_PAPER, recursion="graph", balanced=True, steps=40),
     },
 )

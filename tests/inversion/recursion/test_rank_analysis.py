@@ -15,7 +15,7 @@ from fedspill.inversion.recursion.rank_analysis import _truth, rank_analysis
 from fedspill.inversion.recursion.single_head import heads_of_one
 from fedspill.testing.worlds import draw_weights
 from tests.inversion.recursion.test_recursion import gradient_of, numbers, residual, sigmoid_net
-from tests.support.chains import ENOUGH, FEW, chain, opposite, picture
+from tests.support.chains import ENOUGH, FEW, HARDLY, chain, opposite, picture
 
 
 def plain(model: Model, name: str, fires: bool) -> tuple[int, int]:
@@ -36,7 +36,7 @@ def plain(model: Model, name: str, fires: bool) -> tuple[int, int]:
     return int(torch.linalg.matrix_rank(rows[0])), int(torch.linalg.matrix_rank(torch.cat(rows)))
 
 
-@pytest.mark.parametrize("widths", [ENOUGH, FEW])
+@pytest.mark.parametrize("widths", [ENOUGH, HARDLY, FEW])
 @pytest.mark.parametrize("layer", ["0", "2"])
 def test_ranks_are_those_of_the_constraints(widths: tuple[int, int], layer: str) -> None:
     model = chain(widths)
@@ -72,7 +72,7 @@ def came(model: Model, z: Tensor, label: Tensor) -> set[str]:
     return {str(n.target) for n in calls if recursion.complete(flow.inputs(n)[0])}
 
 
-@pytest.mark.parametrize("make", [chain, lambda: chain(FEW), relu_net, residual, sigmoid_net])
+@pytest.mark.parametrize("make", [chain, lambda: chain(FEW), lambda: chain(HARDLY), relu_net, residual, sigmoid_net])
 def test_the_recursion_comes_as_far_as_the_ranks_say(make: Callable[[], Model]) -> None:
     model = make()
     channels = model.input.encoded_shape[0]

@@ -3,27 +3,34 @@
 Where a layer's constraints leave directions of its input open, the layers below know more: not every input is what
 they can put out, and their own gradients must agree. R-GAP's authors join the two as H-GAP, DLG from their solution;
 COPA and its successor (Chen and Campbell, arXiv 2111.10178, 2210.13231) correct each layer by gradient matching. Here
-it is one least squares problem for the picture: every tensor's error relative to its size, linearised at the candidate,
-solved by conjugate gradients in float64, and a step is halved until the errors fall.
+it is one least squares problem for the picture, of the network below the place that the recursion knows: the values
+there, and the gradients of the layers below, which follow from the loss's derivative there. Every tensor's error is
+taken relative to its size, linearised at the candidate, solved by conjugate gradients in float64, and a step is halved
+until the errors fall.
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fedspill.core.model import Model
 from fedspill.core.roles import UNWATCHED, Watch
-from fedspill.core.types import Params
+from fedspill.core.watching.clock import Clock, OutOfTime
+from fedspill.inversion.recursion.known_activations import Below
 
-HALVINGS = 6
+HALVINGS = 8
 """Of a step, until the errors fall."""
 ENOUGH = 1e-13
-"""Relative squared error of the gradient at which nothing is left to gain in float64."""
-STALLED = 0.999
+"""Squared error at which nothing is left to gain of float32 gradients."""
+STALLED = 0.97
 """Share of the squared error before a step that must be left at most, or it was the last one."""
+LAST = 5
+"""Steps by all that is known."""
+RIGHT = 1e-3
+"""What these must make of the squared error to be believed; they are wrong where a unit is on the wrong side."""
 SOLVED = 1e-8
 """Share of the first gradient at which conjugate gradients have solved a step."""
 
@@ -39,69 +46,69 @@ class Newton:
         products: conjugate gradients' iterations in each, two products with the Jacobian apiece.
     """
 
-    steps: int = 30
-    products: int = 200
+    steps: int = 40
+    products: int = 1500
 
-    def refined(
-        self, model: Model, gradient: Params, z: Float[Tensor, "1 ..."], labels: Tensor, watch: Watch = UNWATCHED
-    ) -> Float[Tensor, "1 ..."]:
-        """The candidate after the last step that made its gradient's errors smaller, float64.
+    def refined(self, known: Below, z: Float[Tensor, "1 ..."], watch: Watch = UNWATCHED) -> Float[Tensor, "1 ..."]:
+        """The encoded picture after the last step that made the errors smaller, float64.
+
+        First by what is known but the gradients that change abruptly; these count once every unit may be on its side.
 
         Args:
-            gradient: of one example, observed.
-            z: the candidate, encoded.
-            labels: its label.
+            z: to begin with, encoded.
         """
-        errors = _Errors.of(model, gradient, labels)
-        z = z.detach().double()
-        value = errors.squared(z)
-        for step in range(self.steps):
-            if value < ENOUGH or watch.out_of_time():
-                break
-            moved = self._step(errors, z, value)
-            watch.progress(step + 1, self.steps, moved[1])
-            done = moved[1] > STALLED * value
-            z, value = moved if moved[1] < value else (z, value)
-            if done:
-                break
-        return z
+        best = z.detach().double()
+        with suppress(OutOfTime), Clock(watch.out_of_time):
+            smooth, whole = _Errors(known, known.linear), _Errors(known, frozenset(known.gradient))
+            for number in range(self.steps):
+                best, gained = self._step(smooth, best)
+                watch.progress(number + 1, self.steps, smooth.squared(best))
+                if not gained:
+                    break
+            tried, before = best, whole.squared(best)
+            for _ in range(LAST):
+                tried, gained = self._step(whole, tried)
+                if not gained:
+                    break
+            best = tried if whole.squared(tried) < RIGHT * before else best
+        return best
 
-    def _step(self, errors: "_Errors", z: Tensor, value: float) -> tuple[Tensor, float]:
+    def _step(self, errors: "_Errors", z: Tensor) -> tuple[Tensor, bool]:
+        """The next candidate, and whether it is worth another step."""
+        value = errors.squared(z)
+        if value < ENOUGH:
+            return z, False
         rest, forward, back = errors.linearised(z)
         change = solved(forward, back, -rest, self.products)
         for halving in range(HALVINGS):
             tried = z + change / 2**halving
             found = errors.squared(tried)
             if found < value:
-                return tried, found
-        return z, value
+                return tried, found < STALLED * value
+        return z, False
 
 
-@dataclass(frozen=True)
 class _Errors:
-    """A candidate's gradient less the observed one, each tensor over the size of the observed one."""
+    """What a candidate gives, less what is known, each tensor over the size of the known one."""
 
-    model: Model
-    observed: Params
-    labels: Tensor
-
-    @classmethod
-    def of(cls, model: Model, gradient: Params, labels: Tensor) -> "_Errors":
-        double = model.to(model.like.device, torch.float64)
-        labels = labels.double() if labels.is_floating_point() else labels
-        return cls(double, {k: v.double() for k, v in gradient.items() if bool(v.any())}, labels)
+    def __init__(self, known: Below, names: frozenset[str]) -> None:
+        self.known = known
+        self.sent = {k: v for k, v in known.gradient.items() if k in names}
+        own = dict(known.network.named_parameters())
+        self.leaves = [own[k].requires_grad_() for k in self.sent]
 
     def __call__(self, z: Tensor, *, create_graph: bool = False) -> Float[Tensor, " m"]:
-        leaves = {k: self.model.params[k].detach().requires_grad_() for k in self.observed}
+        wanted = [self.known.value, *self.sent.values()]
         with torch.enable_grad():
-            loss = self.model.loss({**self.model.params, **leaves}, z, self.labels)
-            found = torch.autograd.grad(loss, list(leaves.values()), create_graph=create_graph)
-        pairs = zip(found, self.observed.values(), strict=True)
-        return torch.cat([((f - o) / o.norm()).flatten() for f, o in pairs])
+            value, found = self.known.network(z), list[Tensor]()
+            if self.leaves:
+                loss = (value * self.known.cotangent).sum()
+                found += torch.autograd.grad(loss, self.leaves, create_graph=create_graph, retain_graph=True)
+            return torch.cat([((f - w) / w.norm()).flatten() for f, w in zip((value, *found), wanted, strict=True)])
 
     def squared(self, z: Tensor) -> float:
         """Their sum of squares, over the number of tensors; infinite where it is not finite."""
-        value = float(self(z).square().sum() / len(self.observed))
+        value = float(self(z).detach().square().sum()) / (1 + len(self.leaves))
         return value if value < float("inf") else float("inf")
 
     def linearised(self, z: Tensor) -> tuple[Tensor, Product, Product]:

@@ -42,7 +42,7 @@ def undone(kind: Kind, value: Tensor, below: Tensor | None = None) -> Tensor | N
         below: the factor of a leaky activation below 0, which is above 0 itself.
     """
     if kind == "leaky" and below is not None:
-        return value / slope(kind, value, below)
+        return torch.where(value > 0, value, value / below)
     if kind == "relu":
         return value.where(value > FIRES * value.max(), float("nan"))
     if kind not in _INVERSES:

@@ -1,5 +1,6 @@
 """A network as a graph of operations on examples, each of which can be run, transposed and, often, undone."""
 
+import copy
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -174,6 +175,15 @@ class Dataflow:
             return [values[n] for n in ends]
 
         return run
+
+    def cut(self, node: Node) -> nn.Module:
+        """The network up to a node's values, with parameters of its own by the network's names."""
+        traced = copy.deepcopy(self._traced)
+        output = next(n for n in traced.graph.nodes if n.op == "output")
+        output.args = (next(n for n in traced.graph.nodes if n.name == node.name),)
+        traced.graph.eliminate_dead_code()
+        traced.recompile()
+        return traced
 
     def _is_network(self, model: Model, z: Tensor) -> bool:
         """A branch by values, or a value that is changed after it was used, makes the trace another network."""

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from fedspill.core.errors import NotApplicable, few
-from fedspill.core.model import Model
+from fedspill.core.model import Model, parameter_name
 from fedspill.core.rng import randn
 from fedspill.core.roles import UNWATCHED, Watch
 from fedspill.core.types import Params
@@ -142,6 +142,55 @@ class KnownActivations:
 
 def _squares(values: Float[Tensor, "b ..."]) -> Float[Tensor, " b"]:
     return values.flatten(1).square().sum(1)
+
+
+@dataclass(frozen=True)
+class Below:
+    """What the recursion knows at the place nearest to the input past which all of it goes, and the network to there.
+
+    Attributes:
+        network: from the encoded input to these values; its parameters have the names of the whole network's.
+        value: of the place.
+        cotangent: the loss's derivative by it.
+        gradient: of the parameters below, as observed, float64.
+        linear: those of them that are linear in their layer's input by known cotangents; the others change abruptly
+            where a unit changes sides of an activation's kink.
+    """
+
+    network: nn.Module
+    value: Tensor
+    cotangent: Tensor
+    gradient: Params
+    linear: frozenset[str]
+
+
+def below(model: Model, gradient: Params, head: Head | None = None) -> Below:
+    """What is left to find, where the recursion ends before the picture.
+
+    Args:
+        gradient: of one example.
+        head: as of `known_activations`.
+
+    Raises:
+        NotApplicable: nothing is left, or no place is known past which all of the input goes.
+    """
+    flow = Dataflow(model)
+    with torch.no_grad():
+        known = Recursion(flow, gradient, head)
+        known.run()
+    place = next((n for n in flow if _divides(known, n)), None)
+    if place is None or place is flow.nodes[0]:
+        raise NotApplicable("the recursion ends where nothing more can be solved for")
+    network = flow.cut(place)
+    sent = {k: gradient[k].double() for k, _ in network.named_parameters() if k in gradient and bool(gradient[k].any())}
+    heard = {parameter_name(str(n.target), "weight") for n in flow if n.op == "call_module" and n in known.cotangents}
+    return Below(network, known.facts[place].value, known.cotangents[place], sent, frozenset(heard.intersection(sent)))
+
+
+def _divides(recursion: Recursion, node: Node) -> bool:
+    if not recursion.complete(node) or node not in recursion.cotangents:
+        return False
+    return recursion.flow.between(node, [recursion.flow.output]) is not None
 
 
 def known_activations(

@@ -172,7 +172,7 @@ class _Analysis(KnownValues):
     def _tells_scale(self, user: Node, layer: nn.Conv2d) -> bool:
         above = self.flow.users(user)
         norm = self.flow.module(above[0]) if len(above) == 1 else None
-        return layer.bias is not None or (isinstance(norm, nn.BatchNorm2d) and norm.bias is not None)
+        return layer.bias is not None or (isinstance(norm, nn.BatchNorm2d) and norm.affine)
 
     def _constrained(self, target: Node, heard: Sequence[Node]) -> "_Count":
         """Ranks of what the gradients say, and of what is known of the outputs."""

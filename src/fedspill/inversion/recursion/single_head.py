@@ -8,6 +8,7 @@ two roots; for several outputs there are as many equations for the one unknown.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -87,7 +88,8 @@ class _Line:
         left, values, right = torch.linalg.svd(sent, full_matrices=False)
         if len(values) > 1 and values[1] > AGREES * values[0]:
             raise NotApplicable(f"{SEVERAL} its rank is not 1")
-        bias = sent.new_zeros(len(sent)) if layer.bias is None else layer.bias.double()
+        own = cast("Tensor | None", layer.bias)
+        bias = sent.new_zeros(len(sent)) if own is None else own.double()
         return cls(left[:, 0], right[0], float(values[0]), layer.weight.double() @ right[0], bias)
 
     def head(self, s: float) -> Head:
