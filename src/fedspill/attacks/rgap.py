@@ -5,6 +5,7 @@ project's own recursion on any graph (docs/recursion.md), and Gauss-Newton for t
 open. Relatives: COPA (arXiv:2111.10178), Chen and Campbell (2210.13231), R-CONV (2406.04227).
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -116,7 +117,7 @@ def _or_refused(
 
 NEWTON = (
     "Some layer leaves directions of its input open. By what is known there, and by the gradients of the layers below,"
-    " Gauss-Newton went on from a blank picture."
+    " Gauss-Newton went on from a grey picture."
 )
 
 
@@ -184,9 +185,10 @@ def _by_newton(assumed: _Assumed, newton: Newton, watch: Watch) -> list[_Candida
     matching = assumed.model.single_gradient
     model, gradient = matching.model, matching.observed.values
     heads = heads_of_one(model, Dataflow(model), gradient, assumed.model.labels)
-    blank = model.input.project(model.like.new_zeros(1, *model.input.encoded_shape))
+    like = model.like.new_empty(1, *model.input.encoded_shape)
+    low, high = (model.input.project(torch.full_like(like, end)) for end in (-math.inf, math.inf))
     left = [below(model, gradient, head) for head in heads]
-    return [_Candidate(newton.refined(known, blank, watch), (NEWTON,)) for known in left]
+    return [_Candidate(newton.refined(known, (low + high) / 2, watch), (NEWTON,)) for known in left]
 
 
 def _by_chain(assumed: _Assumed, watch: Watch, *, balanced: bool) -> list[_Candidate]:
