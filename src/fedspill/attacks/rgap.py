@@ -208,10 +208,6 @@ def _by_chain(assumed: _Assumed, watch: Watch, *, balanced: bool) -> list[_Candi
     return found
 
 
-def _confidence(got: Reconstruction) -> float:
-    return 0.0 if got.confidence is None else float(got.confidence.min())
-
-
 _PAPER = RGAP()
 
 CARD: Card[Attack] = Card(

@@ -177,11 +177,15 @@ class Dataflow:
         return run
 
     def cut(self, node: Node) -> nn.Module:
-        """The network up to a node's values, with parameters of its own by the network's names."""
+        """The network up to a node's values, with parameters of its own by the network's names, and no others."""
         traced = copy.deepcopy(self._traced)
         output = next(n for n in traced.graph.nodes if n.op == "output")
         output.args = (next(n for n in traced.graph.nodes if n.name == node.name),)
         traced.graph.eliminate_dead_code()
+        traced.delete_all_unused_submodules()
+        read = {str(n.target) for n in traced.graph.nodes if n.op == "get_attr"}
+        for name in [k for k, _ in traced.named_parameters(recurse=False) if k not in read]:
+            delattr(traced, name)
         traced.recompile()
         return traced
 
