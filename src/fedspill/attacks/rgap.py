@@ -214,6 +214,7 @@ CARD: Card[Attack] = Card(
     title="R-GAP",
     paper="Zhu & Blaschko, ICLR 2021, arXiv:2010.07733",
     summary="Solves for each layer's input in closed form, from the last layer back to one example's picture.",
+    iterative=True,
     presets={
         "paper": _PAPER,
         "quick": replace(_PAPER, recursion="graph", balanced=True),

@@ -43,3 +43,8 @@ def test_a_step_is_the_least_squares_solution() -> None:
     matrix, target = (randn(s, stream(0, "test", str(s)), LIKE) for s in ((7, 4), (7,)))
     found = solved(lambda x: matrix @ x, lambda y: matrix.T @ y, target, 20)
     torch.testing.assert_close(found, torch.linalg.lstsq(matrix, target[:, None]).solution[:, 0])
+
+
+def test_too_few_equations_are_not_begun_with() -> None:
+    with pytest.raises(NotApplicable, match="too few for 128 values"):
+        left((6, 1))

@@ -104,7 +104,9 @@ class _Errors:
             value, found = self.known.network(z), list[Tensor]()
             if self.leaves:
                 loss = (value * self.known.cotangent).sum()
-                found += torch.autograd.grad(loss, self.leaves, create_graph=create_graph, retain_graph=True)
+                found += torch.autograd.grad(
+                    loss, self.leaves, create_graph=create_graph, retain_graph=True, materialize_grads=True
+                )
             return torch.cat([((f - w) / w.norm()).flatten() for f, w in zip((value, *found), wanted, strict=True)])
 
     def squared(self, z: Tensor) -> float:

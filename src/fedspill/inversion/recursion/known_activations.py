@@ -172,7 +172,7 @@ def below(model: Model, gradient: Params, head: Head | None = None) -> Below:
         head: as of `known_activations`.
 
     Raises:
-        NotApplicable: nothing is left, or no place is known past which all of the input goes.
+        NotApplicable: nothing is left, no place is known past which all of the input goes, or too little is known.
     """
     flow = Dataflow(model)
     with torch.no_grad():
@@ -184,7 +184,11 @@ def below(model: Model, gradient: Params, head: Head | None = None) -> Below:
     network = flow.cut(place)
     sent = {k: gradient[k].double() for k, _ in network.named_parameters() if k in gradient and bool(gradient[k].any())}
     heard = {parameter_name(str(n.target), "weight") for n in flow if n.op == "call_module" and n in known.cotangents}
-    return Below(network, known.facts[place].value, known.cotangents[place], sent, frozenset(heard.intersection(sent)))
+    linear, value = frozenset(heard.intersection(sent)), known.facts[place].value
+    equations, unknowns = value.numel() + sum(sent[k].numel() for k in linear), flow.blank(flow.nodes[0]).numel()
+    if equations < unknowns:
+        raise NotApplicable(f"{equations:,} equations where the recursion ends are too few for {unknowns:,} values")
+    return Below(network, value, known.cotangents[place], sent, linear)
 
 
 def _divides(recursion: Recursion, node: Node) -> bool:
