@@ -175,7 +175,7 @@ def known_layers(model: Model, image: Batch, label: torch.Tensor) -> set[str]:
 def predicted(model: Model) -> tuple[list[str], set[str]]:
     """All layers, and those whose inputs the ranks say are read."""
     ranks = rank_analysis(model)
-    reached = {name for r in ranks if r.reached and r.determined for name in r.layers}
+    reached = {name for r in ranks if r.reached for name in r.layers}
     return [name for r in ranks for name in r.layers], reached
 
 

@@ -14,7 +14,7 @@ from fedspill.cli.main import app
 from fedspill.cli.rank import reach, show
 from fedspill.inversion.recursion.rank_analysis import LayerRank
 
-OPEN = LayerRank(("stages.0.1.convolutional_part.0.conv1",), 65536, 36864, 60000, False, None, True)
+OPEN = LayerRank(("stages.0.1.convolutional_part.0.conv1",), 65536, 36864, 60000, False, None, False)
 HEAD = LayerRank(("head",), 3200, 3200, 3200, True, "head", True)
 
 

@@ -75,8 +75,9 @@ def show(found: "Sequence[LayerRank]", console: Console) -> None:
     for layer in found:
         most = "" if layer.exact else "<= "
         said = SAID[layer.way] if layer.way else f"no: {'at least ' if not layer.exact else ''}{layer.open:,} open"
+        said = "no, but known from below" if layer.reached and not layer.way else said
         numbers = (f"{layer.values:,}", f"{layer.gradient:,}", f"{most}{layer.rank:,}")
-        style = "red" if layer.determined and layer.reached else ""
+        style = "red" if layer.reached else ""
         table.add_row(Text(", ".join(layer.layers)), *numbers, Text(said), style=style)
     console.print(table)
     console.print(reach(found), markup=False, style="bold")
@@ -85,8 +86,8 @@ def show(found: "Sequence[LayerRank]", console: Console) -> None:
 
 def reach(found: "Sequence[LayerRank]") -> str:
     """In one sentence how far the recursion comes."""
-    passed = sum(layer.reached and layer.determined for layer in found)
+    passed = sum(layer.reached for layer in found)
     if passed == len(found):
-        return "Every layer determines its input: the recursion reaches the picture."
-    end = next(layer for layer in reversed(found) if not layer.determined)
+        return "The inputs of all layers are known: the recursion reaches the picture."
+    end = next(layer for layer in reversed(found) if not layer.reached)
     return f"The recursion ends at the input of {', '.join(end.layers)}: {passed} of {len(found)} inputs are known."

@@ -7,7 +7,7 @@ of values of its input. Chen and Campbell (arXiv 2210.13231) make a measure of a
 are computed for one drawn picture and drawn derivatives by the logits, from which all others follow; without data.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -46,7 +46,8 @@ class LayerRank:
         exact: the rank was computed; False: it is at most this, by counting, or the layer is too large to be solved.
         way: what determines the input: "head" (it is the last layer's), "constraints", "patches" (the rank of the
             gradient alone, docs/recursion.md), "known" (it follows from what lies above); None: nothing does.
-        reached: all inputs above are determined, too, so that the recursion comes as far as this layer.
+        reached: the recursion comes to know the input: all inputs above are determined, too, or "patches" need none of
+            them, or it follows from an input below.
     """
 
     layers: tuple[str, ...]
@@ -109,26 +110,39 @@ class _Analysis(KnownValues):
         """From the last layer to the first."""
         targets = dict.fromkeys(self.flow.inputs(n)[0] for n in reversed(self.layers))
         order = sorted(targets, key=self.flow.nodes.index, reverse=True)
-        found, reached = list[LayerRank](), True
+        counts = dict[Node, _Count]()
         for target in order:
             self.conclude()
-            users = [n for n in self.layers if self.flow.inputs(n)[0] is target]
-            found.append(self._ranked(target, users, reached))
-            reached = reached and found[-1].determined
-            self._learn(target, users)
-        return found[::-1]
+            counts[target] = self._counted(target, self._users(target))
+            self._learn(target)
+        known = self._reached(counts)
+        return [self._ranked(target, counts[target], reached=target in known) for target in reversed(order)]
 
-    def _learn(self, target: Node, users: Sequence[Node]) -> None:
+    def _reached(self, counts: "Mapping[Node, _Count]") -> set[Node]:
+        """The inputs that the recursion comes to know, if it does not have the truth where nothing determines it."""
+        again = _Analysis(self.flow, self.truth)
+        chained = True
+        for target, count in counts.items():
+            again.conclude()
+            chained = chained and count.way is not None
+            if chained or count.way == "patches":
+                again._learn(target)
+        again.conclude()
+        return {target for target in counts if again.complete(target)}
+
+    def _users(self, target: Node) -> list[Node]:
+        return [n for n in self.layers if self.flow.inputs(n)[0] is target]
+
+    def _learn(self, target: Node) -> None:
         """What the recursion would know, had it found the input."""
         self.learn_all(target, self.truth.facts[target].value)
-        for user in users:
+        for user in self._users(target):
             if user not in self.cotangents and user in self.truth.cotangents:
                 self.found_cotangent(user, self.truth.cotangents[user])
 
-    def _ranked(self, target: Node, users: Sequence[Node], reached: bool) -> LayerRank:
-        count = self._counted(target, users)
+    def _ranked(self, target: Node, count: "_Count", *, reached: bool) -> LayerRank:
         return LayerRank(
-            layers=tuple(str(u.target) for u in users),
+            layers=tuple(str(u.target) for u in self._users(target)),
             values=self.flow.blank(target).numel(),
             gradient=count.gradient,
             rank=count.rank,
