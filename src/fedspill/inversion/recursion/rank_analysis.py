@@ -110,25 +110,33 @@ class _Analysis(KnownValues):
         """From the last layer to the first."""
         targets = dict.fromkeys(self.flow.inputs(n)[0] for n in reversed(self.layers))
         order = sorted(targets, key=self.flow.nodes.index, reverse=True)
-        counts = dict[Node, _Count]()
+        counts, heard = dict[Node, _Count](), dict[Node, int]()
         for target in order:
             self.conclude()
-            counts[target] = self._counted(target, self._users(target))
+            counts[target], heard[target] = self._counted(target, self._users(target)), self._heard(target)
             self._learn(target)
-        known = self._reached(counts)
+        known = self._reached(counts, heard)
         return [self._ranked(target, counts[target], reached=target in known) for target in reversed(order)]
 
-    def _reached(self, counts: "Mapping[Node, _Count]") -> set[Node]:
-        """The inputs that the recursion comes to know, if it does not have the truth where nothing determines it."""
+    def _reached(self, counts: "Mapping[Node, _Count]", heard: Mapping[Node, int]) -> set[Node]:
+        """The inputs that the recursion comes to know, without the truth where nothing determines it.
+
+        Args:
+            heard: values and derivatives by which they were counted.
+        """
         again = _Analysis(self.flow, self.truth)
-        chained = True
         for target, count in counts.items():
             again.conclude()
-            chained = chained and count.way is not None
-            if chained or count.way == "patches":
+            told = count.way is not None and again._heard(target) >= heard[target]
+            if told or any(self._by_patches(u) for u in self._users(target)):
                 again._learn(target)
         again.conclude()
         return {target for target in counts if again.complete(target)}
+
+    def _heard(self, target: Node) -> int:
+        """How much is known of what the layers that take an input put out: values, and derivatives."""
+        outputs = sum(int(o.known.sum()) for o in self._outputs(target))
+        return outputs + sum(self.cotangents[u].numel() for u in self._users(target) if u in self.cotangents)
 
     def _users(self, target: Node) -> list[Node]:
         return [n for n in self.layers if self.flow.inputs(n)[0] is target]
