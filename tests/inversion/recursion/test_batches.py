@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from fedspill.inversion.recursion.equations.spoiled import spoiled
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -14,7 +15,6 @@ from fedspill.inversion.recursion.facts import KnownValues
 from fedspill.inversion.recursion.firing import settled
 from fedspill.inversion.recursion.graph import Dataflow
 from fedspill.inversion.recursion.layer_by_layer import Head, Recursion
-from fedspill.inversion.recursion.spoiled import spoiled
 from tests.support.worlds import CLASSES, draw_weights
 
 LIKE = torch.zeros((), dtype=torch.float64)

@@ -2,6 +2,9 @@
 
 import pytest
 import torch
+from fedspill.inversion.recursion.equations.least_squares import Equations, as_columns, as_pictures
+from fedspill.inversion.recursion.equations.partly_known import solved_around
+from fedspill.inversion.recursion.equations.sharpened import sharpened
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -11,10 +14,7 @@ from fedspill.inversion.recursion.facts import Fact
 from fedspill.inversion.recursion.graph import Dataflow
 from fedspill.inversion.recursion.known_activations import KnownActivations
 from fedspill.inversion.recursion.layer_by_layer import Head, Recursion
-from fedspill.inversion.recursion.least_squares import Equations, as_columns, as_pictures
 from fedspill.inversion.recursion.mixing import Softmax, above, refined
-from fedspill.inversion.recursion.partly_known import solved_around
-from fedspill.inversion.recursion.sharpened import sharpened
 from tests.inversion.recursion.test_batches import LIKE, World, blocks, model_of, numbers
 from tests.support.worlds import CLASSES
 

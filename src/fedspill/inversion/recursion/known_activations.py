@@ -8,16 +8,16 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from fedspill.core.errors import NotApplicable, few
-from fedspill.core.model import Model
+from fedspill.core.model import Model, parameter_name
 from fedspill.core.rng import randn
 from fedspill.core.roles import UNWATCHED, Watch
 from fedspill.core.types import Params
 from fedspill.core.watching.clock import OutOfTime, Pace
 from fedspill.inversion.recursion.graph import Dataflow, Node
-from fedspill.inversion.recursion.layer_by_layer import Recursion
+from fedspill.inversion.recursion.layer_by_layer import Head, Recursion
 
 OVERDETERMINED = 8
 """Times the number of the picture's values: with so many active units known, these alone are inverted.
@@ -43,11 +43,13 @@ class KnownActivations:
         values: by the name of the operation in the traced network, (examples, ...) each, in the model's dtype; those
             nearest to the input, which determine all others that are known.
         picture: the encoded input itself, where the recursion reached it.
+        layers: how many layers with weights have a known input.
     """
 
     model: Model
     values: dict[str, Tensor]
     picture: Float[Tensor, "b ..."] | None
+    layers: int = 0
 
     @property
     def suffices(self) -> bool:
@@ -159,21 +161,79 @@ def _squares(values: Float[Tensor, "b ..."]) -> Float[Tensor, " b"]:
     return values.flatten(1).square().sum(1)
 
 
-def known_activations(model: Model, gradient: Params, watch: Watch = UNWATCHED) -> KnownActivations:
+@dataclass(frozen=True)
+class Below:
+    """What the recursion knows at the place nearest to the input past which all of it goes, and the network to there.
+
+    Attributes:
+        network: from the encoded input to these values; its parameters have the names of the whole network's.
+        value: of the place.
+        cotangent: the loss's derivative by it.
+        gradient: of the parameters below, as observed, float64.
+        linear: those of them that are linear in their layer's input by known cotangents; the others change abruptly
+            where a unit changes sides of an activation's kink.
+    """
+
+    network: nn.Module
+    value: Tensor
+    cotangent: Tensor
+    gradient: Params
+    linear: frozenset[str]
+
+
+def below(model: Model, gradient: Params, head: Head | None = None) -> Below:
+    """What is left to find, where the recursion ends before the picture.
+
+    Args:
+        gradient: of one example.
+        head: as of `known_activations`.
+
+    Raises:
+        NotApplicable: nothing is left, no place is known past which all of the input goes, or too little is known.
+    """
+    flow = Dataflow(model)
+    with torch.no_grad():
+        known = Recursion(flow, gradient, head)
+        known.run()
+    place = next((n for n in flow if _divides(known, n)), None)
+    if place is None or place is flow.nodes[0]:
+        raise NotApplicable("the recursion ends where nothing more can be solved for")
+    network = flow.cut(place)
+    sent = {k: gradient[k].double() for k, _ in network.named_parameters() if k in gradient and bool(gradient[k].any())}
+    heard = {parameter_name(str(n.target), "weight") for n in flow if n.op == "call_module" and n in known.cotangents}
+    linear, value = frozenset(heard.intersection(sent)), known.facts[place].value
+    equations, unknowns = value.numel() + sum(sent[k].numel() for k in linear), flow.blank(flow.nodes[0]).numel()
+    if equations < unknowns:
+        raise NotApplicable(f"{equations:,} equations where the recursion ends are too few for {unknowns:,} values")
+    return Below(network, value, known.cotangents[place], sent, linear)
+
+
+def _divides(recursion: Recursion, node: Node) -> bool:
+    if not recursion.complete(node) or node not in recursion.cotangents:
+        return False
+    return recursion.flow.between(node, [recursion.flow.output]) is not None
+
+
+def known_activations(
+    model: Model, gradient: Params, watch: Watch = UNWATCHED, head: Head | None = None
+) -> KnownActivations:
     """What the gradient of one example tells.
+
+    Args:
+        head: what is known at the last layer; None where the gradient of its bias tells it.
 
     Raises:
         NotApplicable: nothing; says why.
     """
     flow = Dataflow(model)
     with torch.no_grad():
-        recursion = Recursion(flow, gradient)
+        recursion = Recursion(flow, gradient, head)
         recursion.run(watch)
     frontier = recursion.frontier()
     values = {n.name: fact.value.to(model.like) for n, fact in frontier.items()}
     if not values:
         raise NotApplicable("no layer's input follows from the gradient")
-    known = KnownActivations(model, values, values.get(flow.nodes[0].name))
+    known = KnownActivations(model, values, values.get(flow.nodes[0].name), recursion.progress()[0])
     at = torch.zeros_like(model.like.new_empty(1, *model.input.encoded_shape)).requires_grad_()
     value = known.distance(at)
     slope: Any = torch.autograd.grad(value, at, allow_unused=True)[0]

@@ -19,14 +19,14 @@ from fedspill.core.model import parameter_name
 from fedspill.core.roles import UNWATCHED, Watch
 from fedspill.core.types import Params
 from fedspill.core.watching.clock import Clock, OutOfTime
+from fedspill.inversion.recursion.equations.least_squares import CERTAIN, Equations, solved
+from fedspill.inversion.recursion.equations.partly_known import solved_around
+from fedspill.inversion.recursion.equations.sharpened import with_zeros
+from fedspill.inversion.recursion.equations.spoiled import spoiled
 from fedspill.inversion.recursion.facts import TINY, Fact, KnownValues
 from fedspill.inversion.recursion.firing import corrected, doubted, settled
 from fedspill.inversion.recursion.graph import Dataflow, Node
-from fedspill.inversion.recursion.least_squares import CERTAIN, Equations, solved
 from fedspill.inversion.recursion.mixing import Softmax, above, refined
-from fedspill.inversion.recursion.partly_known import solved_around
-from fedspill.inversion.recursion.sharpened import with_zeros
-from fedspill.inversion.recursion.spoiled import spoiled
 from fedspill.inversion.shift_structure.maps import maps_by_rank
 from fedspill.inversion.shift_structure.patches import cotangent_of
 from fedspill.inversion.shift_structure.unmixing import FOUND, NEARLY, unmixed

@@ -12,12 +12,14 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from fedspill.core.rng import randn, stream
-from fedspill.inversion.recursion.spoiled import spoiled
+from fedspill.inversion.recursion.equations.spoiled import spoiled
 from fedspill.inversion.shift_structure.patches import design, is_plain
 
 STEPS = 300
 ENOUGH = 1e-10
 """Relative gradient at which conjugate gradients have converged."""
+MANY = 2
+"""Times the unknowns of one picture: so many equations by its outputs are taken to determine them."""
 PLANTED = 1e-3
 """Relative error of a random solution that equations give back from which on they are too few."""
 
@@ -36,11 +38,13 @@ def completed(
 ) -> Float[Tensor, "b c h w"] | None:
     """The pictures with what is missing along the open directions of every channel; None if that is not determined.
 
-    Of several pictures one may have too few equations while all together have enough, so that there a solution
-    counts only if the same equations give back another one, which was drawn at random.
+    Of several pictures one may have too few equations while all together have enough, and some of what outputs say is
+    what the gradient said, so that where equations are not many more than unknowns a solution counts only if they give
+    back another one, which was drawn at random.
     """
     size = (pictures.shape[1], nullspace.shape[1])
-    if sum(int(o.known.sum()) for o in outputs) < size[0] * size[1]:
+    equations, unknowns = sum(int(o.known.sum()) for o in outputs), size[0] * size[1]
+    if equations < unknowns:
         return None
 
     def spread(amounts: Tensor) -> Tensor:
@@ -54,13 +58,22 @@ def completed(
 
     rest = torch.cat([(o.value - o.function(pictures))[o.known] for o in outputs])
     amounts, rest = _least_squares(seen, rest, pictures.new_zeros(size))
-    if len(pictures) > 1:
-        drawn = randn(size, stream(0, "least squares"), pictures)
-        again, _ = _least_squares(seen, seen(drawn), pictures.new_zeros(size))
-        if (again - drawn).norm() > PLANTED * drawn.norm():
-            return None
+    doubtful = len(pictures) > 1 or equations < MANY * unknowns
+    if doubtful and not recovers(seen, pictures.new_zeros(size)):
+        return None
     target = torch.cat([o.value[o.known] for o in outputs])
     return pictures + spread(amounts) if rest.norm() <= misfit * target.norm() else None
+
+
+def recovers(linear: Callable[[Tensor], Tensor], zero: Tensor) -> bool:
+    """Whether linear equations give back a solution that was drawn at random.
+
+    Args:
+        zero: in the shape of a solution.
+    """
+    drawn = randn(tuple(zero.shape), stream(0, "least squares"), zero)
+    again, _ = _least_squares(linear, linear(drawn), zero)
+    return bool((again - drawn).norm() <= PLANTED * drawn.norm())
 
 
 def as_pictures(columns: Float[Tensor, "f c"] | Bool[Tensor, "f c"], shape: torch.Size) -> Tensor:

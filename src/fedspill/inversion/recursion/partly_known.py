@@ -10,8 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from fedspill.inversion.recursion.facts import Fact
-from fedspill.inversion.recursion.least_squares import (
+from fedspill.inversion.recursion.equations.least_squares import (
     STRAY,
     TRIMS,
     Equations,
@@ -21,6 +20,7 @@ from fedspill.inversion.recursion.least_squares import (
     owners_of,
     undoubted,
 )
+from fedspill.inversion.recursion.facts import Fact
 
 SINGULAR = 1e-10
 """Share of the largest pivot of the normal equations below which they do not determine a value."""

@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from fedspill.inversion.recursion.equations.least_squares import Equations, Solution, as_columns, as_pictures
 from fedspill.inversion.recursion.facts import Fact
-from fedspill.inversion.recursion.least_squares import Equations, Solution, as_columns, as_pictures
 
 ROUNDS = 4
 ASKED = 6.0
