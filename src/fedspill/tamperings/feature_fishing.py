@@ -52,8 +52,8 @@ class FeatureFishing:
             a round without anybody is taken off). Not in the paper, which cuts one class, so that examples of other
             classes beyond the cutoff are heard, too: it takes them to be absent.
         target: class that is cut; -1 takes the one with the most examples. Without `anyone`.
-        feature: the direction is this feature; -1 draws one that is not 0. With `anyone` -1 draws any direction
-            along which the mean is 0.
+        feature: the direction is this feature; -1 takes the largest, which is 0 for few examples. With `anyone` -1 draws
+            any direction along which the mean is 0.
         multiplier: of the feature (the paper: 300). Not used with `anyone`, where features are measured.
         expected: examples to cut in the first round, with public examples.
         reading: how pictures are made of the gradient of those who speak.
@@ -118,8 +118,7 @@ class _Place:
         if self.fishing.anyone and chosen == ANY:
             return unlike(mean, rng)
         if chosen == ANY:
-            alive = (mean.abs() > mean.abs().median() * 0.5).nonzero()[:, 0]
-            chosen = int(alive[torch.randint(len(alive), (), generator=rng)]) if len(alive) else 0
+            chosen = int(mean.argmax())
         return torch.nn.functional.one_hot(torch.tensor(chosen), len(mean)).to(mean)
 
     def first_cut(self, features: Float[Tensor, "n d"]) -> tuple[Cutoff, float]:
