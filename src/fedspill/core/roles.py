@@ -137,9 +137,17 @@ class Isolates(Protocol):
         """The update, and what is known of it.
 
         Raises:
-            NotApplicable: the update holds nobody who is isolated.
+            NobodyIsolated: the update holds nobody who is isolated.
+            NotApplicable: it cannot be told.
         """
         ...
+
+
+def nothing(knowledge: ServerKnowledge, note: str) -> Reconstruction:
+    """A reconstruction of nobody."""
+    spec, like = knowledge.model.input, knowledge.model.like
+    inputs = spec.decode(like.new_zeros(0, *spec.encoded_shape))
+    return Reconstruction(inputs=inputs, confidence=like.new_zeros(0), notes=(note,))
 
 
 @runtime_checkable

@@ -52,8 +52,8 @@ class FeatureFishing:
             a round without anybody is taken off). Not in the paper, which cuts one class, so that examples of other
             classes beyond the cutoff are heard, too: it takes them to be absent.
         target: class that is cut; -1 takes the one with the most examples. Without `anyone`.
-        feature: the direction is this feature; -1 takes the largest, which is 0 for few examples. With `anyone` -1 draws
-            any direction along which the mean is 0.
+        feature: the direction is this feature; -1 takes the largest, which is 0 for few examples; with `anyone` -1
+            draws any direction along which the mean is 0.
         multiplier: of the feature (the paper: 300). Not used with `anyone`, where features are measured.
         expected: examples to cut in the first round, with public examples.
         reading: how pictures are made of the gradient of those who speak.

@@ -4,9 +4,9 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from fedspill.core.errors import NotApplicable
+from fedspill.core.errors import NobodyIsolated
 from fedspill.core.knowledge import ServerKnowledge
-from fedspill.core.roles import UNWATCHED, Isolated, Watch
+from fedspill.core.roles import UNWATCHED, Isolated, Watch, nothing
 from fedspill.core.types import Reconstruction, Update
 from fedspill.inversion.fishing.catching import Catch, caught, handed_on
 from fedspill.inversion.fishing.heads import Bait
@@ -14,10 +14,6 @@ from fedspill.inversion.fishing.reading import PictureReading, read_pictures
 from fedspill.inversion.search.settings import SearchSettings
 
 UNCOUNTED = "How many speak is not known (no number of examples, or an update of another scale); one is assumed."
-
-
-class NobodySpeaks(NotApplicable):
-    """The batch holds nobody who is fished for: an answer, too, if not a picture."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +48,8 @@ class FishingReadout:
         """
         try:
             alone = self.isolated(update, knowledge)
-        except NobodySpeaks as nobody:
-            return _nothing(knowledge, str(nobody))
+        except NobodyIsolated as nobody:
+            return nothing(knowledge, str(nobody))
         read = read_pictures(alone.update, alone.knowledge, self.how, self.search, rng, watch)
         got, count = read.pictures, len(read.pictures.inputs)
         return replace(
@@ -69,13 +65,14 @@ class FishingReadout:
         """The update of those who speak alone, as any attack takes it.
 
         Raises:
-            NotApplicable: nobody speaks, the head was not trained, or the clients' optimiser leaves no ratios.
+            NobodyIsolated: nobody speaks.
+            NotApplicable: the head was not trained, or the clients' optimiser leaves no ratios.
         """
         if self.bait is None:
-            raise NobodySpeaks(f"No example speaks: {self.what}.")
+            raise NobodyIsolated(f"No example speaks: {self.what}.")
         catch = caught(self.bait, update, knowledge)
         if catch is None:
-            raise NobodySpeaks(f"No example speaks: the batch holds none of {self.what}.")
+            raise NobodyIsolated(f"No example speaks: the batch holds none of {self.what}.")
         handed = handed_on(self.bait, catch, knowledge)
         labelled = self.bait.label == self.bait.row
         return Isolated(*handed, labelled, self._described(catch, knowledge.num_examples))
@@ -84,10 +81,3 @@ class FishingReadout:
         if catch.count is None:
             return f"Fished for {self.what}. {UNCOUNTED}"
         return f"Fished for {self.what}: {catch.count} of {number} examples speak."
-
-
-def _nothing(knowledge: ServerKnowledge, note: str) -> Reconstruction:
-    spec, like = knowledge.model.input, knowledge.model.like
-    return Reconstruction(
-        inputs=spec.decode(like.new_zeros(0, *spec.encoded_shape)), confidence=like.new_zeros(0), notes=(note,)
-    )
