@@ -6,8 +6,8 @@ from fedspill.auditing.run import AuditResult
 from fedspill.core.model import Model
 from fedspill.report.trial import Trial
 from tests.support.audits import audit
+from tests.support.networks import smooth_net
 from tests.support.worlds import mlp, relu_mlp
-from tests.tamperings.test_fishing import smooth_net
 
 KNOWS = ["num_examples", "local_training"]
 STILL = {"server_lr": 1e-3}

@@ -8,18 +8,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fedspill.catalogue import checks
 from fedspill.core.errors import BadInput, NotApplicable
 from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.local_training.update import FedAvg, FedSGD, LocalTraining, local_update
 from fedspill.core.model import Model
 from fedspill.core.rng import rand, stream
-from fedspill.core.roles import Tampered, Tampering
+from fedspill.core.roles import Incoming, Tampered, Tampering
 from fedspill.core.types import Batch, Update
 from fedspill.inversion.fishing.catching import caught
 from fedspill.inversion.fishing.readout import FishingReadout
 from fedspill.tamperings import class_fishing, feature_fishing
 from fedspill.tamperings.class_fishing import ClassFishing
 from fedspill.tamperings.feature_fishing import FeatureFishing
+from tests.support.networks import smooth_net
 from tests.support.worlds import CLASSES, SPEC, batch, conv_bn, draw_weights, relu_mlp
 
 DOUBLE = torch.float64
@@ -30,13 +32,6 @@ World = tuple[Tampered, Update, ServerKnowledge]
 def pictures(labels: list[int], seed: int = 0, dtype: torch.dtype = DOUBLE) -> Batch:
     like = torch.zeros((), dtype=dtype)
     return Batch(rand((len(labels), *SPEC.shape), stream(seed, "test", "fish"), like), torch.tensor(labels))
-
-
-def smooth_net(dtype: torch.dtype = DOUBLE) -> Model:
-    """Sigmoids all the way and positions kept apart, so that one example's gradient tells its picture."""
-    with torch.random.fork_rng():
-        net = nn.Sequential(nn.Conv2d(3, 12, 3, 1, 1), nn.Sigmoid(), nn.Flatten(), nn.Linear(768, CLASSES))
-    return Model.of(draw_weights(net), SPEC).to("cpu", dtype)
 
 
 def cast(tampering: Tampering, model: Model, public: Batch | None = None) -> Tampered:
@@ -246,6 +241,14 @@ def test_settings_that_fit_no_model_are_refused() -> None:
         ClassFishing(multiplier=0.0)
     with pytest.raises(BadInput, match="expected=0"):
         FeatureFishing(expected=0)
+
+
+@pytest.mark.parametrize("fishing", [STRONG, STRONG_FEATURE, ClassFishing(), FeatureFishing()])
+def test_a_client_that_looks_at_the_head_sees_it(fishing: Tampering) -> None:
+    guard = checks()["weight_entropy"].presets["paper"]
+    sent = cast(fishing, smooth_net(torch.float32), pictures([0] * 8, dtype=torch.float32)).model
+    assert guard.inspect(Incoming(smooth_net(torch.float32))) == []
+    assert {finding.where for finding in guard.inspect(Incoming(sent))} == {"3.weight"}
 
 
 def test_a_head_that_was_not_trained_is_refused() -> None:
