@@ -80,7 +80,7 @@ class Seen:
     def single(self) -> bool:
         """One example speaks, by the update's own word."""
         catch = self.catch
-        return catch is not None and catch.count == 1
+        return catch is not None and catch.single
 
 
 def rounds(tampering: Tampering, model: Model, batch: Batch, seed: int) -> Iterator[Seen]:
@@ -114,7 +114,11 @@ def _read(seen: Seen, batch: Batch, number: int, seed: int) -> Row:
 
 
 def _nearest(seen: Seen, batch: Batch) -> tuple[float, int]:
-    """The cosine with the nearest of all examples' own gradients, and which example that is."""
+    """The cosine with the nearest of all examples' own gradients, and which example that is.
+
+    Each is given the label of those who speak: a member of the row's own class that passes the cutoff is silent by
+    itself, and heard once the round without anybody is taken off.
+    """
     catch, readout = seen.catch, seen.sent.readout
     assert catch is not None, "a single example speaks"
     assert isinstance(readout, FishingReadout)
@@ -122,7 +126,9 @@ def _nearest(seen: Seen, batch: Batch) -> tuple[float, int]:
     head = readout.bait.head
     names = [n for n in seen.update.values if n not in (head.weight, head.bias)]
     found = torch.cat([catch.gradient[n].flatten() for n in names])
-    own = [_vector(local_update(seen.sent.model, batch[i : i + 1], FedSGD()), names) for i in range(len(batch))]
+    label = torch.tensor([readout.bait.label])
+    alone = (Batch(batch.inputs[i : i + 1], label) for i in range(len(batch)))
+    own = [_vector(local_update(seen.sent.model, one, FedSGD()), names) for one in alone]
     cosines = [float(found @ g / (found.norm() * g.norm()).clamp_min(1e-300)) for g in own]
     return max(cosines), cosines.index(max(cosines))
 
@@ -155,12 +161,15 @@ def run(args: argparse.Namespace) -> None:
     tampering = cards[args.what].presets[args.preset]
     tampering = with_fields(tampering, steps=1, **({} if args.preset == "strong" else {"exact": True}))
     where = "alone8" if args.alone else f"of{args.size}"
-    path, rows = RESULTS / f"{args.what}-{args.network}-{args.preset}-{where}.json", list[Row]()
+    path = RESULTS / f"{args.what}-{args.network}-{args.preset}-{where}.json"
+    rows: list[dict[str, Any]] = read(path)["rows"] if args.resume else []
     args.device, args.benchmark = "cpu", "fishing"
     for number, batch in enumerate(batches(args)):
-        rows.append(measured(tampering, model, batch, number))
+        if number < len(rows):
+            continue
+        rows.append(asdict(measured(tampering, model, batch, number)))
         print(rows[-1], flush=True)
-        write(path, {"conditions": conditions(args), "rows": [asdict(r) for r in rows]})
+        write(path, {"conditions": conditions(args), "rows": rows})
 
 
 def line(name: str, rows: list[dict[str, Any]]) -> str:
@@ -197,6 +206,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--batches", type=int, default=10)
     parser.add_argument("--alone", action="store_true", help="a client of 8 examples of one class")
+    parser.add_argument("--resume", action="store_true", help="go on after the batches that are on record")
     return parser.parse_args()
 
 

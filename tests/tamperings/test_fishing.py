@@ -192,7 +192,7 @@ def test_cutoffs_isolate_one_of_any_batch(labels: list[int]) -> None:
 
 def test_the_published_cut_isolates_one_of_a_class_that_is_alone() -> None:
     private = pictures([3] * 8)
-    worlds = list(rounds(FeatureFishing(), relu_mlp(dtype=DOUBLE), private, 12))
+    worlds = list(rounds(FeatureFishing(feature=3), relu_mlp(dtype=DOUBLE), private, 12))
     assert separated(worlds, private, 1e-6) <= 10
 
 

@@ -17,6 +17,8 @@ NOBODY = 1e-6
 """Share of the largest bias gradient up to which nobody speaks: rounding, or a millionth of the examples."""
 WHOLE = 0.02
 """How far a number of examples may be off a whole one."""
+SHARP = 1e-5
+"""The same of those who are heard exactly."""
 
 
 @dataclass(frozen=True)
@@ -28,12 +30,20 @@ class Catch:
         features: the mean of what enters the head for them.
         share: of all examples, where the update's scale is that of a mean.
         count: how many they are; None if the server cannot tell.
+        blurred: how far their number is off a whole one, which it is by those who speak, or are silent, in part; 0 if
+            the server cannot tell.
     """
 
     gradient: Params
     features: Float[Tensor, " d"]
     share: float
     count: int | None
+    blurred: float = 0.0
+
+    @property
+    def single(self) -> bool:
+        """One example speaks, and nobody else in part."""
+        return self.count == 1 and self.blurred < SHARP
 
 
 def caught(bait: Bait, update: Update, knowledge: ServerKnowledge) -> Catch | None:
@@ -60,17 +70,17 @@ def caught(bait: Bait, update: Update, knowledge: ServerKnowledge) -> Catch | No
     gradient = {k: v / share for k, v in values.items()}
     gradient[head.weight] = as_weight(head, torch.outer(answer, features), gradient[head.weight])
     gradient[head.bias] = answer
-    return Catch(gradient, features, share, _count(share, mean.scaled, knowledge.num_examples))
+    number = share * knowledge.num_examples if knowledge.num_examples is not None and mean.scaled else None
+    count = None if number is None else _count(number)
+    blurred = 0.0 if number is None else abs(number - round(number))
+    return Catch(gradient, features, share, count, blurred)
 
 
 def _less(values: Params, reference: Params) -> dict[str, Tensor]:
     return {k: v - reference[k].to(v) if k in reference else v for k, v in values.items()}
 
 
-def _count(share: float, scaled: bool, num_examples: int | None) -> int | None:
-    if num_examples is None or not scaled:
-        return None
-    number = share * num_examples
+def _count(number: float) -> int | None:
     return round(number) if number > 1 - WHOLE and abs(number - round(number)) < WHOLE else None
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from fedspill.core.errors import NotApplicable
 from fedspill.core.model import BATCH_NORMS, Model
 from fedspill.core.probing.head import Head, features_and_logits, last_linear
+from fedspill.core.rng import rand, stream
 from fedspill.core.types import Batch, Params
 from fedspill.inversion.gradients.losses import evidence
 from fedspill.inversion.network.trace import probe_inputs
@@ -113,10 +114,16 @@ def with_reference(bait: Bait, reference: Params | None) -> Bait:
 
 
 def known_features(model: Model, head: Head, public: Batch | None) -> Float[Tensor, "n d"]:
-    """What enters the head for public examples, and without them for inputs without meaning, in float64."""
-    calm = model.in_eval_mode()
+    """What enters the head for public examples, and without them for inputs without meaning, in float64.
+
+    The latter are of all colours, and more or less noisy, so that their features differ as pictures' do.
+    """
+    calm, spec = model.in_eval_mode(), model.input
     if public is None:
-        z = probe_inputs(model.input, PROBES, model.like)
+        noise = probe_inputs(spec, PROBES, model.like)
+        shape = (PROBES, noise.shape[1], *(1,) * (noise.ndim - 2))
+        level, share = (rand(shape, stream(0, "fishing", name), noise) for name in ("level", "share"))
+        z = spec.project(4 * (level - 0.5) + 4 * share * (noise - noise.mean()))
     else:
-        z = model.input.encode(public[:PUBLIC].to(model.like).inputs)
+        z = spec.encode(public[:PUBLIC].to(model.like).inputs)
     return torch.cat([features_and_logits(calm, calm.params, part, head)[0] for part in z.split(PROBES)]).double()
