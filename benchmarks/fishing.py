@@ -146,10 +146,9 @@ def batches(args: argparse.Namespace) -> Iterator[Batch]:
         own = number % 10
         chosen = [held[own].pop() for _ in range(1 if args.what == "class" else 8)]
         if not args.alone:
-            others = [i for i in order if int(pool.labels[i]) != own and i in set(held[int(pool.labels[i])])]
-            chosen += others[: args.size - len(chosen)]
-            for i in chosen[1 if args.what == "class" else 8 :]:
-                held[int(pool.labels[i])].remove(i)
+            left = {i for c in held for i in held[c] if c != own}
+            chosen += [i for i in order if i in left][: args.size - len(chosen)]
+            held = {c: [i for i in held[c] if i not in set(chosen)] for c in held}
         yield pool[chosen]
 
 

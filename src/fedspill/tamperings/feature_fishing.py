@@ -20,7 +20,7 @@ from fedspill.core.roles import UNWATCHED, Card, Tampered, Tampering, Watch
 from fedspill.core.types import Batch, Params, ServerRole, Update
 from fedspill.inversion.fishing.catching import Catch, caught
 from fedspill.inversion.fishing.counting import members, rarest
-from fedspill.inversion.fishing.cutoffs import Cutoff, varied
+from fedspill.inversion.fishing.cutoffs import Cutoff, unlike
 from fedspill.inversion.fishing.heads import Bait, bait_of, fished_head, known_features, with_head, with_reference
 from fedspill.inversion.fishing.reading import PAPER_SEARCH, PictureReading
 from fedspill.inversion.fishing.readout import FishingReadout
@@ -53,8 +53,7 @@ class FeatureFishing:
             classes beyond the cutoff are heard, too: it takes them to be absent.
         target: class that is cut; -1 takes the one with the most examples. Without `anyone`.
         feature: the direction is this feature; -1 takes one of middling size, as large ones are saturated and small
-            ones 0 for many examples; with `anyone` -1 takes the direction along which features of public examples, or
-            of inputs without meaning, differ most.
+            ones 0 for many examples; with `anyone` -1 draws any direction along which the mean is 0.
         multiplier: of the feature (the paper: 300). Not used with `anyone`, where features are measured.
         expected: examples to cut in the first round, with public examples.
         reading: how pictures are made of the gradient of those who speak.
@@ -113,24 +112,18 @@ class _Place:
     head: Head
     seed: int
 
-    def direction(self, mean: Float[Tensor, " d"], features: Float[Tensor, "n d"] | None = None) -> Float[Tensor, " d"]:
-        """Along which features are cut.
-
-        Args:
-            mean: of the examples' features.
-            features: of public examples.
-        """
+    def direction(self, mean: Float[Tensor, " d"]) -> Float[Tensor, " d"]:
+        """Along which features of this mean are cut."""
         chosen = self.fishing.feature
         if self.fishing.anyone and chosen == ANY:
-            known = known_features(self.model, self.head, None) if features is None else features
-            return varied(mean, known, stream(self.seed, "direction"))
+            return unlike(mean, stream(self.seed, "direction"))
         if chosen == ANY:
             chosen = int((mean - mean.mean()).abs().argmin())
         return torch.nn.functional.one_hot(torch.tensor(chosen), len(mean)).to(mean)
 
     def first_cut(self, features: Float[Tensor, "n d"]) -> tuple[Cutoff, float]:
         """The cutoff that one example of those expected passes, as public ones are spread, and what multiplies it."""
-        direction = self.direction(features.mean(0), features)
+        direction = self.direction(features.mean(0))
         along = features @ direction
         spread = float(along.std(correction=0))
         share = NormalDist().inv_cdf(1 - 1 / max(2, self.fishing.expected)) if self.fishing.expected > 1 else -FAR

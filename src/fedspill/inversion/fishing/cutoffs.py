@@ -18,8 +18,6 @@ STEP = 0.95
 """Of the way from a cutoff to the mean of those who pass it."""
 AGREE = 1e-6
 """Relative difference of two rounds' means at which they are of the same examples."""
-ALIKE = 1e-6
-"""Share of features by which they differ that rounding may make."""
 CLOSE = 0.01
 """Spreads from the cutoff to the mean of those who pass it at which no further cutoff tells them apart."""
 
@@ -60,22 +58,12 @@ class Cutoff:
         return replace(self, value=self.value + STEP * (mean - self.value), passed=self.value, mean=mean)
 
 
-def varied(mean: Float[Tensor, " d"], features: Float[Tensor, "n d"], rng: torch.Generator) -> Float[Tensor, " d"]:
-    """A direction of length 1 along which the mean is 0, so that what all features share takes no digits.
+def unlike(mean: Float[Tensor, " d"], rng: torch.Generator) -> Float[Tensor, " d"]:
+    """A random direction of length 1 along which the mean is 0, so that what all features share takes no digits.
 
-    Half of it is the direction along which some features differ most, so that examples are told apart, and half is
-    drawn, so that none of its entries is next to 0: what goes back along it must tell the layers before.
+    Random, since what goes back along it must tell the layers before: the direction along which features differ most
+    is smooth over positions, and tells less.
     """
-    spread = _without(mean, features - features.mean(0))
-    drawn = _without(mean, randn((1, len(mean)), rng, mean))[0]
-    if not float(spread.norm()) > ALIKE * float(features.norm()):
-        return drawn / drawn.norm()
-    first = torch.linalg.svd(spread, full_matrices=False).Vh[0]
-    first = first * first[first.abs().argmax()].sign()  # that of singular vectors is any
-    both = _without(mean, (first + drawn / drawn.norm())[None])[0]
-    return both / both.norm()
-
-
-def _without(mean: Float[Tensor, " d"], rows: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
-    tiny = torch.finfo(mean.dtype).tiny
-    return rows - torch.outer(rows @ mean, mean) / mean.square().sum().clamp_min(tiny)
+    drawn = randn(tuple(mean.shape), rng, mean)
+    drawn = drawn - mean * (drawn @ mean) / mean.square().sum().clamp_min(torch.finfo(mean.dtype).tiny)
+    return drawn / drawn.norm()
