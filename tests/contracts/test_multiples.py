@@ -21,7 +21,15 @@ from fedspill.testing.worlds import SPEC, batch, conv_bn, mlp, relu_mlp
 from tests.support.exclusivity import STRONG, pictures
 from tests.support.exclusivity import mlp as wide_mlp
 
-SEARCHED = {"cocktail_party", "disaggregated_inversion", "dlg", "idlg", "inverting_gradients"}
+SEARCHED = {
+    "class_fishing",
+    "cocktail_party",
+    "disaggregated_inversion",
+    "dlg",
+    "feature_fishing",
+    "idlg",
+    "inverting_gradients",
+}
 """They take steps, of which rounding makes other ones, so that they are held to factors that round nothing."""
 
 
@@ -64,6 +72,8 @@ def test_a_multiple_of_the_gradient_is_read_as_the_gradient(
     searches, solves = fedspill_component.name in SEARCHED, fedspill_component.name == "softmax_disaggregation"
     if fedspill_component.name in {"dlg", "idlg"} and n > 1:
         pytest.skip("of several examples the factor is told roughly, which is another search")
+    if fedspill_component.name in {"class_fishing", "feature_fishing"} and n > 1:
+        pytest.skip("how many speak is told by the scale; without it one is assumed, which a note says")
     for attack, update, everything in list(worlds(fedspill_component, n))[: 2 if searches or solves else None]:
         knowledge = everything if granted else replace(everything, labels=None)
         try:

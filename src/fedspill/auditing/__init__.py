@@ -7,6 +7,7 @@
 - `scheduling/`: the trials in turn, within the budget, resumable.
 - `trial`: one trial: what the server sends, what it is answered, what is rebuilt.
 - `servers`: the model that a server sends, asked for once per world and seed.
+- `isolated`: the plan's attacks on what a tampering has isolated.
 - `watch`: progress, checkpoints and the budget.
 - `judge`: the truth is opened: scores, beside guesses made without any update.
 - `recognition`: what is recognisable of what did not leak.

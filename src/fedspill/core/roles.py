@@ -99,10 +99,55 @@ class Tampered:
     """A model made to leak, and the attack that reads its answers; its typed fields are the server's secret.
 
     A readout of None means that the plan's own attacks are run on the tampered model.
+
+    Attributes:
+        goes_on: what the server sends in the next round of a federation, once it holds this round's mean update and
+            what it knows of it; None asks the same tampering again.
     """
 
     model: Model
     readout: Attack | None = None
+    goes_on: "Callable[[Update, ServerKnowledge], Tampering] | None" = None
+
+
+@dataclass(frozen=True)
+class Isolated:
+    """The update of a few examples of a batch, as an attack takes it.
+
+    Attributes:
+        knowledge: of these examples.
+        labelled: the labels in there are theirs; else they only give the same gradient.
+        note: for a reader of the result.
+    """
+
+    update: Update
+    knowledge: ServerKnowledge
+    labelled: bool
+    note: str
+
+
+@runtime_checkable
+class Isolates(Protocol):
+    """A readout that makes of the answer to its model an update of fewer examples, which any attack can take.
+
+    Where a plan names its tampering as `server.tampering`, the plan's attacks get that update.
+    """
+
+    def isolated(self, update: Update, knowledge: ServerKnowledge) -> Isolated:
+        """The update, and what is known of it.
+
+        Raises:
+            NobodyIsolated: the update holds nobody who is isolated.
+            NotApplicable: it cannot be told.
+        """
+        ...
+
+
+def nothing(knowledge: ServerKnowledge, note: str) -> Reconstruction:
+    """A reconstruction of nobody."""
+    spec, like = knowledge.model.input, knowledge.model.like
+    inputs = spec.decode(like.new_zeros(0, *spec.encoded_shape))
+    return Reconstruction(inputs=inputs, confidence=like.new_zeros(0), notes=(note,))
 
 
 @runtime_checkable

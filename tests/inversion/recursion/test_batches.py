@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from fedspill.inversion.recursion.equations.spoiled import spoiled
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -11,6 +10,7 @@ from fedspill.core.inputs import ImageSpec
 from fedspill.core.model import Model
 from fedspill.core.rng import randn, stream
 from fedspill.inversion.recursion.batch import read_batch
+from fedspill.inversion.recursion.equations.spoiled import spoiled
 from fedspill.inversion.recursion.facts import KnownValues
 from fedspill.inversion.recursion.firing import settled
 from fedspill.inversion.recursion.graph import Dataflow

@@ -2,14 +2,14 @@
 
 import pytest
 import torch
-from fedspill.inversion.recursion.equations.least_squares import Equations, as_columns, as_pictures
-from fedspill.inversion.recursion.equations.partly_known import solved_around
-from fedspill.inversion.recursion.equations.sharpened import sharpened
 from torch import Tensor, nn
 from torch.nn import functional
 
 from fedspill.core.rng import stream
 from fedspill.core.roles import UNWATCHED
+from fedspill.inversion.recursion.equations.least_squares import Equations, as_columns, as_pictures
+from fedspill.inversion.recursion.equations.partly_known import solved_around
+from fedspill.inversion.recursion.equations.sharpened import sharpened
 from fedspill.inversion.recursion.facts import Fact
 from fedspill.inversion.recursion.graph import Dataflow
 from fedspill.inversion.recursion.known_activations import KnownActivations
