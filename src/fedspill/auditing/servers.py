@@ -10,10 +10,11 @@ from fedspill.auditing.resolving.components import Chosen
 from fedspill.auditing.resolving.rounds import Observation, Rounds
 from fedspill.auditing.resolving.scenario import Scenario
 from fedspill.auditing.watch import TrialWatch
+from fedspill.core.errors import BadInput
 from fedspill.core.local_training.protocol import LocalTraining
 from fedspill.core.model import Model
 from fedspill.core.rng import stream
-from fedspill.core.roles import Attack, Tampering
+from fedspill.core.roles import Attack, ForClient, ForClients, Tampered, Tampering
 from fedspill.core.types import Batch, Update
 from fedspill.federation.rounds import Federation, Round, seen_by_client, weighted
 
@@ -27,11 +28,22 @@ class Sent:
 
     Attributes:
         added: parameters that the model has more than the plan's.
+        for_client: what the client of this number receives; None: all receive `model`.
     """
 
     model: Model
     attack: Attack
     added: int
+    for_client: ForClient | None = None
+
+    @property
+    def tampered(self) -> Tampered:
+        """As a federation sends it."""
+        return Tampered(self.model, for_client=self.for_client)
+
+    def sent_to(self, client: int) -> Model:
+        """What one client receives."""
+        return self.tampered.sent_to(client)
 
 
 @dataclass(frozen=True)
@@ -94,8 +106,10 @@ class Servers:
         private = self.scenario.private(update)
 
         def again() -> tuple[Update, Update]:
-            answers = [(federation.sizes[k], federation.bare(done.sent, k, number, seed)) for k in clients]
-            return weighted(answers), federation.recomputed(done.sent, clients, number, seed)
+            sizes, given = federation.sizes, {k: done.sent_to(k) for k in clients}
+            answers = [(sizes[k], federation.bare(given[k], k, number, seed)) for k in clients]
+            computed = [(sizes[k], federation.recomputed(given[k], [k], number, seed)) for k in clients]
+            return weighted(answers), weighted(computed)
 
         return Seen(
             self._sent[seed, number],
@@ -150,7 +164,7 @@ class Servers:
                 self.scenario.model,
                 rounds.count,
                 seed,
-                lambda model, number: self._asked(world, seed, number, model, watch).model,
+                lambda model, number: self._asked(world, seed, number, model, watch).tampered,
             )
             kept, before = dict[int, Round](), self.scenario.model
             book = None if self.ledger is None else self.ledger.page(world, seed)
@@ -182,16 +196,35 @@ class Servers:
         public, size = scenario.granted_public, _size(model)
         if isinstance(component, Tampering):
             server_watch = _server_watch(watch)
-            tampered = component.tamper(model, public, number, stream(seed, "server", world.name), server_watch)
+            told = self._told(component, number)
+            tampered = told.tamper(model, public, number, stream(seed, "server", world.name), server_watch)
             assert tampered.readout is not None, "components.choose() takes only tamperings that bring a readout"
             if server_watch.checkpoint is not None:
                 server_watch.checkpoint.unlink(missing_ok=True)
-            return Sent(tampered.model, tampered.readout, _size(tampered.model) - size)
+            return Sent(tampered.model, tampered.readout, _size(tampered.model) - size, tampered.for_client)
         if scenario.tampering is not None:
-            model = scenario.tampering.component.tamper(
-                model, public, number, stream(seed, "server"), _server_watch(watch)
-            ).model
+            told = self._told(scenario.tampering.component, number)
+            tampered = told.tamper(model, public, number, stream(seed, "server"), _server_watch(watch))
+            _same_for_all(tampered, scenario.tampering.label)
+            model = tampered.model
         return Sent(model, component, _size(model) - size)
+
+    def _told(self, tampering: Tampering, number: int) -> Tampering:
+        """The tampering as one that knows whom the server asks, if it wants to."""
+        if not isinstance(tampering, ForClients):
+            return tampering
+        rounds = self.scenario.rounds
+        asked = range(self.scenario.clients.count) if rounds is None else rounds.federation.asked(number)
+        return tampering.for_clients(tuple(asked))
+
+
+def _same_for_all(tampered: Tampered, label: str) -> None:
+    """Refuses different models where attacks are run that take the clients' models for one."""
+    if tampered.for_client is not None:
+        raise BadInput(
+            f"server.tampering = {label!r} sends every client another model, which the plan's attacks would take for"
+            " one; name it in audit.attacks, where its own readout is used"
+        )
 
 
 def _observed(observation: Observation, done: Round, federation: Federation) -> Update | None:
