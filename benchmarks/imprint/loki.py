@@ -7,9 +7,9 @@
 10 clients of 64 CIFAR-10 images (test part), 256 rows, 8 local steps of 8 images, public images of the training part.
 "one_model" is the front of "paper" with the first client's kernels for all, as the comparison. What is read is assigned
 to the images by squared error, and counted without the true activations: an image counts as read from 20, 40 and 60 dB
-on. "up to contrast" takes for each image the candidate nearest in direction at its best factor, which is what a count of
-rows that were hit once comes to. "client right" says of how many of those of 20 dB the readout names the true client. CIFAR-10 lies under
-FEDSPILL_DATA. Prints markdown, and adds to a record.
+on. "up to contrast" takes for each image the candidate nearest in direction at its best factor, which is what a count
+of rows that were hit once comes to. "client right" says of how many of those of 20 dB the readout names the true
+client. CIFAR-10 lies under FEDSPILL_DATA. Prints markdown, and adds to a record.
 """
 
 import argparse
@@ -129,7 +129,12 @@ def shown(name: str, record: dict[str, Any]) -> str:
     psnr = record["psnr_of_read"]
     cells = [name, f"{most} ({most / n:.1%})", str(good), str(exact), "-" if psnr is None else f"{psnr:.1f} dB"]
     contrast = record["up_to_contrast"][1]
-    cells += [f"{contrast} ({contrast / n:.1%})", f"{record['client_right']} of {most}", str(record["certified"]), f"{record['added_parameters']:,}"]
+    cells += [
+        f"{contrast} ({contrast / n:.1%})",
+        f"{record['client_right']} of {most}",
+        str(record["certified"]),
+        f"{record['added_parameters']:,}",
+    ]
     return "| " + " | ".join(cells) + " |"
 
 
@@ -150,8 +155,8 @@ def main() -> None:
     args = parser.parse_args()
     training = FedAvg(epochs=args.epochs, minibatch_size=args.step, lr=args.lr)
     record = run(args.row, network(args.network, args.mode, args.seed), training, json.loads(args.set), args)
-    print("| row | read (20 dB) | 40 dB | 60 dB | PSNR of those read | 40 dB up to contrast | client right | certified | added |")
-    print("|---|---|---|---|---|---|---|---|---|\n" + shown(args.row, record))
+    columns = ("row", "20 dB", "40 dB", "60 dB", "their PSNR", "up to contrast", "client right", "certified", "added")
+    print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}\n{shown(args.row, record)}")
     print({k: round(v, 1) for k, v in record["cpu_s"].items()})
     if args.out is not None:
         settings = {k: v for k, v in vars(args).items() if k not in ("out", "row")}

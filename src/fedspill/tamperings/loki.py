@@ -39,7 +39,7 @@ Read = Literal["brightest", "stored", "ratio"]
 WEIGHT = f"{PLANTED}.first.weight"
 OWN = Layer("weight", "bias")
 """One client's part of it."""
-SAME = 1e-3
+SAME = 1e-2
 """Distance between two candidates, relative to their length, up to which they are one example."""
 SLACK = 0.02
 """Share of a factor by which it may lie beyond what its bin allows."""
@@ -301,7 +301,7 @@ CARD: Card[Tampering] = Card(
     summary="Sends every client other kernels before one imprint, so that secure aggregation hides nobody.",
     presets={
         "paper": Loki(),
-        "stored": Loki(read="stored"),
+        "quick": Loki(read="stored"),
         "strong": Loki(Bins(256, PEEL, cutoffs="auto"), "ratio", "peel", scaling=1 / 16, gain=1 / 16),
     },
     reads=True,
