@@ -271,7 +271,7 @@ def _of_group(
     best = directions.new_tensor([1.0 if f is None or not stored else f for f in factors])
     alone = directions.new_tensor([f is not None for f in factors], dtype=torch.bool)
     other: Mark = "mixture" if bool(alone.any()) else "unsure"
-    trust = size[filled].argsort().argsort() / max(1, len(filled))
+    trust = size[filled].argsort().argsort().to(directions) / max(1, len(filled))
     doubt = DOUBTFUL if other == "mixture" else OPEN
     return Readings(
         directions * best[:, None],
