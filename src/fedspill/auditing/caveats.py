@@ -93,6 +93,13 @@ def caveats(trials: Sequence[Trial], conditions: Conditions) -> list[Caveat]:
         ),
         _about(
             ran,
+            "different models",
+            "Every client received a model of its own, which none of them can see alone: clients that compare what they"
+            " received, or a hash of it, would refuse.",
+            lambda t: t.different_models,
+        ),
+        _about(
+            ran,
             "tiny gradient",
             "The update's norm is below 1e-5: in float32 there is next to nothing to"
             " invert. A model at an earlier stage of training may leak more.",

@@ -14,12 +14,12 @@ from fedspill.auditing.resolving.components import Chosen
 from fedspill.auditing.resolving.rounds import Observation, Rounds
 from fedspill.auditing.resolving.scenario import Scenario
 from fedspill.auditing.watch import TrialWatch
-from fedspill.core.errors import NotApplicable
+from fedspill.core.errors import BadInput, NotApplicable
 from fedspill.core.knowledge import Knows, ServerKnowledge
 from fedspill.core.local_training.protocol import LocalTraining
 from fedspill.core.model import Model
 from fedspill.core.rng import stream
-from fedspill.core.roles import Attack, Isolates, Tampered, Tampering
+from fedspill.core.roles import Attack, ForClient, ForClients, Isolates, Tampered, Tampering
 from fedspill.core.types import Batch, Update
 from fedspill.federation.rounds import Federation, Round, seen_by_client, weighted
 from fedspill.federation.threat import observe
@@ -34,13 +34,26 @@ class Sent:
 
     Attributes:
         added: parameters that the model has more than the plan's.
-        tampered: by whom it was altered, if it was.
+        tampered: as a tampering made it; None where nothing was altered.
     """
 
     model: Model
     attack: Attack
     added: int
     tampered: Tampered | None = None
+
+    @property
+    def for_client(self) -> ForClient | None:
+        """What the client of this number receives; None: all receive `model`."""
+        return None if self.tampered is None else self.tampered.for_client
+
+    def as_sent(self) -> Tampered:
+        """As a federation sends it."""
+        return self.tampered or Tampered(self.model)
+
+    def sent_to(self, client: int) -> Model:
+        """What one client receives."""
+        return self.as_sent().sent_to(client)
 
 
 @dataclass(frozen=True)
@@ -104,8 +117,10 @@ class Servers:
         private = self.scenario.private(update)
 
         def again() -> tuple[Update, Update]:
-            answers = [(federation.sizes[k], federation.bare(done.sent, k, number, seed)) for k in clients]
-            return weighted(answers), federation.recomputed(done.sent, clients, number, seed)
+            sizes, given = federation.sizes, {k: done.sent_to(k) for k in clients}
+            answers = [(sizes[k], federation.bare(given[k], k, number, seed)) for k in clients]
+            computed = [(sizes[k], federation.recomputed(given[k], [k], number, seed)) for k in clients]
+            return weighted(answers), weighted(computed)
 
         return Seen(
             self._sent[seed, number],
@@ -160,7 +175,7 @@ class Servers:
                 self.scenario.model,
                 rounds.count,
                 seed,
-                lambda model, number: self._asked(world, seed, number, model, watch).model,
+                lambda model, number: self._asked(world, seed, number, model, watch).as_sent(),
             )
             kept, before = dict[int, Round](), self.scenario.model
             book = None if self.ledger is None else self.ledger.page(world, seed)
@@ -216,7 +231,7 @@ class Servers:
         public, size = scenario.granted_public, _size(model)
         if isinstance(component, Tampering):
             server_watch = _server_watch(watch)
-            asked = self._next.get(seed, component)
+            asked = self._told(self._next.get(seed, component), number)
             tampered = asked.tamper(model, public, number, stream(seed, "server", world.name), server_watch)
             assert tampered.readout is not None, "components.choose() takes only tamperings that bring a readout"
             if server_watch.checkpoint is not None:
@@ -224,10 +239,28 @@ class Servers:
             return Sent(tampered.model, tampered.readout, _size(tampered.model) - size, tampered)
         if scenario.tampering is None:
             return Sent(model, component, 0)
-        asked = self._next.get(seed, scenario.tampering.component)
+        asked = self._told(self._next.get(seed, scenario.tampering.component), number)
         tampered = asked.tamper(model, public, number, stream(seed, "server"), _server_watch(watch))
+        _same_for_all(tampered, scenario.tampering.label)
         attack = OnIsolated(component, tampered.readout) if isinstance(tampered.readout, Isolates) else component
         return Sent(tampered.model, attack, _size(tampered.model) - size, tampered)
+
+    def _told(self, tampering: Tampering, number: int) -> Tampering:
+        """The tampering as one that knows whom the server asks, if it wants to."""
+        if not isinstance(tampering, ForClients):
+            return tampering
+        rounds = self.scenario.rounds
+        asked = range(self.scenario.clients.count) if rounds is None else rounds.federation.asked(number)
+        return tampering.for_clients(tuple(asked))
+
+
+def _same_for_all(tampered: Tampered, label: str) -> None:
+    """Refuses different models where attacks are run that take the clients' models for one."""
+    if tampered.for_client is not None:
+        raise BadInput(
+            f"server.tampering = {label!r} sends every client another model, which the plan's attacks would take for"
+            " one; name it in audit.attacks, where its own readout is used"
+        )
 
 
 def _observed(observation: Observation, done: Round, federation: Federation) -> Update | None:

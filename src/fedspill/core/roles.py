@@ -94,20 +94,31 @@ class Predicts(Protocol):
         ...
 
 
+ForClient = Callable[[int], Model]
+"""The number of a client to the model that it is sent, where clients are sent different ones."""
+
+
 @dataclass(frozen=True)
 class Tampered:
     """A model made to leak, and the attack that reads its answers; its typed fields are the server's secret.
 
-    A readout of None means that the plan's own attacks are run on the tampered model.
-
     Attributes:
+        model: what is sent; where clients receive different models, the one that the server steps on from.
+        readout: None means that the plan's own attacks are run on the tampered model.
         goes_on: what the server sends in the next round of a federation, once it holds this round's mean update and
             what it knows of it; None asks the same tampering again.
+        for_client: what the client of this number receives; None: all receive `model`. The models differ in the
+            values of parameters and buffers only.
     """
 
     model: Model
     readout: Attack | None = None
     goes_on: "Callable[[Update, ServerKnowledge], Tampering] | None" = None
+    for_client: ForClient | None = None
+
+    def sent_to(self, client: int) -> Model:
+        """What one client receives."""
+        return self.model if self.for_client is None else self.for_client(client)
 
 
 @dataclass(frozen=True)
@@ -158,6 +169,19 @@ class Tampering(Protocol):
         self, model: Model, public_data: Batch | None, round: int, rng: torch.Generator, watch: Watch = UNWATCHED
     ) -> Tampered:
         """The model to send in this round; `watch` hears of what is trained before."""
+        ...
+
+
+@runtime_checkable
+class ForClients(Protocol):
+    """A tampering that must know whom the server asks, as one that sends every client another model."""
+
+    def for_clients(self, clients: Sequence[int]) -> Tampering:
+        """The tampering for a round in which the clients of these numbers are asked.
+
+        Raises:
+            BadInput: it was told of other clients before.
+        """
         ...
 
 

@@ -6,4 +6,5 @@
 - `extractor`: a frozen feature extractor and its head.
 - `layers`: what enters a layer.
 - `planting`: a layer planted in front of a network or of one of its layers.
+- `splitting`: a planted front whose kernels give every client columns of its own.
 """
