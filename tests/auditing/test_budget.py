@@ -59,9 +59,10 @@ def test_standard_takes_closed_forms_first_and_every_update_gets_a_first_answer(
         "inverting_gradients",
         "idlg",
         "dlg",
+        "rgap",
         "cocktail_party",
     ]
-    assert [task.update for task in turns] == [0, 1, 2] * 12
+    assert [task.update for task in turns] == [0, 1, 2] * 13
 
 
 def test_fully_connected_networks_have_an_order_of_their_own() -> None:
@@ -72,6 +73,7 @@ def test_fully_connected_networks_have_an_order_of_their_own() -> None:
         "disaggregated_inversion",
         "idlg",
         "inverting_gradients",
+        "rgap",
         "cocktail_party",
         "dlg",
     ]

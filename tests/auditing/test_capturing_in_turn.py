@@ -50,10 +50,10 @@ def test_what_is_not_read_is_searched_by_the_search_of_that_name() -> None:
     net = network(fully_connected=False)
     update, _, _ = sent(net, 2)
     how = {"num_examples": 2, "shape": SHAPE, "normalise": None}
-    named = fedspill.attack(update, net, attack="inverting_gradients:quick", **how)
+    named = fedspill.attack(update, net, attack="disaggregated_inversion:quick", **how)
     found = fedspill.attack(update, net, attack="standard:quick", **how)
     assert torch.equal(found.inputs, named.inputs), "whatever was tried before draws nothing from it"
-    assert found.notes[-1].startswith("inverting_gradients:quick of what 'standard' tries.")
+    assert found.notes[-1].startswith("disaggregated_inversion:quick of what 'standard' tries.")
     assert "linear_layer" in found.notes[-1]
     changed = fedspill.attack(update, net, settings={"steps": 3}, **how)
     assert len(changed.objective) == 4

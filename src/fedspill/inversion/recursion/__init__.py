@@ -5,7 +5,7 @@ Zhu and Blaschko, ICLR 2021, arXiv 2010.07733, extended as docs/recursion.md say
 - `graph`: a network as a graph of operations (torch.fx), each run, transposed and, often, undone.
 - `facts`: what is known of values and cotangents, and what follows from it.
 - `layer_by_layer`: the recursion from the head to the input.
-- `equations`: a layer's input as the unknown of linear equations.
+- `equations/`: a layer's input as the unknown of linear equations.
 - `mixing`: how a batch's maps are mixed, told by the gradients of all layers above them at once.
 - `firing`: units of which rounding hides whether they fire, told by the gradient.
 - `known_activations`: activations that are known exactly, and how far a picture is from giving them.
