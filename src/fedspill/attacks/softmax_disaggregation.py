@@ -150,7 +150,10 @@ def _through_other_layers(
     except NotApplicable as error:
         raise NotApplicable(f"{said}; images need another attack: {error}") from None
     if reading.pictures is None:
-        raise NotApplicable(f"{said}; no layer below it could be read, so images need another attack")
+        raise NotApplicable(
+            f"{said}. Read from there, layer by layer: {reading.described()}. That determines no image, and"
+            " disaggregated_inversion searches on"
+        )
     z = reading.pictures
     sure = (reading.certain & (told.copies.to(z.device) == 1) & told.fits) & _in_range(knowledge.model, z)
     note = f"{said}. Read from there, layer by layer: {reading.described()}. {int(sure.sum())} of them are certified."

@@ -11,11 +11,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fedspill.core.errors import NotApplicable, few
+from fedspill.core.inputs import ImageSpec
 from fedspill.core.model import Model, parameter_name
 from fedspill.core.rng import randn
 from fedspill.core.roles import UNWATCHED, Watch
 from fedspill.core.types import Params
 from fedspill.core.watching.clock import OutOfTime, Pace
+from fedspill.inversion.priors.total_variation import each_vectorial_variation
 from fedspill.inversion.recursion.graph import Dataflow, Node
 from fedspill.inversion.recursion.layer_by_layer import Head, Recursion
 
@@ -23,8 +25,14 @@ OVERDETERMINED = 8
 """Times the number of the picture's values: with so many active units known, these alone are inverted.
 
 Measured on ResNets: with 12 times as many gradient descent finds the picture, with 3 times it does not."""
-ROUNDS = ((240, 0.1), (240, 0.03), (480, 0.01))
-"""Steps of Adam and their rate. Only batches take more than the first: nothing else follows on them."""
+ROUNDS = ((240, 0.3), (240, 0.03), (480, 0.01))
+"""Steps of Adam on a batch and their rate, at first on signs; nothing else follows, so that they end at rounding."""
+ALONE = (240, 0.1)
+"""The same on one example."""
+SMOOTH = 0.7
+"""Weight of the total variation by which the misfit of signed steps is multiplied, so that it fades with the misfit.
+
+With it eight pictures behind two stages of a ResNet-18 are 68 dB after 240 steps; plain steps end at 10 to 18."""
 HOPE = 1e-2
 """Relative squared error of a batch's activations up to which finer steps lead on."""
 SPREAD = 0.3
@@ -85,16 +93,23 @@ class KnownActivations:
         if self.picture is not None:
             return self.picture
         z = SPREAD * randn((self.examples, *self.model.input.encoded_shape), rng, self.model.like)
-        for steps, rate in ROUNDS if self.examples > 1 else ROUNDS[:1]:
-            z, misfit = self._descended(z, steps, rate, watch)
+        if self.examples == 1:
+            return self._descended(z, *ALONE, watch)[0]
+        for number, (steps, rate) in enumerate(ROUNDS):
+            signed = number == 0 and isinstance(self.model.input, ImageSpec)
+            z, misfit = self._descended(z, steps, rate, watch, signed=signed)
             if not ENOUGH * self.examples < misfit < HOPE * self.examples or watch.out_of_time():
                 break
         return z
 
     def _descended(
-        self, z: Float[Tensor, "b ..."], steps: int, rate: float, watch: Watch
+        self, z: Float[Tensor, "b ..."], steps: int, rate: float, watch: Watch, *, signed: bool = False
     ) -> tuple[Float[Tensor, "b ..."], float]:
-        """After so many steps of Adam, or fewer if they found the pictures; and the misfit before the last of them."""
+        """After so many steps of Adam, or fewer if they found the pictures; and the misfit before the last of them.
+
+        Args:
+            signed: take the signs of the gradients, and pictures that are smooth first.
+        """
         spec, enough = self.model.input, ENOUGH if self.examples == 1 else EXACTLY
         z, misfit = z.clone(), math.inf
         adam = torch.optim.Adam([z.requires_grad_()], lr=rate)
@@ -103,11 +118,13 @@ class KnownActivations:
         for step in range(steps):
             try:
                 with pace.evaluation():
-                    value = self._misfit(z)
-                    (z.grad,) = torch.autograd.grad(value, z)
+                    off = self.misfits(z) / self._sizes
+                    value = (off * (SMOOTH * each_vectorial_variation(z)).exp()).sum() if signed else off.sum()
+                    (gradient,) = torch.autograd.grad(value, z)
             except OutOfTime:
                 break
-            misfit = float(value.detach())
+            z.grad = gradient.sign() if signed else gradient
+            misfit = float(off.detach().sum())
             watch.progress(step + 1, steps, misfit)
             if misfit < enough * self.examples or watch.out_of_time():
                 break
@@ -116,9 +133,6 @@ class KnownActivations:
             with torch.no_grad():
                 z.copy_(spec.project(z))
         return z.detach(), misfit
-
-    def _misfit(self, z: Float[Tensor, "b ..."]) -> Float[Tensor, ""]:
-        return (self.misfits(z) / self._sizes).sum()
 
     def misfits(self, z: Float[Tensor, "b ..."]) -> Float[Tensor, " b"]:
         """Squared errors of what enters ReLUs where they fire, and of what enters them above 0 where they do not.
