@@ -27,6 +27,8 @@ BRIEF = 1 / 4
 CLOSED = 1 / 2
 """For one closed form while others wait: a ceiling, of which it seldom needs a hundredth."""
 READS = frozenset({"nex"})
+OF_ITS_OWN = "disaggregated_inversion"
+"""Its iterations compare activations besides, which takes several times as long: no other search goes by them."""
 
 
 def is_fully_connected(module: nn.Module) -> bool:
@@ -71,7 +73,7 @@ def hopeless(coming: Sequence[Task], useful: float, after: float) -> dict[str, f
         after: seconds that are left for the others.
     """
     running, needs = coming[0].world, dict[str, float]()
-    if not isinstance(running.component, Searches):
+    if not isinstance(running.component, Searches) or running.name == OF_ITS_OWN:
         return needs
     second = useful / (USEFUL * running.component.evaluations())
     for world in {task.world.label: task.world for task in coming}.values():
