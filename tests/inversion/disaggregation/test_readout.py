@@ -9,7 +9,7 @@ from fedspill.core.inputs import ImageSpec
 from fedspill.core.model import Model
 from fedspill.core.rng import randn, stream
 from fedspill.inversion.disaggregation.errors import LogitErrors, logit_errors
-from fedspill.inversion.disaggregation.readout import Disaggregated, Effort, disaggregate, disaggregate_unlabelled
+from fedspill.inversion.disaggregation.readout import Disaggregated, Effort, Unlabelled, disaggregate
 from tests.support.heads import LIKE, Seen, nearest, seen
 
 TIGHT = 1e-12
@@ -129,13 +129,25 @@ def test_nothing_is_certain_of_wrong_labels() -> None:
 
 def test_labels_are_found() -> None:
     of = seen([6, 2, 2, 9])
-    got = disaggregate_unlabelled(
-        of.rows, of.weight, of.bias, 4, None, non_negative=True, rng=stream(0, "test", "starts"), noise=TIGHT
+    got = disaggregate(
+        of.rows,
+        of.weight,
+        of.bias,
+        Unlabelled(4, None),
+        non_negative=True,
+        rng=stream(0, "test", "starts"),
+        noise=TIGHT,
     )
     check(of, got)
     wrong = torch.tensor([0, 2, 2, 9])
-    got = disaggregate_unlabelled(
-        of.rows, of.weight, of.bias, 4, wrong, non_negative=True, rng=stream(0, "test", "starts"), noise=TIGHT
+    got = disaggregate(
+        of.rows,
+        of.weight,
+        of.bias,
+        Unlabelled(4, wrong),
+        non_negative=True,
+        rng=stream(0, "test", "starts"),
+        noise=TIGHT,
     )
     check(of, got)
 
@@ -178,8 +190,8 @@ def test_examples_are_told_apart_however_unlike_in_loudness(granted: bool) -> No
     if granted:
         got = disaggregate(of.rows, of.weight, of.bias, of.labels, non_negative=False, rng=rng, noise=TIGHT, effort=one)
     else:
-        got = disaggregate_unlabelled(
-            of.rows, of.weight, of.bias, 3, None, non_negative=False, rng=rng, noise=TIGHT, effort=one
+        got = disaggregate(
+            of.rows, of.weight, of.bias, Unlabelled(3, None), non_negative=False, rng=rng, noise=TIGHT, effort=one
         )
     check(of, got, 1e-4)
 

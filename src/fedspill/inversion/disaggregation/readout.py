@@ -97,11 +97,24 @@ class Disaggregated:
     redrawn: Redrawn | None = None
 
 
+@dataclass(frozen=True)
+class Unlabelled:
+    """A batch whose labels nobody granted: the likeliest multisets are tried until the equations hold.
+
+    Attributes:
+        count: examples in the batch.
+        inferred: labels that another method reads, tried first; None for none.
+    """
+
+    count: int
+    inferred: Int[Tensor, " n"] | None = None
+
+
 def disaggregate(
     rows: Float[Tensor, "classes k"],
     weight: Float[Tensor, "classes d"],
     bias: Float[Tensor, " classes"],
-    labels: Int[Tensor, " n"],
+    labels: Int[Tensor, " n"] | Unlabelled,
     *,
     non_negative: bool,
     rng: torch.Generator,
@@ -118,7 +131,7 @@ def disaggregate(
         rows: the gradient of the head, a row for each class: [dW | db], or dW alone where no bias was trained.
         weight: the head's, at which the gradient was taken.
         bias: the head's; zeros for a head without one.
-        labels: of the batch, in any order.
+        labels: of the batch, in any order, or what is known in their place.
         non_negative: features are 0 or more, as behind ReLU, sigmoid, or pooling of these.
         rng: for the starts.
         errors: what the loss makes of probabilities; None for plain cross-entropy.
@@ -127,43 +140,18 @@ def disaggregate(
         effort: how much is tried.
         is_up: whether the time is over.
         shares: of the examples in the mean, in the order of their labels, where these differ otherwise than by class;
-            they are made use of if all examples speak.
+            they are made use of if labels are given and all examples speak.
 
     Raises:
         NotApplicable: as many examples as classes, or more, or none that speaks.
     """
-    seen = _Seen.of(rows, weight, bias, len(labels), non_negative, errors, noise, free, effort)
+    count = labels.count if isinstance(labels, Unlabelled) else len(labels)
+    seen = _Seen.of(rows, weight, bias, count, non_negative, errors, noise, free, effort)
+    if isinstance(labels, Unlabelled):
+        likely = likely_multisets(count * _shares(seen), count, labels.inferred)
+        return _by_guesses(seen, (next(speakers(seen.rows, one, seen.heard)) for one in likely), None, rng, is_up)
     seen = seen if shares is None or seen.heard < len(labels) else replace(seen, shares=shares.to(seen.rows))
     return _by_guesses(seen, speakers(seen.rows, labels, seen.heard), labels, rng, is_up)
-
-
-def disaggregate_unlabelled(
-    rows: Float[Tensor, "classes k"],
-    weight: Float[Tensor, "classes d"],
-    bias: Float[Tensor, " classes"],
-    count: int,
-    inferred: Int[Tensor, " n"] | None,
-    *,
-    non_negative: bool,
-    rng: torch.Generator,
-    errors: LogitErrors | None = None,
-    noise: float = EPS,
-    free: bool = False,
-    effort: Effort = EFFORT,
-    is_up: Callable[[], bool] = lambda: False,
-) -> Disaggregated:
-    """The same without labels: the likeliest multisets are tried until the equations hold.
-
-    Args:
-        count: examples in the batch.
-        inferred: labels that another method reads, tried first; None for none.
-
-    The other arguments, and what is raised, are those of `disaggregate`.
-    """
-    seen = _Seen.of(rows, weight, bias, count, non_negative, errors, noise, free, effort)
-    expected = count * _shares(seen)
-    guesses = (next(speakers(seen.rows, labels, seen.heard)) for labels in likely_multisets(expected, count, inferred))
-    return _by_guesses(seen, guesses, None, rng, is_up)
 
 
 def _shares(seen: "_Seen") -> Float[Tensor, " classes"]:

@@ -17,7 +17,7 @@ from fedspill.core.roles import Watch
 from fedspill.core.types import Update
 from fedspill.core.watching.clock import around
 from fedspill.inversion.disaggregation.errors import LogitErrors, logit_errors
-from fedspill.inversion.disaggregation.readout import Disaggregated, Effort, disaggregate, disaggregate_unlabelled
+from fedspill.inversion.disaggregation.readout import Disaggregated, Effort, Unlabelled, disaggregate
 from fedspill.inversion.disaggregation.silent import heard_examples, precision_of
 from fedspill.inversion.gradients.head import ClassifierGradient, head_gradient
 from fedspill.inversion.gradients.mean import one_step
@@ -127,26 +127,11 @@ class HeadEquations:
     ) -> Disaggregated:
         """The equations' solution."""
         values = None if labels is None else labels.values.to(self.rows.device)
-        if granted and values is not None:
-            return disaggregate(
-                self.rows,
-                self.weight,
-                self.bias,
-                values,
-                non_negative=self.non_negative,
-                rng=rng,
-                errors=self.errors,
-                noise=self.noise,
-                free=free,
-                effort=effort,
-                is_up=is_up,
-            )
-        return disaggregate_unlabelled(
+        return disaggregate(
             self.rows,
             self.weight,
             self.bias,
-            self.count,
-            values,
+            values if granted and values is not None else Unlabelled(self.count, values),
             non_negative=self.non_negative,
             rng=rng,
             errors=self.errors,
