@@ -28,14 +28,15 @@ from fedspill.inversion.disaggregation.readout import Disaggregated, Effort
 from fedspill.inversion.gradients.mean import mean_gradient
 from fedspill.inversion.gradients.scale import multiple_note
 from fedspill.inversion.labels.known import known_labels
+from fedspill.inversion.matching.batch_reading import ReadFromHead
 from fedspill.inversion.matching.hypotheses import Hypothesis
 from fedspill.inversion.matching.known_targets import KnownTargets
 from fedspill.inversion.matching.outcome import conclude
 from fedspill.inversion.matching.recursive_reading import READING, Within
-from fedspill.inversion.matching.told_apart import ToldApart, told_apart
+from fedspill.inversion.matching.told_apart import ToldApart
 from fedspill.inversion.objective.distances import cosine_distance
 from fedspill.inversion.objective.matching import Matching
-from fedspill.inversion.recursion.batch import BatchReading, proven, read_batch
+from fedspill.inversion.recursion.batch import BatchReading, proven
 from fedspill.inversion.recursion.known_activations import KnownActivations
 from fedspill.inversion.search.problem import Found, Problem
 from fedspill.inversion.search.settings import SearchSettings
@@ -134,17 +135,16 @@ class DisaggregatedInversion:
         """What is known before any search, in a share of the time that there is."""
         there_is = left()
         within = watch if math.isinf(there_is) else Within(watch, time.monotonic() + READING * there_is)
-        told = told_apart(update, knowledge, Effort(self.starts, self.guesses, self.rounds), rng, within)
+        read = ReadFromHead(update, knowledge, Effort(self.starts, self.guesses, self.rounds))
+        told = read.told(rng, within)
         if not told.examples.fits:
             raise NotApplicable(f"{told.described()}; the equations do not hold, so that nothing there is a target")
-        gradient = mean_gradient(update, knowledge, list(update.values), knowledge.num_examples).values
-        nothing = torch.zeros_like(told.examples.certain)
         try:
-            reading = read_batch(knowledge.model, gradient, told.examples.features, told.examples.errors, rng, within)
+            below = read.reading(told, rng, within)
         except NotApplicable as error:
             raise NotApplicable(f"{told.described()}; they are no targets of a search: {error}") from None
-        read = _Read(told, reading, gradient, nothing)
-        return read if reading.pictures is None else read.proven(knowledge, reading.pictures)
+        found = _Read(told, below, read.gradient(), torch.zeros_like(told.examples.certain))
+        return found if below.pictures is None else found.proven(knowledge, below.pictures)
 
 
 @dataclass(frozen=True)

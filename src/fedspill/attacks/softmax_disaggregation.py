@@ -27,10 +27,10 @@ from fedspill.inversion.gradients.head import head_gradient
 from fedspill.inversion.gradients.mean import mean_gradient, one_step
 from fedspill.inversion.gradients.scale import multiple_note
 from fedspill.inversion.labels.known import Labels, known_labels
-from fedspill.inversion.matching.told_apart import HeadEquations, ToldApart, clock_of, told_apart
+from fedspill.inversion.matching.batch_reading import ReadFromHead
+from fedspill.inversion.matching.told_apart import HeadEquations, ToldApart, clock_of
 from fedspill.inversion.network.dense import Dense, dense_layers
 from fedspill.inversion.network.trace import trace
-from fedspill.inversion.recursion.batch import read_batch
 
 
 @dataclass(frozen=True)
@@ -71,12 +71,13 @@ class SoftmaxDisaggregation:
         """
         if not one_step(update, knowledge):
             return self._of_local_steps(update, knowledge, rng, clock_of(watch))
-        apart = told_apart(update, knowledge, Effort(self.starts, self.guesses, self.rounds), rng, watch)
+        read = ReadFromHead(update, knowledge, Effort(self.starts, self.guesses, self.rounds))
+        apart = read.told(rng, watch)
         told, labels = apart.examples, apart.granted
         try:
             layers = dense_layers(trace(knowledge.model))
         except NotApplicable:
-            return _through_other_layers(update, knowledge, apart, rng, watch)
+            return _through_other_layers(read, apart, rng, watch)
         return _rebuilt(_descended(layers, update, knowledge, told), told, labels, knowledge)
 
     def _of_local_steps(
@@ -135,18 +136,15 @@ def _behind_steps(trained: Trained, labels: Labels, knowledge: ServerKnowledge) 
     )
 
 
-def _through_other_layers(
-    update: Update, knowledge: ServerKnowledge, apart: ToldApart, rng: torch.Generator, watch: Watch
-) -> Reconstruction:
+def _through_other_layers(read: ReadFromHead, apart: ToldApart, rng: torch.Generator, watch: Watch) -> Reconstruction:
     """Pictures from features through convolutions: by the shift structure of their patches, then layer by layer.
 
     Raises:
         NotApplicable: no layer below the head was read.
     """
-    told, said = apart.examples, apart.described()
-    gradient = mean_gradient(update, knowledge, list(update.values), knowledge.num_examples)
+    told, said, knowledge = apart.examples, apart.described(), read.knowledge
     try:
-        reading = read_batch(knowledge.model, gradient.values, told.features, told.errors, rng, watch)
+        reading = read.reading(apart, rng, watch)
     except NotApplicable as error:
         raise NotApplicable(f"{said}; images need another attack: {error}") from None
     if reading.pictures is None:

@@ -23,6 +23,13 @@ TWINS = (
     "Another picture in the valid range has the same gradient (a multiple of this one, as the network is shown it); the"
     " one of most contrast is given."
 )
+ALIKE = 1e-6
+"""Cosine distance of a blank picture's update below which float32 tells it from the observed one in no direction."""
+NOTHING_TO_FOLLOW = (
+    "A blank picture's update has the direction of the observed one, up to {:.0e}: next to nothing of it depends on the"
+    " picture (labels and biases outweigh the rest, as in networks whose activations vanish), so that matching"
+    " directions has nothing to follow."
+)
 EXACT = 1e-3
 """Share of a blank image's distance below which the picture's update is the observed one: nothing is left to search."""
 
@@ -41,7 +48,8 @@ def conclude(
         level: converged means a distance below this share of the blank image's; below `EXACT`, if the budget ended the
             search, which was on its way then.
     """
-    residual = distance_to(matching, z, labels) / max(distance_to(matching, torch.zeros_like(z), labels), TINY)
+    blank = distance_to(matching, torch.zeros_like(z), labels)
+    residual = distance_to(matching, z, labels) / max(blank, TINY)
     if not math.isfinite(residual) or not math.isfinite(result.value):
         residual = math.inf  # nothing but NaN was seen: no trust in it
     spec, kept = matching.model.input, tried[result.problem]
@@ -52,7 +60,7 @@ def conclude(
         confidence=torch.full((len(z),), max(0.0, min(1.0, 1.0 - residual))),
         objective=result.history,
         converged=residual < (level if result.complete else min(level, EXACT)),
-        notes=_notes(result, tried),
+        notes=(*_notes(result, tried), *([NOTHING_TO_FOLLOW.format(blank)] if blank < ALIKE else [])),
     )
 
 
