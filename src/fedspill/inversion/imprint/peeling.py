@@ -156,6 +156,8 @@ def _round(state: Peel, codebook: Codebook, accounts: Accounts | None, level: fl
     """One look at every bin that changed; those that were not pure enough are looked at again at the next level."""
     fresh = list[Readings]()
     for j, dirty in enumerate(state.dirty):
+        if not bool((dirty & state.held[j].known()).any()):
+            continue
         looked, state.dirty[j] = dirty, torch.zeros_like(dirty)
         seen = read_group(state.held[j], state.imprint, j, codebook, looked, accounts)
         places, off = _places(state, j, looked), codebook.residual(seen.features)
