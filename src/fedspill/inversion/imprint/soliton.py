@@ -19,7 +19,7 @@ Sorting = Literal["bins", "ideal_soliton", "robust_soliton"]
 
 C, DELTA = 0.05, 0.1
 """Luby's constants of the robust soliton: how large the ripple is to be, and how often decoding may fail."""
-MOST_PUBLIC = 2048
+MOST_PUBLIC = 1024
 """Public examples by which measurements are made white; their inner products are decomposed."""
 
 
