@@ -1,7 +1,8 @@
 """An imprint in a linear layer that the network has: parameters only, the architecture stays as it is.
 
 Fowl et al.: "Robbing the Fed", ICLR 2022, arXiv:2110.13057, sections 3.3 and 4.3 ("the attacker only needs to modify
-parameters of an existing model").
+parameters of an existing model"). ARES (Gong et al. 2026, arXiv:2603.17623) brings bins into an unchanged architecture
+in another way, by sparse recovery of activations.
 """
 
 from dataclasses import dataclass, replace

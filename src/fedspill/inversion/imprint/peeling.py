@@ -1,7 +1,8 @@
 """Several linear functions and iterative cancellation: what one bin gives is taken out of the bins of the others.
 
 Every example lies in one bin of each group, as an item in an invertible Bloom lookup table (Goodrich, Mitzenmacher
-2011, arXiv:1101.2245). Not in Robbing the Fed; see docs/peeling.md.
+2011, arXiv:1101.2245), or in several rows of an LT code (`soliton`). Not in Robbing the Fed; docs/peeling.md tells what
+came before.
 
 Peeling reads an example from one bin and hands its error on to the next. Each example lies in one bin of every group,
 so that there are more bins than examples, and least squares over all of them keeps the errors from adding up. It
