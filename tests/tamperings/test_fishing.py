@@ -152,6 +152,22 @@ def test_a_class_that_is_absent_is_not_heard() -> None:
         sent.readout.isolated(update, knowledge)
 
 
+@pytest.mark.parametrize("member", [True, False])
+def test_noise_that_hides_everybody_is_not_called_nobody(member: bool) -> None:
+    private = pictures([3, 1] if member else [0, 1])
+    sent, update, known = answered(cast(ClassFishing(target=3), relu_mlp(dtype=DOUBLE)), private)
+    assert isinstance(sent.readout, FishingReadout)
+    bait = sent.readout.bait
+    assert bait is not None
+    bias = update.values[bait.head.bias or ""]
+    noise = torch.zeros_like(bias)
+    noise[3] = 2 * float(bias.abs().max()) * (-1 if float(bait.answer[3]) > 0 else 1)
+    noisy = replace(update, values={**update.values, bait.head.bias or "": bias + noise})
+    got = sent.readout.reconstruct(noisy, known, stream(0, "attack"))
+    assert len(got.inputs) == 0
+    assert got.notes[0].startswith("No example is heard: the row of class 3 answers with the sign that nobody gives it")
+
+
 @pytest.mark.parametrize("told", [True, False])
 def test_later_rounds_fish_for_classes_with_one_member_in_turn(told: bool) -> None:
     private = pictures([2, 2, 2, 4, 6, 6, 9, 0, 0, 0, 0])

@@ -11,6 +11,7 @@
 - `watch`: progress, checkpoints and the budget.
 - `judge`: the truth is opened: scores, beside guesses made without any update.
 - `recognition`: what is recognisable of what did not leak.
+- `ranks`: how far closed forms come in the network.
 - `prior_only`: what a search makes of the prior alone.
 - `readings`: every candidate that was read, and which are scored.
 - `verdict/`: what the audit concludes, and for each kind of server.

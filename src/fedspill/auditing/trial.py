@@ -115,8 +115,9 @@ def run_trial(servers: Servers, task: Task, watch: TrialWatch, priors: Priors) -
             watch.leave(JUDGING * posed.seconds)
             returned = posed.served.attack.reconstruct(job.update, job.knowledge, job.rng, watch)
     except NotApplicable as reason:
-        # Another round may be different.
-        unfit = task.world.explicit and servers.scenario.rounds is None
+        # Another round may be different; and what a defence hides from an attack is a result, no fault of the plan.
+        scenario = servers.scenario
+        unfit = task.world.explicit and scenario.rounds is None and not scenario.defences
         return Finished(blank(servers.scenario, task, skipped=str(reason)), {}, unfit)
     except OutOfTime:
         return given_up(servers.scenario, task, watch)

@@ -12,15 +12,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from fedspill.rendering.ranks import reach, row
+
 if TYPE_CHECKING:
     from fedspill.inversion.recursion.rank_analysis import LayerRank
 
-SAID = {
-    "head": "yes: the last layer's",
-    "constraints": "yes",
-    "patches": "yes: rank of the gradient",
-    "known": "yes: from above",
-}
 CAVEAT = "One example in eval mode; what is left open here may be found by a search (inverting_gradients)."
 
 
@@ -72,22 +68,9 @@ def show(found: "Sequence[LayerRank]", console: Console) -> None:
     for heading in ("values", "gradient", "with outputs"):
         table.add_column(heading, justify="right")
     table.add_column("determined", overflow="fold")
-    for layer in found:
-        most = "" if layer.exact else "<= "
-        said = SAID[layer.way] if layer.way else f"no: {'at least ' if not layer.exact else ''}{layer.open:,} open"
-        said = "no, but known from below" if layer.reached and not layer.way else said
-        numbers = (f"{layer.values:,}", f"{layer.gradient:,}", f"{most}{layer.rank:,}")
-        style = "red" if layer.reached else ""
-        table.add_row(Text(", ".join(layer.layers)), *numbers, Text(said), style=style)
+    for told in map(row, found):
+        style = "red" if told.reached else ""
+        table.add_row(Text(told.layers), told.values, told.gradient, told.rank, Text(told.determined), style=style)
     console.print(table)
     console.print(reach(found), markup=False, style="bold")
     console.print(CAVEAT, markup=False, style="yellow")
-
-
-def reach(found: "Sequence[LayerRank]") -> str:
-    """In one sentence how far the recursion comes."""
-    passed = sum(layer.reached for layer in found)
-    if passed == len(found):
-        return "The inputs of all layers are known: the recursion reaches the picture."
-    end = next(layer for layer in reversed(found) if not layer.reached)
-    return f"The recursion ends at the input of {', '.join(end.layers)}: {passed} of {len(found)} inputs are known."

@@ -11,6 +11,7 @@
 - `facts`: trials by attack, and what their scores come to.
 - `defences`: what the clients did to their updates, in words.
 - `rounds`: the rounds of a federation as rows.
+- `ranks`: which layers determine their input, as rows.
 - `bins`: what a readout read, bin by bin.
 - `texts`: sentences and rows, with what differs marked.
 - `numbers`: how numbers are written for people.

@@ -1,7 +1,8 @@
 """An imprint in a linear layer that the network has: parameters only, the architecture stays as it is.
 
 Fowl et al.: "Robbing the Fed", ICLR 2022, arXiv:2110.13057, sections 3.3 and 4.3 ("the attacker only needs to modify
-parameters of an existing model").
+parameters of an existing model"). ARES (Gong et al. 2026, arXiv:2603.17623) brings bins into an unchanged architecture
+in another way, by sparse recovery of activations.
 """
 
 from dataclasses import dataclass, replace
@@ -22,6 +23,7 @@ from fedspill.inversion.imprint.making import Bins, make_imprint
 from fedspill.inversion.imprint.measurement import Cutoffs
 from fedspill.inversion.imprint.readout import Decode, ImprintReadout
 from fedspill.inversion.imprint.rows import Imprint
+from fedspill.inversion.imprint.soliton import Sorting
 from fedspill.inversion.imprint.views import view_at
 from fedspill.inversion.network.planting import find_place
 from fedspill.inversion.network.trace import Step, trace
@@ -45,6 +47,8 @@ class RobbingLinearLayer:
         active_from: before this round the layer stays as it is.
         decode: "bins" or "peel".
         predict_labels: see `robbing_the_fed`.
+        sorting: see `robbing_the_fed`.
+        expected: see `robbing_the_fed`.
     """
 
     at: str = ""
@@ -57,6 +61,8 @@ class RobbingLinearLayer:
     active_from: int = 0
     decode: Decode = "bins"
     predict_labels: bool = False
+    sorting: Sorting = "bins"
+    expected: int = 64
 
     def __post_init__(self) -> None:
         if self.throughput <= 0:
@@ -64,7 +70,7 @@ class RobbingLinearLayer:
         self._bins(2 * len(self.functions) if self.rows is None else self.rows)
 
     def _bins(self, rows: int) -> Bins:
-        return Bins(rows, self.functions, self.own, self.cutoffs)
+        return Bins(rows, self.functions, self.own, self.cutoffs, self.sorting, self.expected)
 
     def _bins_for(self, layer: Step) -> Bins:
         """All of a narrow layer's rows measure fewer functions, as each needs two."""

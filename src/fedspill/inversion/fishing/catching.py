@@ -76,6 +76,14 @@ def caught(bait: Bait, update: Update, knowledge: ServerKnowledge) -> Catch | No
     return Catch(gradient, features, share, count, blurred)
 
 
+def against(bait: Bait, update: Update, knowledge: ServerKnowledge) -> bool:
+    """Whether the row answers with the other sign than whoever speaks: noise, behind which somebody may speak."""
+    assert bait.head.bias is not None, "a head without a bias was refused"
+    mean = mean_gradient(update, knowledge, update.values).values[bait.head.bias]
+    less = mean if bait.reference is None else _less({bait.head.bias: mean}, bait.reference)[bait.head.bias]
+    return float(less[bait.row] / bait.answer.to(mean)[bait.row]) < -WHOLE * float(mean.abs().max())
+
+
 def _less(values: Params, reference: Params) -> dict[str, Tensor]:
     return {k: v - reference[k].to(v) if k in reference else v for k, v in values.items()}
 

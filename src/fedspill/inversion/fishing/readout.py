@@ -8,12 +8,12 @@ from fedspill.core.errors import NobodyIsolated
 from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.roles import UNWATCHED, Isolated, Watch, nothing
 from fedspill.core.types import Reconstruction, Update
-from fedspill.inversion.fishing.catching import Catch, caught, handed_on
+from fedspill.inversion.fishing.catching import Catch, against, caught, handed_on
 from fedspill.inversion.fishing.heads import Bait
 from fedspill.inversion.fishing.reading import PictureReading, read_pictures
 from fedspill.inversion.search.settings import SearchSettings
 
-UNCOUNTED = "How many speak is not known (no number of examples, or an update of another scale); one is assumed."
+UNCOUNTED = "How many speak is not known (no number of examples, noise, or an update of another scale); one is assumed."
 
 
 @dataclass(frozen=True)
@@ -72,10 +72,18 @@ class FishingReadout:
             raise NobodyIsolated(f"No example speaks: {self.what}.")
         catch = caught(self.bait, update, knowledge)
         if catch is None:
-            raise NobodyIsolated(f"No example speaks: the batch holds none of {self.what}.")
+            raise NobodyIsolated(self._nobody(noisy=against(self.bait, update, knowledge)))
         handed = handed_on(self.bait, catch, knowledge)
         labelled = self.bait.label == self.bait.row
         return Isolated(*handed, labelled, self._described(catch, knowledge.num_examples))
+
+    def _nobody(self, *, noisy: bool) -> str:
+        if noisy:
+            return (
+                f"No example is heard: the row of {self.what} answers with the sign that nobody gives it, as noise"
+                " does; whether the batch holds one cannot be told."
+            )
+        return f"No example speaks: the batch holds none of {self.what}."
 
     def _described(self, catch: Catch, number: int | None) -> str:
         if catch.count is None:

@@ -104,7 +104,7 @@ def read_group(
     """
     filled = (held.known() if only is None else held.known() & only).nonzero()[:, 0]
     features = held.ratio(filled)
-    names = imprint.names()[group]
+    names = imprint.names_of(group)
     inside = imprint.groups[group].bins(features) == filled
     recognition = recognise(codebook, features)
     alone, mixed = recognition.alone & inside, recognition.mixed | ~inside

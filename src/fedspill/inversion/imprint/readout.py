@@ -91,11 +91,13 @@ class ImprintReadout:
         counts = f"{len(readings)} candidates were read in {bins} bins; {sure} are recognised as single examples."
         if n is None:
             return (counts,)
-        theory = summary(n, bins)
-        return (
-            counts,
-            theory if len(self.imprint.groups) == 1 else f"{theory} Here in {len(self.imprint.groups)} groups.",
-        )
+        return counts, self._theory(n, bins)
+
+    def _theory(self, n: int, bins: int) -> str:
+        groups = len(self.imprint.groups)
+        if groups == bins > 1:
+            return f"Each of the {bins} rows has a function of its own, as in an LT code: examples are in several."
+        return summary(n, bins) if groups == 1 else f"{summary(n, bins)} Here in {groups} groups."
 
     def predict(self, model: Model, z: Tensor) -> Prediction:
         """The bins that examples fall into by the measurement alone, and those that must be read exactly."""
