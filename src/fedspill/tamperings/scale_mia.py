@@ -6,6 +6,7 @@ the paper.
 """
 
 from dataclasses import dataclass, field, replace
+from math import isfinite
 from typing import Literal
 
 import torch
@@ -21,7 +22,7 @@ from fedspill.core.roles import UNWATCHED, Card, Prediction, State, Tampered, Ta
 from fedspill.core.types import Batch, Reconstruction, ServerRole, Update
 from fedspill.core.watching.nested import PhaseWatch
 from fedspill.inversion.codebooks.codebook import Codebook, NoCodebook
-from fedspill.inversion.imprint.bin_readout import SURE
+from fedspill.inversion.imprint.bin_readout import SURE, told_once
 from fedspill.inversion.imprint.linear_pair import EACH, LinearPair, linear_pair
 from fedspill.inversion.imprint.making import Bins, make_imprint
 from fedspill.inversion.imprint.measurement import Cutoffs
@@ -65,6 +66,8 @@ class ScaleMIA:
         cutoffs: see `robbing_the_fed`; the paper fits a normal distribution to public latents.
         throughput: see `robbing_the_fed`.
         decode: "bins" as in the paper, or "peel".
+        gain: scales the rows; the layer behind divides by it again. Where clients send what they trained, a small one
+            makes a step larger beside the numbers that it is added to, so that rounding takes less of it.
 
     Raises:
         BadInput: a number is out of range, or a file comes with an encoder that is not trained.
@@ -80,10 +83,14 @@ class ScaleMIA:
     cutoffs: Cutoffs | Literal["auto"] = "fitted_normal"
     throughput: float = 1.0
     decode: Decode = "bins"
+    gain: float = 1.0
 
     def __post_init__(self) -> None:
-        if not self.throughput > 0 or self.epochs < 1:
-            raise BadInput(f"throughput={self.throughput}, epochs={self.epochs}: above 0, and at least 1, is needed")
+        for name in ("throughput", "gain"):
+            if not (isfinite(value := vars(self)[name]) and value > 0):
+                raise BadInput(f"{name}={value} must be finite and above 0")
+        if self.epochs < 1:
+            raise BadInput(f"epochs={self.epochs} must be 1 or more")
         if self.autoencoder and self.encoder != "trained":
             raise BadInput(f"autoencoder={self.autoencoder!r} is a trained one, but encoder={self.encoder!r} was asked")
         Bins(EACH * len(self.functions) if self.rows is None else self.rows, self.functions, self.own, self.cutoffs)
@@ -107,7 +114,7 @@ class ScaleMIA:
         encoding = self._encoding(model, pair, public_data.inputs, watch, seed)
         bins = pair.bins(self.rows, self.functions, self.own, self.cutoffs)
         ordinary = pair.rows - bins.rows
-        imprint = make_imprint(bins, encoding.model, place, public_data, rng, ordinary=ordinary)
+        imprint = make_imprint(bins, encoding.model, place, public_data, rng, ordinary=ordinary, gain=self.gain)
         changed, outlet = pair.written(encoding.model, imprint, self.throughput, rng)
         readout = ImprintReadout(place.at, layer, imprint, encoding.look, self.decode, outlet)
         return Tampered(changed, ScaleMIAReadout(readout, encoding.notes))
@@ -222,7 +229,7 @@ class ScaleMIAReadout:
         Raises:
             NotApplicable: the layer was not trained.
         """
-        readings, like = self.bins.readings(update, knowledge, rng), knowledge.model.like
+        readings, like = told_once(self.bins.readings(update, knowledge, rng)), knowledge.model.like
         return Reconstruction(
             inputs=self.bins.look.inputs(readings.features).to(like),
             confidence=readings.confidence.to(like),
@@ -248,7 +255,7 @@ CARD: Card[Tampering] = Card(
     presets={
         "paper": ScaleMIA(),
         "quick": ScaleMIA("components", cutoffs="auto"),
-        "strong": ScaleMIA("components", functions=PEEL, cutoffs="auto", decode="peel"),
+        "strong": ScaleMIA("components", functions=PEEL, cutoffs="auto", decode="peel", gain=0.01),
     },
     role=ServerRole.MALICIOUS_PARAMETERS,
     needs=frozenset({Knows.PUBLIC_DATA}),

@@ -86,7 +86,7 @@ class LinearPair:
         """
         # One column for all bins. Its signs differ: equal ones would shift all logits alike, which a softmax ignores.
         bins = sum(len(g.rows) for g in imprint.groups)
-        column = randn((self.second.output_shape[-1],), rng, model.like) * (throughput / bins)
+        column = randn((self.second.output_shape[-1],), rng, model.like) * (throughput / bins / imprint.gain)
         changed = _written(model, imprint, self.layer, Layer(*_names(self.second)), column, rng) if active else model
         return changed, Outlet(self.first.name, self.second.name, column)
 
