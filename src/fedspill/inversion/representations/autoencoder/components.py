@@ -25,6 +25,8 @@ PASSING = (nn.ReLU, nn.LeakyReLU)
 """Layers that hand on what is above 0."""
 MARGIN = 0.5
 """By how much more than the lowest public component all of them are raised."""
+DEVIATIONS = 8.0
+"""Standard deviations by which they are raised at least, as few public images show no extremes."""
 MOST = 5000
 """Public images that say how blocks vary."""
 LEAST = 8
@@ -192,8 +194,9 @@ def _stage(unit: _Unit, x: Float[Tensor, "n c h w"]) -> Stage:
     mean = blocks.mean(1)
     values, vectors = torch.linalg.eigh((blocks - mean[:, None]).cov(correction=0))
     basis = vectors[:, values.argsort(descending=True)[: layer.out_channels]]
-    lowest = (basis.T @ (blocks - mean[:, None])).amin(1)
-    return Stage(layer.stride[0], mean, basis, -(1 + MARGIN) * lowest.clamp_max(0), layer.out_channels)
+    components = basis.T @ (blocks - mean[:, None])
+    shift = torch.maximum(-(1 + MARGIN) * components.amin(1), DEVIATIONS * components.std(1, correction=0))
+    return Stage(layer.stride[0], mean, basis, shift, layer.out_channels)
 
 
 def _parameters(unit: _Unit, stage: Stage, model: Model) -> dict[str, Tensor]:
