@@ -16,6 +16,7 @@ from fedspill.core.roles import Tampered
 from fedspill.core.tensor_files import write_tensors
 from fedspill.core.types import Batch, Reconstruction
 from fedspill.inversion.imprint.bin_readout import OPEN, REPEATED, SURE, Readings, told_once
+from fedspill.inversion.representations.autoencoder.encoder import latents_of
 from fedspill.inversion.representations.autoencoder.files import autoencoder_tensors
 from fedspill.inversion.representations.autoencoder.training import AutoencoderTraining, train_autoencoder
 from fedspill.inversion.representations.images.decoder import decoder_metadata
@@ -144,6 +145,23 @@ def test_a_trained_decoder_is_asked_for_what_was_read() -> None:
     assert not torch.equal(made.model.params["0.weight"], honest.params["0.weight"])
 
 
+def test_a_search_brings_images_nearer_to_the_latents_that_were_read() -> None:
+    made, private = planted(replace(TRAINED, refine=8)), stored(6, 0, DOUBLE)
+    found = read(made, private)
+    assert isinstance(made.readout, ScaleMIAReadout)
+    look, latents = made.readout.bins.look, found.representations
+    assert isinstance(look, DecoderView)
+    assert latents is not None
+    encoder = latents_of(made.model, "3")
+    gaps = [(encoder.of(images) - latents).norm() for images in (found.inputs, look.decoder(latents))]
+    assert float(gaps[0]) < 0.95 * float(gaps[1])
+    assert len(found.objective) == 8
+
+
+def test_in_closed_form_nothing_is_searched() -> None:
+    assert read(planted(STRONG), stored(6, 0, DOUBLE)).objective == ()
+
+
 def test_an_encoder_may_stay_as_it_is() -> None:
     made, honest = planted(replace(TRAINED, encoder="own")), convolutional()
     assert all(torch.equal(made.model.params[f"0.{k}"], honest.params[f"0.{k}"]) for k in ("weight", "bias"))
@@ -210,6 +228,7 @@ def test_what_it_cannot_do_without_is_said() -> None:
     ("change", "said"),
     [
         ({"epochs": 0}, "epochs=0"),
+        ({"refine": -1}, "refine=-1"),
         ({"throughput": 0.0}, "throughput=0.0"),
         ({"gain": float("nan")}, "gain=nan"),
         ({"rows": 3, "functions": ("mean", "random")}, "rows=3"),

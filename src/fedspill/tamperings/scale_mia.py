@@ -19,6 +19,7 @@ from fedspill.core.knowledge import Knows, ServerKnowledge
 from fedspill.core.model import Model
 from fedspill.core.rng import stream
 from fedspill.core.roles import UNWATCHED, Card, Prediction, State, Tampered, Tampering, Watch
+from fedspill.core.settings import with_fields
 from fedspill.core.types import Batch, Reconstruction, ServerRole, Update
 from fedspill.core.watching.nested import PhaseWatch
 from fedspill.inversion.codebooks.codebook import Codebook, NoCodebook
@@ -39,8 +40,12 @@ from fedspill.inversion.representations.autoencoder.training import (
     train_autoencoder,
 )
 from fedspill.inversion.representations.images.decoder import IRDecoder, decoder_of
+from fedspill.inversion.representations.images.search import match_representations
+from fedspill.inversion.representations.images.settings import IRMatching, MatchingSchedule, MatchingTerms
 
 Encoding = Literal["trained", "components", "own"]
+MATCHING = IRMatching("decoder", MatchingSchedule(lr=0.02), terms=MatchingTerms(kl=0.0, tv=0.02, anchor=0.1))
+"""Chosen on public images that the autoencoder was not trained on."""
 JUDGED = 200
 """Public images by which a report tells how much of an image a latent holds."""
 
@@ -68,6 +73,8 @@ class ScaleMIA:
         decode: "bins" as in the paper, or "peel".
         gain: scales the rows; the layer behind divides by it again. Where clients send what they trained, a small one
             makes a step larger beside the numbers that it is added to, so that rounding takes less of it.
+        refine: steps of a search, from what a decoder says on, for images whose latents are those that were read; 0
+            only decodes. In closed form nothing is searched.
 
     Raises:
         BadInput: a number is out of range, or a file comes with an encoder that is not trained.
@@ -84,13 +91,14 @@ class ScaleMIA:
     throughput: float = 1.0
     decode: Decode = "bins"
     gain: float = 1.0
+    refine: int = 0
 
     def __post_init__(self) -> None:
         for name in ("throughput", "gain"):
             if not (isfinite(value := vars(self)[name]) and value > 0):
                 raise BadInput(f"{name}={value} must be finite and above 0")
-        if self.epochs < 1:
-            raise BadInput(f"epochs={self.epochs} must be 1 or more")
+        if self.epochs < 1 or self.refine < 0:
+            raise BadInput(f"epochs={self.epochs}, refine={self.refine}: at least 1, and at least 0, is needed")
         if self.autoencoder and self.encoder != "trained":
             raise BadInput(f"autoencoder={self.autoencoder!r} is a trained one, but encoder={self.encoder!r} was asked")
         Bins(EACH * len(self.functions) if self.rows is None else self.rows, self.functions, self.own, self.cutoffs)
@@ -117,7 +125,8 @@ class ScaleMIA:
         imprint = make_imprint(bins, encoding.model, place, public_data, rng, ordinary=ordinary, gain=self.gain)
         changed, outlet = pair.written(encoding.model, imprint, self.throughput, rng)
         readout = ImprintReadout(place.at, layer, imprint, encoding.look, self.decode, outlet)
-        return Tampered(changed, ScaleMIAReadout(readout, encoding.notes))
+        matching = with_fields(MATCHING, iterations=self.refine) if self.refine else None
+        return Tampered(changed, ScaleMIAReadout(readout, matching, encoding.notes))
 
     def _encoding(self, model: Model, pair: LinearPair, public: Tensor, watch: Watch, seed: int) -> "Encoded":
         at = pair.first.name
@@ -215,10 +224,12 @@ class ScaleMIAReadout:
 
     Attributes:
         bins: the readout of latents.
+        matching: the search behind a decoder; None only decodes.
         notes: of the encoder.
     """
 
     bins: ImprintReadout
+    matching: IRMatching | None
     notes: tuple[str, ...]
 
     def reconstruct(
@@ -230,8 +241,10 @@ class ScaleMIAReadout:
             NotApplicable: the layer was not trained.
         """
         readings, like = told_once(self.bins.readings(update, knowledge, rng)), knowledge.model.like
+        inputs, objective = self._images(readings.features, knowledge.model, rng, watch)
         return Reconstruction(
-            inputs=self.bins.look.inputs(readings.features).to(like),
+            inputs=inputs.to(like),
+            objective=objective,
             confidence=readings.confidence.to(like),
             converged=bool((readings.confidence >= SURE).any()),
             notes=(*self.bins.notes(readings, knowledge.num_examples), *self.notes),
@@ -239,6 +252,16 @@ class ScaleMIAReadout:
             marks=readings.marks,
             representations=readings.features,
         )
+
+    def _images(
+        self, latents: Float[Tensor, "m d"], model: Model, rng: torch.Generator, watch: Watch
+    ) -> tuple[Float[Tensor, "m c h w"], tuple[float, ...]]:
+        look = self.bins.look
+        if self.matching is None or not isinstance(look, DecoderView) or len(latents) == 0:
+            return look.inputs(latents), ()
+        extractor, spec = latents_of(model, self.bins.at), image_spec(model.input)
+        matched = match_representations(extractor, spec, latents, self.matching, rng, watch, look.decoder)
+        return matched.inputs, matched.objective
 
     def predict(self, model: Model, z: Tensor) -> Prediction:
         """The bins that latents fall into, and those that must be read exactly."""
@@ -255,7 +278,7 @@ CARD: Card[Tampering] = Card(
     presets={
         "paper": ScaleMIA(),
         "quick": ScaleMIA("components", cutoffs="auto"),
-        "strong": ScaleMIA("components", functions=PEEL, cutoffs="auto", decode="peel", gain=0.01),
+        "strong": ScaleMIA("components", functions=PEEL, cutoffs="auto", decode="peel", gain=0.01, refine=150),
     },
     role=ServerRole.MALICIOUS_PARAMETERS,
     needs=frozenset({Knows.PUBLIC_DATA}),
