@@ -18,6 +18,7 @@ answer. Prints markdown, and adds to a record.
 import argparse
 import json
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -82,44 +83,65 @@ def with_private_activations(found: Reconstruction, places: tuple[tuple[str, ...
 
 def run(preset: ScaleMIA, args: argparse.Namespace) -> dict[str, Any]:
     """All batches of one size."""
-    public, training = pool(args.public), FedAvg(epochs=1, minibatch_size=args.images // args.clients, lr=args.lr)
-    model, private = network(args.seed), batches(args.images, args.batches)
+    public = pool(args.public)
+    training = FedAvg(epochs=1, minibatch_size=args.step or args.images // args.clients, lr=args.lr)
     began = time.process_time()
-    tampered = preset.tamper(model, public, 0, stream(args.seed, "server"))
-    planted, reading = time.process_time() - began, 0.0
+    tampered = preset.tamper(network(args.seed), public, 0, stream(args.seed, "server"))
+    planted = time.process_time() - began
     assert isinstance(tampered.readout, ScaleMIAReadout)
-    parts: dict[str, list[Tensor]] = {"blind": [], "private_activations": [], "ceiling": [], "mean_image": []}
-    certified, wrong = 0, 0
-    for k, batch in enumerate(private):
-        z = model.input.encode(batch.inputs)
-        update = aggregate_update(tampered.model, z, batch.labels, training, args.clients)
-        known = ServerKnowledge(tampered.model, args.clients, len(batch), local_training=training)
-        began = time.process_time()
-        found = tampered.readout.reconstruct(update, known, stream(args.seed, "attack", k))
-        reading += time.process_time() - began
-        told = tampered.readout.predict(tampered.model, z)
-        assert told.representations is not None
-        true = told.representations.double()
-        decoded = tampered.readout.bins.look.inputs(true).to(batch.inputs)
-        mean = public.inputs.mean(0, keepdim=True).expand_as(batch.inputs)
-        parts["blind"].append(blind(found, batch))
-        parts["ceiling"].append(PSNR()(decoded, batch.inputs).double())
-        parts["mean_image"].append(PSNR()(mean, batch.inputs).double())
-        if len(tampered.readout.bins.imprint.groups) == 1:
-            parts["private_activations"].append(with_private_activations(found, told.places, batch))
-        sure = torch.tensor([m == "alone" for m in found.marks])
-        assert found.representations is not None
-        gap = torch.cdist(found.representations[sure].double(), true).amin(1) / true.norm(dim=1).mean()
-        certified, wrong = certified + int(sure.sum()), wrong + int((gap > 1e-2).sum())
-    values = {name: torch.cat(v) for name, v in parts.items() if v}
+    private = batches(args.images, args.batches)
+    read = [answered(tampered.model, tampered.readout, b, training, args.clients) for b in private]
+    measured = [figures(tampered.model, tampered.readout, r, b) for r, b in zip(read, private, strict=True)]
+    blank = public.inputs.mean(0, keepdim=True)
+    values = {name: torch.cat([m[name] for m in measured]) for name in measured[0]}
+    values["mean_image"] = torch.cat([PSNR()(blank.expand_as(b.inputs), b.inputs) for b in private])
+    right = torch.cat([certified(tampered.model, tampered.readout, r, b) for r, b in zip(read, private, strict=True)])
     return {
         "images": args.images * len(private),
         **{name: summary(v) for name, v in values.items()},
-        "certified": certified,
-        "certified_but_wrong": wrong,
+        "certified": len(right),
+        "certified_but_wrong": int((~right).sum()),
         "notes": list(tampered.readout.notes),
-        "cpu_s": {"tampering": planted, "reading_a_batch": reading / len(private)},
+        "cpu_s": {"tampering": planted, "reading_a_batch": sum(r.cpu_s for r in read) / len(read)},
     }
+
+
+@dataclass(frozen=True)
+class Read:
+    """What was rebuilt of one batch, and the processor seconds that reading took."""
+
+    found: Reconstruction
+    cpu_s: float
+
+
+def answered(model: Model, readout: ScaleMIAReadout, batch: Batch, training: FedAvg, clients: int) -> Read:
+    """One aggregated update, read."""
+    update = aggregate_update(model, model.input.encode(batch.inputs), batch.labels, training, clients)
+    known = ServerKnowledge(model, clients, len(batch), local_training=training)
+    began = time.process_time()
+    found = readout.reconstruct(update, known, stream(0, "attack"))
+    return Read(found, time.process_time() - began)
+
+
+def figures(model: Model, readout: ScaleMIAReadout, read: Read, batch: Batch) -> dict[str, Tensor]:
+    """PSNR of every image, by each way to count."""
+    told = readout.predict(model, model.input.encode(batch.inputs))
+    assert told.representations is not None
+    decoded = readout.bins.look.inputs(told.representations.double()).to(batch.inputs)
+    values = {"blind": blind(read.found, batch), "ceiling": PSNR()(decoded, batch.inputs)}
+    if len(readout.bins.imprint.groups) == 1:
+        values["private_activations"] = with_private_activations(read.found, told.places, batch)
+    return values
+
+
+def certified(model: Model, readout: ScaleMIAReadout, read: Read, batch: Batch) -> Tensor:
+    """Of the latents that are marked as a single example's, whether they are one's, to 1 % of the mean length."""
+    true = readout.predict(model, model.input.encode(batch.inputs)).representations
+    assert true is not None
+    assert read.found.representations is not None
+    sure = torch.tensor([m == "alone" for m in read.found.marks])
+    gaps = torch.cdist(read.found.representations[sure].double(), true.double()).amin(1)
+    return gaps <= 1e-2 * true.double().norm(dim=1).mean()
 
 
 def summary(values: Tensor) -> dict[str, float | None]:
@@ -148,6 +170,7 @@ def main() -> None:
     parser.add_argument("--public", type=int, default=5000)
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--lr", type=float, default=0.1)
+    parser.add_argument("--step", type=int, default=0, help="images of one local step; 0 takes all of a client")
     parser.add_argument("--autoencoder", default="", help="file of a trained one")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--set", default="{}", help="fields of the tampering, as JSON")
@@ -161,7 +184,8 @@ def main() -> None:
     print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}\n{shown(args.row, record)}")
     print({k: round(v, 2) for k, v in record["cpu_s"].items()}, record["notes"])
     if args.out is not None:
-        settings = {k: v for k, v in vars(args).items() if k not in ("out", "row", "autoencoder")}
+        told = {k: v for k, v in vars(args).items() if k not in ("out", "row", "autoencoder")}
+        settings = {k: v for k, v in told.items() if k != "step" or v}
         file = f" autoencoder={Path(args.autoencoder).name}" if args.autoencoder else ""
         key = " ".join([args.row, *(f"{k}={v}" for k, v in settings.items())]) + file
         known = json.loads(args.out.read_text()) if args.out.exists() else {}

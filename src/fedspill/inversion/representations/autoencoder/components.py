@@ -29,6 +29,8 @@ DEVIATIONS = 8.0
 """Standard deviations by which they are raised at least, as few public images show no extremes."""
 MOST = 5000
 """Public images that say how blocks vary."""
+NUMBERS = 2**25
+"""Of all these images together, 256 MB in float64: large ones have many blocks each."""
 LEAST = 8
 """Public images without which nothing is measured."""
 
@@ -125,7 +127,8 @@ def component_encoder(model: Model, at: str, public: Float[Tensor, "n c h w"]) -
     spec, units = image_spec(model.input), _units(model, at)
     if units and len(public) < LEAST:
         raise NotApplicable(f"components need at least {LEAST} public images, got {len(public)}")
-    x = spec.encode(public[:MOST].to(model.like.device, torch.float64))
+    used = public[: min(MOST, max(LEAST, NUMBERS // public[0].numel()))] if len(public) else public
+    x = spec.encode(used.to(model.like.device, torch.float64))
     stages, encoder = list[Stage](), dict[str, Tensor]()
     for unit in units:
         stages.append(_stage(unit, x))
