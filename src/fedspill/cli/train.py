@@ -12,7 +12,7 @@ from fedspill.plan.tables import table_of
 
 app = typer.Typer(
     name="train",
-    help="Train what attacks need: robust feature extractors, heads that leak, decoders.",
+    help="Train what attacks need: robust feature extractors, heads that leak, decoders, autoencoders.",
     no_args_is_help=True,
 )
 
@@ -70,6 +70,27 @@ def decoder(plan: Plan, out: Out, settings: Settings = None, device: Device = "a
     Console().print(
         f"PSNR {report.psnr:.2f} dB{similar} ({report.examples} held-out images from their exact representations; the"
         f" mean image gets {report.mean_image_psnr:.2f} dB); wrote {out}",
+        markup=False,
+    )
+
+
+@app.command(epilog="Example:  fedspill train autoencoder plans/train/scale_mia.toml --out autoencoder.safetensors")
+def autoencoder(plan: Plan, out: Out, settings: Settings = None, device: Device = "auto") -> None:
+    """An encoder for a network's own layers, and its decoder; run it again to go on after a kill."""
+    check_device(device)
+    table = table_of(plan, settings)
+    from fedspill.cli.progress import TerminalListener
+    from fedspill.plan.build import pick_device
+    from fedspill.plan.file import parse_as
+    from fedspill.training.autoencoder import train_autoencoder_file
+    from fedspill.training.plan import AutoencoderPlan
+
+    read, words = parse_as(AutoencoderPlan, table), command_line(out)
+    with TerminalListener(Console(stderr=True)) as listener:
+        report = train_autoencoder_file(read, out, device=pick_device(device), listener=listener, command=words)
+    Console().print(
+        f"PSNR {report.psnr:.2f} dB, {report.recognised:.1%} above 18 dB ({report.examples} held-out images from their"
+        f" exact latents; the mean image gets {report.mean_image_psnr:.2f} dB); wrote {out}",
         markup=False,
     )
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, PlainSerializer, TypeAdapter, ValidationError, model_validator
 
 from fedspill.core.settings import field_names, flat_path, grouped
+from fedspill.inversion.representations.autoencoder.training import AutoencoderTraining
 from fedspill.inversion.representations.heads.settings import SpAB, told_fields
 from fedspill.inversion.representations.heads.weights import Kind
 from fedspill.inversion.representations.images.decoder import DecoderShape
@@ -151,6 +152,40 @@ class DecoderPlan(Section):
     model: ModelSection = ModelSection(name="cnn")
     data: PoolSection = PoolSection(name="cifar10", split="train")
     decoder: DecoderSection = DecoderSection()
+
+
+class AutoencoderSection(Section):
+    """Training of an encoder and its decoder, see `AutoencoderTraining`. The defaults suit CIFAR-10 on a CPU core.
+
+    Attributes:
+        at: the linear layer that gets the latents; "" is the first one that a ReLU and another one follow.
+        widths: channels of the decoder at each size, from the smallest; between two sizes both sides double.
+        blocks: residual blocks at each size.
+        held_out: last examples of the data, on which both are measured and not trained.
+    """
+
+    at: str = ""
+    widths: tuple[int, ...] = AutoencoderTraining().layout.widths
+    blocks: int = Field(default=AutoencoderTraining().layout.blocks, ge=0)
+    epochs: int = Field(default=AutoencoderTraining().epochs, ge=1)
+    minibatch_size: int = Field(default=AutoencoderTraining().minibatch, ge=2)
+    lr: float = Field(default=AutoencoderTraining().lr, gt=0)
+    weight_decay: float = Field(default=AutoencoderTraining().weight_decay, ge=0)
+    held_out: int = Field(default=1000, ge=1)
+    seed: int = 0
+
+    def training(self) -> AutoencoderTraining:
+        """The section as `train_autoencoder` takes it."""
+        layout = DecoderShape(self.widths, self.blocks)
+        return AutoencoderTraining(layout, self.epochs, self.minibatch_size, self.lr, self.weight_decay)
+
+
+class AutoencoderPlan(Section):
+    """All that `fedspill train autoencoder` needs to know; `data` is what the server holds, no client's images."""
+
+    model: ModelSection = ModelSection(name="strided_cnn")
+    data: PoolSection = PoolSection(name="cifar10", split="train")
+    autoencoder: AutoencoderSection = AutoencoderSection()
 
 
 def _known_keys(value: object) -> object:

@@ -187,6 +187,18 @@ def read_decoder(path: str | Path, extractor: Extractor) -> IRDecoder:
     Raises:
         BadInput: there is no such file, it holds no decoder, or one that was trained for another extractor.
     """
+    tensors, metadata = kept_file(path)
+    decoder = kept_decoder(path, tensors, metadata, extractor)
+    decoder.check(extractor)
+    return decoder
+
+
+def kept_file(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a safetensors file, and what it says of itself.
+
+    Raises:
+        BadInput: there is no such file, or it is not whole.
+    """
     path = Path(path)
     if not path.is_file():
         raise BadInput(f"decoder file {str(path)!r} does not exist")
@@ -196,14 +208,29 @@ def read_decoder(path: str | Path, extractor: Extractor) -> IRDecoder:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
     except (SafetensorError, OSError, ValueError) as error:
         raise BadInput(f"{str(path)!r} is no whole safetensors file: {str(error)[:160]}") from error
+    return tensors, metadata
+
+
+def kept_decoder(
+    path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], extractor: Extractor
+) -> IRDecoder:
+    """The decoder of these tensors, in eval mode; whether it is this extractor's is not checked.
+
+    Args:
+        path: of the file, for the error.
+        tensors: of `state_dict`.
+        metadata: see `decoder_metadata`.
+        extractor: whose device and dtype it gets.
+
+    Raises:
+        BadInput: they are no decoder's.
+    """
     try:
         decoder = _built(metadata)
         decoder.load_state_dict(tensors, assign=True)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise BadInput(f"{str(path)!r} holds no decoder that `fedspill train decoder` wrote") from error
-    decoder = decoder.to(extractor.model.like.device, extractor.model.like.dtype)
-    decoder.check(extractor)
-    return decoder.eval().requires_grad_(False)
+        raise BadInput(f"{str(path)!r} holds no decoder that `fedspill train` wrote") from error
+    return decoder.to(extractor.model.like.device, extractor.model.like.dtype).eval().requires_grad_(False)
 
 
 def _built(metadata: Mapping[str, str]) -> IRDecoder:
