@@ -1,16 +1,19 @@
 """Parameters that make examples easy to rebuild from their gradients, searched on public ones."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from fedspill.core.errors import BadInput
 from fedspill.core.model import Model
 from fedspill.core.roles import State, Watch
 from fedspill.core.settings import Group
 from fedspill.core.types import Batch, Params
+from fedspill.core.watching.clock import OutOfTime, Pace
 from fedspill.inversion.bilevel.rebuilding import Rebuilding, Rebuilt
 
 LONGEST = 1.0
@@ -34,6 +37,14 @@ class OuterSearch(Group):
     images: int = 2
     held_out: int = 8
     judge_every: int = 20
+
+    def __post_init__(self) -> None:
+        least = min(self.steps, self.images, self.held_out, self.judge_every)
+        if least < 1 or not self.lr > 0:
+            raise BadInput(
+                f"steps={self.steps}, images={self.images}, held_out={self.held_out}, judge_every={self.judge_every},"
+                f" lr={self.lr}: all must be at least 1, lr above 0"
+            )
 
 
 @dataclass
@@ -68,13 +79,19 @@ class LeakSearch:
         self.names = self.model.trained_names(None)
         self.values = {k: self.model.params[k].detach().clone().requires_grad_() for k in self.names}
         self.optimiser = torch.optim.Adam(list(self.values.values()), self.settings.lr)
+        self.best, self.pace = dict(self.model.params), Pace(self.watch.out_of_time)
 
     def run(self) -> Params:
         """All steps, or as many as the budget allows; goes on from the watch's state."""
-        if (state := self.watch.load()) is not None:
-            self._resume(state)
-        else:
-            self._judge()
+        with suppress(OutOfTime):  # what was best before it stays
+            if (state := self.watch.load()) is not None:
+                self._resume(state)
+            else:
+                self._judge()
+            self._search()
+        return self.best
+
+    def _search(self) -> None:
         while self.done < self.settings.steps and not self.watch.out_of_time():
             self._step()
             self.done += 1
@@ -83,7 +100,6 @@ class LeakSearch:
                 self._judge()
             self.watch.progress(self.done, self.settings.steps, self.best_error)
             self.watch.save(self._state, last=last)
-        return self.best
 
     def _now(self) -> Model:
         return self.model.with_params({**self.model.params, **{k: v.detach() for k, v in self.values.items()}})
@@ -91,7 +107,11 @@ class LeakSearch:
     def _step(self) -> None:
         chosen = torch.randint(len(self.used), (self.settings.images,), generator=self.rng).tolist()
         model = self._now()
-        self._along(_cut(_mean([self._rebuilt(model, self.used[place]).derivative() for place in chosen])))
+        self._along(_cut(_mean([self._derivative(model, self.used[place]) for place in chosen])))
+
+    def _derivative(self, model: Model, place: int) -> Params:
+        with self.pace.evaluation():
+            return self._rebuilt(model, place).derivative()
 
     def _rebuilt(self, model: Model, place: int) -> Rebuilt:
         """One example by itself, from a grey image on: noise to begin with would be what is left after few steps."""
@@ -108,7 +128,8 @@ class LeakSearch:
     def _judge(self) -> None:
         """Keeps the parameters if held-out examples are rebuilt better than by those before."""
         model = self._now()
-        errors = [self._rebuilt(model, place).error for place in self.held]
+        with self.pace.evaluation():
+            errors = [self._rebuilt(model, place).error for place in self.held]
         error = sum(errors) / len(errors)
         self.curve.append(error)
         if error < self.best_error:

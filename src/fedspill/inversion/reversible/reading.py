@@ -61,7 +61,9 @@ def carried_back(model: Model, features: Float[Tensor, "n d"]) -> Float[Tensor, 
     """
     network = model.to(model.like.device, torch.float64).own_module()
     if not isinstance(network, ReversibleNetwork):
-        raise NotApplicable(f"{type(network).__name__} is no network of reversible blocks, which this readout runs back")
+        raise NotApplicable(
+            f"{type(network).__name__} is no network of reversible blocks, which this readout runs back"
+        )
     with torch.no_grad():
         return network.pictures(features.double())
 
