@@ -1,5 +1,6 @@
 """Parameters that make examples easy to rebuild from their gradients, searched on public ones."""
 
+import math
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -26,7 +27,7 @@ class OuterSearch(Group):
 
     Attributes:
         steps: of Adam on the parameters.
-        lr: its step.
+        lr: its first step, which falls to 0 by a cosine.
         images: public examples of one step, each rebuilt by itself.
         held_out: public examples that the search does not use, and by which its best parameters are chosen.
         judge_every: steps between two looks at those.
@@ -123,6 +124,8 @@ class LeakSearch:
             return
         for name, value in self.values.items():
             value.grad = derivative[name]
+        share = 0.5 * (1 + math.cos(math.pi * self.done / self.settings.steps))
+        self.optimiser.param_groups[0]["lr"] = self.settings.lr * share
         self.optimiser.step()
 
     def _judge(self) -> None:

@@ -93,10 +93,11 @@ def read_bank(update: Update, knowledge: ServerKnowledge, gain: float) -> Recons
     complete = knowledge.num_examples in (None, len(own.x))
     # Without a replay the rows' agreement counts, as far as it can tell one example from several.
     agreed = replayed is None and complete and bool(alone.all()) and has_directions(knowledge.model)
+    shown = labels is not None and not labels.is_floating_point() and not bool(again.any())
     return Reconstruction(
         inputs=spec.decode(slots.x.view(-1, *spec.encoded_shape)).to(like),
-        labels=None if labels is None or bool(again.any()) else labels.to(like.device),
-        label_method=None if labels is None or bool(again.any()) else "the gradient of each sub-model",
+        labels=labels.to(like.device) if labels is not None and shown else None,
+        label_method="the gradient of each sub-model" if shown else None,
         confidence=trust.to(like),
         converged=sure or agreed,
         notes=_notes(slots, alone, again, replayed, knowledge),
