@@ -15,7 +15,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -164,7 +164,7 @@ def optimised(args: argparse.Namespace) -> dict[str, Any]:
     """The same images before and after the search for parameters."""
     preset, model = optimised_parameters.CARD.presets[args.preset], network(args.network)
     assert isinstance(preset, optimised_parameters.OptimisedParameters)
-    tampering = replace(preset, search=with_fields(preset.search, **json.loads(args.set)))
+    tampering = with_fields(preset, **json.loads(args.set))
     private, public = chosen("test", args.size, args.seed), chosen("train", PUBLIC, args.seed)
     watch = Told(args.state)
     sent = tampering.tamper(model, public, 0, stream(args.seed, "server"), watch).model

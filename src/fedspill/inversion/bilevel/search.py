@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fedspill.core.errors import BadInput
 from fedspill.core.model import Model
+from fedspill.core.rng import randn
 from fedspill.core.roles import State, Watch
 from fedspill.core.settings import Group
 from fedspill.core.types import Batch, Params
@@ -31,6 +32,7 @@ class OuterSearch(Group):
         images: public examples of one step, each rebuilt by itself.
         held_out: public examples that the search does not use, and by which its best parameters are chosen.
         judge_every: steps between two looks at those.
+        noise: size of the noise that a descent begins at, in normalised pixels; 0 is a grey image, 1 what attacks use.
     """
 
     steps: int = 200
@@ -38,13 +40,14 @@ class OuterSearch(Group):
     images: int = 2
     held_out: int = 8
     judge_every: int = 20
+    noise: float = 1.0
 
     def __post_init__(self) -> None:
         least = min(self.steps, self.images, self.held_out, self.judge_every)
-        if least < 1 or not self.lr > 0:
+        if least < 1 or not self.lr > 0 or not self.noise >= 0:
             raise BadInput(
                 f"steps={self.steps}, images={self.images}, held_out={self.held_out}, judge_every={self.judge_every},"
-                f" lr={self.lr}: all must be at least 1, lr above 0"
+                f" lr={self.lr}, noise={self.noise}: all must be at least 1, but lr above 0 and noise 0 or more"
             )
 
 
@@ -77,6 +80,7 @@ class LeakSearch:
     def __post_init__(self) -> None:
         kept = min(self.settings.held_out, len(self.z) // 2)
         self.held, self.used = range(kept), range(kept, len(self.z))
+        self.starts = self._drawn(kept)
         self.names = self.model.trained_names(None)
         self.values = {k: self.model.params[k].detach().clone().requires_grad_() for k in self.names}
         self.optimiser = torch.optim.Adam(list(self.values.values()), self.settings.lr)
@@ -107,17 +111,19 @@ class LeakSearch:
 
     def _step(self) -> None:
         chosen = torch.randint(len(self.used), (self.settings.images,), generator=self.rng).tolist()
-        model = self._now()
-        self._along(_cut(_mean([self._derivative(model, self.used[place]) for place in chosen])))
+        model, starts, each = self._now(), self._drawn(len(chosen)), list[Params]()
+        for place, start in zip(chosen, starts, strict=True):
+            with self.pace.evaluation():
+                each.append(self._rebuilt(model, self.used[place], start).derivative())
+        self._along(_cut(_mean(each)))
 
-    def _derivative(self, model: Model, place: int) -> Params:
-        with self.pace.evaluation():
-            return self._rebuilt(model, place).derivative()
+    def _drawn(self, count: int) -> Tensor:
+        return self.settings.noise * randn((count, *self.z.shape[1:]), self.rng, self.z)
 
-    def _rebuilt(self, model: Model, place: int) -> Rebuilt:
-        """One example by itself, from a grey image on: noise to begin with would be what is left after few steps."""
+    def _rebuilt(self, model: Model, place: int, start: Tensor) -> Rebuilt:
+        """One example by itself."""
         z, labels = self.z[place : place + 1], self.labels[place : place + 1]
-        return self.inner.run(model, z, labels, torch.zeros_like(z))
+        return self.inner.run(model, z, labels, start[None])
 
     def _along(self, derivative: Params) -> None:
         if not all(bool(v.isfinite().all()) for v in derivative.values()):
@@ -132,7 +138,8 @@ class LeakSearch:
         """Keeps the parameters if held-out examples are rebuilt better than by those before."""
         model = self._now()
         with self.pace.evaluation():
-            errors = [self._rebuilt(model, place).error for place in self.held]
+            held = zip(self.held, self.starts, strict=True)
+            errors = [self._rebuilt(model, place, start).error for place, start in held]
         error = sum(errors) / len(errors)
         self.curve.append(error)
         if error < self.best_error:

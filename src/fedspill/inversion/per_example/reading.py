@@ -11,12 +11,12 @@ from fedspill.core.errors import NotApplicable
 from fedspill.core.inputs import InputSpec
 from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.model import Model
-from fedspill.core.types import Mark, Params, Reconstruction, Update, UpdateKind
+from fedspill.core.types import Mark, Reconstruction, Update
 from fedspill.inversion.analytic.candidates import certain_below, labels_to_try
 from fedspill.inversion.analytic.certificate import has_directions, range_violation, replay
 from fedspill.inversion.gradients.layer import sent
-from fedspill.inversion.gradients.mean import mean_gradient
-from fedspill.inversion.per_example.bank import BIAS, OUT, WEIGHT
+from fedspill.inversion.gradients.mean import mean_gradient, one_step
+from fedspill.inversion.per_example.bank import BIAS, OUT, SEEN, WEIGHT
 
 IN_RANGE = 1e-2
 SAME = 1e-3
@@ -131,17 +131,27 @@ def told_labels(update: Update, knowledge: ServerKnowledge, slots: Slots) -> Int
     tries = labels_to_try(model, None)
     if not len(tries):
         return granted if granted is not None and len(granted) == len(z) else None
-    ends = [model.logits(params, z).detach().requires_grad_() for params in _ends(update, model)]
-    shown = [torch.stack([_by_rows(model, logits, int(k)) for logits in ends]).sum(0) for k in tries]
+    points = _logits_on_the_way(update, knowledge, slots, z)
+    shown = [torch.stack([_by_rows(model, logits, int(k)) for logits in points]).sum(0) for k in tries]
     closeness = torch.stack([functional.cosine_similarity(s, slots.derivatives, 1, 1e-300) for s in shown])
     return tries.to(closeness.device)[closeness.argmax(0)]
 
 
-def _ends(update: Update, model: Model) -> list[Params]:
-    """Parameters that the loss was differentiated at: those that were sent, and those that local training ended at."""
-    if update.kind is UpdateKind.GRADIENT:
-        return [model.params]
-    return [model.params, {k: v - update.values[k] if k in update.values else v for k, v in model.params.items()}]
+def _logits_on_the_way(update: Update, knowledge: ServerKnowledge, slots: Slots, z: Tensor) -> list[Tensor]:
+    """Logits that the loss was differentiated at: those of the start, and of the end if there were several steps.
+
+    A bank that counts saw each example first at one step of the way, between them.
+    """
+    model = knowledge.model
+    start = model.logits(model.params, z).detach()
+    if one_step(update, knowledge):
+        return [start.requires_grad_()]
+    params = {k: v - update.values[k] if k in update.values else v for k, v in model.params.items()}
+    end = model.logits(params, z).detach()
+    if SEEN not in model.buffers:
+        return [start.requires_grad_(), end.requires_grad_()]
+    passed = ((slots.numbers + 0.5) / (slots.numbers[-1] + 1))[:, None].to(start)
+    return [torch.lerp(start, end, passed).requires_grad_()]
 
 
 def _by_rows(model: Model, logits: Tensor, label: int) -> Float[Tensor, "m rows"]:
