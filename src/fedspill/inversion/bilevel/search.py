@@ -37,9 +37,9 @@ class OuterSearch(Group):
 
     steps: int = 200
     lr: float = 3e-3
-    images: int = 2
-    held_out: int = 8
-    judge_every: int = 20
+    images: int = 8
+    held_out: int = 16
+    judge_every: int = 10
     noise: float = 1.0
 
     def __post_init__(self) -> None:
