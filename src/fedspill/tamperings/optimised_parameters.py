@@ -23,10 +23,9 @@ class OptimisedParameters:
     """Searches parameters by whose gradients public images are rebuilt best; brings no readout.
 
     The plan's attacks run on what it made. Inside, an image is rebuilt by a few steps of descent on the cosine
-    distance of gradients, from noise on; what is left of the error is differentiated by the parameters. Few steps say
-    where a descent is heading, and say it with less noise than many (docs/malicious_architectures.md). The search
-    begins at the model's own parameters, which stay if nothing is better on held-out public images. Networks in train
-    mode are searched in eval mode.
+    distance of gradients; what is left of the error is differentiated by the parameters. The search begins at the
+    model's own parameters, which stay if nothing is better on held-out public images. Networks in train mode are
+    searched in eval mode.
 
     Attributes:
         search: of the parameters.
@@ -35,8 +34,8 @@ class OptimisedParameters:
     """
 
     search: OuterSearch = OuterSearch()
-    inner_steps: int = 4
-    inner_lr: float = 0.6
+    inner_steps: int = 12
+    inner_lr: float = 0.3
 
     def __post_init__(self) -> None:
         if self.inner_steps < 1 or not self.inner_lr > 0:
@@ -62,6 +61,9 @@ class OptimisedParameters:
 
 
 _PAPER = OptimisedParameters()
+_STRONG = OptimisedParameters(
+    OuterSearch(images=8, held_out=16, judge_every=10, noise=1.0), inner_steps=4, inner_lr=0.6
+)
 
 CARD: Card[Tampering] = Card(
     title="Optimised parameters",
@@ -69,8 +71,8 @@ CARD: Card[Tampering] = Card(
     summary="Searches parameters, on public images, by whose gradients images are rebuilt best.",
     presets={
         "paper": _PAPER,
-        "quick": replace(_PAPER, search=OuterSearch(steps=40, images=2, held_out=4)),
-        "strong": replace(_PAPER, search=OuterSearch(steps=1000, images=16)),
+        "quick": replace(_STRONG, search=replace(_STRONG.search, steps=40, images=2, held_out=4)),
+        "strong": _STRONG,
     },
     role=ServerRole.MALICIOUS_PARAMETERS,
     needs=frozenset({Knows.PUBLIC_DATA}),

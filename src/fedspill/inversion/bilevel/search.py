@@ -37,10 +37,10 @@ class OuterSearch(Group):
 
     steps: int = 200
     lr: float = 3e-3
-    images: int = 8
-    held_out: int = 16
-    judge_every: int = 10
-    noise: float = 1.0
+    images: int = 2
+    held_out: int = 8
+    judge_every: int = 20
+    noise: float = 0.0
 
     def __post_init__(self) -> None:
         least = min(self.steps, self.images, self.held_out, self.judge_every)
@@ -118,7 +118,9 @@ class LeakSearch:
         self._along(_cut(_mean(each)))
 
     def _drawn(self, count: int) -> Tensor:
-        return self.settings.noise * randn((count, *self.z.shape[1:]), self.rng, self.z)
+        """Where descents begin."""
+        shape = (count, *self.z.shape[1:])
+        return self.settings.noise * randn(shape, self.rng, self.z) if self.settings.noise else self.z.new_zeros(shape)
 
     def _rebuilt(self, model: Model, place: int, start: Tensor) -> Rebuilt:
         """One example by itself."""
