@@ -5,6 +5,7 @@
 - `leaking_head`: SpAB training of heads (the same, Algorithm 2).
 - `spab_search`: its settings, searched with Optuna.
 - `decoder`: decoders, from representations to images.
+- `generator`: image generators, for attacks whose prior is one.
 - `shipped`: the small networks whose weights the package ships.
 - `trainer`: epochs, augmentation, schedules.
 - `adversary`: adversarial examples by projected gradient descent.
