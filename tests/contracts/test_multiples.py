@@ -27,6 +27,7 @@ SEARCHED = {
     "disaggregated_inversion",
     "dlg",
     "feature_fishing",
+    "gias",
     "idlg",
     "inverting_gradients",
 }

@@ -6,6 +6,7 @@
 - `spab_search`: its settings, searched with Optuna.
 - `decoder`: decoders, from representations to images.
 - `autoencoder`: an encoder with its decoder (Scale-MIA, arXiv 2311.05808).
+- `generator`: image generators, for attacks whose prior is one.
 - `shipped`: the small networks whose weights the package ships.
 - `trainer`: epochs, augmentation, schedules.
 - `adversary`: adversarial examples by projected gradient descent.

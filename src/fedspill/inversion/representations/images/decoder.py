@@ -7,11 +7,11 @@ It is kept as one safetensors file.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import sqrt
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -134,12 +134,28 @@ def fresh_decoder(
     rng: torch.Generator,
     like: Tensor,
 ) -> IRDecoder:
-    """A decoder with weights from U(-b, b), b = sqrt(3 / fan in), so that activations keep their variance."""
-    with torch.device("meta"):
-        decoder = IRDecoder(layout, length, image, bounds)
-    decoder = decoder.to_empty(device="cpu").to(like.dtype)
+    """A decoder with weights as `fresh_weights` draws them; its statistics of representations are 0 and 1."""
+    decoder = fresh_weights(lambda: IRDecoder(layout, length, image, bounds), rng, like)
     with torch.no_grad():
-        for layer in decoder.modules():
+        decoder.centre.zero_()
+        decoder.spread.fill_(1)
+        decoder.fingerprint.zero_()
+    return decoder
+
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def fresh_weights(make: Callable[[], M], rng: torch.Generator, like: Tensor) -> M:
+    """A network of convolutions, linear layers and BatchNorm with weights from U(-b, b), b = sqrt(3 / fan in).
+
+    So that activations keep their variance. Other parameters and buffers are left as they come.
+    """
+    with torch.device("meta"):
+        network = make()
+    network = network.to_empty(device="cpu").to(like.dtype)
+    with torch.no_grad():
+        for layer in network.modules():
             if isinstance(layer, nn.BatchNorm2d):
                 layer.reset_parameters()
             elif isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
@@ -147,10 +163,7 @@ def fresh_decoder(
                 layer.weight.copy_((2 * rand(tuple(layer.weight.shape), rng, layer.weight) - 1) * bound)
                 if layer.bias is not None:
                     layer.bias.zero_()
-        decoder.centre.zero_()
-        decoder.spread.fill_(1)
-        decoder.fingerprint.zero_()
-    return decoder.to(like.device)
+    return network.to(like.device)
 
 
 def _fan_in(layer: nn.Conv2d | nn.ConvTranspose2d | nn.Linear) -> float:
@@ -226,14 +239,19 @@ def kept_decoder(
         BadInput: they are no decoder's.
     """
     try:
-        decoder = _built(metadata)
+        decoder = built_from(metadata)
         decoder.load_state_dict(tensors, assign=True)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise BadInput(f"{str(path)!r} holds no decoder that `fedspill train` wrote") from error
     return decoder.to(extractor.model.like.device, extractor.model.like.dtype).eval().requires_grad_(False)
 
 
-def _built(metadata: Mapping[str, str]) -> IRDecoder:
+def built_from(metadata: Mapping[str, str]) -> IRDecoder:
+    """The network that `decoder_metadata` describes, without weights.
+
+    Raises:
+        KeyError, TypeError, ValueError: it describes none.
+    """
     values = {name: json.loads(metadata[name]) for name in ("widths", "blocks", "length", "image", "bounds")}
     layout = DecoderShape(tuple(values["widths"]), values["blocks"])
     channels, height, width = values["image"]
