@@ -267,6 +267,11 @@ class Misfit:
     reshaped: Params = field(default_factory=dict[str, Tensor])
     unreadable: Mapping[str, str] = field(default_factory=dict[str, str])
 
+    @property
+    def tensors(self) -> Params:
+        """The tensors without a place, which are looked at all the same."""
+        return {**self.foreign, **self.reshaped}
+
     def __bool__(self) -> bool:
         return bool(self.missing or self.foreign or self.reshaped or self.unreadable)
 
@@ -295,6 +300,11 @@ class Incoming:
     misfit: Misfit = FITS
     checksum: str | None = None
 
+    @property
+    def tensors(self) -> Params:
+        """All numbers that came: parameters, buffers, and what has no place in the network."""
+        return {**self.model.params, **self.model.buffers, **self.misfit.tensors}
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -308,6 +318,7 @@ class Finding:
         rule: which of the check's reasons it is, where there are several.
         reads: what could be read because of it, and from whom.
         advice: what to do.
+        also: further places that the finding is of.
 
     Example:
         >>> import fedspill
@@ -323,6 +334,7 @@ class Finding:
     rule: str = ""
     reads: str = ""
     advice: str = ""
+    also: tuple[str, ...] = ()
 
     @property
     def rule_id(self) -> str:

@@ -38,13 +38,14 @@ class BalancedRows:
     def __post_init__(self) -> None:
         if not (0 < self.spread < 1 and self.fewest >= 4 and self.shortest >= 4):
             raise BadInput(
-                f"spread={self.spread} must lie between 0 and 1, fewest={self.fewest} and shortest={self.shortest} from 4"
+                f"spread={self.spread} must lie between 0 and 1, fewest={self.fewest} and"
+                f" shortest={self.shortest} from 4"
             )
 
     def inspect(self, incoming: Incoming) -> list[Finding]:
         """One finding for each such layer."""
         head = head_weight(incoming.model)
-        layers = layer_weights(incoming.model, incoming.misfit.foreign)
+        layers = layer_weights(incoming.model, incoming.misfit.tensors)
         found = (self._layer(w) for w in layers if w.name != head and not w.embedding)
         return [finding for finding in found if finding is not None]
 

@@ -28,7 +28,7 @@ class BrokenWeights:
     def inspect(self, incoming: Incoming) -> list[Finding]:
         """One finding for each tensor with numbers that are none, and one for a network or a head of zeros."""
         model = incoming.model
-        found = list(_not_finite({**model.params, **model.buffers, **incoming.misfit.foreign}))
+        found = list(_not_finite(incoming.tensors))
         return found or list(_zeros(model))
 
 

@@ -5,7 +5,7 @@ exchange weights from one round to the next.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -133,8 +133,12 @@ def _architecture(now: Model, before: Model) -> Iterator[Finding]:
     gone = [n for n in before.params if n not in now.params]
     if new or gone:
         evidence = {"new": float(len(new)), "gone": float(len(gone))}
-        said = f"Its parameters are not those of the last round: new or reshaped {few(new) or 'none'}, gone {few(gone) or 'none'}."
-        yield _finding((new or gone)[0], "architecture", 0.9, evidence, said)
+        said = (
+            f"Its parameters are not those of the last round: new or reshaped {few(new) or 'none'}, gone"
+            f" {few(gone) or 'none'}."
+        )
+        first, *others = dict.fromkeys([*new, *gone])
+        yield replace(_finding(first, "architecture", 0.9, evidence, said), also=tuple(others))
 
 
 def _finding(where: str, rule: str, severity: float, evidence: dict[str, float], seen: str) -> Finding:

@@ -28,7 +28,7 @@ class EmptyLayers:
 
     def inspect(self, incoming: Incoming) -> list[Finding]:
         """One finding for each layer of zeros, unless all layers are so (see `broken_weights`), and for each norm."""
-        layers = list(layer_weights(incoming.model, incoming.misfit.foreign))
+        layers = list(layer_weights(incoming.model, incoming.misfit.tensors))
         empty = [w.name for w in layers if not bool(w.rows.any())]
         if len(empty) == len(layers):
             return []
@@ -45,8 +45,8 @@ def _layer(name: str) -> Finding:
         explanation="All its weights are 0: it answers the same to everything, and hands nothing of the input on.",
         rule="layer",
         reads=READS,
-        advice="Unless it was agreed that this layer begins at 0, as some adapters and residual branches do, do not train"
-        " on it.",
+        advice="Unless it was agreed that this layer begins at 0, as some adapters and residual branches do, do not"
+        " train on it.",
     )
 
 

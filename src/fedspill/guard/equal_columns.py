@@ -35,7 +35,7 @@ class EqualColumns:
     most: int = 1024
 
     def __post_init__(self) -> None:
-        if not (0 < self.cosine < 1 and 0 < self.share < 1 and 2 <= self.shortest and 2 <= self.fewest <= self.most):
+        if not (0 < self.cosine < 1 and 0 < self.share < 1 and self.shortest >= 2 and 2 <= self.fewest <= self.most):
             raise BadInput(
                 f"cosine={self.cosine} and share={self.share} must lie between 0 and 1, shortest={self.shortest} from 2"
                 f" and fewest={self.fewest} from 2 to most={self.most}"
@@ -43,7 +43,7 @@ class EqualColumns:
 
     def inspect(self, incoming: Incoming) -> list[Finding]:
         """One finding for each such layer."""
-        layers = layer_weights(incoming.model, incoming.misfit.foreign)
+        layers = layer_weights(incoming.model, incoming.misfit.tensors)
         found = (self._layer(weights) for weights in layers if weights.kernel == 1 and not weights.embedding)
         return [finding for finding in found if finding is not None]
 
@@ -61,8 +61,8 @@ class EqualColumns:
             where=weights.name,
             severity=0.8,
             evidence={"parallel_columns": float(largest), "columns": float(len(columns)), "cosine": self.cosine},
-            explanation=f"{largest} of {len(columns)} columns are multiples of one: the layer answers the same whichever"
-            " of its inputs is on, as what stands behind an imprint does.",
+            explanation=f"{largest} of {len(columns)} columns are multiples of one: the layer answers the same"
+            " whichever of its inputs is on, as what stands behind an imprint does.",
             reads="Every bin of the layer before it then has the same derivative, so that a server can subtract"
             " neighbouring bins and read single examples of a client.",
             advice="Do not train on it; look at the layer before this one, and ask the server where both come from.",

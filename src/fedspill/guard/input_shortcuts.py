@@ -41,9 +41,7 @@ def is_input(value: Tensor, z: Tensor, tolerance: float) -> bool:
         return False
     one, two = (t.detach().double().flatten(1) for t in (value, z))
     direct = [_fits(a, b, tolerance) for a, b in zip(one, two, strict=True)]
-    return all(direct) or all(
-        _fits(a.sort().values, b.sort().values, tolerance) for a, b in zip(one, two, strict=True)
-    )
+    return all(direct) or all(_fits(a.sort().values, b.sort().values, tolerance) for a, b in zip(one, two, strict=True))
 
 
 def _fits(a: Tensor, b: Tensor, tolerance: float) -> bool:
@@ -58,7 +56,11 @@ def consumers(model: Model, tolerance: float) -> Consumers:
     Raises:
         Exception: whatever a network of anyone's raises.
     """
-    z, found, handles = probe_inputs(model.input, PROBES, model.like), Consumers(), list[torch.utils.hooks.RemovableHandle]()
+    z, found, handles = (
+        probe_inputs(model.input, PROBES, model.like),
+        Consumers(),
+        list[torch.utils.hooks.RemovableHandle](),
+    )
 
     def watch(name: str, names: list[str]) -> Callable[[nn.Module, tuple[object, ...]], None]:
         def hook(module: nn.Module, inputs: tuple[object, ...]) -> None:
@@ -128,8 +130,8 @@ def _finding(name: str, model: Model, *, convolutional: bool) -> Finding:
         evidence={"inputs": float(features), "convolutional": float(convolutional)},
         explanation=f"A fully connected layer {beside} sees all {features} numbers of the input as they are.",
         rule="front" if convolutional else "beside",
-        reads="Its gradient, divided by its bias's, is the input: of a client with one example that example, exactly, of"
-        " several each that has a row, or a class, of its own.",
+        reads="Its gradient, divided by its bias's, is the input: of a client with one example that example, exactly,"
+        " of several each that has a row, or a class, of its own.",
         advice="Do not train on it unless this layer was agreed on; build the network from the agreed code.",
     )
 

@@ -17,8 +17,8 @@ from fedspill.core.types import Params
 NAME = "norm_statistics"
 VARIANCE, MEAN = "running_var", "running_mean"
 READS = (
-    "In eval mode such a channel is enlarged a hundredfold or shut, so that one example outweighs a client's batch in the"
-    " update, and is what the server reads there."
+    "In eval mode such a channel is enlarged a hundredfold or shut, so that one example outweighs a client's batch in"
+    " the update, and is what the server reads there."
 )
 ADVICE = "Do not train on it; put the statistics of the last round back, or measure them on your own data."
 
@@ -51,7 +51,7 @@ class NormStatistics:
 
     def inspect(self, incoming: Incoming) -> list[Finding]:
         """At most one finding for each norm."""
-        tensors = {**incoming.model.buffers, **incoming.misfit.foreign}
+        tensors = {**incoming.model.buffers, **incoming.misfit.tensors}
         return [f for name in tensors if name.endswith(VARIANCE) for f in self._norm(name, tensors)]
 
     def _norm(self, name: str, tensors: Params) -> Iterator[Finding]:
@@ -63,7 +63,10 @@ class NormStatistics:
         if bool((variance < 0).any()):
             yield _finding(name, "negative", 0.9, evidence, "A running variance is negative, which no data has.")
         elif small >= self.share:
-            seen = f"{small:.0%} of its running variances are below {self.smallest:g}, the smallest {evidence['smallest']:g}."
+            seen = (
+                f"{small:.0%} of its running variances are below {self.smallest:g}, the smallest"
+                f" {evidence['smallest']:g}."
+            )
             yield _finding(name, "small", 0.8, evidence, seen)
         elif evidence["largest"] > self.largest:
             yield _finding(name, "large", 0.7, evidence, f"A running variance is {evidence['largest']:g}.")
@@ -74,7 +77,9 @@ class NormStatistics:
         alive = variance >= self.smallest
         far = float((mean[alive].abs() / variance[alive].sqrt()).max()) if bool(alive.any()) else 0.0
         if far > self.mean:
-            seen = f"A running mean lies {far:,.0f} standard deviations from 0, so that its channel is shut or always on."
+            seen = (
+                f"A running mean lies {far:,.0f} standard deviations from 0, so that its channel is shut or always on."
+            )
             yield _finding(name.removesuffix(VARIANCE) + MEAN, "mean", 0.7, {**evidence, "deviations": far}, seen)
 
 

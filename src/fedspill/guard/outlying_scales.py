@@ -49,7 +49,7 @@ class OutlyingScales:
         """One finding for the biases, the rows or the scales of a layer."""
         vectors = dict(incoming.model.params)
         found = list[Finding]()
-        for weights in layer_weights(incoming.model, incoming.misfit.foreign):
+        for weights in layer_weights(incoming.model, incoming.misfit.tensors):
             if not weights.embedding:
                 found += [*self._biases(weights), *self._rows(weights)]
             if weights.bias is not None:
@@ -67,8 +67,8 @@ class OutlyingScales:
                 where=weights.bias_name,
                 severity=0.8,
                 evidence={"largest": largest, "largest_sum_of_a_row": reach, "share_outlying": outside},
-                explanation=f"{outside:.0%} of the biases are up to {largest / reach:,.0f} times what the layer's rows can"
-                " answer to inputs of size 1.",
+                explanation=f"{outside:.0%} of the biases are up to {largest / reach:,.0f} times what the layer's rows"
+                " can answer to inputs of size 1.",
                 rule="bias",
                 reads=READS,
                 advice=ADVICE,
@@ -83,7 +83,9 @@ class OutlyingScales:
                 where=weights.name,
                 severity=0.7,
                 evidence={"largest": float(sizes.max()), "upper_quartile": usual},
-                explanation=f"A row is {float(sizes.max()) / usual:,.0f} times as large as three quarters of the others.",
+                explanation=(
+                    f"A row is {float(sizes.max()) / usual:,.0f} times as large as three quarters of the others."
+                ),
                 rule="row",
                 reads=READS,
                 advice=ADVICE,

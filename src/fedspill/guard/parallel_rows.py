@@ -19,8 +19,9 @@ from fedspill.inversion.network.weights import Weights, layer_weights, some_colu
 
 NAME = "parallel_rows"
 READS = (
-    "Rows of one direction sort a client's examples into bins by one number, such as their brightness; the server divides"
-    " the gradients of neighbouring bins and has the example between them, of every client that trains on the model."
+    "Rows of one direction sort a client's examples into bins by one number, such as their brightness; the server"
+    " divides the gradients of neighbouring bins and has the example between them, of every client that trains"
+    " on the model."
 )
 ADVICE = "Do not train on it; ask the server where this layer comes from, and have its architecture confirmed."
 AT_ONCE = 2**25
@@ -78,7 +79,7 @@ class ParallelRows:
 
     def __post_init__(self) -> None:
         shares = (self.cosine, self.share, self.rank)
-        if not (all(0 < x < 1 for x in shares) and 2 <= self.bundle and 2 <= self.shortest <= self.most):
+        if not (all(0 < x < 1 for x in shares) and self.bundle >= 2 and 2 <= self.shortest <= self.most):
             raise BadInput(
                 f"cosine={self.cosine}, share={self.share} and rank={self.rank} must lie between 0 and 1,"
                 f" bundle={self.bundle} from 2, shortest={self.shortest} from 2 to most={self.most}"
@@ -86,7 +87,7 @@ class ParallelRows:
 
     def inspect(self, incoming: Incoming) -> list[Finding]:
         """One finding for a layer with parallel rows, or of low rank; embeddings are passed over."""
-        layers = layer_weights(incoming.model, incoming.misfit.foreign)
+        layers = layer_weights(incoming.model, incoming.misfit.tensors)
         return [f for weights in layers if not weights.embedding for f in self._layer(weights)]
 
     def _layer(self, weights: Weights) -> Iterator[Finding]:
@@ -114,9 +115,7 @@ def _bundle(found: Alignment, rows: int, cosine: float) -> str:
 
 
 def _rank(found: Alignment) -> str:
-    return (
-        f"One direction holds {found.top:.0%} of the rows' energy, as in an imprint whose rows were told apart by noise."
-    )
+    return f"One direction holds {found.top:.0%} of the rows' energy, as in an imprint whose rows noise tells apart."
 
 
 CARD: Card[Check] = Card(

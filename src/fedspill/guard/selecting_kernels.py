@@ -2,7 +2,7 @@
 
 Boenisch et al., arXiv:2112.02918; Fowl et al., arXiv:2110.13057; LOKI, arXiv:2303.12233: convolutions that carry a
 picture to the layer that records it. Jitter on the weights does not hide them: what counts is how much of a row's
-energy lies in one number, the transmitted signal over the noise. Pruning by size leaves such rows, too; they are a note.
+energy lies in one number, the transmitted signal over the noise. Pruning by size leaves such rows, too: a note.
 """
 
 from collections.abc import Iterator
@@ -63,7 +63,7 @@ class SelectingKernels:
 
     def inspect(self, incoming: Incoming) -> list[Finding]:
         """At most one finding for each layer, embeddings excepted."""
-        layers = layer_weights(incoming.model, incoming.misfit.foreign)
+        layers = layer_weights(incoming.model, incoming.misfit.tensors)
         return [f for w in layers if not w.embedding and bool(w.rows.any()) for f in self._layer(w)]
 
     def _layer(self, weights: Weights) -> Iterator[Finding]:

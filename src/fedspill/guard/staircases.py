@@ -83,13 +83,15 @@ class Staircases:
         if abs(along) >= self.correlation:
             yield _finding(name, "ordered", evidence, f"The {count} {what} {_way(along)} from row to row.")
         elif even >= BY_CHANCE + self.deviations * SPREAD / math.sqrt(count) and even >= 0.6:
-            yield _finding(name, "even", evidence, f"The {count} {what} are spaced as evenly as a staircase ({even:.2f}).")
+            yield _finding(
+                name, "even", evidence, f"The {count} {what} are spaced as evenly as a staircase ({even:.2f})."
+            )
 
 
 def _sequences(incoming: Incoming) -> Iterator[tuple[str, str, Float[Tensor, " m"]]]:
     """What may be a staircase, with the name of the parameter and what the numbers are; in float64 on the CPU."""
     scales = dict(incoming.model.params)
-    for weights in layer_weights(incoming.model, incoming.misfit.foreign):
+    for weights in layer_weights(incoming.model, incoming.misfit.tensors):
         if weights.bias is None:
             continue
         scales.pop(weights.bias_name, None)

@@ -5,8 +5,8 @@ planted layers of Robbing the Fed and LOKI, and both of Geiping et al.'s dishone
 activation, a gain or a shortcut that is no module shows in what the two networks make of the same parameters.
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -15,13 +15,14 @@ from fedspill.core.errors import few
 from fedspill.core.inputs import ImageSpec, TableSpec, TokenSpec
 from fedspill.core.model import Model
 from fedspill.core.probing.inputs import probe_inputs, random_like
+from fedspill.core.rng import seeded_globals, stream
 from fedspill.core.roles import Card, Check, Finding, Incoming, Misfit
 from fedspill.core.tensor_files import sha256
 
 NAME = "structure"
 READS = (
-    "A layer that nobody agreed on can record a client's examples outright: of every client that trains on the model, at"
-    " any size of a batch, the server reads them off that layer's gradient."
+    "A layer that nobody agreed on can record a client's examples outright: of every client that trains on the model,"
+    " at any size of a batch, the server reads them off that layer's gradient."
 )
 ADVICE = "Do not train on it; build the network from the agreed code, and load nothing but the weights that it names."
 PROBES = 3
@@ -68,36 +69,37 @@ class Structure:
 
 
 def _misfits(misfit: Misfit, model: Model) -> Iterator[Finding]:
-    places = {**model.params, **model.buffers}
-    for rule, names, what in (
-        ("foreign", tuple(misfit.foreign), "for which the agreed architecture has no place"),
-        ("reshaped", tuple(misfit.reshaped), "of another shape than the agreed architecture's"),
-        ("missing", misfit.missing, "of the agreed architecture is not in the file"),
-        ("unreadable", tuple(misfit.unreadable), "whose numbers cannot be taken"),
+    fitting = float(len({**model.params, **model.buffers}))
+    for rule, names, said in (
+        ("foreign", tuple(misfit.foreign), "the agreed architecture has no place for {}"),
+        ("reshaped", tuple(misfit.reshaped), "of another shape than the agreed architecture's is {}"),
+        ("missing", misfit.missing, "of the agreed architecture the file lacks {}"),
+        ("unreadable", tuple(misfit.unreadable), "the numbers cannot be taken of {}"),
     ):
         if names:
-            evidence = {"tensors": float(len(names)), "fitting": float(len(places))}
-            said = f"{_count(names, 'tensor')} {what}: {few(names)}."
+            first, *others = sorted(names, key=lambda name: not name.endswith("weight"))
+            seen = f"What was sent does not fit: {said.format(few([first, *others]))}."
             if rule == "unreadable":
-                said += f" The first: {next(iter(misfit.unreadable.values()))}."
-            yield _finding(names[0], rule, 1.0, evidence, said)
+                seen += f" ({misfit.unreadable[first].rstrip('.')}.)"
+            evidence = {"tensors": float(len(names)), "fitting": fitting}
+            yield replace(_finding(first, rule, 1.0, evidence, seen), also=tuple(others))
 
 
 def _checksum(incoming: Incoming) -> Iterator[Finding]:
     if incoming.checksum is None:
         return
-    digest = sha256({**incoming.model.params, **incoming.model.buffers})
+    digest = sha256(incoming.tensors)
     if not digest.startswith(incoming.checksum.lower()) or len(incoming.checksum) < 8:
         yield Finding(
             check=NAME,
             where="checksum",
             severity=1.0,
             evidence={"agrees": 0.0},
-            explanation=f"The weights' checksum is {digest[:16]}..., not {incoming.checksum[:16]}: others received another"
-            " model.",
+            explanation=f"The weights' checksum is {digest[:16]}..., not {incoming.checksum[:16]}: others received"
+            " another model.",
             rule="checksum",
-            reads="A server that sends clients different models can take the others' part out of a sum, however securely"
-            " it was aggregated, and is left with one client's update.",
+            reads="A server that sends clients different models can take the others' part out of a sum, however"
+            " securely it was aggregated, and is left with one client's update.",
             advice="Do not train on it; compare checksums with the other clients, not through the server.",
         )
 
@@ -107,21 +109,27 @@ def _parameters(sent: Model, agreed: Model) -> Iterator[Finding]:
         extra, missing = [n for n in got if n not in needed], [n for n in needed if n not in got]
         reshaped = [n for n in got if n in needed and got[n].shape != needed[n].shape]
         if extra or missing or reshaped:
-            planted = [n for n in extra if not any(n.endswith(f".{m}") for m in missing)] or extra or reshaped or missing
+            planted = (
+                [n for n in extra if not any(n.endswith(f".{m}") for m in missing)] or extra or reshaped or missing
+            )
             evidence = {"extra": float(len(extra)), "missing": float(len(missing)), "reshaped": float(len(reshaped))}
             said = (
                 f"Its {kind}s are not the agreed architecture's: {few(planted)} should not be there or not so;"
                 f" {len(extra)} more, {len(missing)} fewer, {len(reshaped)} of another shape."
             )
-            yield _finding(planted[0], f"{kind}s", 1.0, evidence, said)
+            named = tuple(n for n in dict.fromkeys([*planted, *extra, *reshaped, *missing]) if n != planted[0])
+            yield replace(_finding(planted[0], f"{kind}s", 1.0, evidence, said), also=named)
 
 
 def _modules(sent: Model, agreed: Model) -> Iterator[Finding]:
     one, two = _leaves(sent.module), _leaves(agreed.module)
     changed = [n for n in dict.fromkeys([*one, *two]) if one.get(n) != two.get(n)]
-    for name in changed[:LISTED]:
+    for name in changed if len(changed) <= LISTED else changed[:1]:
         said = f"{name or 'the network'!r} is {one.get(name, 'not there')}; agreed on was {two.get(name, 'nothing')}."
-        yield _finding(name or "network", "modules", 0.9, {"modules_changed": float(len(changed))}, said)
+        more = len(changed) - 1 if len(changed) > LISTED else 0
+        said = f"{said} So are {more} others not as agreed." if more else said
+        found = _finding(name or "network", "modules", 0.9, {"modules_changed": float(len(changed))}, said)
+        yield replace(found, also=tuple(changed[1:])) if more else found
 
 
 def _leaves(module: nn.Module) -> Mapping[str, str]:
@@ -141,10 +149,11 @@ def _answers(sent: Model, module: nn.Module, *, training: bool) -> tuple[Tensor,
     """Logits of arbitrary inputs by the sent parameters, and the gradient of a random sum of these, in one vector."""
     model = Model(module, sent.params, sent.buffers, sent.loss_fn, sent.input, training=training, masks=False)
     leaves = {k: v.detach().requires_grad_() for k, v in model.params.items()}
-    with torch.enable_grad():
+    with torch.enable_grad(), seeded_globals(stream(0, "structure")):
         logits = model.logits(leaves, probe_inputs(model.input, PROBES, model.like))
-        along = random_like(logits, "structure")
-        gradients = torch.autograd.grad(logits, list(leaves.values()), along, allow_unused=True)
+    gradients: Sequence[Tensor | None] = torch.autograd.grad(
+        logits, list(leaves.values()), random_like(logits, "structure"), allow_unused=True
+    )
     flat = [torch.zeros_like(p) if g is None else g for p, g in zip(leaves.values(), gradients, strict=True)]
     return logits.detach().flatten(), torch.cat([g.flatten() for g in flat])
 
@@ -166,12 +175,11 @@ def _differs(what: str, apart: float, *, training: bool) -> Finding:
 
 def _not_run(error: Exception) -> Finding:
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-    said = f"The network and the agreed architecture could not be run beside each other, so wiring was not compared: {reason}"
+    said = (
+        "The network and the agreed architecture could not be run beside each other, so wiring was not"
+        f" compared: {reason}"
+    )
     return _finding("network", "not_run", 0.5, {"ran": 0.0}, f"{said.rstrip('.')}.")
-
-
-def _count(names: tuple[str, ...], what: str) -> str:
-    return f"{len(names)} {what}{'s' if len(names) != 1 else ''}"
 
 
 def _finding(where: str, rule: str, severity: float, evidence: dict[str, float], seen: str) -> Finding:

@@ -157,8 +157,8 @@ class WeightEntropy:
             severity=1 - 0.5 * least / self.threshold,
             evidence=evidence,
             explanation=_sentence(counts, least, self.threshold),
-            reads="Kernels that hand pixels on, and rows that are all alike, let a server read a client's examples off the"
-            " gradient of the layer behind them or of this one.",
+            reads="Kernels that hand pixels on, and rows that are all alike, let a server read a client's examples off"
+            " the gradient of the layer behind them or of this one.",
             advice="If nobody pruned or quantised the model, do not train on it, and ask the server where the layer"
             " comes from.",
         )
