@@ -11,6 +11,7 @@ from fedspill.core.errors import BadInput
 
 if TYPE_CHECKING:
     from fedspill.core.roles import Incoming
+    from fedspill.report.vetting import Vetting
     from fedspill.vetting.received import Received
 
 WHAT_SENT = "What the server sent: safetensors, a checkpoint that weights_only loads, or .npz; never a pickle."
@@ -67,9 +68,7 @@ def vet_command(
     if accept and baseline is not None:
         write_baseline(baseline, [judged.finding for judged in done.findings])
         done = vetted(incoming, Path(file).name, rules, read_baseline(baseline))
-    from fedspill.cli.vetted import write_views
-
-    write_views(done, Console(), headline, sarif, junit)
+    _write_views(done, Console(), headline, sarif, junit)
     raise typer.Exit(done.exit_code)
 
 
@@ -109,3 +108,24 @@ def _loaded(file: str, name: str, size: tuple[int, int, int], num_classes: int) 
     if file in early.WORDS:
         return Received(build(name, input_shape=size, num_classes=num_classes, weights=file))
     return received(build(name, input_shape=size, num_classes=num_classes), read_tensors(file), file)
+
+
+def _write_views(
+    vetting: "Vetting", console: Console, headline: early.Headline | None, sarif: Path | None, junit: Path | None
+) -> None:
+    """Prints the table, or the Markdown in its place, and writes the files that were asked for."""
+    from fedspill import catalogue
+    from fedspill.core.tensor_files import write_whole
+    from fedspill.rendering.vetting import cases, summary, table
+    from fedspill.rendering.vetting.sarif import sarif as sarif_of
+
+    if sarif is not None:
+        write_whole(sarif, sarif_of(vetting, catalogue.checks()))
+    if junit is not None:
+        write_whole(junit, cases.junit(vetting))
+    if headline is not None and headline.file is None:
+        print(summary.markdown(vetting), end="")
+        return
+    if headline is not None and headline.file is not None:
+        write_whole(headline.file, summary.markdown(vetting))
+    table.show(vetting, console)

@@ -82,6 +82,11 @@ def consumers(model: Model, tolerance: float) -> Consumers:
     return found
 
 
+def _is_convolutional(model: Model) -> bool:
+    z = probe_inputs(model.input, 1, model.like)
+    return any(isinstance(m, CONVOLUTIONS) and not _covers(m, z) for m in model.module.modules())
+
+
 def _covers(module: nn.Module, z: Tensor) -> bool:
     """A convolution as large as the picture is a fully connected layer."""
     return isinstance(module, nn.Conv2d) and tuple(module.kernel_size) == tuple(z.shape[2:])
@@ -107,7 +112,7 @@ class InputShortcuts:
             seen = consumers(incoming.model, self.tolerance)
         except Exception as error:  # a network of anyone's, on inputs whose size may be a guess
             return [_not_run(error)]
-        convolutional = any(isinstance(m, CONVOLUTIONS) for m in incoming.model.module.modules())
+        convolutional = _is_convolutional(incoming.model)
         honest = [] if convolutional else seen.connected[:1]
         if len(set(seen.connected)) > 1 and not convolutional:
             honest = [_widest(incoming.model, seen.connected)]

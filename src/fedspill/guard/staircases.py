@@ -72,8 +72,12 @@ class Staircases:
             )
 
     def inspect(self, incoming: Incoming) -> list[Finding]:
-        """One finding for each sequence of numbers; sizes are looked at of rows whose layer has biases."""
-        return [f for name, what, numbers in _sequences(incoming) for f in self._of(name, what, numbers)]
+        """One finding for each parameter; sizes are looked at of rows whose layer has biases."""
+        found = dict[str, Finding]()
+        for name, what, numbers in _sequences(incoming):
+            if name not in found:  # biases on a staircase are on one over their rows' sizes, too
+                found |= {finding.where: finding for finding in self._of(name, what, numbers)}
+        return list(found.values())
 
     def _of(self, name: str, what: str, numbers: Float[Tensor, " m"]) -> Iterator[Finding]:
         if len(numbers) < self.fewest or len(numbers.unique()) < self.distinct * len(numbers):

@@ -151,11 +151,14 @@ def _answers(sent: Model, module: nn.Module, *, training: bool) -> tuple[Tensor,
     leaves = {k: v.detach().requires_grad_() for k, v in model.params.items()}
     with torch.enable_grad(), seeded_globals(stream(0, "structure")):
         logits = model.logits(leaves, probe_inputs(model.input, PROBES, model.like))
-    gradients: Sequence[Tensor | None] = torch.autograd.grad(
-        logits, list(leaves.values()), random_like(logits, "structure"), allow_unused=True
-    )
+    gradients = _gradients(logits, list(leaves.values()))
     flat = [torch.zeros_like(p) if g is None else g for p, g in zip(leaves.values(), gradients, strict=True)]
     return logits.detach().flatten(), torch.cat([g.flatten() for g in flat])
+
+
+def _gradients(logits: Tensor, leaves: list[Tensor]) -> Sequence[Tensor | None]:
+    """None for parameters that the logits do not depend on."""
+    return torch.autograd.grad(logits, leaves, random_like(logits, "structure"), allow_unused=True)
 
 
 def _apart(one: Tensor, two: Tensor) -> float:
