@@ -96,7 +96,8 @@ def _covers(module: nn.Module, z: Tensor) -> bool:
 class InputShortcuts:
     """Finds a fully connected layer that sees the input of a convolutional network, or a second one that does.
 
-    A network that is fully connected throughout has one, which is no finding. One that cannot be run is a note.
+    A network that is fully connected throughout has one, which is no finding; of several each is one, since only the
+    agreed architecture tells which of them was planted. A network that cannot be run is a note.
 
     Attributes:
         tolerance: 1 less the correlation of what a layer gets with the input.
@@ -113,27 +114,21 @@ class InputShortcuts:
         except Exception as error:  # a network of anyone's, on inputs whose size may be a guess
             return [_not_run(error)]
         convolutional = _is_convolutional(incoming.model)
-        honest = [] if convolutional else seen.connected[:1]
-        if len(set(seen.connected)) > 1 and not convolutional:
-            honest = [_widest(incoming.model, seen.connected)]
-        taps = [name for name in dict.fromkeys(seen.connected) if name not in honest]
-        return [_finding(name, incoming.model, convolutional=convolutional) for name in taps]
+        taps = list(dict.fromkeys(seen.connected))
+        if not convolutional and len(taps) == 1:
+            return []
+        return [_finding(name, incoming.model, len(taps), convolutional=convolutional) for name in taps]
 
 
-def _widest(model: Model, names: list[str]) -> str:
-    """The layer most likely to be the network's own: of those that see the input, the one with the most rows."""
-    return max(names, key=lambda name: len(model.params.get(f"{name}.weight", ())))
-
-
-def _finding(name: str, model: Model, *, convolutional: bool) -> Finding:
+def _finding(name: str, model: Model, count: int, *, convolutional: bool) -> Finding:
     features = prod(model.input.encoded_shape)
-    beside = "of a convolutional network" if convolutional else "beside another one"
+    beside = " of a convolutional network" if convolutional else f", one of {count},"
     return Finding(
         check=NAME,
         where=name,
         severity=0.8,
         evidence={"inputs": float(features), "convolutional": float(convolutional)},
-        explanation=f"A fully connected layer {beside} sees all {features} numbers of the input as they are.",
+        explanation=f"A fully connected layer{beside} sees all {features} numbers of the input as they are.",
         rule="front" if convolutional else "beside",
         reads="Its gradient, divided by its bias's, is the input: of a client with one example that example, exactly,"
         " of several each that has a row, or a class, of its own.",

@@ -24,6 +24,10 @@ READS = (
 ADVICE = "Do not train on it; ask the server how this layer came about, and look at the layers behind it."
 
 
+REPEATED = 3
+"""Rows whose one number is the same from which on somebody wrote them."""
+
+
 def peak_share(vectors: Float[Tensor, "... n"]) -> Float[Tensor, "..."]:
     """How much of each vector's energy its largest number holds; 0 of a vector of zeros."""
     top = vectors.abs().amax(-1, keepdim=True)
@@ -92,7 +96,7 @@ def _is_pruned(vectors: Float[Tensor, "m n"], picks: Bool[Tensor, " m"]) -> bool
     """
     others, filled = vectors[~picks], vectors.any(1)
     peaks = vectors[picks].abs().amax(1)
-    same = len(peaks) > 1 and len(peaks.unique()) <= len(peaks) / 2
+    same = len(peaks) > 1 and int(peaks.unique(return_counts=True)[1].max()) >= min(REPEATED, len(peaks))
     most = float(picks.sum()) >= 0.8 * float(filled.sum())
     return bool(len(others)) and not same and not most and float((others == 0).double().mean()) >= 0.3
 

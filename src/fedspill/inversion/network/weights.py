@@ -109,7 +109,8 @@ def unit_rows(matrix: Float[Tensor, "m n"]) -> Float[Tensor, "k n"]:
 def head_weight(model: Model) -> str | None:
     """Name of the head's weight; the last linear layer's where the network cannot be run to find it."""
     try:
-        return last_linear(model).weight
+        name = last_linear(model).weight
+        return name if name in model.params else None
     except Exception:  # a network of anyone's, on inputs of which only the channels may be known
         named = model.module.named_modules()
         linear = [parameter_name(path, "weight") for path, m in named if isinstance(m, nn.Linear)]
