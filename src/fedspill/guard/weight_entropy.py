@@ -20,7 +20,7 @@ from fedspill.core.roles import Card, Check, Finding, Incoming
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 AT_ONCE = 2**22
 """Weights that are sorted together."""
-STORED = ((torch.bfloat16, 25, 2**8), (torch.float16, 9, 2**12))
+STORED = ((torch.bfloat16, 25, 2**8), (torch.float16, 25, 2**12))
 """Formats of 16 bits, with the shortest vector and how much of a long one is looked at: more coincide by chance."""
 
 
@@ -125,7 +125,7 @@ def stored_short(rows: Float[Tensor, "m n"], threshold: float) -> str:
     filled = [row[row != 0] for row in rows if bool(row.any())]
     if not filled or not (thinned or rounded) or sum(len(row) > 1 for row in filled) < 0.5 * len(filled):
         return ""
-    if thinned and not rounded and len(rows[rows != 0].unique()) < 0.5 * int((rows != 0).sum()):
+    if not rounded and sum(len(row.unique()) for row in filled) < 0.5 * sum(map(len, filled)):
         return ""
     if any(len(row) >= LEVELS and _against_levels(row) < threshold for row in filled):
         return ""
