@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from fedspill.api.arguments import check_network
+from fedspill.core.errors import FedspillError
 from fedspill.core.inputs import ImageSpec
 from fedspill.core.model import Model
 from fedspill.core.roles import Finding, Incoming
@@ -77,19 +78,19 @@ def _vetted(model: Model | nn.Module, shape: tuple[int, int, int] | None) -> Mod
 
 
 def _shape(module: nn.Module, channels: int) -> tuple[int, int, int]:
-    has_convolution = any(isinstance(m, nn.Conv2d) for m in module.modules())
-    for size in SIZES:
-        for count in (channels,) if has_convolution else (channels, 1):
-            if _runs(module, (count, size, size)):
-                return count, size, size
-    return channels, SIZES[0], SIZES[0]
-
-
-def _runs(module: nn.Module, shape: tuple[int, int, int]) -> bool:
+    convolutional, usual = any(isinstance(m, nn.Conv2d) for m in module.modules()), (channels, SIZES[0], SIZES[0])
     try:
-        model = of_module(module, ImageSpec(shape), training=False)
+        model = of_module(module, ImageSpec(usual), training=False)
+    except FedspillError:  # whoever builds it next tells what is wrong
+        return usual
+    sizes = ((count, s, s) for s in SIZES for count in ((channels,) if convolutional else (channels, 1)))
+    return next((shape for shape in sizes if _runs(replace(model, input=ImageSpec(shape)))), usual)
+
+
+def _runs(model: Model) -> bool:
+    try:
         with torch.no_grad():
-            model.logits(model.params, model.like.new_zeros(1, *shape))
+            model.logits(model.params, model.like.new_zeros(1, *model.input.encoded_shape))
         return True
     except Exception:  # a network of anyone's
         return False
