@@ -7,6 +7,7 @@ biases); SEER and Scale-MIA scale rows alike.
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -75,7 +76,7 @@ class OutlyingScales:
             )
 
     def _rows(self, weights: Weights) -> Iterator[Finding]:
-        sizes = weights.rows.double().norm(dim=1)
+        sizes = torch.linalg.vector_norm(weights.rows, dim=1, dtype=torch.float64)
         usual = float(sizes.quantile(0.75)) if len(sizes) >= 4 else 0.0
         if usual and float(sizes.max()) > self.row * usual:
             yield Finding(

@@ -8,6 +8,7 @@ energy lies in one number, the transmitted signal over the noise. Pruning by siz
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -28,8 +29,19 @@ REPEATED = 3
 """Rows whose one number is the same from which on somebody wrote them."""
 
 
-def peak_share(vectors: Float[Tensor, "... n"]) -> Float[Tensor, "..."]:
+NEVER = 2.0
+"""A share that none reaches: short vectors say nothing."""
+AT_ONCE = 2**22
+"""Numbers that are looked at together."""
+
+
+def peak_share(vectors: Float[Tensor, "m n"]) -> Float[Tensor, " m"]:
     """How much of each vector's energy its largest number holds; 0 of a vector of zeros."""
+    step = max(1, AT_ONCE // vectors.shape[1])
+    return torch.cat([_peak_share(part.double()) for part in vectors.split(step)])
+
+
+def _peak_share(vectors: Tensor) -> Tensor:
     top = vectors.abs().amax(-1, keepdim=True)
     scaled = (vectors / top.clamp_min(1e-300)).square()
     return (1 / scaled.sum(-1).clamp_min(1)) * (top[..., 0] > 0)
@@ -71,10 +83,10 @@ class SelectingKernels:
         return [f for w in layers if not w.embedding and bool(w.rows.any()) for f in self._layer(w)]
 
     def _layer(self, weights: Weights) -> Iterator[Finding]:
-        rows = weights.rows.double()
+        rows = weights.rows
         kernels = rows.unflatten(1, (-1, weights.kernel)).flatten(0, 1)
-        picks = peak_share(rows) >= (self.row if rows.shape[1] >= self.shortest else 2)
-        one_hot = peak_share(kernels) >= (self.kernel if weights.kernel > 3 else 2)
+        picks = peak_share(rows) >= (self.row if rows.shape[1] >= self.shortest else NEVER)
+        one_hot = peak_share(kernels) >= (self.kernel if weights.kernel > 3 else NEVER)
         empty = float((~kernels.any(1)).double().mean())
         evidence = {"picking_rows": float(picks.sum()), "rows": float(len(rows))}
         evidence |= {"one_hot_kernels": float(one_hot.double().mean()), "empty_kernels": empty}

@@ -107,7 +107,7 @@ def _sequences(incoming: Incoming) -> Iterator[tuple[str, str, Float[Tensor, " m
 
 def _of_layer(weights: Weights) -> Iterator[tuple[str, str, Float[Tensor, " m"]]]:
     assert weights.bias is not None, "rows without biases have no cutoffs"
-    bias, sizes = weights.bias.double().cpu(), weights.rows.double().norm(dim=1).cpu()
+    bias, sizes = weights.bias.double().cpu(), torch.linalg.vector_norm(weights.rows, dim=1, dtype=torch.float64).cpu()
     yield weights.bias_name, "biases", bias
     if bool((bias != 0).any()):
         yield weights.name, "sizes of rows", sizes
