@@ -1,13 +1,19 @@
 """`fedspill.vet`: reasons not to train on a model that a server sent."""
 
+from dataclasses import replace
+from pathlib import Path
+
+import torch
 from torch import nn
 
-from fedspill import catalogue
 from fedspill.api.arguments import check_network
+from fedspill.core.errors import FedspillError
 from fedspill.core.inputs import ImageSpec
 from fedspill.core.model import Model
 from fedspill.core.roles import Finding, Incoming
 from fedspill.core.types import Batch
+from fedspill.vetting.inspection import inspected
+from fedspill.vetting.policy import STANDARD, Policy, read_policy
 from fedspill.zoo.models import of_module
 
 
@@ -19,6 +25,7 @@ def vet(
     own_data: Batch | None = None,
     shape: tuple[int, int, int] | None = None,
     checks: tuple[str, ...] = (),
+    policy: Policy | str | Path | None = None,
 ) -> list[Finding]:
     """Looks for reasons not to train on a model that a server sent. No finding means nothing seen, not safe.
 
@@ -28,13 +35,14 @@ def vet(
         reference: the architecture that was agreed on.
         own_data: the client's own examples.
         shape: channels, height and width of one image; for checks that run a bare network.
-        checks: "name" or "name:preset"; () takes all that apply.
+        checks: "name" or "name:preset"; () takes the policy's, or all that apply.
+        policy: a TOML file, or what was read of one: other severities, and what must be at hand; see docs/vetting.md.
 
     Returns:
         The findings, the most severe first.
 
     Raises:
-        BadInput: an unknown check.
+        BadInput: an unknown check, or a policy that cannot be used.
 
     Example:
         >>> import fedspill, torch
@@ -51,17 +59,38 @@ def vet(
     received = [None if m is None else _vetted(m, shape) for m in (model, previous, reference)]
     sent, before, agreed = received
     assert sent is not None, "`model` is none of those that may be left out"
-    incoming = Incoming(sent, before, agreed, own_data)
-    cards = catalogue.checks()
-    chosen = [catalogue.pick(cards, c, "check") for c in checks or cards]
-    fitting = [card.presets[preset] for _, preset, card in chosen if isinstance(sent.input, tuple(card.accepts))]
-    findings = [finding for check in fitting for finding in check.inspect(incoming)]
-    return sorted(findings, key=lambda finding: -finding.severity)
+    asked = policy if isinstance(policy, Policy) else STANDARD if policy is None else read_policy(policy)
+    if checks:
+        asked = replace(asked, checks=checks)
+    return asked.applied(inspected(Incoming(sent, before, agreed, own_data), asked).findings)
+
+
+SIZES = (32, 28, 64, 224, 16, 8, 96, 128, 299, *range(1, 65))
+"""Sides of a picture, the likelier first."""
 
 
 def _vetted(model: Model | nn.Module, shape: tuple[int, int, int] | None) -> Model:
-    """A bare network is not run by checks of weights, so any image of its channels will do for these."""
+    """A bare network is run, if at all, on pictures of the first size that it takes."""
     if isinstance(model, Model):
         return model
     channels = next((m.in_channels for m in model.modules() if isinstance(m, nn.Conv2d)), 3)
-    return of_module(model, ImageSpec(shape or (channels, 32, 32)), training=False)
+    return of_module(model, ImageSpec(shape or _shape(model, channels)), training=False)
+
+
+def _shape(module: nn.Module, channels: int) -> tuple[int, int, int]:
+    convolutional, usual = any(isinstance(m, nn.Conv2d) for m in module.modules()), (channels, SIZES[0], SIZES[0])
+    try:
+        model = of_module(module, ImageSpec(usual), training=False)
+    except FedspillError:  # whoever builds it next tells what is wrong
+        return usual
+    sizes = ((count, s, s) for s in SIZES for count in ((channels,) if convolutional else (channels, 1)))
+    return next((shape for shape in sizes if _runs(replace(model, input=ImageSpec(shape)))), usual)
+
+
+def _runs(model: Model) -> bool:
+    try:
+        with torch.no_grad():
+            model.logits(model.params, model.like.new_zeros(1, *model.input.encoded_shape))
+        return True
+    except Exception:  # a network of anyone's
+        return False

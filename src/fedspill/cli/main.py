@@ -140,7 +140,8 @@ app.command(
 )(capture_command)
 app.command(
     name="vet",
-    epilog="Example:  fedspill vet --model cnn --weights received.safetensors",
+    epilog="Examples:  fedspill vet received.safetensors --model cnn  |  fedspill vet received.safetensors"
+    " --reference my_package.nets:make --previous last_round.safetensors --summary md",
 )(vet_command)
 app.command(
     name="rank",

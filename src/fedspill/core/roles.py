@@ -1,7 +1,7 @@
 """The verbs of an audit: who does what, each as one method."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 import torch
@@ -252,18 +252,73 @@ class Defence(Protocol):
 
 
 @dataclass(frozen=True)
+class Misfit:
+    """What a file holds that does not load into the agreed architecture.
+
+    Attributes:
+        missing: the architecture's names that the file lacks.
+        foreign: tensors for which the architecture has no place, by their names in the file.
+        reshaped: tensors under one of the architecture's names, of another shape.
+        unreadable: tensors whose numbers cannot be taken, with the reason.
+    """
+
+    missing: tuple[str, ...] = ()
+    foreign: Params = field(default_factory=dict[str, Tensor])
+    reshaped: Params = field(default_factory=dict[str, Tensor])
+    unreadable: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    @property
+    def tensors(self) -> Params:
+        """The tensors without a place, which are looked at all the same."""
+        return {**self.foreign, **self.reshaped}
+
+    def __bool__(self) -> bool:
+        return bool(self.missing or self.foreign or self.reshaped or self.unreadable)
+
+
+FITS = Misfit()
+"""Every tensor found its place."""
+
+
+@dataclass(frozen=True)
 class Incoming:
-    """What a client has at hand when a model arrives."""
+    """What a client has at hand when a model arrives.
+
+    Attributes:
+        model: as it was received; of a file that does not fit, what did, so that parameters may be missing.
+        previous: the model of the round before.
+        reference: the architecture that was agreed on; its weights are not looked at.
+        own_data: the client's own examples.
+        misfit: what of the file did not fit the architecture of `model`.
+        checksum: the digest of the weights that other clients received, as `fedspill vet` prints it.
+    """
 
     model: Model
     previous: Model | None = None
     reference: Model | None = None
     own_data: Batch | None = None
+    misfit: Misfit = FITS
+    checksum: str | None = None
+
+    @property
+    def tensors(self) -> Params:
+        """All numbers that came: parameters, buffers, and what has no place in the network."""
+        return {**self.model.params, **self.model.buffers, **self.misfit.tensors}
 
 
 @dataclass(frozen=True)
 class Finding:
     """One reason not to train on an incoming model; severity runs from 0 (a note) to 1 (refuse).
+
+    Attributes:
+        check: the name of the check in the catalogue.
+        where: a parameter, a buffer or a module of the network, or several, as far as they have one name.
+        evidence: the numbers that it rests on.
+        explanation: what was seen, in plain words.
+        rule: which of the check's reasons it is, where there are several.
+        reads: what could be read because of it, and from whom.
+        advice: what to do.
+        also: further places that the finding is of.
 
     Example:
         >>> import fedspill
@@ -276,6 +331,20 @@ class Finding:
     severity: float
     evidence: Mapping[str, float]
     explanation: str
+    rule: str = ""
+    reads: str = ""
+    advice: str = ""
+    also: tuple[str, ...] = ()
+
+    @property
+    def rule_id(self) -> str:
+        """The reason by one name, such as "kernels.one_hot"; it stays the same from version to version."""
+        return f"{self.check}.{self.rule}" if self.rule else self.check
+
+    @property
+    def text(self) -> str:
+        """All that is said of it, as sentences."""
+        return " ".join(part for part in (self.explanation, self.reads, self.advice) if part)
 
 
 @runtime_checkable

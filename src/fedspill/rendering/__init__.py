@@ -5,6 +5,7 @@
 - `html/`: the HTML report.
 - `terminal`: the essentials for a terminal.
 - `junit`: JUnit XML for a CI.
+- `vetting/`: the same of a model that was vetted, and SARIF.
 - `markdown`: the headline for a pull request.
 - `index`: one page that leads to several reports.
 - `drawing/`: pictures and plots.
