@@ -49,7 +49,7 @@ def test_a_short_budget_is_left_to_the_attacks(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("fedspill.auditing.ranks.rank_analysis", never)
     found = ranks(conv_bn(), 20.0)
     assert found is not None
-    assert found.untold == "the budget leaves 0.2 s for it, and less than 0.5 s is not tried"
+    assert found.untold == "the budget leaves 0.4 s for it, and less than 0.5 s is not tried"
 
 
 def test_an_analysis_that_takes_too_long_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:

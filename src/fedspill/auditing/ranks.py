@@ -11,9 +11,9 @@ from fedspill.core.watching.clock import OutOfTime, until
 from fedspill.inversion.recursion.rank_analysis import LayerRank, rank_analysis
 from fedspill.report.schema import RankedLayer, Ranks
 
-SHARE = 0.01
+SHARE = 0.02
 """Of the budget."""
-MOST, LEAST = 2.0, 0.5
+MOST, LEAST = 10.0, 0.5
 """Seconds that it is given at most; with less it is not begun, as a single decomposition may take so long."""
 MOST_PIXELS = 32 * 32
 """Of a picture: the decompositions of larger ones take long, and no clock ends one."""
