@@ -14,7 +14,7 @@ from fedspill.core.model import Model
 from fedspill.core.rng import rand, stream
 from fedspill.core.roles import Tampered
 from fedspill.core.tensor_files import write_tensors
-from fedspill.core.types import Batch, Reconstruction
+from fedspill.core.types import Batch, Reconstruction, Update, UpdateKind
 from fedspill.inversion.imprint.bin_readout import OPEN, REPEATED, SURE, Readings, told_once
 from fedspill.inversion.representations.autoencoder.encoder import latents_of
 from fedspill.inversion.representations.autoencoder.files import autoencoder_tensors
@@ -187,6 +187,16 @@ def test_where_nothing_encodes_the_pictures_themselves_are_read() -> None:
     assert bool(exact.any(0)[expected].all())
 
 
+@pytest.mark.parametrize("tampering", [QUICK, STRONG, TRAINED], ids=["quick", "strong", "trained"])
+def test_an_update_of_nothing_holds_nobody(tampering: ScaleMIA) -> None:
+    made = planted(tampering)
+    update = Update(UpdateKind.GRADIENT, {k: torch.zeros_like(v) for k, v in made.model.params.items()})
+    assert made.readout is not None
+    found = made.readout.reconstruct(update, ServerKnowledge(made.model, num_examples=2), stream(0, "attack"))
+    assert found.inputs.shape == (0, *SPEC.shape)
+    assert not found.converged
+
+
 def test_a_file_takes_the_place_of_a_training(tmp_path) -> None:
     model, path = convolutional(), tmp_path / "made.safetensors"
     settings = AutoencoderTraining(epochs=1)
@@ -194,6 +204,8 @@ def test_a_file_takes_the_place_of_a_training(tmp_path) -> None:
     write_tensors(path, autoencoder_tensors(made), decoder_metadata(made.decoder))
     sent = planted(ScaleMIA(autoencoder=str(path), cutoffs="auto")).model
     assert all(torch.equal(sent.params[k], v) for k, v in made.encoder.items())
+    with pytest.raises(BadInput, match="no parameters of a layer before"):
+        planted(ScaleMIA(autoencoder=str(path)), relu_mlp(dtype=DOUBLE))
 
 
 def test_a_training_that_was_broken_off_sends_the_same_model() -> None:

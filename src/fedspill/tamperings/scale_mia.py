@@ -135,7 +135,7 @@ class ScaleMIA:
     def _encoding(self, model: Model, pair: LinearPair, public: Tensor, watch: Watch, seed: int) -> "Encoded":
         at = pair.first.name
         try:
-            if self.encoder == "components" or not _encodes(model, at):
+            if self.encoder == "components" or not (self.autoencoder or _encodes(model, at)):
                 return _told(*component_encoder(model, at, public), at, public)
         except NotApplicable as reason:
             made = self._trained(model, at, public, watch, seed)

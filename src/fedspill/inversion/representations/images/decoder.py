@@ -81,7 +81,7 @@ class IRDecoder(nn.Module):
     def forward(self, representations: Float[Tensor, "m d"]) -> Float[Tensor, "m c h w"]:
         """The images."""
         x = self.first((representations - self.centre) / self.spread)
-        x = self.last(self.body(x.view(len(x), -1, *self.start)))
+        x = self.last(self.body(x.view(len(x), self.layout.widths[0], *self.start)))
         low, high = self.bounds
         # The first doubling may have rounded the sides up.
         return low + (high - low) * x[..., : self.image[1], : self.image[2]].sigmoid()
