@@ -158,7 +158,7 @@ def _check_alone(generator: Generator, latents: Tensor, images: Tensor, spec: Im
 def _check_followed(images: Tensor, latents: Tensor, what: str) -> None:
     if not images.requires_grad:
         raise BadInput(f"{what}: no gradient of its images reaches the latents, so nothing can be searched")
-    slopes: tuple[Tensor | None, ...] = torch.autograd.grad(images.square().sum(), latents, allow_unused=True)
-    slope = slopes[0]
-    if slope is None or not bool(slope.isfinite().all()) or not bool(slope.any()):
+    anyway = 0 * latents.sum()  # so that latents that are not used have a gradient, of 0
+    (slope,) = torch.autograd.grad(images.square().sum() + anyway, latents)
+    if not bool(slope.isfinite().all()) or not bool(slope.any()):
         raise BadInput(f"{what}: its images do not follow the latents (their gradient is 0, or not finite)")
