@@ -140,7 +140,7 @@ app.command(
 )(capture_command)
 app.command(
     name="vet",
-    epilog="Examples:  fedspill vet received.safetensors --model cnn  |  fedspill vet received.safetensors"
+    epilog="Examples:  fedspill vet --model cnn --weights received.safetensors  |  fedspill vet received.safetensors"
     " --reference my_package.nets:make --previous last_round.safetensors --summary md",
 )(vet_command)
 app.command(
