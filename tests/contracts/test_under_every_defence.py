@@ -51,7 +51,7 @@ class Case:
     def report(self) -> AuditReport:
         """Of the first network and number of examples that it fits, else of the last."""
         if self.card.accepts == {TableSpec}:
-            rows = {"data": {"name": "iris"}, "model": {"name": "mlp", "hidden": [8]}}
+            rows = {"data": {"name": "iris", "indices": "0:2"}, "model": {"name": "mlp", "hidden": [8]}}
             return run_audit(parse_plan(self.plan(2) | rows), device="cpu").report
         if ImageSpec not in self.card.accepts:
             network, pool = texts.language_model(lambda: texts.GPT2(1)), sentences()
