@@ -36,8 +36,8 @@ def trained(images: torch.Tensor, settings: GeneratorTraining = QUICK, watch: Re
 
 
 def test_training_makes_images_like_the_public_ones_and_repeats() -> None:
-    train, held = smooth(160), smooth(64, 1)
-    settings = replace(QUICK, epochs=6)
+    train, held = smooth(320), smooth(64, 1)
+    settings = replace(QUICK, epochs=8)
     first, second = trained(train, settings), trained(train, settings)
     assert torch.equal(first.rebuilt(held), second.rebuilt(held))
     blank = (train.mean(0) - held).square().mean()
