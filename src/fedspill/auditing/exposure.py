@@ -130,7 +130,9 @@ def judged(rebuilt: Reconstruction, private: Batch, model: Model) -> tuple[Bool[
     private = private.to(model.like)
     table = spec if isinstance(spec, TableSpec) else None
     scored = score_all(rebuilt.inputs.to(private.inputs), private.inputs, metrics, table=table)
-    read = leaked(scored.values(), usual.leak_threshold, scored.directions()) & _better(scored, private, metrics[0].name)
+    read = leaked(scored.values(), usual.leak_threshold, scored.directions()) & _better(
+        scored, private, metrics[0].name
+    )
     values = scored.metrics[0].values
     present = values[~values.isnan()]
     closest = None

@@ -32,7 +32,7 @@ def vet_command(
         Path | None,
         typer.Option(
             metavar="PATH",
-            help="Some of your examples: a file with inputs and labels, or a folder of pictures in subfolders by class.",
+            help="Some of your examples: a file with inputs and labels, or a folder with one of pictures per class.",
         ),
     ] = None,
     exposure: Annotated[

@@ -3,8 +3,8 @@
 Whoever reads single examples off an update must find something in it that one example alone gives. Beside single rows
 (`lone_examples`) the simplest such thing is the difference of two rows that else are multiples of each other: bins of
 imprints of every kind, whatever function they are of, in whatever order, place and scale (Fowl et al., "Robbing the
-Fed", ICLR 2022, arXiv:2110.13057, is one). Nothing is changed and no attack is run; only the gradients that the client's
-own examples give are looked at.
+Fed", ICLR 2022, arXiv:2110.13057, is one). Nothing is changed and no attack is run; only the gradients that the
+client's own examples give are looked at.
 """
 
 from dataclasses import dataclass

@@ -1,8 +1,9 @@
 """Units of fully connected layers that fire for one of the client's examples alone.
 
-Boenisch et al., "When the Curious Abandon Honesty", EuroS&P 2023, arXiv:2112.02918; Pan et al., "Exploring the Security
-Boundary of Data Reconstruction via Neuron Exclusivity Analysis", USENIX Security 2022, arXiv:2010.13356. The gradient of
-such a unit's weights is a multiple of what the layer was given for that example. Planted rows are made to fire so.
+Boenisch et al., "When the Curious Abandon Honesty", EuroS&P 2023, arXiv:2112.02918; Pan et al., "Exploring the
+Security Boundary of Data Reconstruction via Neuron Exclusivity Analysis", USENIX Security 2022, arXiv:2010.13356. The
+gradient of such a unit's weights is a multiple of what the layer was given for that example. Planted rows are made to
+fire so.
 """
 
 from dataclasses import dataclass
@@ -37,7 +38,7 @@ class LoneExamples:
     """
 
     share: float = 0.6
-    fewest: int = 8
+    fewest: int = 6
     examples: int = 4
 
     def __post_init__(self) -> None:

@@ -54,7 +54,8 @@ class LostAccuracy:
             return []
         some = data[: min(self.most, len(data))]
         now, then = right(incoming.model, some), right(before, some)
-        lost, won = sum(t and not n for n, t in zip(now, then)), sum(n and not t for n, t in zip(now, then))
+        pairs = list(zip(now, then, strict=True))
+        lost, won = pairs.count((False, True)), pairs.count((True, False))
         drop, chance = (lost - won) / len(some), at_least(lost, lost + won)
         if drop < self.drop or chance > self.chance:
             return []

@@ -1,9 +1,9 @@
 """Loss and gradients of a first step on the client's own data, as no honest network has them.
 
 Carletti et al., "On the detectability of active gradient inversion attacks in federated learning", 2025,
-arXiv:2511.10502, and Wang and Li, "Hear No Evil", 2025, arXiv:2506.20651, look at the dynamics of loss and gradients; what
-is asked here, and every threshold, is fedspill's own: a planted network has a loss far above that of guessing, or a
-gradient along which the loss does not fall.
+arXiv:2511.10502, and Wang and Li, "Hear No Evil", 2025, arXiv:2506.20651, look at the dynamics of loss and gradients;
+what is asked here, and every threshold, is fedspill's own: a planted network has a loss far above that of guessing, or
+a gradient along which the loss does not fall.
 """
 
 import math
@@ -39,7 +39,7 @@ class TrainingDynamics:
         BadInput: a field out of range.
     """
 
-    guessing: float = 20.0
+    guessing: float = 5.0
     part: float = 0.1
     tries: int = 6
 
@@ -98,7 +98,7 @@ class TrainingDynamics:
             {"loss": before, "loss_after": 0.0 if math.isnan(after) else after, "examples": float(len(seen))},
             said,
             rule=rule,
-            reads="A network that cannot be trained is not there to be trained: what is sent back may serve another end.",
+            reads="A network that cannot be trained is not sent to be trained: the answer may serve another end.",
             advice=ADVICE,
         )
 
@@ -112,7 +112,7 @@ def guessing(model: Model, seen: Singles) -> float:
 
 
 def falls(model: Model, data: Batch, part: float, tries: int) -> tuple[float, float] | None:
-    """None if one of the steps along the gradient lowers the loss; else the loss, and after the smallest (NaN: none)."""
+    """None if a step along the gradient lowers the loss; else the loss, and that after the smallest (NaN: none)."""
     batch = data.to(model.like)
     z = model.input.encode(batch.inputs)
     update = local_update(model, batch, FedSGD())

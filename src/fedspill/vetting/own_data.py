@@ -23,9 +23,9 @@ def fitting(model: Model, data: object) -> Batch:
         raise BadInput("own_data holds NaN or infinite values; finite numbers are needed")
     classes = _classes(model, data)
     labels = data.labels
-    if classes is not None and labels.ndim == 1 and not labels.is_floating_point():
-        if not 0 <= int(labels.min()) <= int(labels.max()) < classes:
-            raise BadInput(f"own_data has labels {labels.tolist()[:8]}; the model's classes are 0 to {classes - 1}")
+    named = classes > 0 and labels.ndim == 1 and not labels.is_floating_point()
+    if named and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+        raise BadInput(f"own_data has labels {labels.tolist()[:8]}; the model's classes are 0 to {classes - 1}")
     return data
 
 
@@ -34,12 +34,12 @@ def _blank(model: Model) -> torch.Tensor:
     return zeros.long() if isinstance(model.input, TokenSpec) else zeros
 
 
-def _classes(model: Model, data: Batch) -> int | None:
-    """None where the model cannot be run, which the checks will say."""
+def _classes(model: Model, data: Batch) -> int:
+    """0 where the model cannot be run, which the checks will say."""
     try:
         first = data[:1].to(model.like)
         with torch.no_grad():
             logits = model.in_eval_mode().logits(model.params, model.input.encode(first.inputs))
-        return logits.shape[-1] if logits.ndim == 2 and logits.shape[-1] > 1 else None
+        return logits.shape[-1] if logits.ndim == 2 and logits.shape[-1] > 1 else 0
     except Exception:  # a network of anyone's, or one of which parameters are missing
-        return None
+        return 0

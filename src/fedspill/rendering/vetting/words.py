@@ -26,7 +26,9 @@ def scope(vetting: Vetting) -> str:
     lacking = f" Not given, and so not compared: {', '.join(vetting.missing)}." if vetting.missing else ""
     data = f"{vetting.examples} examples were used" if vetting.examples else "no data was used"
     reasons = dict.fromkeys(vetting.skipped.values())
-    skipped = "".join(f" Not run: {', '.join(n for n, w in vetting.skipped.items() if w == why)} ({why})." for why in reasons)
+    skipped = "".join(
+        f" Not run: {', '.join(n for n, w in vetting.skipped.items() if w == why)} ({why})." for why in reasons
+    )
     return (
         f"{vetting.parameters:,} weights were looked at{beside}, in {vetting.seconds:.1f} s; {data}.{lacking}{skipped}"
     )
