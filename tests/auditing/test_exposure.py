@@ -17,7 +17,7 @@ from fedspill.core.types import Batch, Reconstruction, Update
 from tests.support.worlds import CLASSES, batch, conv_bn, relu_mlp
 
 F64 = torch.float64
-LONG = MeasuresExposure(seconds=3600)
+LONG = MeasuresExposure(seconds=3600.0)
 
 
 @dataclass(frozen=True)

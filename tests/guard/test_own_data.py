@@ -84,7 +84,7 @@ def test_in_train_mode_the_parts_add_up_to_the_gradient_of_the_batch() -> None:
     plain = torch.autograd.grad(loss, [parameters[k] for k in biases])
     for name, gradient in zip(biases, plain, strict=True):
         torch.testing.assert_close(seen.sketches[name][:, :, 0].mean(0), gradient, atol=1e-12, rtol=1e-6)
-    assert float(loss) == pytest.approx(float(seen.losses.mean()))
+    assert float(loss.detach()) == pytest.approx(float(seen.losses.mean()))
 
 
 def test_no_more_than_so_many_are_looked_at_and_only_once() -> None:
@@ -135,15 +135,15 @@ def isolated_by_hand(gradients: Sequence[Tensor], dominance: float) -> list[bool
 def test_pairs_tell_the_examples_that_whole_gradients_tell(model: Model) -> None:
     data = batch(8, dtype=F64)
     plain = [g["1.weight"] for g in plain_gradients(model, data)]
-    told = told_by_pairs(singly(model, data).even("1.weight"), 20, 64)
-    assert told.examples.tolist() == isolated_by_hand(plain, 20)
+    told = told_by_pairs(singly(model, data).even("1.weight"), 20.0, 64)
+    assert told.examples.tolist() == isolated_by_hand(plain, 20.0)
     assert bool(told.examples.any()) == (len(model.params) == 4)
 
 
 def test_only_so_many_rows_are_compared() -> None:
     sketches = singly(planted(), batch(8, dtype=F64)).even("1.weight")
-    assert told_by_pairs(sketches, 20, 1).rows == 0
-    assert told_by_pairs(sketches[:, :0], 20, 64).rows == 0
+    assert told_by_pairs(sketches, 20.0, 1).rows == 0
+    assert told_by_pairs(sketches[:, :0], 20.0, 64).rows == 0
 
 
 def test_an_imprint_by_hand_is_found_by_what_it_does() -> None:

@@ -63,7 +63,7 @@ class Guard:
         *,
         reference: Model | nn.Module | None = None,
         shape: tuple[int, int, int] | None = None,
-        seconds: float = 60.0,
+        seconds: float | int = 60.0,
         exposure: bool = True,
     ) -> None:
         if isinstance(seconds, bool) or not seconds > 0:
@@ -71,7 +71,7 @@ class Guard:
         if reference is not None:
             check_network(reference, "reference")
         self.policy = policy if isinstance(policy, Policy) else STANDARD if policy is None else read_policy(policy)
-        self.seconds, self.exposure = seconds, exposure
+        self.seconds, self.exposure = float(seconds), exposure
         self._shape, self._reference = shape, reference
         self._model: Model | None = None
         self._previous: Model | None = None

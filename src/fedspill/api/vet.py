@@ -29,7 +29,7 @@ def vet(
     checks: tuple[str, ...] = (),
     policy: Policy | str | Path | None = None,
     exposure: bool = False,
-    seconds: float | None = None,
+    seconds: float | int | None = None,
 ) -> list[Finding]:
     """Looks for reasons not to train on a model that a server sent. No finding means nothing seen, not safe.
 
@@ -73,7 +73,7 @@ def vet(
     data = None if own_data is None else fitting(sent, own_data)
     measures = MeasuresExposure() if seconds is None else MeasuresExposure(seconds=0.7 * seconds)
     incoming = Incoming(sent, before, agreed, data, exposure=measures if exposure else None)
-    return asked.applied(inspected(incoming, asked, seconds).findings)
+    return asked.applied(inspected(incoming, asked, None if seconds is None else float(seconds)).findings)
 
 
 def _check_measuring(own_data: object, exposure: bool, seconds: object) -> None:

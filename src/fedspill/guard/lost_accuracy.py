@@ -32,7 +32,7 @@ class LostAccuracy:
         BadInput: a field out of range.
     """
 
-    chance: float = 1e-3
+    chance: float = 1e-2
     drop: float = 0.25
     most: int = 256
 
