@@ -49,12 +49,11 @@ class Guard:
         >>> guard = fedspill.Guard(shape=(3, 8, 8))
         >>> guard.before_training(net).alarms
         ()
-        >>> image, label = torch.rand(1, 3, 8, 8), torch.tensor([3])
-        >>> gradient = torch.autograd.grad(torch.nn.functional.cross_entropy(net(image), label), list(net.parameters()))
-        >>> names = [name for name, _ in net.named_parameters()]
-        >>> seen = guard.before_sending(dict(zip(names, gradient)), fedspill.Batch(image, label))
-        >>> seen.alarms[0].finding.check
-        'measured_exposure'
+        >>> planted = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 10))
+        >>> _ = planted[1].weight.data.copy_(torch.ones(10, 192))
+        >>> seen = guard.before_training(planted)
+        >>> seen.exit_code, seen.alarms[0].finding.where
+        (1, '1.weight')
     """
 
     def __init__(
