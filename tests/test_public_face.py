@@ -38,6 +38,7 @@ NAMES = [
     "FedSGD",
     "Finding",
     "Focal",
+    "Guard",
     "ImageSpec",
     "Knows",
     "MeanSquaredError",

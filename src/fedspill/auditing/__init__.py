@@ -15,6 +15,7 @@
 - `prior_only`: what a search makes of the prior alone.
 - `readings`: every candidate that was read, and which are scored.
 - `verdict/`: what the audit concludes, and for each kind of server.
+- `exposure`: what a client's own update gives away, for the guard.
 - `caveats`: what a reader of the verdict must know.
 - `captured`: one captured update, attacked.
 - `capturing/`: that update read, and judged where its truth is at hand.

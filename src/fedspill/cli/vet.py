@@ -28,6 +28,19 @@ def vet_command(
         str | None, typer.Option(help="The agreed architecture, likewise, from code that the client holds.")
     ] = None,
     previous: Annotated[Path | None, typer.Option(metavar="FILE", help="The weights of the round before.")] = None,
+    own_data: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PATH",
+            help="Some of your examples: a file with inputs and labels, or a folder with one of pictures per class.",
+        ),
+    ] = None,
+    exposure: Annotated[
+        bool, typer.Option("--exposure", help="Run the readouts on the update that --own-data gives: what would leak?")
+    ] = False,
+    seconds: Annotated[
+        float | None, typer.Option(min=1, help="For all checks; what is not done by then is a finding.")
+    ] = None,
     checksum: Annotated[
         str | None, typer.Option(metavar="HEX", help="The checksum that other clients got, 8 digits of it or more.")
     ] = None,
@@ -52,6 +65,8 @@ def vet_command(
     """
     headline = early.headline_of(summary)
     file = _one(sent, weights)
+    if exposure and own_data is None:
+        raise BadInput("--exposure is given without --own-data PATH, the examples whose update is attacked")
     for path in (file, previous, policy):
         if path is not None:
             early.check_file(path)
@@ -64,7 +79,9 @@ def vet_command(
     rules = STANDARD if policy is None else read_policy(policy)
     accepted = None if baseline is None else read_baseline(baseline)
     incoming = _incoming(file, model, reference, previous, checksum, shape, num_classes)
-    done = vetted(incoming, Path(file).name, rules, accepted)
+    if own_data is not None:
+        incoming = _with_data(incoming, own_data, exposure, seconds)
+    done = vetted(incoming, Path(file).name, rules, accepted, seconds)
     if accept and baseline is not None:
         write_baseline(baseline, [judged.finding for judged in done.findings])
         done = vetted(incoming, Path(file).name, rules, read_baseline(baseline))
@@ -98,6 +115,21 @@ def _incoming(
     before = None if previous is None else _loaded(str(previous), name, size, num_classes).model
     agreed = None if reference is None else build(reference, input_shape=size, num_classes=num_classes)
     return Incoming(got.model, before, agreed, misfit=got.misfit, checksum=checksum)
+
+
+def _with_data(incoming: "Incoming", path: Path, exposure: bool, seconds: float | None) -> "Incoming":
+    from dataclasses import replace
+
+    from fedspill.auditing.capturing.truths import read_truth
+    from fedspill.auditing.exposure import MeasuresExposure
+    from fedspill.vetting.own_data import fitting
+
+    pool = read_truth(str(path), incoming.model)
+    if not pool.has_labels:
+        raise BadInput(f"--own-data {str(path)!r} holds no labels, without which there is no loss")
+    measures = MeasuresExposure() if seconds is None else MeasuresExposure(seconds=0.7 * seconds)
+    data = fitting(incoming.model, pool.batch)
+    return replace(incoming, own_data=data, exposure=measures if exposure else None)
 
 
 def _loaded(file: str, name: str, size: tuple[int, int, int], num_classes: int) -> "Received":

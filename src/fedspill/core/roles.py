@@ -281,6 +281,32 @@ FITS = Misfit()
 
 
 @dataclass(frozen=True)
+class Exposed:
+    """What one attack made of a client's update, judged by the client itself.
+
+    Attributes:
+        attack: its entry, such as "linear_layer:strong".
+        read: (n,) which examples it rebuilt.
+        closest: of the examples by the first metric of the kind of data, the value of the closest; None if there is no
+            candidate.
+        criterion: what counts as rebuilt, in words.
+        seconds: that it took.
+        failed: why it has no result, in words; "" if it has one.
+    """
+
+    attack: str
+    read: Bool[Tensor, " n"]
+    closest: float | None
+    criterion: str
+    seconds: float
+    failed: str = ""
+
+
+Exposure = Callable[[Model, Batch], Sequence[Exposed]]
+"""What the update of a batch gives away, one entry per attack that fits."""
+
+
+@dataclass(frozen=True)
 class Incoming:
     """What a client has at hand when a model arrives.
 
@@ -291,6 +317,7 @@ class Incoming:
         own_data: the client's own examples.
         misfit: what of the file did not fit the architecture of `model`.
         checksum: the digest of the weights that other clients received, as `fedspill vet` prints it.
+        exposure: attacks the update that the client's examples give, blind, and opens the truth afterwards; slow.
     """
 
     model: Model
@@ -299,6 +326,7 @@ class Incoming:
     own_data: Batch | None = None
     misfit: Misfit = FITS
     checksum: str | None = None
+    exposure: Exposure | None = None
 
     @property
     def tensors(self) -> Params:
@@ -404,6 +432,7 @@ class Card(Generic[R]):
         reads: of a tampering: it brings the attack that reads the answers, so it is an entry of `attacks`.
         standard: of a component from outside: it is part of `standard`, as fedspill's own always are.
         origin: the package that a component from outside comes from, such as "my-attacks 1.0"; the catalogue sets it.
+        own_data: of a check: it looks at what the client's own examples give, and is not run without any.
     """
 
     title: str
@@ -417,3 +446,4 @@ class Card(Generic[R]):
     reads: bool = False
     standard: bool = False
     origin: str = ""
+    own_data: bool = False

@@ -50,6 +50,8 @@ class Vetting:
         findings: the most severe first.
         fail_from: severity from which a finding is an alarm.
         seconds: what it took.
+        examples: of the client's own that were at hand.
+        memory: bytes by which the process grew at its largest; None where nobody looked.
     """
 
     source: str
@@ -62,6 +64,8 @@ class Vetting:
     compared: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
     skipped: Mapping[str, str] = field(default_factory=dict[str, str])
+    examples: int = 0
+    memory: int | None = None
 
     @property
     def alarms(self) -> tuple[Judged, ...]:

@@ -3,7 +3,7 @@
 [vet]
 fail_from = 0.5                       # severity from which a finding fails the model (exit code 1)
 checks = ["parallel_rows:quick"]      # left out: all that apply
-require = ["reference", "previous"]   # what is not given is a finding: "reference", "previous", "checksum"
+require = ["reference", "previous"]   # what is not given is a finding; also "own_data", "checksum"
 
 [severity]                            # by check, or by one of its rules, which goes before
 weight_entropy = 0.3
@@ -22,7 +22,7 @@ from fedspill.plan.tables import table_of
 
 NOT_EXAMINED = "not_examined"
 """The check that a finding names when no check could look."""
-REQUIRABLE = ("reference", "previous", "checksum")
+REQUIRABLE = ("reference", "previous", "own_data", "checksum")
 OFF = "off"
 
 
@@ -34,7 +34,7 @@ class Policy:
         fail_from: severity from which a finding is an alarm, above 0 and at most 1.
         severity: by check ("weight_entropy") or by rule ("structure.modules"), from 0 to 1; None drops the finding.
         checks: entries "name" or "name:preset"; () are all that apply.
-        require: of "reference", "previous" and "checksum" those without which a model is not accepted.
+        require: of "reference", "previous", "own_data" and "checksum" those without which a model is not accepted.
 
     Raises:
         BadInput: a value out of range, or a name that there is none of.

@@ -12,7 +12,11 @@ from fedspill.vetting.policy import STANDARD, Policy
 
 
 def vetted(
-    incoming: Incoming, source: str, policy: Policy = STANDARD, accepted: Mapping[str, float] | None = None
+    incoming: Incoming,
+    source: str,
+    policy: Policy = STANDARD,
+    accepted: Mapping[str, float] | None = None,
+    seconds: float | None = None,
 ) -> Vetting:
     """Runs the checks and judges what they found.
 
@@ -21,12 +25,13 @@ def vetted(
         source: where it came from, for a reader.
         policy: which checks, and how severe.
         accepted: as `baseline.read_baseline` gives it.
+        seconds: for all checks; None is no limit.
 
     Raises:
         BadInput: the policy names a check, or a preset, that there is none of.
     """
     began = time.monotonic()
-    seen = inspected(incoming, policy)
+    seen = inspected(incoming, policy, seconds)
     there = given(incoming)
     judged = list[Judged]()
     for finding in policy.applied(seen.findings):
@@ -40,6 +45,7 @@ def vetted(
         findings=tuple(judged),
         fail_from=policy.fail_from,
         seconds=time.monotonic() - began,
+        examples=0 if incoming.own_data is None else len(incoming.own_data),
         compared=tuple(WANTED[name][0] for name, is_there in there.items() if is_there),
         missing=tuple(WANTED[name][0] for name, is_there in there.items() if not is_there),
         skipped=seen.skipped,

@@ -24,10 +24,13 @@ def scope(vetting: Vetting) -> str:
     """What the verdict rests on, and what more could be compared."""
     beside = f" beside {' and '.join(vetting.compared)}" if vetting.compared else ""
     lacking = f" Not given, and so not compared: {', '.join(vetting.missing)}." if vetting.missing else ""
-    skipped = "".join(f" Not run: {name} ({why})." for name, why in vetting.skipped.items())
+    data = f"{vetting.examples} examples were used" if vetting.examples else "no data was used"
+    reasons = dict.fromkeys(vetting.skipped.values())
+    skipped = "".join(
+        f" Not run: {', '.join(n for n, w in vetting.skipped.items() if w == why)} ({why})." for why in reasons
+    )
     return (
-        f"{vetting.parameters:,} weights were looked at{beside}, in {vetting.seconds:.1f} s; no data was used."
-        f"{lacking}{skipped}"
+        f"{vetting.parameters:,} weights were looked at{beside}, in {vetting.seconds:.1f} s; {data}.{lacking}{skipped}"
     )
 
 
