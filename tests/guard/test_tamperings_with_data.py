@@ -1,7 +1,4 @@
-"""Which check that looks at the client's own examples finds which tampering of the catalogue, and which none finds.
-
-A tampering that is added must be put down here with what finds it, or as a miss.
-"""
+"""Which check that looks at the client's own examples finds which tampering of the catalogue; see docs/own_data.md."""
 
 from collections.abc import Mapping
 
@@ -27,12 +24,11 @@ FOUND: Mapping[str, set[str]] = {
     "input_to_head:strong": {"isolated_gradients"},
     "loki:paper": {"lone_examples"},
     "loki:strong": {"lone_examples"},
-    "one_shot:paper": {"isolated_gradients"},
+    "one_shot:paper": {"dominated_gradients.planted"},
     "robbing_linear_layer:paper": {"isolated_gradients"},
     "robbing_linear_layer:strong": {"isolated_gradients"},
     "robbing_the_fed:paper": {"isolated_gradients"},
     "robbing_the_fed:strong": {"isolated_gradients"},
-    "trap_weights:paper": {"lone_examples"},
 }
 """What finds it at the least."""
 

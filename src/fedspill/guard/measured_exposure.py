@@ -45,7 +45,7 @@ class MeasuredExposure:
 
 
 def found_in(exposed: Sequence[Exposed], share: float) -> list[Finding]:
-    """What the measurement comes to; that nothing could be measured is a finding, too."""
+    """What the measurement comes to; that no attack came to a result is a note, which a policy may make an alarm."""
     done = [one for one in exposed if not one.failed]
     if not done:
         return [_unmeasured(exposed)] if exposed else []
@@ -80,7 +80,7 @@ def _unmeasured(exposed: Sequence[Exposed]) -> Finding:
     return Finding(
         NAME,
         "update",
-        0.5,
+        0.4,
         {"attacks": float(len(exposed))},
         f"No attack came to a result ({reasons}), so what the update gives away is not known.",
         rule="not_measured",
