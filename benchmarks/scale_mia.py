@@ -6,7 +6,7 @@
 CIFAR-10 under FEDSPILL_DATA, the network `strided_cnn` (1,024 latents, 1,024 rows) with random weights in float32.
 Public images are the first of the training part, private ones those of the test part from 9,000 on, in batches one
 after the other, each of 8 clients with one local step of lr 0.1, aggregated. FILE comes from
-`fedspill train autoencoder plans/train/scale_mia.toml`, and must be trained on as many public images.
+`fedspill train autoencoder plans/train/strided_cnn_autoencoder.toml`, and must be trained on as many public images.
 
 What is read is assigned to the images of a batch by squared error, at most as many candidates as images, the surest
 first. All shares are over all images. "private activations" is the published way to count: of the images that are

@@ -60,9 +60,10 @@ def test_standard_takes_closed_forms_first_and_every_update_gets_a_first_answer(
         "inverting_gradients",
         "idlg",
         "dlg",
+        "gias",
         "rgap",
     ]
-    assert [task.update for task in turns] == [0, 1, 2] * 13
+    assert [task.update for task in turns] == [0, 1, 2] * 14
 
 
 def test_fully_connected_networks_have_an_order_of_their_own() -> None:
@@ -76,6 +77,7 @@ def test_fully_connected_networks_have_an_order_of_their_own() -> None:
         "inverting_gradients",
         "rgap",
         "dlg",
+        "gias",
     ]
     assert is_fully_connected(nn.Sequential(nn.Flatten(), nn.Linear(8, 4), nn.LayerNorm(4), nn.ReLU(), nn.Linear(4, 2)))
     assert not is_fully_connected(conv_bn().module)

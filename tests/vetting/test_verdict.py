@@ -39,7 +39,7 @@ def test_an_alarm_fails_the_model_and_a_note_does_not() -> None:
 def test_what_stood_beside_the_model_and_what_did_not() -> None:
     done = vetted(Incoming(MODEL, previous=MODEL), "a file")
     assert done.compared == ("the model of the round before",)
-    assert done.missing == ("the agreed architecture", "the checksum of others")
+    assert done.missing == ("the agreed architecture", "the client's own examples", "the checksum of others")
     assert done.parameters == sum(p.numel() for p in MODEL.params.values())
 
 

@@ -20,7 +20,7 @@ from fedspill.api.arguments import (
     with_loss,
 )
 from fedspill.api.results import AuditResult, with_views
-from fedspill.auditing.captured import Kind, attack_captured, run_key
+from fedspill.auditing.capturing.attacking import Kind, attack_captured, run_key
 from fedspill.auditing.capturing.in_turn import entry_of, tries_of
 from fedspill.auditing.capturing.scoring import Judging
 from fedspill.auditing.capturing.truths import Truth, read_truth

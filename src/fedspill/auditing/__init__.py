@@ -16,9 +16,7 @@
 - `readings`: every candidate that was read, and which are scored.
 - `verdict/`: what the audit concludes, and for each kind of server.
 - `exposure`: what a client's own update gives away, for the guard.
-- `caveats`: what a reader of the verdict must know.
-- `captured`: one captured update, attacked.
-- `capturing/`: that update read, and judged where its truth is at hand.
+- `capturing/`: one captured update, read, attacked, and judged where its truth is at hand.
 """
 
 from fedspill.auditing.run import AuditResult, run_audit

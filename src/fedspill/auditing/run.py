@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 import fedspill
-from fedspill.auditing import caveats
 from fedspill.auditing.by_round.ledger import Ledger
 from fedspill.auditing.by_round.records import round_records
 from fedspill.auditing.feeding import MOST_MEASURED, check_feeding
@@ -25,7 +24,7 @@ from fedspill.auditing.resolving.scenario import Scenario, prepare
 from fedspill.auditing.scheduling.schedule import Schedule
 from fedspill.auditing.servers import Servers
 from fedspill.auditing.trial import Finished, Task
-from fedspill.auditing.verdict import verdict, worst_examples
+from fedspill.auditing.verdict import caveats, verdict, worst_examples
 from fedspill.auditing.verdict.levels import Rules
 from fedspill.auditing.verdict.roles import Circumstances, planted_by
 from fedspill.auditing.watch import Listener, Silent, TrialWatch, duration

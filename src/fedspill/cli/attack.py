@@ -80,7 +80,7 @@ def capture_command(
     check_device(device)
     for path in (weights, update):
         check_file(path)
-    from fedspill.auditing.captured import attack_captured, run_key
+    from fedspill.auditing.capturing.attacking import attack_captured, run_key
     from fedspill.auditing.capturing.in_turn import entry_of, tries_of
     from fedspill.auditing.capturing.updates import clients_of, read_update
     from fedspill.cli.captured import (

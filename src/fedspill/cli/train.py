@@ -74,7 +74,9 @@ def decoder(plan: Plan, out: Out, settings: Settings = None, device: Device = "a
     )
 
 
-@app.command(epilog="Example:  fedspill train autoencoder plans/train/scale_mia.toml --out autoencoder.safetensors")
+@app.command(
+    epilog="Example:  fedspill train autoencoder plans/train/strided_cnn_autoencoder.toml --out autoencoder.safetensors"
+)
 def autoencoder(plan: Plan, out: Out, settings: Settings = None, device: Device = "auto") -> None:
     """An encoder for a network's own layers, and its decoder; run it again to go on after a kill."""
     check_device(device)
