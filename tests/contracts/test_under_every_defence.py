@@ -29,7 +29,7 @@ from tests.support import texts
 
 ATTACKS, TAMPERINGS, DEFENCES = catalogue.attacks(), catalogue.tamperings(), catalogue.defences()
 NETWORKS: tuple[Callable[[], Model], ...] = (relu_mlp, conv_bn, linear, mlp)
-SHORT: dict[str, Any] = {**FEW, "target": 0}
+SHORT: dict[str, Any] = {**FEW, "steps": 4, "target": 0}
 """Fields of the presets, where they have them: class 0 is in every batch."""
 HARMLESS = "clipping"
 """The defence that changes an update's length alone."""

@@ -85,7 +85,7 @@ def test_in_python_a_policy_is_a_file_or_what_was_read_of_it(tmp_path: Path) -> 
         ("[vet]\nfail_from = true", "vet.fail_from: a number is needed, got True"),
         ("[vet]\nchecks = 'weight_entropy'", "vet.checks: a list of names is needed"),
         ("[vet]\nchecks = ['entropy']", "unknown check 'entropy'"),
-        ("[vet]\nrequire = ['own_date']", "require 'own_date': one of reference, previous, checksum"),
+        ("[vet]\nrequire = ['own_date']", "require 'own_date': one of reference, previous, own_data, checksum"),
         ("[severity]\nentropy = 0.5", "severity of 'entropy': there is no such check"),
         ("[severity]\nchange = 2", "severity of 'change': a number from 0 to 1"),
         ("[severity]\nchange = 'no'", "severity of 'change': a number is needed, got 'no'"),
