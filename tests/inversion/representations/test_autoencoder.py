@@ -273,6 +273,6 @@ def test_the_command_writes_what_the_tampering_reads(tmp_path) -> None:
 
 
 def test_the_plan_of_the_documents_is_read() -> None:
-    plan = read_as(AutoencoderPlan, PLANS / "train" / "scale_mia.toml")
+    plan = read_as(AutoencoderPlan, PLANS / "train" / "strided_cnn_autoencoder.toml")
     assert plan.autoencoder.training() == AutoencoderTraining()
     assert plan.model.name == "strided_cnn"

@@ -85,7 +85,7 @@ def tries_of(entry: AttackEntry, knowledge: ServerKnowledge) -> list[Try]:
 def _standard(knowledge: ServerKnowledge, preset: str) -> Iterator[Try]:
     fitting = {n: c for n, c in catalogue.attacks().items() if _fits(c, knowledge)}
     searches = sorted((n for n, c in fitting.items() if c.iterative and n in IN_ORDER), key=IN_ORDER.index)
-    reads = [n for n, c in fitting.items() if not c.iterative or n in READS]
+    reads = [n for n, c in fitting.items() if not c.iterative] + [n for n in searches if n in READS]
     for name in [*reads, *(n for n in searches if n not in READS)]:
         card = fitting[name]
         entry = AttackEntry(name=name, preset=preset if preset in card.presets else "paper")
