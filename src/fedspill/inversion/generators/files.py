@@ -2,11 +2,9 @@
 
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-
 from fedspill.core.errors import BadInput
 from fedspill.inversion.generators.generator import Generator
-from fedspill.inversion.representations.images.decoder import IRDecoder, built_from, decoder_metadata
+from fedspill.inversion.representations.images.decoder import IRDecoder, built_from, decoder_metadata, kept_file
 
 KIND = "image generator"
 """By which a file is told from that of a decoder, which is built alike."""
@@ -23,15 +21,7 @@ def read_generator(path: str | Path) -> Generator:
     Raises:
         BadInput: there is no such file, or it holds no generator.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise BadInput(f"generator file {str(path)!r} does not exist; `fedspill train generator` writes one")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = dict(file.metadata() or {})
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-    except (SafetensorError, OSError, ValueError) as error:
-        raise BadInput(f"{str(path)!r} is no whole safetensors file: {str(error)[:160]}") from error
+    path, (tensors, metadata) = Path(path), kept_file(path, "generator")
     if metadata.get("kind") != KIND:
         raise BadInput(f"{str(path)!r} holds no generator that `fedspill train generator` wrote")
     try:

@@ -21,6 +21,7 @@ from fedspill.core.inputs import ImageSpec
 from fedspill.core.rng import randn, stream
 from fedspill.core.roles import UNWATCHED, State, Watch
 from fedspill.inversion.representations.images.decoder import DecoderShape, IRDecoder, fresh_decoder, fresh_weights
+from fedspill.inversion.representations.images.epochs import Epochs, check_enough
 
 WARM_UP = 0.05
 """Share of the steps in which the rate rises."""
@@ -123,8 +124,7 @@ def train_generator(
     """
     if tuple(public_inputs.shape[1:]) != spec.shape:
         raise BadInput(f"images of {tuple(public_inputs.shape[1:])} were got; {spec.shape} are needed")
-    if len(public_inputs) < settings.minibatch:
-        raise BadInput(f"{len(public_inputs)} images were got; one mini-batch of {settings.minibatch} is needed")
+    check_enough(public_inputs, settings.minibatch)
     run = _Run(public_inputs, spec, settings, rng, like)
     run.resume(watch.load())
     run.all_steps(watch)
@@ -141,26 +141,17 @@ class _Run:
         self.encoder = fresh_weights(lambda: Encoder(self.generator), rng, like)
         self.both = nn.ModuleList([self.generator, self.encoder]).train()
         self.optimiser = torch.optim.Adam(self.both.parameters(), settings.lr)
-        self.seed = int(torch.randint(2**31, (), generator=rng))
-        self.steps = len(images) // settings.minibatch
-        self.done, self.order = 0, torch.empty(0, dtype=torch.long)
+        seed = int(torch.randint(2**31, (), generator=rng))
+        self.epochs = Epochs(images, settings.minibatch, settings.epochs, seed, like)
 
     def all_steps(self, watch: Watch) -> None:
-        total = self.settings.epochs * self.steps
-        while self.done < total:
-            value = self._step(self.done / total)
-            self.done += 1
-            watch.progress(self.done, total, value)
-            ended = watch.out_of_time()
-            watch.save(self.state, last=ended)
-            if ended:
-                return
+        self.epochs.run(self._step, self.state, watch)
 
     def _step(self, done: float) -> float:
-        images = self._mini_batch()
+        images = self.epochs.mini_batch()
         with torch.autocast(self.like.device.type, torch.bfloat16, enabled=self.settings.mixed):
             mean, spread = (v.to(self.like.dtype) for v in self.encoder(images))
-            noise = randn(tuple(mean.shape), stream(self.seed, "noise", self.done), self.like)
+            noise = randn(tuple(mean.shape), stream(self.epochs.seed, "noise", self.epochs.done), self.like)
             made = self.generator(mean + (spread / 2).exp() * noise).to(self.like.dtype)
         error = (made - images).square().mean()
         told = (mean.square() + spread.exp() - spread - 1).sum(1).mean() / 2
@@ -172,21 +163,12 @@ class _Run:
         self.optimiser.step()
         return float(error.detach())
 
-    def _mini_batch(self) -> Tensor:
-        epoch, step = divmod(self.done, self.steps)
-        if step == 0 or len(self.order) == 0:
-            self.order = torch.randperm(len(self.images), generator=stream(self.seed, "order", epoch))
-        size = self.settings.minibatch
-        images = self.images[self.order[step * size : (step + 1) * size]].to(self.like)
-        mirrored = torch.rand((size, 1, 1, 1), generator=stream(self.seed, "mirror", self.done)) < 0.5
-        return torch.where(mirrored.to(images.device), images.flip(3), images)
-
     def state(self) -> State:
-        return {"done": self.done, "both": self.both.state_dict(), "optimiser": self.optimiser.state_dict()}
+        return {"done": self.epochs.done, "both": self.both.state_dict(), "optimiser": self.optimiser.state_dict()}
 
     def resume(self, state: Any) -> None:
         if state is None:
             return
         self.both.load_state_dict(state["both"])
         self.optimiser.load_state_dict(state["optimiser"])
-        self.done = state["done"]
+        self.epochs.done = state["done"]

@@ -26,7 +26,7 @@ def read_autoencoder(path: str | Path, model: Model, at: str) -> Autoencoder:
     Raises:
         BadInput: there is no such file, it holds no autoencoder, or one for other layers than those before `at`.
     """
-    tensors, metadata = kept_file(path)
+    tensors, metadata = kept_file(path, "autoencoder")
     encoder = _part(tensors, ENCODER)
     if unknown := sorted(set(encoder) - set(encoder_names(model, at))):
         raise BadInput(f"{str(path)!r} holds {some(unknown)}, which are no parameters of a layer before {at!r}")

@@ -14,13 +14,13 @@ from torch import Tensor
 from fedspill.core.errors import BadInput, NotApplicable
 from fedspill.core.inputs import image_spec
 from fedspill.core.model import Model
-from fedspill.core.rng import stream
 from fedspill.core.roles import UNWATCHED, State, Watch
 from fedspill.core.types import Params
 from fedspill.inversion.network.layers import reaching
 from fedspill.inversion.representations.autoencoder.encoder import encoder_names, latents_of, with_encoder
 from fedspill.inversion.representations.images.decoder import DecoderShape, IRDecoder, fingerprint, fresh_decoder
 from fedspill.inversion.representations.images.decoder_training import DecoderTraining
+from fedspill.inversion.representations.images.epochs import Epochs, check_enough
 
 STATISTICS = 1000
 """Public images by which latents are standardised before the first step."""
@@ -98,8 +98,7 @@ def train_autoencoder(
         BadInput: there are fewer images than one mini-batch.
         NotApplicable: the model takes no images, or nothing before `at` can be trained.
     """
-    if len(public) < settings.minibatch:
-        raise BadInput(f"{len(public)} images were got; one mini-batch of {settings.minibatch} is needed")
+    check_enough(public, settings.minibatch)
     names = encoder_names(model, at) if moved else ()
     if moved and not names:
         raise NotApplicable(f"no parameter of a layer before {at!r} can be trained")
@@ -132,23 +131,14 @@ class _Run:
         self.decoder.train()
         weights = [*self.encoder.values(), *self.decoder.parameters()]
         self.optimiser = torch.optim.AdamW(weights, settings.lr, weight_decay=settings.weight_decay)
-        self.seed = int(torch.randint(2**31, (), generator=rng))
-        self.steps = len(images) // settings.minibatch
-        self.done, self.order = 0, torch.empty(0, dtype=torch.long)
+        seed = int(torch.randint(2**31, (), generator=rng))
+        self.epochs = Epochs(images, settings.minibatch, settings.epochs, seed, model.like)
 
     def all_steps(self, watch: Watch) -> None:
-        total = self.settings.epochs * self.steps
-        while self.done < total:
-            value = self._step(self.done / total)
-            self.done += 1
-            watch.progress(self.done, total, value)
-            ended = watch.out_of_time()
-            watch.save(self.state, last=ended)
-            if ended:
-                return
+        self.epochs.run(self._step, self.state, watch)
 
     def _step(self, done: float) -> float:
-        images = self._mini_batch()
+        images = self.epochs.mini_batch()
         latents = self.represent({**self.model.params, **self.encoder}, self.spec.encode(images)).flatten(1)
         error = (self.decoder(latents) - images).square().mean()
         self.optimiser.zero_grad()
@@ -158,15 +148,6 @@ class _Run:
         self.optimiser.step()
         return float(error.detach())
 
-    def _mini_batch(self) -> Tensor:
-        epoch, step = divmod(self.done, self.steps)
-        if step == 0 or len(self.order) == 0:
-            self.order = torch.randperm(len(self.images), generator=stream(self.seed, "order", epoch))
-        size = self.settings.minibatch
-        images = self.images[self.order[step * size : (step + 1) * size]].to(self.model.like)
-        mirrored = torch.rand((size, 1, 1, 1), generator=stream(self.seed, "mirror", self.done)) < 0.5
-        return torch.where(mirrored.to(images.device), images.flip(3), images)
-
     def result(self) -> Autoencoder:
         encoder = {k: v.detach() for k, v in self.encoder.items()}
         mark = fingerprint(latents_of(with_encoder(self.model, encoder), self.at))
@@ -175,7 +156,7 @@ class _Run:
 
     def state(self) -> State:
         return {
-            "done": self.done,
+            "done": self.epochs.done,
             "encoder": {k: v.detach() for k, v in self.encoder.items()},
             "decoder": self.decoder.state_dict(),
             "optimiser": self.optimiser.state_dict(),
@@ -189,4 +170,4 @@ class _Run:
                 value.copy_(state["encoder"][name])
         self.decoder.load_state_dict(state["decoder"])
         self.optimiser.load_state_dict(state["optimiser"])
-        self.done = state["done"]
+        self.epochs.done = state["done"]

@@ -206,15 +206,19 @@ def read_decoder(path: str | Path, extractor: Extractor) -> IRDecoder:
     return decoder
 
 
-def kept_file(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def kept_file(path: str | Path, what: str = "decoder") -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors of a safetensors file, and what it says of itself.
+
+    Args:
+        path: of the file.
+        what: it holds, as `fedspill train` names it.
 
     Raises:
         BadInput: there is no such file, or it is not whole.
     """
     path = Path(path)
     if not path.is_file():
-        raise BadInput(f"decoder file {str(path)!r} does not exist")
+        raise BadInput(f"{what} file {str(path)!r} does not exist; `fedspill train {what}` writes one")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = dict(file.metadata() or {})
