@@ -12,7 +12,6 @@ from fedspill.core.errors import BadInput
 from fedspill.core.inputs import image_spec
 from fedspill.core.model import Model
 from fedspill.core.rng import stream
-from fedspill.core.tensor_files import write_tensors, write_whole
 from fedspill.inversion.imprint.linear_pair import linear_pair
 from fedspill.inversion.representations.autoencoder.encoder import latents_of, with_encoder
 from fedspill.inversion.representations.autoencoder.files import autoencoder_tensors
@@ -21,7 +20,7 @@ from fedspill.inversion.representations.images.decoder import decoder_metadata
 from fedspill.plan.build import network
 from fedspill.scoring.metrics import PSNR
 from fedspill.training.plan import AutoencoderPlan
-from fedspill.training.state import FileWatch, Listener, Silent, StateFile
+from fedspill.training.state import FileWatch, Listener, Silent, StateFile, check_held_out, finished
 from fedspill.zoo.data import load
 
 PIECE = 250
@@ -80,19 +79,13 @@ def train_autoencoder_file(
     report = _report(world, made, command)
     facts = {**decoder_metadata(made.decoder), "network": plan.model.name or "strided_cnn", "at": world.at}
     words = {"psnr": f"{report.psnr:.2f} dB, held-out examples", "command": command, "versions": report.versions}
-    write_tensors(out, autoencoder_tensors(made), {**facts, **words})
-    write_whole(out.with_suffix(".json"), report.model_dump_json(indent=1))
-    file.remove()
+    finished(out, autoencoder_tensors(made), {**facts, **words}, report, file)
     return report
 
 
 def _world(plan: AutoencoderPlan, device: torch.device) -> World:
     pool, section = load(**plan.data.model_dump()), plan.autoencoder
-    if len(pool) < section.held_out + section.minibatch_size:
-        raise BadInput(
-            f"data has {len(pool)} examples; held_out={section.held_out} and one mini-batch of"
-            f" {section.minibatch_size} are needed"
-        )
+    check_held_out(len(pool), section.held_out, section.minibatch_size)
     model = network(plan.model, pool, plan.data.root, device, "strided_cnn", pool)
     image_spec(model.input, f"model {plan.model.name!r}", BadInput)
     cut, inputs = len(pool) - section.held_out, pool.batch.inputs

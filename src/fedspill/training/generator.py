@@ -10,13 +10,12 @@ from fedspill import __version__
 from fedspill.core.errors import BadInput
 from fedspill.core.inputs import ImageSpec
 from fedspill.core.rng import stream
-from fedspill.core.tensor_files import write_tensors, write_whole
 from fedspill.inversion.generators.files import generator_metadata
 from fedspill.inversion.generators.training import Autoencoder, train_generator
 from fedspill.scoring.metrics import PSNR, SSIM
 from fedspill.scoring.metrics.images import SSIM_MIN_SIZE
 from fedspill.training.plan import GeneratorPlan
-from fedspill.training.state import FileWatch, Listener, Silent, StateFile
+from fedspill.training.state import FileWatch, Listener, Silent, StateFile, check_held_out, finished
 from fedspill.zoo.data import load
 
 PIECE = 250
@@ -64,9 +63,7 @@ def train_generator_file(
     listener.message("measuring the generator on the held-out images")
     report = _report(made, public, held, command)
     words = {"psnr": f"{report.psnr:.2f} dB, held-out images", "command": command, "versions": report.versions}
-    write_tensors(out, made.generator.state_dict(), {**generator_metadata(made.generator), **words})
-    write_whole(out.with_suffix(".json"), report.model_dump_json(indent=1))
-    file.remove()
+    finished(out, made.generator.state_dict(), {**generator_metadata(made.generator), **words}, report, file)
     return report
 
 
@@ -75,11 +72,7 @@ def _images(plan: GeneratorPlan) -> tuple[Tensor, Tensor]:
     pool, section = load(**plan.data.model_dump()), plan.generator
     if pool.batch.inputs.ndim != 4:
         raise BadInput(f"data {plan.data.name!r} has no images; a generator makes nothing else")
-    if len(pool) < section.held_out + section.minibatch_size:
-        raise BadInput(
-            f"data has {len(pool)} examples; held_out={section.held_out} and one mini-batch of"
-            f" {section.minibatch_size} are needed"
-        )
+    check_held_out(len(pool), section.held_out, section.minibatch_size)
     cut = len(pool) - section.held_out
     return pool.batch.inputs[:cut], pool.batch.inputs[cut:]
 
