@@ -12,6 +12,7 @@ from fedspill.core.errors import BadInput, NotApplicable
 from fedspill.core.inputs import ImageSpec
 from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.local_training.update import FedSGD, local_update
+from fedspill.core.rng import stream
 from fedspill.core.roles import UNWATCHED, Attack, Card, Watch
 from fedspill.core.types import Batch, Reconstruction, Update
 from tests.support.worlds import CLASSES, batch, conv_bn, relu_mlp
@@ -97,6 +98,34 @@ def test_dull_pictures_do_not_count_as_read() -> None:
     assert judged(Reconstruction(dull), private, model)[0].tolist() == [True] * 3
     nobody = judged(Reconstruction(dull[:0]), private, model)
     assert (nobody[0].tolist(), nobody[1]) == ([False] * 3, None)
+
+
+@dataclass(frozen=True)
+class OfTwo:
+    """An attack that comes to a result for two examples alone."""
+
+    fits_more: bool
+
+    def reconstruct(
+        self, update: Update, knowledge: ServerKnowledge, rng: torch.Generator, watch: Watch = UNWATCHED
+    ) -> Reconstruction:
+        if knowledge.num_examples == 2:
+            return Ends("returns").reconstruct(update, knowledge, rng, watch)
+        return Ends("raises" if self.fits_more else "fits not").reconstruct(update, knowledge, rng, watch)
+
+
+@pytest.mark.parametrize("fits_more", [True, False])
+def test_where_nothing_comes_of_all_examples_two_are_measured(monkeypatch: pytest.MonkeyPatch, fits_more: bool) -> None:
+    cards(monkeypatch, small=OfTwo(fits_more))
+    (found,) = LONG(relu_mlp(dtype=F64), batch(5, dtype=F64))
+    assert (found.read.tolist(), found.failed) == ([False] * 2, "")
+
+
+def test_an_imprint_that_somebody_planted_is_read_without_its_secret() -> None:
+    model = relu_mlp(dtype=F64)
+    sent = catalogue.tamperings()["robbing_the_fed"].presets["quick"].tamper(model, None, 0, stream(0, "server")).model
+    found = {one.attack: one for one in LONG(sent, batch(4, dtype=F64))}
+    assert int(found["imprint_bins:quick"].read.sum()) >= 2
 
 
 @pytest.mark.parametrize("fields", [{"seconds": 0.0}, {"most": 0}])

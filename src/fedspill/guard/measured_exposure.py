@@ -66,10 +66,11 @@ def _finding(worst: Exposed, read: int, done: Sequence[Exposed]) -> Finding:
         "update",
         0.9,
         evidence | ({} if worst.closest is None else {"closest": worst.closest}),
-        f"{read} of {count} of the client's examples are rebuilt from its own update, most of them by"
+        f"Of an update of {count} of the client's own examples {read} are rebuilt, most of them by"
         f" {worst.attack}{also} ({worst.criterion}).",
         rule="read",
-        reads=f"An honest server that keeps the update has {read} of {count} examples of this client.",
+        reads=f"A server that keeps such an update, and knows no more than the model, has {read} of its {count}"
+        " examples.",
         advice="Do not send this update as it is: train on more examples at a time, clip and add noise, or let only a"
         " sum over clients be seen; then measure again.",
     )

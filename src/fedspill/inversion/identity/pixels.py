@@ -41,7 +41,7 @@ def interpolation(places: Float[Tensor, "places 2"], size: tuple[int, int]) -> I
     pixels = np.stack(np.meshgrid(*(np.arange(s, dtype=np.float64) for s in size), indexing="ij"), -1).reshape(-1, 2)
     nearest = np.asarray(cast(Any, KDTree)(known).query(pixels)[1])
     index, weight = np.repeat(nearest[:, None], 3, 1), np.tile([1.0, 0.0, 0.0], (len(pixels), 1))
-    if min(len(np.unique(known[:, 0])), len(np.unique(known[:, 1]))) > 1:
+    if np.linalg.matrix_rank(known - known[:1]) == 2:  # places on one line make no triangle
         mesh = cast(Any, Delaunay)(known)
         simplex = np.asarray(mesh.find_simplex(pixels))
         inside = simplex >= 0

@@ -39,7 +39,7 @@ class ImprintReadout:
         look: what examples look like there.
         decode: "bins", each for itself, or "peel".
         active: False while the module is dormant.
-        outlet: where the rows go on to.
+        outlet: where the rows go on to; None leaves out what must know it, the share test.
         classifier: the model before it was changed, if labels are to be guessed by it (appendix A.5).
     """
 
@@ -48,7 +48,7 @@ class ImprintReadout:
     imprint: Imprint
     look: View
     decode: Decode
-    outlet: Outlet
+    outlet: Outlet | None
     active: bool = True
     classifier: Model | None = None
 
@@ -72,7 +72,9 @@ class ImprintReadout:
             raise NotApplicable("the imprint module is dormant: its rows are ordinary before the round `active_from`")
         raw = contents(update, knowledge, self.layer, self.imprint)
         held = mended_all(raw, self.imprint.groups, self.look.codebook)
-        accounts = share_test(update, knowledge, self.outlet, rng, lambda: candidates(held, self.imprint))
+        accounts = None
+        if self.outlet is not None:
+            accounts = share_test(update, knowledge, self.outlet, rng, lambda: candidates(held, self.imprint))
         decode = peel if self.decode == "peel" else read_bins
         return decode(held, self.imprint, self.look.codebook, accounts)
 
