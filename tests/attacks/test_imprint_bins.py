@@ -49,7 +49,9 @@ def planted(tampering: RobbingTheFed | RobbingLinearLayer | Loki, model: Model) 
 
 WAYS = {
     "bins": RobbingTheFed(Bins(32, ("random",))),
-    "shuffled among ordinary rows": RobbingTheFed(Bins(32, ("random",)), module=ImprintModule(ordinary_rows=32, shuffle=True)),
+    "shuffled among ordinary rows": RobbingTheFed(
+        Bins(32, ("random",)), module=ImprintModule(ordinary_rows=32, shuffle=True)
+    ),
     "cut off": RobbingTheFed(Bins(32, ("random",)), module=ImprintModule(activation="hardtanh")),
     "no second layer": RobbingTheFed(Bins(32, ("random",)), module=ImprintModule(connection="addition")),
     "several functions": RobbingTheFed(Bins(64, ("random", "random")), decode="peel"),

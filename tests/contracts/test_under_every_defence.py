@@ -23,12 +23,12 @@ from fedspill.rendering.markdown import markdown
 from fedspill.report.schema import AuditReport, VerdictName
 from fedspill.report.trial import Trial
 from fedspill.testing.contracts import FEW
-from fedspill.testing.worlds import batch, conv_bn, linear, mlp, relu_mlp
+from fedspill.testing.worlds import batch, conv_bn, imprinted, linear, mlp, relu_mlp
 from fedspill.zoo.data import DataPool, from_tokens
 from tests.support import texts
 
 ATTACKS, TAMPERINGS, DEFENCES = catalogue.attacks(), catalogue.tamperings(), catalogue.defences()
-NETWORKS: tuple[Callable[[], Model], ...] = (relu_mlp, conv_bn, linear, mlp)
+NETWORKS: tuple[Callable[[], Model], ...] = (relu_mlp, conv_bn, linear, mlp, imprinted)
 SHORT: dict[str, Any] = {**FEW, "steps": 4, "target": 0}
 """Fields of the presets, where they have them: class 0 is in every batch."""
 HARMLESS = "clipping"

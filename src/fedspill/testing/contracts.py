@@ -25,9 +25,12 @@ from fedspill.core.types import Reconstruction, ServerRole, Update
 from fedspill.federation.client import Client
 from fedspill.federation.threat import observe
 from fedspill.testing.components import ROLES, Component
-from fedspill.testing.worlds import CLASSES, SPEC, batch, conv_bn, linear, mlp, relu_mlp
+from fedspill.testing.worlds import CLASSES, SPEC, batch, conv_bn, imprinted, linear, mlp, relu_mlp
 
-MODELS: tuple[Callable[[], Model], ...] = (mlp, relu_mlp, linear, conv_bn)
+Models = tuple[Callable[[], Model], ...]
+MODELS: Models = (mlp, relu_mlp, linear, conv_bn)
+PLANTED: Models = (imprinted,)
+"""For what reads nothing but a model that somebody made to leak."""
 """In the order in which they are tried, until one fits."""
 FEW: dict[str, Any] = {"steps": 12, "restarts": 1}
 """Fields that are cut, where a component has them, so that a contract takes no time."""
@@ -53,12 +56,17 @@ def tampered_by(tampering: Tampering, models: tuple[Callable[[], Model], ...] = 
     raise NotApplicable("; ".join(reasons))
 
 
-def worlds(component: Component, n: int = 1, protocol: LocalTraining = FedSGD()) -> Iterator[World]:  # noqa: B008
+def worlds(
+    component: Component,
+    n: int = 1,
+    protocol: LocalTraining = FedSGD(),  # noqa: B008
+    models: Models = MODELS,
+) -> Iterator[World]:
     """What an attack may see: its own sent model, the update of n examples, all grants; one world per model."""
     if ImageSpec not in component.card.accepts:
         pytest.skip("not for images")
     private, public = batch(n), batch(32, seed=1)
-    for make in MODELS:
+    for make in models:
         if component.role == "attack":
             model, attack = make(), quick(component)
         else:
@@ -74,7 +82,7 @@ def worlds(component: Component, n: int = 1, protocol: LocalTraining = FedSGD())
 def first_result(component: Component, n: int, protocol: LocalTraining) -> Reconstruction:
     """What it rebuilds in the first world that it fits; skips where it fits none."""
     reasons = list[str]()
-    for attack, update, knowledge in worlds(component, n, protocol):
+    for attack, update, knowledge in worlds(component, n, protocol, MODELS + PLANTED):
         try:
             return attack.reconstruct(update, knowledge, stream(0, "attack"), UNWATCHED)
         except NotApplicable as reason:
@@ -132,7 +140,7 @@ def check_reconstruction(rebuilt: Reconstruction) -> None:
 def test_it_works_on_one_of_the_small_worlds(fedspill_component: Component) -> None:
     """One example, its gradient and every grant are enough for a result in one of the worlds."""
     refusals = list[str]()
-    for attack, update, knowledge in worlds(fedspill_component):
+    for attack, update, knowledge in worlds(fedspill_component, models=MODELS + PLANTED):
         try:
             check_reconstruction(attack.reconstruct(update, knowledge, stream(0, "attack"), UNWATCHED))
             return

@@ -64,3 +64,15 @@ def batch(n: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Batch:
     """Random pictures with the labels 0, 1, ..."""
     like = torch.zeros((), dtype=dtype)
     return Batch(rand((n, *SPEC.shape), stream(seed, "test", "data"), like), torch.arange(n) % CLASSES)
+
+
+def imprinted(*, dtype: torch.dtype = torch.float32) -> Model:
+    """A fully connected network with ReLUs, of which somebody made 12 rows bins of one direction."""
+    model = relu_mlp(dtype=dtype)
+    weight, bias = model.params["1.weight"].clone(), model.params["1.bias"].clone()
+    direction = (rand((192,), stream(0, "test", "direction"), weight) - 0.5) / 4
+    weight[:12] = direction
+    bias[:12] = torch.linspace(1.5, -1.5, 12).to(bias)
+    behind = model.params["3.weight"].clone()
+    behind[:, :12] = behind[:, :1].clone()
+    return model.with_params({**model.params, "1.weight": weight, "1.bias": bias, "3.weight": behind})
