@@ -196,7 +196,7 @@ def main() -> None:
     source = pool(args.lengths[0])
     command = told(sys.argv[1:])
     say(f"`python -m benchmarks.sentences {command}`, torch {torch.__version__}, one thread of a shared machine;")
-    say(f"text: {source.source.rpartition('/')[2]}, vocabulary {source.num_classes}.\n")
+    say(f"text: {source.source}, vocabulary {source.num_classes}.\n")
     heads = [*HEADS, *MORE_HEADS]
     say("| " + " | ".join(heads) + " |\n|" + "---|" * len(heads))
     for case in cases(args):

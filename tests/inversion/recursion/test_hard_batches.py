@@ -16,7 +16,7 @@ from fedspill.inversion.recursion.known_activations import KnownActivations
 from fedspill.inversion.recursion.layer_by_layer import Head, Recursion
 from fedspill.inversion.recursion.mixing import Softmax, above, refined
 from tests.inversion.recursion.test_batches import LIKE, World, blocks, model_of, numbers
-from tests.support.worlds import CLASSES
+from tests.support.worlds import CLASSES, batch, conv_bn
 
 TAPS = 3
 
@@ -151,3 +151,13 @@ def test_pictures_of_a_batch_are_followed_as_far_as_their_activations_tell() -> 
     found = known.inverted(stream(0, "start"), UNWATCHED)
     assert float(known.errors(found).max()) < 4e-9
     torch.testing.assert_close(found, z, rtol=1e-3, atol=1e-3)
+
+
+def test_an_example_whose_descent_ended_elsewhere_is_begun_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, picture = conv_bn(dtype=torch.float64), batch(2, dtype=torch.float64)
+    z = made.input.encode(picture.inputs)
+    known = KnownActivations(made, {"x": z}, None)
+    ends = iter([torch.stack([z[0], z[1] + 1]), z[1:] + 2, z[1:] + 0.5, z[1:]])
+    monkeypatch.setattr(KnownActivations, "_near", lambda *_: next(ends))
+    monkeypatch.setattr(KnownActivations, "_off", lambda self, at: (at - self.values["x"]).flatten(1).square().sum(1))
+    assert torch.equal(known.inverted(stream(0, "start"), UNWATCHED), z)

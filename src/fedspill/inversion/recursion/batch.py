@@ -22,8 +22,9 @@ HEAD_FITS = 1e-2
 """Relative misfit of the head's own gradient beyond which features and residuals are not those of this update."""
 PROVES = 2
 """Times the values of a picture: as many of its activations must be known and not 0 to prove it."""
-SAME = 1e-6
-"""Relative squared error of the known activations up to which a picture is the one that was read."""
+SAME = 1e-7
+"""Relative squared error of the known activations up to which a picture is the one that was read: 60 dB behind two
+pools of a VGG-11; at ten times as much one of 51 dB passed."""
 
 
 @dataclass(frozen=True)

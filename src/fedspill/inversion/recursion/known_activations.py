@@ -2,12 +2,12 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from fedspill.core.errors import NotApplicable, few
@@ -34,7 +34,11 @@ SMOOTH = 0.7
 
 With it eight pictures behind two stages of a ResNet-18 are 68 dB after 240 steps; plain steps end at 10 to 18."""
 HOPE = 1e-2
-"""Relative squared error of a batch's activations up to which finer steps lead on."""
+"""Relative squared error of an example's activations up to which finer steps lead on."""
+FOUND = 1e-7
+"""Relative squared error of an example's activations above which its descent ended in another place."""
+RESTARTS = 3
+"""New starts of those examples of a batch whose descent ended elsewhere while others were found."""
 SPREAD = 0.3
 """Of the start, in normalised units."""
 ENOUGH = 1e-9
@@ -95,11 +99,37 @@ class KnownActivations:
         z = SPREAD * randn((self.examples, *self.model.input.encoded_shape), rng, self.model.like)
         if self.examples == 1:
             return self._descended(z, *ALONE, watch)[0]
-        for number, (steps, rate) in enumerate(ROUNDS):
-            signed = number == 0 and isinstance(self.model.input, ImageSpec)
-            z, misfit = self._descended(z, steps, rate, watch, signed=signed)
-            if not ENOUGH * self.examples < misfit < HOPE * self.examples or watch.out_of_time():
+        z = self._near(z, watch)
+        for _ in range(RESTARTS):
+            off = self._off(z)
+            far = off > FOUND
+            if bool(far.all()) or not bool(far.any()) or watch.out_of_time():
                 break
+            left = self.of(far)
+            again = left._near(SPREAD * randn(tuple(z[far].shape), rng, z), watch)
+            better = left._off(again) < off[far]
+            z = z.index_copy(0, far.nonzero()[:, 0][better], again[better])
+        return z
+
+    def of(self, which: Bool[Tensor, " b"]) -> "KnownActivations":
+        """Of some of the examples."""
+        picture = None if self.picture is None else self.picture[which]
+        return replace(self, values={name: v[which] for name, v in self.values.items()}, picture=picture)
+
+    def _off(self, z: Float[Tensor, "b ..."]) -> Float[Tensor, " b"]:
+        with torch.no_grad():
+            return self.misfits(z) / self._sizes
+
+    def _near(self, z: Float[Tensor, "b ..."], watch: Watch) -> Float[Tensor, "b ..."]:
+        """Where a batch's descent ends from one start; finer steps lead on for those that have come near."""
+        (steps, rate), signed = ROUNDS[0], isinstance(self.model.input, ImageSpec)
+        z = self._descended(z, steps, rate, watch, signed=signed)[0]
+        for steps, rate in ROUNDS[1:]:
+            off = self._off(z)
+            on = (off < HOPE) & (off > ENOUGH)
+            if not bool(on.any()) or watch.out_of_time():
+                break
+            z = z.index_copy(0, on.nonzero()[:, 0], self.of(on)._descended(z[on], steps, rate, watch)[0])
         return z
 
     def _descended(
