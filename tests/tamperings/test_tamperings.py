@@ -299,3 +299,17 @@ def test_bins_in_a_narrow_layer_measure_fewer_functions_or_say_that_it_is_too_na
     weight = tampered.model.params["1.weight"]
     assert weight.shape == model.params["1.weight"].shape
     assert not torch.equal(weight, model.params["1.weight"])
+
+
+def test_an_input_tied_to_the_head_of_a_network_that_returns_a_mapping() -> None:
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.Sequential(nn.Flatten(), nn.Linear(768, 10))
+
+        def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+            return {"logits": self.net(x)}
+
+    private = pictures(1)
+    got = read(InputToHead(), model_of(Named()), private)
+    assert float(psnr(got, private).min()) > 60

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from fedspill.core.inputs import ImageSpec, TableSpec
 from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.model import Model
+from fedspill.core.module.answers import logits_of
 from fedspill.core.probing.head import last_linear
 from fedspill.core.roles import UNWATCHED, Card, Tampered, Tampering, Watch
 from fedspill.core.types import Batch, Reconstruction, ServerRole, Update
@@ -36,7 +37,7 @@ class InputToHeadNetwork(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits."""
-        return self.base(x) + self.tap(self.gain * x.flatten(1))
+        return logits_of(self.base(x)) + self.tap(self.gain * x.flatten(1))
 
 
 @dataclass(frozen=True)

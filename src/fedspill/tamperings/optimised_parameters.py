@@ -1,7 +1,7 @@
 """Parameters searched for leakage: the architecture stays, and its gradients tell more of an image than before.
 
 Geiping, Bauermeister, Dröge, Moeller: "Inverting Gradients", NeurIPS 2020, arXiv:2003.14053, appendix A.2 (dishonest
-parameter vectors), which names the idea ("at least possible in theory") and gives neither an objective nor figures.
+parameter vectors), which names the idea as possible in theory and gives neither an objective nor figures.
 """
 
 from dataclasses import dataclass, replace
