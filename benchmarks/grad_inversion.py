@@ -2,8 +2,8 @@
 
     python -m benchmarks.grad_inversion --out benchmarks/results/grad_inversion --table docs-table.md
 
-CIFAR-10 test images from 9000 on (FEDSPILL_DATA), untrained ResNet-20 in eval mode, one gradient, labels granted, the same
-number of iterations for all. Records are kept one by one; what is there is not run again.
+CIFAR-10 test images from 9000 on (FEDSPILL_DATA), untrained ResNet-20 in eval mode, one gradient, labels granted, as
+many iterations for all. Records are kept one by one; what is there is not run again.
 """
 
 import argparse
