@@ -25,7 +25,7 @@ from fedspill.inversion.matching.outcome import conclude
 from fedspill.inversion.objective.distances import DISTANCES, DistanceName
 from fedspill.inversion.priors.batch_statistics import BatchStatistics
 from fedspill.inversion.priors.group_consistency import Consensus, consensus
-from fedspill.inversion.priors.total_variation import each_total_variation
+from fedspill.inversion.priors.total_variation import EACH_VARIATION, Variation
 from fedspill.inversion.search.batched import BatchedSearch
 from fedspill.inversion.search.langevin import LangevinAdam, Phase
 from fedspill.inversion.search.problem import Problem
@@ -43,12 +43,29 @@ class Fidelity(Group):
         bn: weight of the distance to the statistics at BatchNorm layers.
         statistics: "client" takes those of the clients' batch, which have to be granted; "running" those of the model
             that was sent; "best" the client's where they are granted; "none" leaves them out.
+        by_layer: "sum" adds up the layers' distances, the first one tenfold; "relative" takes each over what is
+            expected there, which is not in the paper.
+        variation: the kind of total variation, as of `inverting_gradients`.
+        relative: minimise distance * exp(priors) instead of their sum, so that their weight follows the distance. Not
+            in the paper.
     """
 
     tv: float = 1e-4
     l2: float = 1e-6
     bn: float = 0.1
     statistics: Statistics = "client"
+    by_layer: Literal["sum", "relative"] = "sum"
+    variation: Variation = "anisotropic"
+    relative: bool = False
+
+    def joined(
+        self, distance: Float[Tensor, " r"], z: Float[Tensor, "r n c h w"], statistics: BatchStatistics | None
+    ) -> Float[Tensor, " r"]:
+        """Distances of updates with the priors of their candidates."""
+        priors = self.tv * EACH_VARIATION[self.variation](z) + self.l2 * z.square().flatten(1).mean(1)
+        if statistics is not None:
+            priors = priors + self.bn * statistics.each(z)
+        return distance * priors.exp() if self.relative else distance + priors
 
     def of(self, model: Model, knowledge: ServerKnowledge) -> BatchStatistics | None:
         """The statistics that are compared; None for none.
@@ -56,6 +73,12 @@ class Fidelity(Group):
         Raises:
             NotApplicable: the network or the server has none of these.
         """
+        found = self._of(model, knowledge)
+        if found is None or self.by_layer == "sum":
+            return found
+        return replace(found, first=1.0, relative=True)
+
+    def _of(self, model: Model, knowledge: ServerKnowledge) -> BatchStatistics | None:
         if self.statistics == "none" or not self.bn:
             return None
         if self.statistics == "client" or (self.statistics == "best" and knowledge.bn_statistics is not None):
@@ -102,6 +125,7 @@ class GradInversion:
         lr: Adam's step in normalised space, after a warm-up of `warm_up` of the run; it falls to 0 with a cosine.
         warm_up: share of the run.
         noise: of Langevin's steps, in step sizes.
+        signed: give Adam the sign of the gradient. Not in the paper.
         gradient: weight of the distance of the updates.
         distance: "squared" (equation 4), or "cosine".
         fidelity: the priors.
@@ -116,6 +140,7 @@ class GradInversion:
     lr: float = 0.1
     warm_up: float = 0.0025
     noise: float = 0.2
+    signed: bool = False
     gradient: float = 1e-3
     distance: DistanceName = "squared"
     fidelity: Fidelity = Fidelity()
@@ -149,7 +174,7 @@ class GradInversion:
         statistics, phase = self.fidelity.of(knowledge.model, knowledge), Phase()
         problems = [self._problem(one, statistics, phase) for one in assumed]
         seed = int(torch.randint(2**31, (), generator=rng))
-        rule = LangevinAdam(self.lr, noise=self.noise, warm_up=self.warm_up, seed=seed, phase=phase)
+        rule = LangevinAdam(self.lr, self.signed, noise=self.noise, warm_up=self.warm_up, seed=seed, phase=phase)
         outcome = BatchedSearch(rule, self.steps, self.seeds).run(problems, rng, watch)
         kept = assumed[outcome.problem]
         result = conclude(kept.matching, outcome.variables[0], kept.labels, outcome, tried, self.converged_below)
@@ -180,7 +205,7 @@ class GradInversion:
 
         def values(variables: list[Tensor]) -> Float[Tensor, " r"]:
             z, target = variables
-            wanted = self.gradient * matching.each(z, labels) + self._fidelity(z, statistics)
+            wanted = self.fidelity.joined(self.gradient * matching.each(z, labels), z, statistics)
             return wanted + self._pull(z, target, phase)
 
         def value(variables: list[Tensor]) -> Float[Tensor, ""]:
@@ -197,16 +222,12 @@ class GradInversion:
 
         return Problem(draw, value, project, values)
 
-    def _fidelity(self, z: Float[Tensor, "r n c h w"], statistics: BatchStatistics | None) -> Float[Tensor, " r"]:
-        plain = self.fidelity.tv * each_total_variation(z) + self.fidelity.l2 * z.square().flatten(1).mean(1)
-        return plain if statistics is None else plain + self.fidelity.bn * statistics.each(z)
-
     def _pulls(self, phase: Phase) -> bool:
         return self.grouping.consensus != "none" and phase.done >= self.grouping.group_after
 
     def _pull(self, z: Tensor, target: Tensor, phase: Phase) -> Float[Tensor, " r"]:
         """0, with the derivative of the group's term: runs are judged by what the update says, not by each other."""
-        none = 0.0 * target.flatten(1).sum(1)
+        none = 0.0 * target.flatten(1).square().sum(1)
         if not self._pulls(phase) or not bool(target.any()):
             return none
         term = self.grouping.group * (z - target.detach()).square().flatten(1).mean(1)

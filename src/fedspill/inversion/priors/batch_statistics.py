@@ -26,12 +26,15 @@ class BatchStatistics:
     Attributes:
         model: whose BatchNorm layers are looked at, in its own mode.
         expected: mean and variance (channels,) by layer, in the order of the layers.
-        first: what the first layer's part is multiplied by; the authors' experiments take 10.
+        first: what the first layer's part is multiplied by; later codes take 10.
+        relative: every layer's distances over what is expected there, so that layers of large activations do not
+            outweigh the others. Not in the paper.
     """
 
     model: Model
     expected: dict[str, tuple[Float[Tensor, " c"], Float[Tensor, " c"]]]
     first: float = 10.0
+    relative: bool = False
 
     @classmethod
     def of_client(cls, model: Model, statistics: Params | None) -> "BatchStatistics":
@@ -69,7 +72,10 @@ class BatchStatistics:
             if name not in seen:
                 raise NotApplicable(f"the network does not call its layer {name!r}")
             x = seen[name].transpose(0, 1).flatten(1)
-            apart = _length(x.mean(1) - mean) + _length(x.var(1, unbiased=False) - var)
+            deviation, size = var.sum().sqrt(), var.norm()
+            if not self.relative or not bool(size > 0):
+                deviation = size = var.new_ones(())
+            apart = _length(x.mean(1) - mean) / deviation + _length(x.var(1, unbiased=False) - var) / size
             parts.append(apart * (self.first if number == 0 else 1.0))
         return torch.stack(parts).sum()
 
