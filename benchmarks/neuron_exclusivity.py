@@ -102,7 +102,7 @@ def measured(attack: NEX, model: Model, batch: Batch) -> Row:
     """What the attack makes of one batch whose number and labels it is not granted."""
     update = local_update(model, batch, FedSGD())
     got = attack.reconstruct(update, ServerKnowledge(model), stream(0, "attack"))
-    holds = attack.predict(model, model.input.encode(batch.inputs)).found
+    holds = attack.predict(model, model.input.encode(batch.inputs)).recoverable
     errors = (batch.inputs[:, None] - got.inputs[None]).double().square().flatten(2).mean(2)
     psnr = -10 * errors.clamp_min(1e-30).log10()
     best = psnr.amax(1) if len(got.inputs) else torch.zeros(len(batch))

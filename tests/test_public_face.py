@@ -38,6 +38,7 @@ NAMES = [
     "FedSGD",
     "Finding",
     "Focal",
+    "Guard",
     "ImageSpec",
     "Knows",
     "MeanSquaredError",
@@ -58,6 +59,7 @@ NAMES = [
     "audit",
     "checks",
     "defences",
+    "rank_analysis",
     "tamperings",
     "vet",
 ]
@@ -103,7 +105,7 @@ def test_folders_of_components_are_functions_whatever_was_imported_first() -> No
         ["-c", "import fedspill; dir(fedspill)"],
         *(
             ["-m", "fedspill", *words.split()]
-            for words in ("--help", "--version", "audit --help", "attack --help", "train --help")
+            for words in ("--help", "--version", "audit --help", "attack --help", "rank --help", "train --help")
         ),
         *(["-m", "fedspill", "list", what] for what in listing.SOURCES),
         *(["-m", "fedspill", "list", *words.split()] for words in ("attacks robbing_the_fed", "checks weight_entropy")),
@@ -392,7 +394,7 @@ def test_vet_names_the_layer_and_refuses_unknown_checks() -> None:
     with torch.random.fork_rng():
         planted = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(4, 2))
     planted[0].weight.data.zero_()[:, :, 1, 1] = 1.0
-    assert [f.where for f in fedspill.vet(planted)] == ["0.weight"]
+    assert {f.where for f in fedspill.vet(planted)} == {"0.weight"}
     with pytest.raises(fedspill.BadInput, match="unknown check 'entropy'"):
         fedspill.vet(planted, checks=("entropy",))
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from fedspill.attacks.softmax_disaggregation import SoftmaxDisaggregation
 from fedspill.core.errors import NotApplicable
 from fedspill.core.knowledge import ServerKnowledge
-from fedspill.core.local_training.update import FedSGD, local_update
+from fedspill.core.local_training.update import FedSGD, LocalTraining, local_update
 from fedspill.core.model import Model
 from fedspill.core.rng import stream
 from fedspill.core.roles import ClientContext
@@ -45,14 +45,24 @@ class Read:
         return self.psnr >= EXACT
 
 
-def read(model: Model, batch: Batch, *, granted: bool = True, protect: Protect | None = None, seed: int = 0) -> Read:
-    """The client's update, attacked."""
-    training = FedSGD()
+def read(
+    model: Model,
+    batch: Batch,
+    *,
+    granted: bool = True,
+    protect: Protect | None = None,
+    seed: int = 0,
+    training: LocalTraining | None = None,
+    assumed: LocalTraining | None = None,
+) -> Read:
+    """The client's update, attacked by a server that knows its protocol, one gradient if None, or assumes another."""
+    training = training or FedSGD()
     update: Update | None = local_update(model, batch, training)
     if protect is not None:
         update = protect(update, ClientContext(model, batch, training), stream(seed, "batches", "defence"))
     assert update is not None
-    knowledge = ServerKnowledge(model, num_examples=len(batch), labels=batch.labels if granted else None)
+    labels = batch.labels if granted else None
+    knowledge = ServerKnowledge(model, num_examples=len(batch), labels=labels, local_training=assumed or training)
     began = time.process_time()
     try:
         got = SoftmaxDisaggregation().reconstruct(update, knowledge, stream(seed, "batches", "attack"))

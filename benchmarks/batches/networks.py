@@ -24,6 +24,8 @@ HEADS = {
     "ResNet20-4": ("resnet20_4", {}, "untrained"),
     "ResNet-20, trained": ("resnet20", {}, "trained"),
     "ResNet-32, trained": ("resnet32", {}, "trained"),
+    "ResNet-44, trained": ("resnet44", {}, "trained"),
+    "ResNet-56, trained": ("resnet56", {}, "trained"),
 }
 OWN = ("VGG-11 with two hidden layers", "ViT, 6 blocks of width 192")
 

@@ -54,15 +54,17 @@ def levels() -> dict[str, Protect | None]:
 
 
 def reads(args: argparse.Namespace, protect: Protect | None, size: int) -> list[Read]:
-    """Batches of an untrained network that was drawn anew for each."""
+    """Batches of an untrained network that was drawn anew for each, or of a trained one."""
     return [
-        read(mlp(number), batch, protect=protect, seed=number)
-        for number, batch in enumerate(batches(args.batches, size))
+        read(mlp(0 if args.trained else number, args.trained), batch, protect=protect, seed=number)
+        for number, batch in enumerate(batches(args.batches, size, args.start), args.start)
     ]
 
 
 def run(args: argparse.Namespace) -> None:
     """By what is done and size of the batch."""
+    network = f"{args.trained} epochs, " if args.trained else ""
     for name, protect in levels().items():
         for size in args.sizes:
-            keep(args, "noise", {f"{name}, B = {size}": summary(reads(args, protect, size))})
+            if not args.levels or name.split(" of ")[0] in args.levels:
+                keep(args, "noise", {f"{network}{name}, B = {size}": summary(reads(args, protect, size))})

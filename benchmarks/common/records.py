@@ -23,7 +23,7 @@ RESULTS = places.RESULTS / "matching"
 QUICK = Path("runs") / "matching"
 """Where trials of the benchmark itself go; git ignores it."""
 PACKAGES = ("torch", "breaching", "hydra-core", "numpy")
-UNTOLD = ("--out", "--worker")
+UNTOLD = ("--out", "--worker", "--state")
 """Options that change no number, and whose values are paths of a machine."""
 
 

@@ -1,5 +1,5 @@
 """Robbing the Fed, measured.
 
-`images`, `identification`, `records` (texts and tables), `theory`, `deep_placement`, `logistic_labels`, and beside
-breaching (`peer`).
+`images`, `soliton` (rows of an LT code), `identification`, `records` (texts and tables), `theory`, `deep_placement`,
+`logistic_labels`, and beside breaching (`peer`).
 """

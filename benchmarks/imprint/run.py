@@ -95,7 +95,7 @@ def judged(tampered: Tampered, rebuilt: Reconstruction, private: Batch, others: 
     false = int((near > 10 ** (-EXACT / 20) * private.inputs[0].numel() ** 0.5).sum())
     assert isinstance(tampered.readout, Predicts)
     model = tampered.model
-    expected = tampered.readout.predict(model, model.input.encode(private.inputs)).found
+    expected = tampered.readout.predict(model, model.input.encode(private.inputs)).recoverable
     return Found(psnr, int(expected.sum()), int((expected & (psnr >= EXACT)).sum()), false, hits)
 
 

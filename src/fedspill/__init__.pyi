@@ -1,5 +1,7 @@
 from .api.attack import attack as attack
 from .api.audit import audit as audit
+from .api.guard import Guard as Guard
+from .api.rank import rank_analysis as rank_analysis
 from .api.results import AuditResult as AuditResult
 from .api.vet import vet as vet
 from .catalogue import attacks as attacks

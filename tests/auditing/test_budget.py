@@ -13,7 +13,7 @@ from fedspill.auditing import parse_plan, trial
 from fedspill.auditing.judge import judge
 from fedspill.auditing.resolving.scenario import prepare
 from fedspill.auditing.scheduling.schedule import is_certain
-from fedspill.auditing.scheduling.shares import FIRST, hopeless, in_turn, is_fully_connected, share
+from fedspill.auditing.scheduling.shares import FIRST, hopeless, in_turn, is_fully_connected, refuses, share
 from fedspill.auditing.trial import Task
 from fedspill.auditing.watch import Silent, TrialWatch
 from fedspill.core.errors import BadInput
@@ -55,12 +55,15 @@ def test_standard_takes_closed_forms_first_and_every_update_gets_a_first_answer(
         "spear",
         "nex",
         "tableak",
+        "disaggregated_inversion",
+        "cocktail_party",
         "inverting_gradients",
         "idlg",
         "dlg",
-        "cocktail_party",
+        "gias",
+        "rgap",
     ]
-    assert [task.update for task in turns] == [0, 1, 2] * 11
+    assert [task.update for task in turns] == [0, 1, 2] * 14
 
 
 def test_fully_connected_networks_have_an_order_of_their_own() -> None:
@@ -68,10 +71,13 @@ def test_fully_connected_networks_have_an_order_of_their_own() -> None:
     assert [t.world.name for t in turns][5:] == [
         "nex",
         "tableak",
+        "disaggregated_inversion",
+        "cocktail_party",
         "idlg",
         "inverting_gradients",
-        "cocktail_party",
+        "rgap",
         "dlg",
+        "gias",
     ]
     assert is_fully_connected(nn.Sequential(nn.Flatten(), nn.Linear(8, 4), nn.LayerNorm(4), nn.ReLU(), nn.Linear(4, 2)))
     assert not is_fully_connected(conv_bn().module)
@@ -160,6 +166,14 @@ def test_searches_that_cannot_be_of_use_leave_their_share_to_those_that_can() ->
         with unhurried():
             taking.planned(480, 1, 1.0)
         torch.zeros(1) + 1
+
+
+def test_no_time_is_kept_for_what_refuses_so_many_examples() -> None:
+    tasks = {task.world.name: task for task in tasks_of(["standard"], 1)}
+    assert refuses(tasks["rgap"], 8)
+    assert not refuses(tasks["rgap"], 1)
+    assert not refuses(tasks["rgap"], None), "it may be one"
+    assert not refuses(tasks["inverting_gradients"], 8)
 
 
 def test_where_no_search_can_be_of_use_the_first_one_runs_and_says_that_it_is_short() -> None:

@@ -49,6 +49,17 @@ def test_an_attack_that_fits_no_update_is_refused() -> None:
         audited(False, False)
 
 
+def test_what_a_defence_may_hide_is_no_fault_of_the_plan() -> None:
+    plan = {
+        "audit": {"attacks": ["linear_layer"], "metrics": ["psnr"]},
+        "client": {"num_examples": 1},
+        "defences": ["clipping"],
+    }
+    report = fedspill.audit(plan, model=dark_is_dead(), data=images(False, False), normalise=None).report
+    assert ["gradient of '1.bias' is zero" in (t.skipped or "") for t in report.trials] == [True, True]
+    assert (report.verdict.name.value, report.verdict.exit_code) == ("not tested", 3)
+
+
 def test_it_is_refused_whatever_other_attacks_do() -> None:
     with pytest.raises(NotApplicable, match="attack 'linear_layer:paper' does not apply"):
         audited(False, False, attacks=("dlg:quick", "linear_layer"), budget="5s")

@@ -136,7 +136,8 @@ def test_one_of_each_other_list_and_names_that_are_none() -> None:
         (("attacks", "label_flip"), "fedspill list tamperings label_flip knows it"),
         (
             ("checks", "dlg"),
-            r"unknown check 'dlg'; there are broken_weights, weight_entropy \(fedspill list attacks dlg knows it\)",
+            rf"unknown check 'dlg'; there are {', '.join(sorted(catalogue.checks()))} "
+            r"\(fedspill list attacks dlg knows it\)",
         ),
         (("data", "nothing"), "unknown data 'nothing'; there are "),
     ):

@@ -21,7 +21,16 @@ from fedspill.testing.worlds import SPEC, batch, conv_bn, mlp, relu_mlp
 from tests.support.exclusivity import STRONG, pictures
 from tests.support.exclusivity import mlp as wide_mlp
 
-SEARCHED = {"cocktail_party", "dlg", "idlg", "inverting_gradients"}
+SEARCHED = {
+    "class_fishing",
+    "cocktail_party",
+    "disaggregated_inversion",
+    "dlg",
+    "feature_fishing",
+    "gias",
+    "idlg",
+    "inverting_gradients",
+}
 """They take steps, of which rounding makes other ones, so that they are held to factors that round nothing."""
 
 
@@ -64,7 +73,11 @@ def test_a_multiple_of_the_gradient_is_read_as_the_gradient(
     searches, solves = fedspill_component.name in SEARCHED, fedspill_component.name == "softmax_disaggregation"
     if fedspill_component.name in {"dlg", "idlg"} and n > 1:
         pytest.skip("of several examples the factor is told roughly, which is another search")
-    for attack, update, everything in list(worlds(fedspill_component, n))[: 2 if searches or solves else None]:
+    if fedspill_component.name in {"class_fishing", "feature_fishing"} and n > 1:
+        pytest.skip("how many speak is told by the scale; without it one is assumed, which a note says")
+    # Where the reading of two examples ends, rounding decides between layers, and the search begins elsewhere.
+    ends = 1 if fedspill_component.name == "disaggregated_inversion" and n > 1 else 2 if searches or solves else None
+    for attack, update, everything in list(worlds(fedspill_component, n))[:ends]:
         knowledge = everything if granted else replace(everything, labels=None)
         try:
             expected = attack.reconstruct(update, knowledge, stream(0, "attack"))

@@ -38,7 +38,7 @@ from fedspill.report.leakage import leaked_share
 from fedspill.report.schema import Pictures, json_schema
 from fedspill.report.store import read_report
 from fedspill.report.trial import Trial
-from fedspill.training.plan import DecoderPlan, RobustPlan, SpabPlan
+from fedspill.training.plan import AutoencoderPlan, DecoderPlan, GeneratorPlan, RobustPlan, SpabPlan
 from tests.support.places import PLANS
 from tests.support.watches import Heard
 
@@ -163,13 +163,20 @@ def test_a_lost_field_would_be_told() -> None:
     ]
 
 
-TRAINING = {"robust": RobustPlan, "decoder": DecoderPlan, "head": SpabPlan}
+TRAINING = {
+    "robust": RobustPlan,
+    "decoder": DecoderPlan,
+    "head": SpabPlan,
+    "autoencoder": AutoencoderPlan,
+    "generator": GeneratorPlan,
+}
 
 
 @pytest.mark.parametrize("path", sorted(PLANS.rglob("*.toml")), ids=lambda p: p.stem)
 def test_every_shipped_plan_parses(path: Path) -> None:
     if path.parent.name == "train":
         (kind,) = (plan for section, plan in TRAINING.items() if f"[{section}]" in path.read_text().splitlines())
-        assert read_as(kind, path).model.name == path.stem.rpartition("_")[0]
+        read, of = read_as(kind, path), path.stem.rpartition("_")[0]
+        assert (read.data.name if isinstance(read, GeneratorPlan) else read.model.name) == of
     else:
         assert components_of(read_plan(path)).worlds

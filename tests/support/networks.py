@@ -73,6 +73,13 @@ def network(kind: str) -> Model:
     return Model.of(draw_weights(net), SPEC).to("cpu", DOUBLE)
 
 
+def smooth_net(dtype: torch.dtype = DOUBLE) -> Model:
+    """Sigmoids all the way and positions kept apart, so that one example's gradient tells its picture."""
+    with torch.random.fork_rng():
+        net = nn.Sequential(nn.Conv2d(3, 12, 3, 1, 1), nn.Sigmoid(), nn.Flatten(), nn.Linear(768, CLASSES))
+    return Model.of(draw_weights(net), SPEC).to("cpu", dtype)
+
+
 def of_zoo(name: str, **options: object) -> Model:
     """An untrained network of the zoo, on 8x8 pictures."""
     return models.build(name, input_shape=SPEC.shape, num_classes=CLASSES, options=options).to("cpu", DOUBLE)

@@ -6,6 +6,8 @@ for by name.
 - `arguments`: what callers say of a bare network, and how it is checked.
 - `attack`: of a captured update.
 - `audit`: of a planned federation.
+- `rank`: which layers of a network determine their input.
 - `results`: what an audit gives back.
 - `vet`: of a received model.
+- `guard`: the same inside a client, round by round, and of the update before it is sent.
 """

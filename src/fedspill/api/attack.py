@@ -20,7 +20,8 @@ from fedspill.api.arguments import (
     with_loss,
 )
 from fedspill.api.results import AuditResult, with_views
-from fedspill.auditing.captured import Kind, attack_captured, check_entry, run_key
+from fedspill.auditing.capturing.attacking import Kind, attack_captured, run_key
+from fedspill.auditing.capturing.in_turn import entry_of, tries_of
 from fedspill.auditing.capturing.scoring import Judging
 from fedspill.auditing.capturing.truths import Truth, read_truth
 from fedspill.auditing.capturing.updates import clients_of, observed
@@ -33,7 +34,7 @@ from fedspill.core.model import Model
 from fedspill.core.probing.inputs import probe_inputs
 from fedspill.core.types import Batch, Reconstruction, Update, UpdateKind
 from fedspill.plan.build import pick_device
-from fedspill.plan.sections import AttackEntry, parse_seconds
+from fedspill.plan.sections import parse_seconds
 from fedspill.report.store import Store
 from fedspill.zoo.measured_statistics import measured
 from fedspill.zoo.models import of_module
@@ -108,7 +109,7 @@ def attack(
     num_examples: int | None = None,
     labels: Tensor | None = None,
     kind: Kind = "gradient",
-    attack: str = "inverting_gradients:quick",
+    attack: str = "standard",
     settings: Mapping[str, Any] | None = None,
     shape: tuple[int, int, int] | None = None,
     normalise: Normalise | Unsaid = UNSAID,
@@ -140,8 +141,9 @@ def attack(
         labels: their classes (n,), if known.
         kind: "gradient"; "delta", of which either sign is found out where it can be, and else server minus client is
             taken; or "weights", the client's after training. Not for an `Update`, which says so itself.
-        attack: "name" or "name:preset"; `fedspill.attacks()` lists them.
-        settings: fields of the attack to change.
+        attack: "name" or "name:preset"; `fedspill.attacks()` lists them. "standard" tries all that read exactly, and
+            searches if none has read every example; "standard:quick" searches for half as long.
+        settings: fields of the attack to change; without an attack those of "inverting_gradients:quick".
         shape: channels, height and width of one image.
         normalise: as in `audit`; "data" measures it on `public_data`.
         range: as in `audit`.
@@ -194,9 +196,8 @@ def attack(
     known = None if labels is None else labels.to(received.like.device)
     knowledge = ServerKnowledge(received, clients_of(sent, clients), num_examples, known, training, public_data)
     _check_labels(known, received)
-    name, _, preset = attack.partition(":")
-    entry = AttackEntry.model_validate({"name": name, "preset": preset or "paper", **(settings or {})})
-    check_entry(entry, knowledge)
+    entry = entry_of(attack, settings or {}, "inverting_gradients:quick")
+    tries_of(entry, knowledge)
     judging = _judging(truth, leak_threshold, knowledge)
     seconds = parse_seconds(budget) if isinstance(budget, str) else budget
     folder = None if out is None else Path(out)

@@ -73,7 +73,8 @@ class InvertingGradients:
     Attributes:
         search: the optimisation, by Adam or L-BFGS in normalised space.
         prior: what the candidate must look like besides.
-        distance: "cosine" (eq. 4), or "squared" (eq. 3) as an ablation.
+        distance: "cosine" (eq. 4), or "squared" (eq. 3) as an ablation, or the cosine of those values that are
+            "surviving" in an update that was pruned.
         unknowns: how to guess what the server was not granted.
         converged_below: share of a blank image's cosine distance of updates below which the search calls itself
             converged.

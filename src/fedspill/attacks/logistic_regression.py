@@ -12,12 +12,18 @@ from torch import Tensor
 from fedspill.core.errors import NotApplicable
 from fedspill.core.inputs import ImageSpec, TableSpec
 from fedspill.core.knowledge import ServerKnowledge
+from fedspill.core.local_training.update import FedSGD, local_update
 from fedspill.core.model import Model
 from fedspill.core.roles import UNWATCHED, Attack, Card, Watch
-from fedspill.core.types import Mark, Reconstruction, Update
+from fedspill.core.types import Batch, Mark, Reconstruction, Update
 from fedspill.inversion.gradients.layer import Layer, LayerGradient, layer_gradient
-from fedspill.inversion.gradients.losses import evidence
+from fedspill.inversion.gradients.losses import evidence, is_cross_entropy
 from fedspill.inversion.network.trace import first_linear, trace
+from fedspill.inversion.objective.distances import cosine_distance
+
+ALIKE = 0.1
+"""Cosine distance of the pictures' own gradient to the update, beyond which they do not explain it: noise, or pictures
+of which the others' probabilities have left nothing."""
 
 
 @dataclass(frozen=True)
@@ -36,24 +42,31 @@ class LogisticRegression:
     def reconstruct(
         self, update: Update, knowledge: ServerKnowledge, rng: torch.Generator, watch: Watch = UNWATCHED
     ) -> Reconstruction:
-        """One picture per class; converged means that every class present holds one example.
+        """One picture per class; converged means that every class present holds one example, and that they explain it.
+
+        They do where their own gradient has the direction of the update.
 
         Raises:
             NotApplicable: the model is more than one linear layer, or the layer was not trained.
         """
         model = knowledge.model
-        gradient = layer_gradient(update, knowledge, _only_layer(model))
+        layer = _only_layer(model)
+        gradient = layer_gradient(update, knowledge, layer)
         counts = _counts(gradient, knowledge)
         top = float(gradient.bias.abs().max())
         present = ((counts != 0) & (gradient.bias.abs() > self.floor * top)).nonzero()[:, 0]
         number = counts[present].tolist()
-        marks: list[Mark] = ["alone" if c == 1 else "unsure" if c < 0 else "mixture" for c in number]
+        inputs, labels = self._inputs(model, gradient, present), present.to(model.like.device)
+        apart = len(present) == knowledge.num_examples
+        explained = apart and _explained(model, Batch(inputs, labels), layer, gradient)
+        one: Mark = "alone" if explained or not apart else "unsure"
+        marks: list[Mark] = [one if c == 1 else "unsure" if c < 0 else "mixture" for c in number]
         return Reconstruction(
-            inputs=self._inputs(model, gradient, present),
-            labels=present.to(model.like.device),
+            inputs=inputs,
+            labels=labels,
             label_method=None if knowledge.labels is not None else "sign of the bias gradient",
             confidence=model.like.new_tensor([0.5 if m != "mixture" else 0.1 for m in marks]),
-            converged=len(present) == knowledge.num_examples,
+            converged=explained,
             notes=("The other examples' probabilities of a class stay mixed into its picture.",),
             origins=tuple(f"class {c}" for c in present.tolist()),
             marks=tuple(marks),
@@ -71,6 +84,15 @@ def _only_layer(model: Model) -> Layer:
     if not traced.is_chain() or steps != [step] or weight is None or bias is None:
         raise NotApplicable(f"a model of one linear layer with a bias is needed; this one has {len(steps)} layers")
     return Layer(weight, bias)
+
+
+def _explained(model: Model, pictures: Batch, layer: Layer, gradient: LayerGradient) -> bool:
+    """Whether the pictures' own gradient is the layer's but for a factor; taken for granted with other losses."""
+    if not is_cross_entropy(model):
+        return True
+    own = local_update(model, pictures, FedSGD()).values
+    seen = {layer.weight: gradient.weight.double(), layer.bias: gradient.bias.double()}
+    return float(cosine_distance({k: own[k].double() for k in seen}, seen)) <= ALIKE
 
 
 def _counts(gradient: LayerGradient, knowledge: ServerKnowledge) -> Tensor:

@@ -7,15 +7,16 @@
 - `scheduling/`: the trials in turn, within the budget, resumable.
 - `trial`: one trial: what the server sends, what it is answered, what is rebuilt.
 - `servers`: the model that a server sends, asked for once per world and seed.
+- `isolated`: the plan's attacks on what a tampering has isolated.
 - `watch`: progress, checkpoints and the budget.
 - `judge`: the truth is opened: scores, beside guesses made without any update.
 - `recognition`: what is recognisable of what did not leak.
+- `ranks`: how far closed forms come in the network.
 - `prior_only`: what a search makes of the prior alone.
 - `readings`: every candidate that was read, and which are scored.
 - `verdict/`: what the audit concludes, and for each kind of server.
-- `caveats`: what a reader of the verdict must know.
-- `captured`: one captured update, attacked.
-- `capturing/`: that update read, and judged where its truth is at hand.
+- `exposure`: what a client's own update gives away, for the guard.
+- `capturing/`: one captured update, read, attacked, and judged where its truth is at hand.
 """
 
 from fedspill.auditing.run import AuditResult, run_audit

@@ -114,12 +114,13 @@ def most_confident(rebuilt: Reconstruction, n: int) -> Reconstruction:
     if m <= n:
         return rebuilt
     order = ranked(rebuilt.confidence, m, n).scored
-    kept = torch.tensor(order, device=rebuilt.inputs.device)
+    kept, inside = torch.tensor(order, device=rebuilt.inputs.device), rebuilt.representations
     return replace(
         rebuilt,
         inputs=rebuilt.inputs[kept],
         labels=None if rebuilt.labels is None else rebuilt.labels[kept.to(rebuilt.labels.device)],
         confidence=None if rebuilt.confidence is None else rebuilt.confidence[kept.to(rebuilt.confidence.device)],
+        representations=None if inside is None else inside[kept.to(inside.device)],
         notes=(*rebuilt.notes, f"{m} candidates were returned; the {n} that the attack trusts most are scored."),
         origins=tuple(rebuilt.origins[k] for k in order) if rebuilt.origins else (),
         marks=tuple(rebuilt.marks[k] for k in order) if rebuilt.marks else (),

@@ -14,17 +14,17 @@ import torch
 from torch import Tensor, nn
 
 import fedspill
-from fedspill.auditing import caveats
 from fedspill.auditing.by_round.ledger import Ledger
 from fedspill.auditing.by_round.records import round_records
 from fedspill.auditing.feeding import MOST_MEASURED, check_feeding
+from fedspill.auditing.ranks import ranks
 from fedspill.auditing.resolving.components import ChosenDefence
 from fedspill.auditing.resolving.digests import weights_sha256
 from fedspill.auditing.resolving.scenario import Scenario, prepare
 from fedspill.auditing.scheduling.schedule import Schedule
 from fedspill.auditing.servers import Servers
 from fedspill.auditing.trial import Finished, Task
-from fedspill.auditing.verdict import verdict, worst_examples
+from fedspill.auditing.verdict import caveats, verdict, worst_examples
 from fedspill.auditing.verdict.levels import Rules
 from fedspill.auditing.verdict.roles import Circumstances, planted_by
 from fedspill.auditing.watch import Listener, Silent, TrialWatch, duration
@@ -36,7 +36,7 @@ from fedspill.core.tensor_files import sha256, write_tensors, write_whole
 from fedspill.plan.build import pick_device
 from fedspill.plan.sections import DEFAULT_BUDGET, AuditPlan
 from fedspill.report.leakage import leaked_share
-from fedspill.report.schema import AppliedDefence, AuditReport, Cost, Environment, Feeding, Grant, RoundRecord
+from fedspill.report.schema import AppliedDefence, AuditReport, Cost, Environment, Feeding, Grant, Ranks, RoundRecord
 from fedspill.report.store import REPORT_FILE, TENSOR_FILE, TEXT_FILE, Store, Texts, write_texts
 from fedspill.report.trial import Trial
 from fedspill.zoo.data import DataPool, from_tensors
@@ -126,6 +126,7 @@ def run_audit(
         feeding = _feeding(scenario)
         if feeding.warning is not None:
             listener.message(feeding.warning)
+        ranked = ranks(scenario.model, DEFAULT_BUDGET if plan.audit.budget is None else plan.audit.budget)
         ledger = Ledger(scenario, store)
         begins = min(time.monotonic(), began + GETTING_READY)
         finished = Schedule(scenario, tasks, store, listener, begins, keep_tensors=not redact, ledger=ledger).run()
@@ -142,6 +143,7 @@ def run_audit(
         redact=redact,
         feeding=feeding,
         rounds=rounds,
+        ranked=ranked,
     )
 
 
@@ -156,6 +158,7 @@ def conclude(
     redact: bool = False,
     feeding: Feeding | None = None,
     rounds: Sequence[RoundRecord] = (),
+    ranked: Ranks | None = None,
 ) -> AuditResult:
     """The report of finished trials, written if there is a folder for it.
 
@@ -166,11 +169,13 @@ def conclude(
         redact: keep no private pixel and no reconstruction.
         feeding: what the network makes of the private examples, if it was looked at already.
         rounds: of a federation.
+        ranked: how far closed forms come in the network, if that was asked.
     """
     trials = [f.record for f in finished]
     feeding = feeding or _feeding(scenario)
     environment = _environment(scenario, started, seconds, command)
-    report = _report(scenario, trials, environment, feeding, rounds, redact)
+    report = _report(scenario, trials, environment, feeding, redact)
+    report = report.model_copy(update={"rounds": list(rounds), "ranks": ranked})
     tensors = {} if redact else _tensors(scenario, finished)
     texts = _texts(scenario, tensors)
     if store is not None:
@@ -211,7 +216,6 @@ def _report(
     trials: list[Trial],
     environment: Environment,
     feeding: Feeding,
-    rounds: Sequence[RoundRecord],
     redacted: bool,
 ) -> AuditReport:
     conditions = _conditions(scenario, feeding)
@@ -236,7 +240,6 @@ def _report(
         caveats=limits,
         not_tested=caveats.not_tested(trials, conditions),
         verdict=verdict(trials, rules, known),
-        rounds=list(rounds),
         redacted=redacted,
     )
 

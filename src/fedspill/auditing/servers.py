@@ -2,20 +2,27 @@
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
+
 from fedspill.auditing.by_round.ledger import Ledger
+from fedspill.auditing.isolated import OnIsolated
 from fedspill.auditing.resolving.components import Chosen
 from fedspill.auditing.resolving.rounds import Observation, Rounds
 from fedspill.auditing.resolving.scenario import Scenario
 from fedspill.auditing.watch import TrialWatch
+from fedspill.core.errors import BadInput, NotApplicable
+from fedspill.core.knowledge import Knows, ServerKnowledge
 from fedspill.core.local_training.protocol import LocalTraining
 from fedspill.core.model import Model
 from fedspill.core.rng import stream
-from fedspill.core.roles import Attack, Tampering
+from fedspill.core.roles import Attack, ForClient, ForClients, Isolates, Tampered, Tampering
 from fedspill.core.types import Batch, Update
 from fedspill.federation.rounds import Federation, Round, seen_by_client, weighted
+from fedspill.federation.threat import observe
 
 MOST_HELD = 1 << 29
 """Bytes of clients' answers that are kept for the next attack."""
@@ -27,11 +34,26 @@ class Sent:
 
     Attributes:
         added: parameters that the model has more than the plan's.
+        tampered: as a tampering made it; None where nothing was altered.
     """
 
     model: Model
     attack: Attack
     added: int
+    tampered: Tampered | None = None
+
+    @property
+    def for_client(self) -> ForClient | None:
+        """What the client of this number receives; None: all receive `model`."""
+        return None if self.tampered is None else self.tampered.for_client
+
+    def as_sent(self) -> Tampered:
+        """As a federation sends it."""
+        return self.tampered or Tampered(self.model)
+
+    def sent_to(self, client: int) -> Model:
+        """What one client receives."""
+        return self.as_sent().sent_to(client)
 
 
 @dataclass(frozen=True)
@@ -67,6 +89,7 @@ class Servers:
     _world: str = ""
     _sent: dict[tuple[int, int], Sent] = field(default_factory=dict[tuple[int, int], Sent])
     _rounds: dict[int, dict[int, Round]] = field(default_factory=dict[int, dict[int, Round]])
+    _next: dict[int, Tampering] = field(default_factory=dict[int, Tampering])
     _known: dict[tuple[str, int, int], tuple[Any, float]] = field(
         default_factory=dict[tuple[str, int, int], tuple[Any, float]]
     )
@@ -94,8 +117,10 @@ class Servers:
         private = self.scenario.private(update)
 
         def again() -> tuple[Update, Update]:
-            answers = [(federation.sizes[k], federation.bare(done.sent, k, number, seed)) for k in clients]
-            return weighted(answers), federation.recomputed(done.sent, clients, number, seed)
+            sizes, given = federation.sizes, {k: done.sent_to(k) for k in clients}
+            answers = [(sizes[k], federation.bare(given[k], k, number, seed)) for k in clients]
+            computed = [(sizes[k], federation.recomputed(given[k], [k], number, seed)) for k in clients]
+            return weighted(answers), weighted(computed)
 
         return Seen(
             self._sent[seed, number],
@@ -150,7 +175,7 @@ class Servers:
                 self.scenario.model,
                 rounds.count,
                 seed,
-                lambda model, number: self._asked(world, seed, number, model, watch).model,
+                lambda model, number: self._asked(world, seed, number, model, watch).as_sent(),
             )
             kept, before = dict[int, Round](), self.scenario.model
             book = None if self.ledger is None else self.ledger.page(world, seed)
@@ -158,6 +183,7 @@ class Servers:
                 if book is not None:
                     book.enter(before, done)
                 before = done.after
+                self._learn(rounds, done, seed)
                 if done.number in wanted:
                     kept[done.number] = done
                 else:
@@ -169,7 +195,30 @@ class Servers:
 
     def _turn_to(self, world: Chosen) -> None:
         if world.label != self._world:
-            self._world, self._sent, self._rounds = world.label, {}, {}
+            self._world, self._sent, self._rounds, self._next = world.label, {}, {}, {}
+
+    def _learn(self, rounds: Rounds, done: Round, seed: int) -> None:
+        """A tampering that goes by what a round showed is told of it."""
+        tampered = self._sent[seed, done.number].tampered
+        if tampered is None or tampered.goes_on is None or done.mean is None:
+            return
+        knowledge = self._of_mean(rounds.federation, done, seed)
+        with suppress(NotApplicable):  # what cannot be read changes nothing
+            self._next[seed] = tampered.goes_on(done.mean, knowledge)
+
+    def _of_mean(self, federation: Federation, done: Round, seed: int) -> ServerKnowledge:
+        """What the server knows of a round's mean update."""
+        scenario, clients = self.scenario, list(done.answers)
+        batches = [federation.private[k] for k in clients]
+        return observe(
+            done.sent,
+            Batch(torch.cat([b.inputs for b in batches]), torch.cat([b.labels for b in batches])),
+            len(clients),
+            federation.training_of(clients, done.number, seed),
+            scenario.public_batch,
+            scenario.knows - {Knows.BN_STATISTICS},
+            sizes=tuple(federation.sizes[k] for k in clients),
+        )
 
     def _asked(self, world: Chosen, seed: int, number: int, model: Model, watch: TrialWatch) -> Sent:
         self._turn_to(world)
@@ -182,16 +231,36 @@ class Servers:
         public, size = scenario.granted_public, _size(model)
         if isinstance(component, Tampering):
             server_watch = _server_watch(watch)
-            tampered = component.tamper(model, public, number, stream(seed, "server", world.name), server_watch)
+            asked = self._told(self._next.get(seed, component), number)
+            tampered = asked.tamper(model, public, number, stream(seed, "server", world.name), server_watch)
             assert tampered.readout is not None, "components.choose() takes only tamperings that bring a readout"
             if server_watch.checkpoint is not None:
                 server_watch.checkpoint.unlink(missing_ok=True)
-            return Sent(tampered.model, tampered.readout, _size(tampered.model) - size)
-        if scenario.tampering is not None:
-            model = scenario.tampering.component.tamper(
-                model, public, number, stream(seed, "server"), _server_watch(watch)
-            ).model
-        return Sent(model, component, _size(model) - size)
+            return Sent(tampered.model, tampered.readout, _size(tampered.model) - size, tampered)
+        if scenario.tampering is None:
+            return Sent(model, component, 0)
+        asked = self._told(self._next.get(seed, scenario.tampering.component), number)
+        tampered = asked.tamper(model, public, number, stream(seed, "server"), _server_watch(watch))
+        _same_for_all(tampered, scenario.tampering.label)
+        attack = OnIsolated(component, tampered.readout) if isinstance(tampered.readout, Isolates) else component
+        return Sent(tampered.model, attack, _size(tampered.model) - size, tampered)
+
+    def _told(self, tampering: Tampering, number: int) -> Tampering:
+        """The tampering as one that knows whom the server asks, if it wants to."""
+        if not isinstance(tampering, ForClients):
+            return tampering
+        rounds = self.scenario.rounds
+        asked = range(self.scenario.clients.count) if rounds is None else rounds.federation.asked(number)
+        return tampering.for_clients(tuple(asked))
+
+
+def _same_for_all(tampered: Tampered, label: str) -> None:
+    """Refuses different models where attacks are run that take the clients' models for one."""
+    if tampered.for_client is not None:
+        raise BadInput(
+            f"server.tampering = {label!r} sends every client another model, which the plan's attacks would take for"
+            " one; name it in audit.attacks, where its own readout is used"
+        )
 
 
 def _observed(observation: Observation, done: Round, federation: Federation) -> Update | None:

@@ -17,7 +17,14 @@ from fedspill.auditing.resolving.scenario import Scenario
 from fedspill.auditing.servers import Seen, Sent, Servers
 from fedspill.auditing.watch import TrialWatch
 from fedspill.core.errors import NotApplicable
-from fedspill.core.local_training.update import LocalTraining, aggregate_update
+from fedspill.core.knowledge import Knows
+from fedspill.core.local_training.update import (
+    LocalTraining,
+    aggregate_update,
+    encoded_update,
+    equal_shares,
+    mean_update,
+)
 from fedspill.core.model import Model
 from fedspill.core.rng import stream
 from fedspill.core.roles import Attack, Card, Forecast, Job, Prediction, Predicts, Stages
@@ -108,8 +115,9 @@ def run_trial(servers: Servers, task: Task, watch: TrialWatch, priors: Priors) -
             watch.leave(JUDGING * posed.seconds)
             returned = posed.served.attack.reconstruct(job.update, job.knowledge, job.rng, watch)
     except NotApplicable as reason:
-        # Another round may be different.
-        unfit = task.world.explicit and servers.scenario.rounds is None
+        # Another round may be different; and what a defence hides from an attack is a result, no fault of the plan.
+        scenario = servers.scenario
+        unfit = task.world.explicit and scenario.rounds is None and not scenario.defences
         return Finished(blank(servers.scenario, task, skipped=str(reason)), {}, unfit)
     except OutOfTime:
         return given_up(servers.scenario, task, watch)
@@ -147,7 +155,7 @@ def pose(servers: Servers, task: Task, watch: TrialWatch) -> Posed | Finished:
     if scenario.rounds is None:
         served = servers.sent(task.world, task.seed, watch)
         update, seconds = servers.answer(
-            served.model, task.update, task.seed, lambda: _answer(scenario, served.model, private, task, watch)
+            served.model, task.update, task.seed, lambda: _answer(scenario, served, private, task, watch)
         )
     else:
         seen = servers.seen(task.world, task.seed, task.update, watch)
@@ -156,7 +164,7 @@ def pose(servers: Servers, task: Task, watch: TrialWatch) -> Posed | Finished:
         return Finished(blank(scenario, task, skipped="the clients' defences withheld every update"), {})
     if (nothing := _nothing_in(update)) is not None:
         return Finished(blank(scenario, task, skipped=nothing), {})
-    job = _job(scenario, served.model, update, private, task, seen)
+    job = _job(scenario, served, update, private, task, seen)
     return Posed(task, private, served, job, seen, seconds)
 
 
@@ -165,7 +173,7 @@ def judged(
 ) -> Finished:
     """What was returned beside the truth."""
     scenario, task, private, update = servers.scenario, posed.task, posed.private, posed.job.update
-    sent, attack = posed.served.model, posed.served.attack
+    served, sent, attack = posed.served, posed.served.model, posed.served.attack
     order = ranked(returned.confidence, len(returned.inputs), len(private))
     rebuilt = most_confident(returned, len(private))
     read, predicted = readings(returned, private.inputs, sent.input, _expected(attack, sent, private), order)
@@ -173,7 +181,10 @@ def judged(
     try:
         with until(watch.hard):
             check = servers.check(
-                sent, task.update, task.seed, lambda: _self_check(scenario, task, sent, update, private, posed.seen)
+                sent,
+                task.update,
+                task.seed,
+                lambda: _self_check(scenario, task, posed.served, update, private, posed.seen),
             )
             guesses = priors(task.update, task.seed)
     except OutOfTime:
@@ -189,7 +200,8 @@ def judged(
             "searched": watch.searched * (watch.poor or 1.0) if watch.ended or watch.poor is not None else None,
             "foreseen": _forecast(watch, returned),
             "gradient_norm": update.norm(),
-            "added_parameters": posed.served.added,
+            "added_parameters": served.added,
+            "different_models": served.for_client is not None,
             "self_check": None if check is None else check[0],
             "self_check_length": None if check is None else check[1],
             "notes": [*record.notes, *more],
@@ -228,9 +240,10 @@ def _tensors(returned: Reconstruction, rebuilt: Reconstruction, order: Ranked) -
     return {k: v.float() if v.is_floating_point() else v for k, v in kept.items()}
 
 
-def _answer(scenario: Scenario, sent: Model, private: Batch, task: Task, watch: TrialWatch) -> Update | None:
+def _answer(scenario: Scenario, served: Sent, private: Batch, task: Task, watch: TrialWatch) -> Update | None:
     clients = _clients(scenario, task, private, scenario.clients.defences)
-    return collect(sent, clients, stream(task.seed, "clients", task.update), watch.listener.clients)
+    rng = stream(task.seed, "clients", task.update)
+    return collect(served.model, clients, rng, watch.listener.clients, served.for_client)
 
 
 def _clients(scenario: Scenario, task: Task, private: Batch, defences: tuple[Stages, ...]) -> list[Client]:
@@ -239,15 +252,17 @@ def _clients(scenario: Scenario, task: Task, private: Batch, defences: tuple[Sta
     return shared_out(private, clients.count, training, defences=defences, micro_batch=clients.micro_batch)
 
 
-def _job(scenario: Scenario, sent: Model, update: Update, private: Batch, task: Task, seen: Seen | None) -> Job:
+def _job(scenario: Scenario, served: Sent, update: Update, private: Batch, task: Task, seen: Seen | None) -> Job:
     clients = scenario.clients
+    # Statistics are those of one network.
+    withheld = frozenset[Knows]() if served.for_client is None else frozenset({Knows.BN_STATISTICS})
     knowledge = observe(
-        sent,
+        served.model,
         private,
         clients.count if seen is None else len(seen.sizes),
         clients.drawing(task.update, task.seed) if seen is None else seen.training,
         scenario.public_batch,
-        scenario.knows,
+        scenario.knows - withheld,
         micro_batch=clients.micro_batch,
         sizes=None if seen is None else seen.sizes,
     )
@@ -255,7 +270,7 @@ def _job(scenario: Scenario, sent: Model, update: Update, private: Batch, task: 
 
 
 def _self_check(
-    scenario: Scenario, task: Task, sent: Model, update: Update, private: Batch, seen: Seen | None
+    scenario: Scenario, task: Task, served: Sent, update: Update, private: Batch, seen: Seen | None
 ) -> tuple[float, float] | None:
     """Cosine distance and length at the true input: 0 and 1 up to rounding where attacker and client compute the same.
 
@@ -268,17 +283,28 @@ def _self_check(
         return _apart(bare if clients.defences else update, again)
     if clients.micro_batch is not None and len(private) > clients.micro_batch:
         private = private[: clients.micro_batch]
-        update = _in_halves(sent, private, clients.training)
+        update = _in_halves(served.sent_to(0), private, clients.training)
     elif clients.defences:
-        bare = collect(sent, _clients(scenario, task, private, ()), stream(0, "self-check"))
+        bare_clients = _clients(scenario, task, private, ())
+        bare = collect(served.model, bare_clients, stream(0, "self-check"), for_client=served.for_client)
         assert bare is not None, "a client without defences withholds nothing"
         update = bare
     if update.norm() == 0:
         return None
-    private = private.to(sent.like)
     count = 1 if clients.micro_batch else clients.count
-    training = clients.drawing(task.update, task.seed)
-    return _apart(update, aggregate_update(sent, sent.input.encode(private.inputs), private.labels, training, count))
+    return _apart(update, _recomputed(served, private, clients.drawing(task.update, task.seed), count))
+
+
+def _recomputed(served: Sent, private: Batch, training: LocalTraining, count: int) -> Update:
+    """What the clients' answers are the mean of, as an attack computes it."""
+    sent, private = served.model, private.to(served.model.like)
+    z = sent.input.encode(private.inputs)
+    if served.for_client is None or count == 1:
+        return aggregate_update(served.sent_to(0), z, private.labels, training, count)
+    shares = enumerate(equal_shares(len(z), count))
+    return mean_update(
+        [encoded_update(served.sent_to(k), z[p], private.labels[p], training.of_client(k)) for k, p in shares]
+    )
 
 
 def _apart(update: Update, again: Update) -> tuple[float, float]:

@@ -83,6 +83,7 @@ class TrialWatch:
         more: of the seconds that the least useful part of the search takes, the seconds that it gets besides its share,
             as nobody else can use them.
         alone: no search that comes later can be of use.
+        useful: share of its iterations below which a search is not started, unless it is alone.
         poor: share of its iterations that a search was planned for, if that is too small to be of use.
         ended: the attack was told that its time is out.
         useless: why the search was not gone on with, if what its time allows would have been of no use.
@@ -102,6 +103,7 @@ class TrialWatch:
     fits: bool = False
     more: Callable[[float], float] | None = None
     alone: bool = False
+    useful: float = USEFUL
     poor: float | None = None
     ended: bool = False
     useless: str | None = None
@@ -187,17 +189,17 @@ class TrialWatch:
             return steps, restarts
         first = self._asked == 0
         if first:
-            self._take_more(USEFUL * steps * seconds)
+            self._take_more(self.useful * steps * seconds)
         left = max(0.0, self.deadline - time.monotonic())
         self._asked = self._asked or steps * restarts
         possible = int(left / max(seconds, 1e-9))
         if possible >= steps * restarts:
             return steps, restarts
         shorter = (steps, possible // steps) if possible >= steps else (max(1, possible), 1)
-        if first and shorter[0] < USEFUL * steps and self.alone and possible >= LEAST:
+        if first and shorter[0] < self.useful * steps and self.alone and possible >= LEAST:
             self.poor = shorter[0] / steps
-        elif first and shorter[0] < USEFUL * steps:
-            self.ended, least = True, math.ceil(USEFUL * steps)
+        elif first and shorter[0] < self.useful * steps:
+            self.ended, least = True, math.ceil(self.useful * steps)
             self.useless = (
                 f"{least} of {steps} iterations, the least that are of use, would take {duration(least * seconds)};"
                 f" its share of the budget leaves {duration(left)}"

@@ -19,8 +19,9 @@ def capture_command(
         typer.Option(help="gradient; delta (its sign is found out if it can be); or weights (the client's after)."),
     ],
     attack: Annotated[
-        str, typer.Option(help="name or name:preset; see `fedspill list attacks`.")
-    ] = "inverting_gradients",
+        str,
+        typer.Option(help="name or name:preset (see `fedspill list attacks`), or all that read, then a search."),
+    ] = "standard",
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Change a field of the attack.")
     ] = None,
@@ -79,7 +80,8 @@ def capture_command(
     check_device(device)
     for path in (weights, update):
         check_file(path)
-    from fedspill.auditing.captured import attack_captured, check_entry, run_key
+    from fedspill.auditing.capturing.attacking import attack_captured, run_key
+    from fedspill.auditing.capturing.in_turn import entry_of, tries_of
     from fedspill.auditing.capturing.updates import clients_of, read_update
     from fedspill.cli.captured import (
         SAY_IT,
@@ -96,7 +98,7 @@ def capture_command(
     from fedspill.core.errors import BadInput
     from fedspill.core.knowledge import ServerKnowledge
     from fedspill.plan.build import pick_device
-    from fedspill.plan.sections import AttackEntry, parse_decibels, parse_seconds
+    from fedspill.plan.sections import parse_decibels, parse_seconds
     from fedspill.plan.values import set_fields
     from fedspill.report.store import Store
     from fedspill.zoo.models import UnsaidNormalisation, build
@@ -123,11 +125,10 @@ def capture_command(
     training = local_training(kind, options, client or [])
     known = known_labels(labels, num_examples, num_classes_of(built))
     knowledge = ServerKnowledge(built, clients_of(sent, clients), num_examples, known, training)
-    name, _, preset = attack.partition(":")
-    entry = AttackEntry.model_validate({"name": name, "preset": preset or "paper", **set_fields(settings or [])})
+    entry = entry_of(attack, set_fields(settings or []), "inverting_gradients")
     seconds = None if budget is None else parse_seconds(budget)
     level = None if quality is None else parse_decibels(quality)
-    check_entry(entry, knowledge)
+    tries_of(entry, knowledge)
     judging = judging_of(truth, leak_threshold, knowledge)
     said = (entry.label, seed, clients, num_examples, labels, training, mode, built.input)
     Store(out, run_key(built, sent.update, said, judging)).open(fresh=fresh)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from rich.console import Console
 
-from fedspill.auditing.captured import Captured
+from fedspill.auditing.capturing.attacking import Captured
 from fedspill.auditing.capturing.scoring import Judging
 from fedspill.auditing.capturing.truths import read_truth
 from fedspill.auditing.run import AuditResult

@@ -16,6 +16,7 @@ import fedspill
 from fedspill.cli import early
 from fedspill.cli.attack import capture_command
 from fedspill.cli.exits import exit_code_of
+from fedspill.cli.rank import rank_command
 from fedspill.cli.train import app as train_app
 from fedspill.cli.vet import vet_command
 
@@ -139,8 +140,14 @@ app.command(
 )(capture_command)
 app.command(
     name="vet",
-    epilog="Example:  fedspill vet --model cnn --weights received.safetensors",
+    epilog="Examples:  fedspill vet --model cnn --weights received.safetensors  |  fedspill vet received.safetensors"
+    " --reference my_package.nets:make --previous last_round.safetensors --summary md",
 )(vet_command)
+app.command(
+    name="rank",
+    epilog="Examples:  fedspill rank lenet  |  fedspill rank resnet18 --shape 3x32x32  |"
+    "  fedspill rank my_package.nets:make --shape 1x28x28 --json",
+)(rank_command)
 
 
 @app.command(

@@ -12,7 +12,7 @@ from fedspill.plan.tables import table_of
 
 app = typer.Typer(
     name="train",
-    help="Train what attacks need: robust feature extractors, heads that leak, decoders.",
+    help="Train what attacks need: robust extractors, heads that leak, decoders, autoencoders, generators.",
     no_args_is_help=True,
 )
 
@@ -74,6 +74,29 @@ def decoder(plan: Plan, out: Out, settings: Settings = None, device: Device = "a
     )
 
 
+@app.command(
+    epilog="Example:  fedspill train autoencoder plans/train/strided_cnn_autoencoder.toml --out autoencoder.safetensors"
+)
+def autoencoder(plan: Plan, out: Out, settings: Settings = None, device: Device = "auto") -> None:
+    """An encoder for a network's own layers, and its decoder; run it again to go on after a kill."""
+    check_device(device)
+    table = table_of(plan, settings)
+    from fedspill.cli.progress import TerminalListener
+    from fedspill.plan.build import pick_device
+    from fedspill.plan.file import parse_as
+    from fedspill.training.autoencoder import train_autoencoder_file
+    from fedspill.training.plan import AutoencoderPlan
+
+    read, words = parse_as(AutoencoderPlan, table), command_line(out)
+    with TerminalListener(Console(stderr=True)) as listener:
+        report = train_autoencoder_file(read, out, device=pick_device(device), listener=listener, command=words)
+    Console().print(
+        f"PSNR {report.psnr:.2f} dB, {report.recognised:.1%} above 18 dB ({report.examples} held-out images from their"
+        f" exact latents; the mean image gets {report.mean_image_psnr:.2f} dB); wrote {out}",
+        markup=False,
+    )
+
+
 Trials = Annotated[
     int, typer.Option("--trials", min=0, help="Search settings first, with this many trials (needs fedspill[search]).")
 ]
@@ -103,5 +126,30 @@ def spab(plan: Plan, out: Out, settings: Settings = None, device: Device = "auto
     rates = ", ".join(f"{r.mean:.1%} at {r.size}" for r in report.rates)
     Console().print(
         f"IR leakage rate {rates}; accuracy {report.accuracy:.1%} ({report.test_examples} examples); wrote {out}",
+        markup=False,
+    )
+
+
+@app.command(epilog="Example:  fedspill train generator plans/train/cifar10_generator.toml --out generator.safetensors")
+def generator(plan: Plan, out: Out, settings: Settings = None, device: Device = "auto") -> None:
+    """A network from noise to images like the public ones, for gias; run it again to go on after a kill."""
+    check_device(device)
+    table = table_of(plan, settings)
+    from fedspill.cli.progress import TerminalListener
+    from fedspill.plan.build import pick_device
+    from fedspill.plan.file import parse_as
+    from fedspill.training.generator import train_generator_file
+    from fedspill.training.plan import GeneratorPlan
+
+    read = parse_as(GeneratorPlan, table)
+    with TerminalListener(Console(stderr=True)) as listener:
+        report = train_generator_file(
+            read, out, device=pick_device(device), listener=listener, command=command_line(out)
+        )
+    similar = "" if report.ssim is None else f", SSIM {report.ssim:.3f}"
+    Console().print(
+        f"PSNR {report.psnr:.2f} dB{similar} ({report.examples} held-out images from their own latents, of which"
+        f" {report.latents_used} of {report.latent} numbers are used; the mean image gets"
+        f" {report.mean_image_psnr:.2f} dB); wrote {out}",
         markup=False,
     )

@@ -51,3 +51,7 @@ class NotApplicable(FedspillError):
         ...     print("does not fit")
         does not fit
     """
+
+
+class NobodyIsolated(NotApplicable):
+    """The update of this batch holds nobody whom a tampering isolates; that of another batch may."""

@@ -1,7 +1,7 @@
 """The verbs of an audit: who does what, each as one method."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 import torch
@@ -94,15 +94,71 @@ class Predicts(Protocol):
         ...
 
 
+ForClient = Callable[[int], Model]
+"""The number of a client to the model that it is sent, where clients are sent different ones."""
+
+
 @dataclass(frozen=True)
 class Tampered:
     """A model made to leak, and the attack that reads its answers; its typed fields are the server's secret.
 
-    A readout of None means that the plan's own attacks are run on the tampered model.
+    Attributes:
+        model: what is sent; where clients receive different models, the one that the server steps on from.
+        readout: None means that the plan's own attacks are run on the tampered model.
+        goes_on: what the server sends in the next round of a federation, once it holds this round's mean update and
+            what it knows of it; None asks the same tampering again.
+        for_client: what the client of this number receives; None: all receive `model`. The models differ in the
+            values of parameters and buffers only.
     """
 
     model: Model
     readout: Attack | None = None
+    goes_on: "Callable[[Update, ServerKnowledge], Tampering] | None" = None
+    for_client: ForClient | None = None
+
+    def sent_to(self, client: int) -> Model:
+        """What one client receives."""
+        return self.model if self.for_client is None else self.for_client(client)
+
+
+@dataclass(frozen=True)
+class Isolated:
+    """The update of a few examples of a batch, as an attack takes it.
+
+    Attributes:
+        knowledge: of these examples.
+        labelled: the labels in there are theirs; else they only give the same gradient.
+        note: for a reader of the result.
+    """
+
+    update: Update
+    knowledge: ServerKnowledge
+    labelled: bool
+    note: str
+
+
+@runtime_checkable
+class Isolates(Protocol):
+    """A readout that makes of the answer to its model an update of fewer examples, which any attack can take.
+
+    Where a plan names its tampering as `server.tampering`, the plan's attacks get that update.
+    """
+
+    def isolated(self, update: Update, knowledge: ServerKnowledge) -> Isolated:
+        """The update, and what is known of it.
+
+        Raises:
+            NobodyIsolated: the update holds nobody who is isolated.
+            NotApplicable: it cannot be told.
+        """
+        ...
+
+
+def nothing(knowledge: ServerKnowledge, note: str) -> Reconstruction:
+    """A reconstruction of nobody."""
+    spec, like = knowledge.model.input, knowledge.model.like
+    inputs = spec.decode(like.new_zeros(0, *spec.encoded_shape))
+    return Reconstruction(inputs=inputs, confidence=like.new_zeros(0), notes=(note,))
 
 
 @runtime_checkable
@@ -113,6 +169,19 @@ class Tampering(Protocol):
         self, model: Model, public_data: Batch | None, round: int, rng: torch.Generator, watch: Watch = UNWATCHED
     ) -> Tampered:
         """The model to send in this round; `watch` hears of what is trained before."""
+        ...
+
+
+@runtime_checkable
+class ForClients(Protocol):
+    """A tampering that must know whom the server asks, as one that sends every client another model."""
+
+    def for_clients(self, clients: Sequence[int]) -> Tampering:
+        """The tampering for a round in which the clients of these numbers are asked.
+
+        Raises:
+            BadInput: it was told of other clients before.
+        """
         ...
 
 
@@ -183,18 +252,101 @@ class Defence(Protocol):
 
 
 @dataclass(frozen=True)
+class Misfit:
+    """What a file holds that does not load into the agreed architecture.
+
+    Attributes:
+        missing: the architecture's names that the file lacks.
+        foreign: tensors for which the architecture has no place, by their names in the file.
+        reshaped: tensors under one of the architecture's names, of another shape.
+        unreadable: tensors whose numbers cannot be taken, with the reason.
+    """
+
+    missing: tuple[str, ...] = ()
+    foreign: Params = field(default_factory=dict[str, Tensor])
+    reshaped: Params = field(default_factory=dict[str, Tensor])
+    unreadable: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    @property
+    def tensors(self) -> Params:
+        """The tensors without a place, which are looked at all the same."""
+        return {**self.foreign, **self.reshaped}
+
+    def __bool__(self) -> bool:
+        return bool(self.missing or self.foreign or self.reshaped or self.unreadable)
+
+
+FITS = Misfit()
+"""Every tensor found its place."""
+
+
+@dataclass(frozen=True)
+class Exposed:
+    """What one attack made of a client's update, judged by the client itself.
+
+    Attributes:
+        attack: its entry, such as "linear_layer:strong".
+        read: (n,) which examples it rebuilt.
+        closest: of the examples by the first metric of the kind of data, the value of the closest; None if there is no
+            candidate.
+        criterion: what counts as rebuilt, in words.
+        seconds: that it took.
+        failed: why it has no result, in words; "" if it has one.
+    """
+
+    attack: str
+    read: Bool[Tensor, " n"]
+    closest: float | None
+    criterion: str
+    seconds: float
+    failed: str = ""
+
+
+Exposure = Callable[[Model, Batch], Sequence[Exposed]]
+"""What the update of a batch gives away, one entry per attack that fits."""
+
+
+@dataclass(frozen=True)
 class Incoming:
-    """What a client has at hand when a model arrives."""
+    """What a client has at hand when a model arrives.
+
+    Attributes:
+        model: as it was received; of a file that does not fit, what did, so that parameters may be missing.
+        previous: the model of the round before.
+        reference: the architecture that was agreed on; its weights are not looked at.
+        own_data: the client's own examples.
+        misfit: what of the file did not fit the architecture of `model`.
+        checksum: the digest of the weights that other clients received, as `fedspill vet` prints it.
+        exposure: attacks the update that the client's examples give, blind, and opens the truth afterwards; slow.
+    """
 
     model: Model
     previous: Model | None = None
     reference: Model | None = None
     own_data: Batch | None = None
+    misfit: Misfit = FITS
+    checksum: str | None = None
+    exposure: Exposure | None = None
+
+    @property
+    def tensors(self) -> Params:
+        """All numbers that came: parameters, buffers, and what has no place in the network."""
+        return {**self.model.params, **self.model.buffers, **self.misfit.tensors}
 
 
 @dataclass(frozen=True)
 class Finding:
     """One reason not to train on an incoming model; severity runs from 0 (a note) to 1 (refuse).
+
+    Attributes:
+        check: the name of the check in the catalogue.
+        where: a parameter, a buffer or a module of the network, or several, as far as they have one name.
+        evidence: the numbers that it rests on.
+        explanation: what was seen, in plain words.
+        rule: which of the check's reasons it is, where there are several.
+        reads: what could be read because of it, and from whom.
+        advice: what to do.
+        also: further places that the finding is of.
 
     Example:
         >>> import fedspill
@@ -207,6 +359,20 @@ class Finding:
     severity: float
     evidence: Mapping[str, float]
     explanation: str
+    rule: str = ""
+    reads: str = ""
+    advice: str = ""
+    also: tuple[str, ...] = ()
+
+    @property
+    def rule_id(self) -> str:
+        """The reason by one name, such as "kernels.one_hot"; it stays the same from version to version."""
+        return f"{self.check}.{self.rule}" if self.rule else self.check
+
+    @property
+    def text(self) -> str:
+        """All that is said of it, as sentences."""
+        return " ".join(part for part in (self.explanation, self.reads, self.advice) if part)
 
 
 @runtime_checkable
@@ -266,6 +432,7 @@ class Card(Generic[R]):
         reads: of a tampering: it brings the attack that reads the answers, so it is an entry of `attacks`.
         standard: of a component from outside: it is part of `standard`, as fedspill's own always are.
         origin: the package that a component from outside comes from, such as "my-attacks 1.0"; the catalogue sets it.
+        own_data: of a check: it looks at what the client's own examples give, and is not run without any.
     """
 
     title: str
@@ -279,3 +446,4 @@ class Card(Generic[R]):
     reads: bool = False
     standard: bool = False
     origin: str = ""
+    own_data: bool = False

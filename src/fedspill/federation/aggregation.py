@@ -8,6 +8,7 @@ from fedspill.core.errors import BadInput
 from fedspill.core.local_training.update import mean_update
 from fedspill.core.model import Model
 from fedspill.core.rng import split
+from fedspill.core.roles import ForClient
 from fedspill.core.types import Update
 from fedspill.federation.client import Client
 
@@ -19,11 +20,24 @@ def untold(done: int, total: int) -> None:
     """Nobody listens."""
 
 
-def collect(model: Model, clients: list[Client], rng: torch.Generator, progress: Told = untold) -> Update | None:
+def collect(
+    model: Model,
+    clients: list[Client],
+    rng: torch.Generator,
+    progress: Told = untold,
+    for_client: ForClient | None = None,
+) -> Update | None:
     """The mean of what the clients send: all that a server sees, with plain or with secure aggregation.
 
     Secure aggregation hides the single updates and lets exactly this through, so both read the same here. None if
     no client sends anything.
+
+    Args:
+        model: what all receive.
+        clients: numbered in their order.
+        rng: of their defences.
+        progress: told how far they are.
+        for_client: what each receives instead, where the server sends different models.
 
     Raises:
         BadInput: the clients hold different numbers of examples (equal weights are assumed).
@@ -33,7 +47,7 @@ def collect(model: Model, clients: list[Client], rng: torch.Generator, progress:
         raise BadInput(f"clients with {sorted(sizes)} examples were got; equal shares are needed")
     share = total // len(clients)
     answers = [
-        client.respond(model, generator, lambda n, k=k: progress(k * share + n, total))
+        client.respond(for_client(k) if for_client else model, generator, lambda n, k=k: progress(k * share + n, total))
         for k, (client, generator) in enumerate(zip(clients, split(rng, len(clients)), strict=True))
     ]
     sent = [u for u in answers if u is not None]

@@ -12,7 +12,7 @@ from fedspill.core.local_training.protocol import LocalTraining
 from fedspill.core.local_training.update import encoded_update
 from fedspill.core.model import Model
 from fedspill.core.rng import split, stream
-from fedspill.core.roles import Stages
+from fedspill.core.roles import ForClient, Stages, Tampered
 from fedspill.core.types import Batch, Params, Update
 from fedspill.federation.client import Client
 
@@ -43,12 +43,13 @@ class Round:
 
     Attributes:
         number: from 0.
-        sent: the model that clients got.
+        sent: the model that clients got; where each got another, the one that the server steps on from.
         answers: what each participant sent, by its number; one whose defences withheld its update is left out.
         mean: of the answers, weighted by examples; None if there is none.
         moved: what the server subtracted from its parameters, over its learning rate: with momentum not the mean
             alone.
         after: the model after the server's step.
+        for_client: the model that a client got, where they got different ones.
     """
 
     number: int
@@ -57,6 +58,11 @@ class Round:
     mean: Update | None
     moved: Params
     after: Model
+    for_client: ForClient | None = None
+
+    def sent_to(self, client: int) -> Model:
+        """The model that one client got."""
+        return self.sent if self.for_client is None else self.for_client(client)
 
 
 @dataclass(frozen=True)
@@ -123,7 +129,7 @@ class Federation:
         return update
 
     def rounds(
-        self, model: Model, count: int, seed: int, tampered: Callable[[Model, int], Model] | None = None
+        self, model: Model, count: int, seed: int, tampered: Callable[[Model, int], Model | Tampered] | None = None
     ) -> Iterator[Round]:
         """Round after round.
 
@@ -131,33 +137,35 @@ class Federation:
             model: the server's, before the first round.
             count: of rounds.
             seed: of what clients draw.
-            tampered: what the server makes of its model before it sends it; parameters that the model has not are
-                the server's affair, round by round.
+            tampered: what the server makes of its model before it sends it, to all or to each client another;
+                parameters that the model has not are the server's affair, round by round.
         """
         held = dict[str, Tensor]()
         for number in range(count):
-            sent = model if tampered is None else tampered(model, number)
+            made = model if tampered is None else tampered(model, number)
+            sent = made if isinstance(made, Tampered) else Tampered(made)
             done, held = self._round(model, sent, number, seed, held)
             yield done
             model = done.after
 
     def _round(
-        self, model: Model, sent: Model, number: int, seed: int, held: dict[str, Tensor]
+        self, model: Model, tampered: Tampered, number: int, seed: int, held: dict[str, Tensor]
     ) -> tuple[Round, dict[str, Tensor]]:
-        chosen = self.asked(number)
+        chosen, sent, for_client = self.asked(number), tampered.model, tampered.for_client
         streams = split(stream(seed, "clients", number), len(chosen))
         answers = dict[int, Update]()
         for client, rng in zip(chosen, streams, strict=True):
             training = self.training_of([client], number, seed)
-            answer = Client(self.private[client], training, self.defences).respond(sent, rng)
+            answer = Client(self.private[client], training, self.defences).respond(tampered.sent_to(client), rng)
             if answer is not None:
                 answers[client] = answer
         if not answers:
-            return Round(number, sent, {}, None, {}, model), held
+            return Round(number, sent, {}, None, {}, model, for_client), held
         mean = weighted([(len(self.private[k]), u) for k, u in answers.items()])
         own = counterparts(model, sent)
         moved = self._along({k: mean.values[v] for k, v in own.items() if v in mean.values}, held)
-        return Round(number, sent, answers, mean, moved, stepped(model, moved, self.server.lr, mean.buffers)), moved
+        after = stepped(model, moved, self.server.lr, mean.buffers)
+        return Round(number, sent, answers, mean, moved, after, for_client), moved
 
     def _along(self, mean: Params, held: dict[str, Tensor]) -> dict[str, Tensor]:
         beta = self.server.momentum

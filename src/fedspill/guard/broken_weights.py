@@ -6,14 +6,15 @@ Training on such a model is wasted at best. NaN and infinity also pass every che
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from torch import Tensor, nn
-
 from fedspill.core.inputs import ImageSpec, TableSpec, TokenSpec
 from fedspill.core.model import Model
-from fedspill.core.probing.head import last_linear
 from fedspill.core.roles import Card, Check, Finding, Incoming
+from fedspill.core.types import Params
+from fedspill.inversion.network.weights import head_weight
 
 NAME = "broken_weights"
+READS = "What such an update tells of the examples cannot be said beforehand, and no one gains by sending it."
+ADVICE = "Do not train on it; ask for the model again, and compare its checksum with another client's."
 
 
 @dataclass(frozen=True)
@@ -27,12 +28,12 @@ class BrokenWeights:
     def inspect(self, incoming: Incoming) -> list[Finding]:
         """One finding for each tensor with numbers that are none, and one for a network or a head of zeros."""
         model = incoming.model
-        found = list(_not_finite(model))
+        found = list(_not_finite(incoming.tensors))
         return found or list(_zeros(model))
 
 
-def _not_finite(model: Model) -> Iterator[Finding]:
-    for name, value in {**model.params, **model.buffers}.items():
+def _not_finite(tensors: Params) -> Iterator[Finding]:
+    for name, value in tensors.items():
         share = float((~value.isfinite()).double().mean()) if value.numel() else 0.0
         if share:
             yield Finding(
@@ -42,6 +43,9 @@ def _not_finite(model: Model) -> Iterator[Finding]:
                 evidence={"share_not_finite": share, "nan": float(value.isnan().any())},
                 explanation=f"{share:.2%} of its numbers are NaN or infinite: every answer and every update of the"
                 " network may be so too, and checks that compare numbers see nothing in it.",
+                rule="not_finite",
+                reads=READS,
+                advice=ADVICE,
             )
 
 
@@ -55,9 +59,12 @@ def _zeros(model: Model) -> Iterator[Finding]:
             evidence={"layers": float(len(weights))},
             explanation=f"All {len(weights)} weight matrices are 0: the network answers the same to every input, and"
             " what a client sends tells its labels and little that could be learnt.",
+            rule="zeros",
+            reads=READS,
+            advice=ADVICE,
         )
         return
-    name = _head(model)
+    name = head_weight(model)
     if name is not None and not bool(model.params[name].any()):
         yield Finding(
             check=NAME,
@@ -66,20 +73,10 @@ def _zeros(model: Model) -> Iterator[Finding]:
             evidence={"zeros": 1.0},
             explanation="The head's weights are all 0: no gradient passes it, so a first update holds the head's own"
             " gradient alone, which is the examples' features. Fine-tuning may begin so; a model in use does not.",
+            rule="head_of_zeros",
+            reads="From one example's update its features can be read exactly, and of several those of each class.",
+            advice="Accept it in the first round of fine-tuning; in a later one ask the server why.",
         )
-
-
-def _head(model: Model) -> str | None:
-    """The name of the head's weight; the last linear layer's where the network cannot be run to find it."""
-    try:
-        return last_linear(model).weight
-    except Exception:  # a network of anyone's, on inputs of which only the channels may be known
-        names = [f"{path}.weight".lstrip(".") for path, m in model.module.named_modules() if isinstance(m, nn.Linear)]
-        return next((name for name in reversed(names) if _is_there(model.params.get(name))), None)
-
-
-def _is_there(value: Tensor | None) -> bool:
-    return value is not None
 
 
 CARD: Card[Check] = Card(

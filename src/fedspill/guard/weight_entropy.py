@@ -20,7 +20,7 @@ from fedspill.core.roles import Card, Check, Finding, Incoming
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 AT_ONCE = 2**22
 """Weights that are sorted together."""
-STORED = ((torch.bfloat16, 25, 2**8), (torch.float16, 9, 2**12))
+STORED = ((torch.bfloat16, 25, 2**8), (torch.float16, 25, 2**12))
 """Formats of 16 bits, with the shortest vector and how much of a long one is looked at: more coincide by chance."""
 
 
@@ -106,12 +106,55 @@ def _spread(matrix: Tensor, rows: int, columns: int) -> Tensor:
     return matrix[::row, ::column]
 
 
+MOST_ROWS = 512
+"""Rows that are looked at for why a layer's numbers repeat."""
+NOTE = 0.3
+"""Severity where pruning or quantisation explains what repeats."""
+THINNED, LEVELS = 0.1, 16
+"""Share of zeros from which on a layer is pruned, and different numbers from which on one is quantised, at least."""
+
+
+def stored_short(rows: Float[Tensor, "m n"], threshold: float) -> str:
+    """Why honest numbers of a layer may repeat: "pruned" or "quantised", or both; "" if that does not explain it.
+
+    Without its zeros, and beside as many levels as it has, each row of such a layer is as diverse as an ordinary one. A
+    row of one number again and again is not, nor are rows of one number and zeros.
+    """
+    zeros, levels = float((rows == 0).double().mean()), _levels(rows)
+    thinned, rounded = zeros >= THINNED, levels is not None and len(levels) >= LEVELS
+    filled = [row[row != 0] for row in rows if bool(row.any())]
+    if not filled or not (thinned or rounded) or sum(len(row) > 1 for row in filled) < 0.5 * len(filled):
+        return ""
+    if not rounded and sum(len(row.unique()) for row in filled) < 0.5 * sum(map(len, filled)):
+        return ""
+    if any(len(row) >= LEVELS and _against_levels(row) < threshold for row in filled):
+        return ""
+    return " and ".join(word for word, holds in (("pruned", thinned), ("quantised", rounded)) if holds)
+
+
+def _levels(rows: Float[Tensor, "m n"]) -> Tensor | None:
+    """The whole multiples of one step that the numbers are, of the layer or else of its rows; None if they are none."""
+    for scale in (rows.abs().amax(), rows.abs().amax(1, keepdim=True)):
+        steps = rows.double() / scale.double().clamp_min(1e-300)
+        for top in (127, 128, 255, 7, 8):
+            whole = (steps * top).round()
+            if bool(((steps * top - whole).abs() < 1e-3).all()):
+                return whole.unique()
+    return None
+
+
+def _against_levels(row: Float[Tensor, " n"]) -> float:
+    counts = row.unique(return_counts=True)[1].double()
+    shares = counts / counts.sum()
+    return float(-(shares * shares.log()).sum() / math.log(max(2, len(counts)))) if len(counts) > 1 else 0.0
+
+
 @dataclass(frozen=True)
 class WeightEntropy:
     """Finds layers in which weights repeat: one-hot and empty kernels, constant rows, equal rows.
 
     It sees neither rows that are told apart by small random numbers, nor trap weights, nor a trained head that leaks
-    (Maui): no finding says little. Pruned and quantised networks are found too.
+    (Maui): no finding says little. Pruned and quantised networks are found too, as a note.
 
     Attributes:
         bin_width: numbers nearer than this share of the vector's largest one may count as equal.
@@ -138,10 +181,11 @@ class WeightEntropy:
     def inspect(self, incoming: Incoming) -> list[Finding]:
         """One finding per layer that has vectors below the threshold."""
         layers = weight_vectors(incoming.model, self.smallest, self.most)
-        findings = (self._layer(name, cut) for name, cut in layers)
+        params = incoming.model.params
+        findings = (self._layer(name, cut, params[name].detach().flatten(1)) for name, cut in layers)
         return [f for f in findings if f is not None]
 
-    def _layer(self, name: str, cut: list[Vectors]) -> Finding | None:
+    def _layer(self, name: str, cut: list[Vectors], rows: Float[Tensor, "m n"]) -> Finding | None:
         values = {v.unit: entropy(v.values, self.bin_width) for v in cut}
         low = {unit: h < self.threshold for unit, h in values.items()}
         if not any(bool(flags.any()) for flags in low.values()):
@@ -151,12 +195,19 @@ class WeightEntropy:
         evidence = {"lowest_entropy": least, "bin_width": self.bin_width, "threshold": self.threshold}
         for unit, (hits, of) in counts.items():
             evidence |= {f"lowest_{unit}": float(values[unit].min()), f"low_{unit}_share": hits / of}
+        short = stored_short(_spread(rows, MOST_ROWS, rows.shape[1]), self.threshold)
+        explanation = _sentence(counts, least, self.threshold)
         return Finding(
             check="weight_entropy",
             where=name,
-            severity=1 - 0.5 * least / self.threshold,
+            severity=NOTE if short else 1 - 0.5 * least / self.threshold,
             evidence=evidence,
-            explanation=_sentence(counts, least, self.threshold),
+            explanation=f"{explanation} The layer looks {short}, which explains it." if short else explanation,
+            rule="stored_short" if short else "",
+            reads="Kernels that hand pixels on, and rows that are all alike, let a server read a client's examples off"
+            " the gradient of the layer behind them or of this one.",
+            advice="If nobody pruned or quantised the model, do not train on it, and ask the server where the layer"
+            " comes from.",
         )
 
 

@@ -2,8 +2,8 @@
 
 Each floor uses those below it, and the folders of a floor do not import each other:
 
-    traps | low_rank
-    matching | analytic | imprint
+    traps | low_rank | fishing | reversible | per_example
+    matching | analytic | imprint | bilevel
     exclusivity | labels | representations | disaggregation | subspace
     objective | recursion | identity | gradients | codebooks
     kernels | search | network | theory | priors | tables | shift_structure

@@ -367,7 +367,8 @@ class ServerSection(Section):
 
     Attributes:
         role: "standard" runs malicious servers only up to this role.
-        tampering: on whose model the attacks are run; a readout that it brings is not used.
+        tampering: on whose model the attacks are run; of a readout that it brings they get what that isolates, if it
+            does, and it is not used otherwise.
         public: examples from the clients' distribution, checked to be disjoint from the private ones.
     """
 

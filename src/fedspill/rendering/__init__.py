@@ -5,12 +5,14 @@
 - `html/`: the HTML report.
 - `terminal`: the essentials for a terminal.
 - `junit`: JUnit XML for a CI.
+- `vetting/`: the same of a model that was vetted, and SARIF.
 - `markdown`: the headline for a pull request.
 - `index`: one page that leads to several reports.
 - `drawing/`: pictures and plots.
 - `facts`: trials by attack, and what their scores come to.
 - `defences`: what the clients did to their updates, in words.
 - `rounds`: the rounds of a federation as rows.
+- `ranks`: which layers determine their input, as rows.
 - `bins`: what a readout read, bin by bin.
 - `texts`: sentences and rows, with what differs marked.
 - `numbers`: how numbers are written for people.

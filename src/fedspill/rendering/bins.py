@@ -178,6 +178,7 @@ def _facts(trial: Trial, counts: Mapping[Sort, int], size: int | None) -> tuple[
     rows += [("not a copy, or noise", str(counts.get("other", 0)))]
     if trial.predicted is not None:
         rows += [("read although they hold no example", str(counts.get("empty", 0)))]
+    rows += [("models sent", "another one to each client")] if trial.different_models else []
     share = f" ({percent(trial.added_parameters / size)} of the model's {size:,})" if size else ""
     return (*rows, ("added parameters", f"{trial.added_parameters:,}{share}"))
 

@@ -19,7 +19,7 @@ def junit(report: AuditReport) -> str:
     A trial fails when a larger share leaked, or is recognisable, than the policy's `max_leakage_rate` (0 if it has
     none), or it came closer than its `max_psnr`, as far as the policy fails such. A trial that was skipped is skipped.
     """
-    suite = ElementTree.Element("testsuite", name="fedspill", timestamp=_clean(report.environment.started))
+    suite = ElementTree.Element("testsuite", name="fedspill", timestamp=clean(report.environment.started))
     suite.append(_verdict(report))
     suite.extend(_trial(report, trial) for trial in report.trials)
     counts = {
@@ -41,24 +41,24 @@ def _verdict(report: AuditReport) -> ElementTree.Element:
     case = ElementTree.Element("testcase", classname="fedspill", name="verdict", time="0")
     verdict, by_role = report.verdict, [row.line for row in role_rows(report)]
     if verdict.exit_code:
-        failure = ElementTree.SubElement(case, "failure", type=verdict.name.value, message=_clean(verdict.sentence))
-        failure.text = _clean("\n".join([*by_role, *(f"{c.topic}: {c.text}" for c in report.caveats)]))
+        failure = ElementTree.SubElement(case, "failure", type=verdict.name.value, message=clean(verdict.sentence))
+        failure.text = clean("\n".join([*by_role, *(f"{c.topic}: {c.text}" for c in report.caveats)]))
     lines = [f"{verdict.name.value}: {verdict.sentence}", *by_role]
     lines += ["Not evidence of safety."] if verdict.name in (VerdictName.NOT_SHOWN, VerdictName.NOT_TESTED) else []
-    ElementTree.SubElement(case, "system-out").text = _clean("\n".join(lines))
+    ElementTree.SubElement(case, "system-out").text = clean("\n".join(lines))
     return case
 
 
 def _trial(report: AuditReport, trial: Trial) -> ElementTree.Element:
-    classname = _clean(f"fedspill.{trial.attack}.{trial.preset}".rstrip("."))
-    case = ElementTree.Element("testcase", classname=classname, name=_clean(trial.name), time=f"{trial.seconds:.3f}")
+    classname = clean(f"fedspill.{trial.attack}.{trial.preset}".rstrip("."))
+    case = ElementTree.Element("testcase", classname=classname, name=clean(trial.name), time=f"{trial.seconds:.3f}")
     if trial.skipped is not None:
-        ElementTree.SubElement(case, "skipped", message=_clean(trial.skipped))
+        ElementTree.SubElement(case, "skipped", message=clean(trial.skipped))
         return case
     broken = breaches(report, trial)
     if broken:
-        ElementTree.SubElement(case, "failure", type="leak", message=_clean("; ".join(broken)))
-    ElementTree.SubElement(case, "system-out").text = _clean("\n".join(_facts(trial)))
+        ElementTree.SubElement(case, "failure", type="leak", message=clean("; ".join(broken)))
+    ElementTree.SubElement(case, "system-out").text = clean("\n".join(_facts(trial)))
     return case
 
 
@@ -99,5 +99,6 @@ def _facts(trial: Trial) -> list[str]:
     return lines + list(trial.notes)
 
 
-def _clean(text: str) -> str:
+def clean(text: str) -> str:
+    """Text without what XML cannot hold."""
     return _FORBIDDEN.sub("\ufffd", text)

@@ -3,6 +3,7 @@
 - `schema`: report.json, and what of it may be shared.
 - `trial`: one trial of it.
 - `leakage`: which private examples leaked, and what share of them.
+- `vetting`: what vetting an incoming model came to.
 - `store`: the output folder: written whole, resumable, read again.
 """
 

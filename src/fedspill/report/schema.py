@@ -209,6 +209,40 @@ class RoundRecord(Record):
     untested: str | None = None
 
 
+class RankedLayer(Record):
+    """One input of one or more layers, and what one example's gradient says of it if all that lies above is known.
+
+    Attributes:
+        layers: that take it.
+        values: how many it has.
+        gradient: rank of the gradient's constraints on it.
+        rank: of these and of what the layers put out.
+        exact: the rank was computed; False: it is at most this.
+        way: what determines it: "head", "constraints", "patches" or "known"; None: nothing does.
+        reached: the recursion comes to know it.
+    """
+
+    layers: list[str]
+    values: int
+    gradient: int
+    rank: int
+    exact: bool
+    way: Literal["head", "constraints", "patches", "known"] | None
+    reached: bool
+
+
+class Ranks(Record):
+    """Which layers of the network determine their input by one example's gradient, in eval mode; no data are needed.
+
+    Attributes:
+        layers: from the first to the last.
+        untold: why it was not computed, if so.
+    """
+
+    layers: list[RankedLayer] = Field(default_factory=list[RankedLayer])
+    untold: str | None = None
+
+
 class Pictures(Record):
     """Files beside the report, relative to its folder; all None in a redacted report.
 
@@ -234,6 +268,8 @@ class AuditReport(Record):
         not_tested: what a reader might believe to be covered and is not.
         rounds: of a federation every round up to the last observed one, once for each world; models are measured
             under the first seed.
+        ranks: how far closed forms come in the network as it is agreed on; None without convolutions on pictures, and
+            in reports of before it was analysed.
 
     Example:
         >>> import fedspill
@@ -257,6 +293,7 @@ class AuditReport(Record):
     not_tested: list[str]
     verdict: Verdict
     rounds: list[RoundRecord] = Field(default_factory=list[RoundRecord])
+    ranks: Ranks | None = None
     pictures: Pictures = Pictures()
     redacted: bool = False
 

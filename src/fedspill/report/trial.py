@@ -156,6 +156,7 @@ class Trial(Record):
         self_check: the attack's matching value at the true input (0 up to rounding when attacker and client
             compute the same), before any defence.
         self_check_length: the length of what the attack computes there, in units of the update's; 1 likewise.
+        different_models: every client behind the update received a model of its own.
         iterations: of the best run; 0 for closed forms.
         objective: the curve of the best run, thinned to at most 200 points as [iteration, value].
         searched: share of its iterations, by the attack's own count, that were made when the budget ended it; None if
@@ -192,6 +193,7 @@ class Trial(Record):
     self_check: float | None = None
     self_check_length: float | None = None
     added_parameters: int = 0
+    different_models: bool = False
     labels: Labels = Labels(source="none")
     scores: list[Score] = Field(default_factory=list)
     leakage_rate: Rate | None = None

@@ -177,6 +177,7 @@ CARD: Card[Tampering] = Card(
         "paper": RobbingTheFed(),
         "quick": RobbingTheFed(Bins(cutoffs="auto")),
         "strong": RobbingTheFed(Bins(256, PEEL, cutoffs="auto"), decode="peel"),
+        "soliton": RobbingTheFed(Bins(256, ("random",), cutoffs="auto", sorting="robust_soliton"), decode="peel"),
         "mean_laplace": RobbingTheFed(Bins(cutoffs="laplace")),
         "dct_laplace": RobbingTheFed(Bins(functions=("dct:32",), cutoffs="laplace")),
         "random_normal": RobbingTheFed(Bins(functions=("random",))),

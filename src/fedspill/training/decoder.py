@@ -11,7 +11,6 @@ from fedspill.core.errors import BadInput
 from fedspill.core.inputs import image_spec
 from fedspill.core.probing.head import head_module
 from fedspill.core.rng import stream
-from fedspill.core.tensor_files import write_tensors, write_whole
 from fedspill.inversion.network.extractor import Extractor
 from fedspill.inversion.representations.images.decoder import IRDecoder, decoder_metadata
 from fedspill.inversion.representations.images.decoder_training import train_decoder
@@ -19,7 +18,7 @@ from fedspill.plan.build import network
 from fedspill.scoring.metrics import PSNR, SSIM
 from fedspill.scoring.metrics.images import SSIM_MIN_SIZE
 from fedspill.training.plan import DecoderPlan
-from fedspill.training.state import FileWatch, Listener, Silent, StateFile
+from fedspill.training.state import FileWatch, Listener, Silent, StateFile, check_held_out, finished
 from fedspill.zoo.data import load
 
 PIECE = 250
@@ -67,9 +66,7 @@ def train_decoder_file(
     report = _report(decoder, extractor, public, held, command)
     facts = {**decoder_metadata(decoder), "network": plan.model.name or "cnn", "at": extractor.at}
     words = {"psnr": f"{report.psnr:.2f} dB, held-out examples", "command": command, "versions": report.versions}
-    write_tensors(out, decoder.state_dict(), {**facts, **words})
-    write_whole(out.with_suffix(".json"), report.model_dump_json(indent=1))
-    file.remove()
+    finished(out, decoder.state_dict(), {**facts, **words}, report, file)
     return report
 
 
@@ -77,10 +74,7 @@ def _world(plan: DecoderPlan, device: torch.device) -> tuple[Extractor, Tensor, 
     """The extractor, the images to train on and those that are held out."""
     pool = load(**plan.data.model_dump())
     section, size = plan.model, plan.decoder.minibatch_size
-    if len(pool) < plan.decoder.held_out + size:
-        raise BadInput(
-            f"data has {len(pool)} examples; held_out={plan.decoder.held_out} and one mini-batch of {size} are needed"
-        )
+    check_held_out(len(pool), plan.decoder.held_out, size)
     model = network(section, pool, plan.data.root, device, "cnn", pool)
     image_spec(model.input, f"model {section.name!r}", BadInput)
     cut = len(pool) - plan.decoder.held_out

@@ -13,7 +13,6 @@ from fedspill.core.errors import BadInput
 from fedspill.core.probing.head import head_module
 from fedspill.core.rng import stream
 from fedspill.core.settings import plain_fields
-from fedspill.core.tensor_files import write_tensors, write_whole
 from fedspill.inversion.network.extractor import Extractor
 from fedspill.inversion.representations.heads.making import make_head
 from fedspill.inversion.representations.heads.settings import SpAB, told_fields
@@ -22,7 +21,7 @@ from fedspill.inversion.theory.ownership import leakage_rates
 from fedspill.plan.build import network
 from fedspill.training.plan import SpabPlan
 from fedspill.training.spab_search import best_settings
-from fedspill.training.state import FileWatch, Listener, Silent, StateFile
+from fedspill.training.state import FileWatch, Listener, Silent, StateFile, finished
 from fedspill.zoo.data import load, shared_examples
 
 
@@ -100,9 +99,7 @@ def train_spab(
     width, watch = plan.head.width, FileWatch(listener, file, seconds=0.0)
     head = make_head(plan.head.kind, features.public, features.labels, features.classes, width, settings, rng, watch)
     report = _report(plan, settings, head, features, command, device)
-    write_tensors(out, head_tensors(head), _metadata(plan, report))
-    write_whole(out.with_suffix(".json"), report.model_dump_json(indent=1))
-    file.remove()
+    finished(out, head_tensors(head), _metadata(plan, report), report, file)
     return report
 
 

@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, PlainSerializer, TypeAdapter, ValidationError, model_validator
 
 from fedspill.core.settings import field_names, flat_path, grouped
+from fedspill.inversion.generators.training import GeneratorTraining
+from fedspill.inversion.representations.autoencoder.training import AutoencoderTraining
 from fedspill.inversion.representations.heads.settings import SpAB, told_fields
 from fedspill.inversion.representations.heads.weights import Kind
 from fedspill.inversion.representations.images.decoder import DecoderShape
@@ -151,6 +153,80 @@ class DecoderPlan(Section):
     model: ModelSection = ModelSection(name="cnn")
     data: PoolSection = PoolSection(name="cifar10", split="train")
     decoder: DecoderSection = DecoderSection()
+
+
+class AutoencoderSection(Section):
+    """Training of an encoder and its decoder, see `AutoencoderTraining`. The defaults suit CIFAR-10 on a CPU core.
+
+    Attributes:
+        at: the linear layer that gets the latents; "" is the first one that a ReLU and another one follow.
+        widths: channels of the decoder at each size, from the smallest; between two sizes both sides double.
+        blocks: residual blocks at each size.
+        held_out: last examples of the data, on which both are measured and not trained.
+    """
+
+    at: str = ""
+    widths: tuple[int, ...] = AutoencoderTraining().layout.widths
+    blocks: int = Field(default=AutoencoderTraining().layout.blocks, ge=0)
+    epochs: int = Field(default=AutoencoderTraining().epochs, ge=1)
+    minibatch_size: int = Field(default=AutoencoderTraining().minibatch, ge=2)
+    lr: float = Field(default=AutoencoderTraining().lr, gt=0)
+    weight_decay: float = Field(default=AutoencoderTraining().weight_decay, ge=0)
+    held_out: int = Field(default=1000, ge=1)
+    seed: int = 0
+
+    def training(self) -> AutoencoderTraining:
+        """The section as `train_autoencoder` takes it."""
+        layout = DecoderShape(self.widths, self.blocks)
+        return AutoencoderTraining(layout, self.epochs, self.minibatch_size, self.lr, self.weight_decay)
+
+
+class AutoencoderPlan(Section):
+    """All that `fedspill train autoencoder` needs to know; `data` is what the server holds, no client's images."""
+
+    model: ModelSection = ModelSection(name="strided_cnn")
+    data: PoolSection = PoolSection(name="cifar10", split="train")
+    autoencoder: AutoencoderSection = AutoencoderSection()
+
+
+class GeneratorSection(Section):
+    """Training of an image generator. The defaults suit CIFAR-10 on 2 CPU cores.
+
+    Attributes:
+        latent: numbers that an image is made of.
+        widths: channels at each size, from the smallest; between two sizes both sides double.
+        blocks: residual blocks at each size.
+        held_out: last examples of the data, on which the generator is measured and not trained.
+        mixed_precision: multiply in bfloat16.
+    """
+
+    latent: int = Field(default=GeneratorTraining().latent, ge=1)
+    widths: tuple[int, ...] = GeneratorTraining().layout.widths
+    blocks: int = Field(default=GeneratorTraining().layout.blocks, ge=0)
+    epochs: int = Field(default=GeneratorTraining().epochs, ge=1)
+    minibatch_size: int = Field(default=GeneratorTraining().minibatch, ge=2)
+    lr: float = Field(default=GeneratorTraining().lr, gt=0)
+    held_out: int = Field(default=1000, ge=1)
+    mixed_precision: bool = False
+    seed: int = 0
+
+    def training(self) -> GeneratorTraining:
+        """The section as `train_generator` takes it."""
+        return GeneratorTraining(
+            layout=DecoderShape(self.widths, self.blocks),
+            latent=self.latent,
+            epochs=self.epochs,
+            minibatch=self.minibatch_size,
+            lr=self.lr,
+            mixed=self.mixed_precision,
+        )
+
+
+class GeneratorPlan(Section):
+    """All that `fedspill train generator` needs to know; `data` is what the server holds, never the clients' images."""
+
+    data: PoolSection = PoolSection(name="cifar10", split="train")
+    generator: GeneratorSection = GeneratorSection()
 
 
 def _known_keys(value: object) -> object:

@@ -12,12 +12,11 @@ from fedspill import __version__
 from fedspill.core.errors import BadInput
 from fedspill.core.inputs import ImageSpec, image_spec
 from fedspill.core.model import Model
-from fedspill.core.tensor_files import write_tensors, write_whole
 from fedspill.core.types import Batch
 from fedspill.plan.build import network
 from fedspill.training.adversary import Adversary
 from fedspill.training.plan import RobustPlan, TestSection
-from fedspill.training.state import Listener, Silent, StateFile
+from fedspill.training.state import Listener, Silent, StateFile, check_held_out, finished
 from fedspill.training.trainer import Trainer
 from fedspill.zoo.data import DataPool, load, shared_examples
 
@@ -78,9 +77,7 @@ def train_robust(
     trainer.module.load_state_dict(run.best)
     report = _report(run, test, plan.test, model, command)
     plain = {k: v.clone(memory_format=torch.contiguous_format) for k, v in trainer.module.state_dict().items()}
-    write_tensors(out, plain, _metadata(plan, trainer.spec, report))
-    write_whole(out.with_suffix(".json"), report.model_dump_json(indent=1))
-    file.remove()
+    finished(out, plain, _metadata(plan, trainer.spec, report), report, file)
     return report
 
 
@@ -132,8 +129,7 @@ def _data(plan: RobustPlan) -> tuple[DataPool, Batch, DataPool]:
         raise BadInput(f"{len(shared)} test examples are training examples too; they must be disjoint")
     held = plan.robust.held_out
     size = plan.robust.minibatch_size
-    if len(pool) < held + size:
-        raise BadInput(f"data has {len(pool)} examples; held_out={held} and one mini-batch of {size} are needed")
+    check_held_out(len(pool), held, size)
     return pool, pool.batch[len(pool) - held :], test
 
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from fedspill import __version__
 from fedspill.core.errors import BadInput
-from fedspill.core.tensor_files import partial_of, write_state
+from fedspill.core.tensor_files import partial_of, write_state, write_tensors, write_whole
 from fedspill.core.watching.watch import Forecast
 
 
@@ -129,3 +129,20 @@ class FileWatch:
     def quality(self) -> float | None:
         """A training goes on to its end."""
         return None
+
+
+def finished(
+    out: Path, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, str], report: BaseModel, file: StateFile
+) -> None:
+    """Writes what was trained, with facts in its header, and the figures beside it (FILE.json); the state is gone."""
+    write_tensors(out, dict(tensors), dict(facts))
+    write_whole(out.with_suffix(".json"), report.model_dump_json(indent=1))
+    file.remove()
+
+
+def check_held_out(examples: int, held_out: int, minibatch: int) -> None:
+    """Raises BadInput where the data do not suffice for those that are held out and one mini-batch."""
+    if examples < held_out + minibatch:
+        raise BadInput(
+            f"data has {examples} examples; held_out={held_out} and one mini-batch of {minibatch} are needed"
+        )

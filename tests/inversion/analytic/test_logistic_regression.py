@@ -10,6 +10,7 @@ from fedspill.core.local_training.update import FedSGD, local_update
 from fedspill.core.model import Model
 from fedspill.core.rng import stream
 from fedspill.core.types import Batch
+from fedspill.defences.gradient_noise import GradientNoise
 from tests.support.worlds import SPEC, batch, linear, mlp
 
 
@@ -42,6 +43,24 @@ def test_examples_of_one_class_come_back_as_their_mean() -> None:
     assert found.marks == ("mixture",)
     assert not found.converged
     assert float((found.inputs[0] - private.inputs.mean(0)).abs().max()) < 0.02
+
+
+@pytest.mark.parametrize("granted", [True, False])
+def test_noise_is_not_taken_for_pictures(granted: bool) -> None:
+    model, private = linear(40), batch(6)
+    update = GradientNoise(sigma=10.0, relative=True).noised(local_update(model, private, FedSGD()), stream(0, "noise"))
+    signs = Batch(private.inputs, (update.values["1.bias"] < 0).nonzero()[:6, 0])
+    known = ServerKnowledge(model, num_examples=6, labels=signs.labels if granted else None)
+    found = LogisticRegression().reconstruct(update, known, stream(0, "a"))
+    assert len(found.inputs) > 1
+    assert not found.converged
+    assert "alone" not in found.marks
+
+
+def test_a_class_for_every_example_leaves_nothing_of_them() -> None:
+    found = read(batch(10, dtype=torch.float64), True, linear(10, dtype=torch.float64))
+    assert len(found.inputs) == 10
+    assert not found.converged
 
 
 def test_more_layers_are_told() -> None:

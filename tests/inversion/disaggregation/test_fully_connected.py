@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fedspill.core.rng import randn, stream
+from fedspill.inversion.disaggregation import fully_connected
 from fedspill.inversion.disaggregation.fully_connected import certified, descend, undone
 from fedspill.inversion.disaggregation.readout import Disaggregated, disaggregate
 from fedspill.inversion.network.activations import Invertible
@@ -18,6 +19,14 @@ from tests.support.heads import LIKE, nearest
 
 LABELS = torch.tensor([1, 4, 4])
 ACTIVATIONS: list[Callable[[], Invertible]] = [nn.ReLU, nn.LeakyReLU, nn.Sigmoid, nn.Tanh, nn.ELU, nn.Softplus]
+
+
+def near(drawn: Tensor) -> Tensor:
+    return 0 * drawn[:, :, 0]
+
+
+def far(drawn: Tensor) -> Tensor:
+    return 1 + near(drawn)
 
 
 class Network:
@@ -65,7 +74,8 @@ def test_inputs_are_exact_behind_every_activation(activation: Callable[[], Inver
     assert down.left == 0
     assert float(nearest(down.inputs, net.x).max()) < 1e-5
     assert down.unshown < 1e-5
-    assert bool(certified(down, told).all())
+    assert bool(certified(down, told, near).all())
+    assert not bool(certified(down, told, far).any())
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -93,6 +103,17 @@ def test_features_near_zero_do_not_spoil_the_mask() -> None:
     assert down.unshown < 1e-2
 
 
+def test_too_few_outputs_and_a_mask_that_is_uncertain_near_zero(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fully_connected, "SPARE", 100)  # no layer has as many outputs
+    net = Network(nn.ReLU())
+    told = net.told(True)
+    moved = told.features + 1e-7 * randn(tuple(told.features.shape), stream(2, "test", "moved"), LIKE)
+    assert bool(((moved > 0) != (told.features > 1e-9)).any())
+    down = descend(net.layers, net.params, net.gradient, replace(told, features=moved))
+    assert float(nearest(down.inputs, net.x).max()) < 1e-4
+    assert down.unshown < 1e-4
+
+
 def test_wrong_features_are_not_certified() -> None:
     net = Network(nn.ReLU())
     told = net.told(True)
@@ -100,7 +121,27 @@ def test_wrong_features_are_not_certified() -> None:
     mixed[1] = told.features.mean(0)
     wrong = replace(told, features=mixed)
     down = descend(net.layers, net.params, net.gradient, wrong)
-    assert not bool(certified(down, wrong).any())
+    assert not bool(certified(down, wrong, near)[1])
+    assert not bool(certified(down, wrong, far).any())
+
+
+def test_what_noise_may_have_moved_is_certified_by_the_redraws_alone() -> None:
+    net = Network(nn.ReLU())
+    noised = {
+        k: v + 1e-4 * v.square().mean().sqrt() * randn(tuple(v.shape), stream(3, "test", k), LIKE)
+        for k, v in net.gradient.items()
+    }
+    net.gradient = noised
+    told = net.told(True)
+    down = descend(net.layers, net.params, net.gradient, told)
+    assert down.again is not None
+    expected = (down.again.inputs - down.inputs).square().sum(2).mean(0).sqrt() / down.inputs.norm(dim=1)
+    true = nearest(net.x, down.inputs)
+    order = torch.cdist(down.inputs, net.x).argmin(1)
+    assert bool((true[order] < 4 * expected).all())
+    assert bool((true[order] > expected / 10).all())
+    assert certified(down, told, near).tolist() == [True, True, True]
+    assert not bool(certified(down, replace(told, fits=False, certain=told.certain & False), near).any())
 
 
 def test_a_layer_that_was_not_sent_ends_the_descent_and_is_named() -> None:

@@ -9,7 +9,7 @@ from fedspill.core.inputs import ImageSpec
 from fedspill.core.model import Model
 from fedspill.core.rng import randn, stream
 from fedspill.inversion.disaggregation.errors import LogitErrors, logit_errors
-from fedspill.inversion.disaggregation.readout import Disaggregated, Effort, disaggregate, disaggregate_unlabelled
+from fedspill.inversion.disaggregation.readout import Disaggregated, Effort, Unlabelled, disaggregate
 from tests.support.heads import LIKE, Seen, nearest, seen
 
 TIGHT = 1e-12
@@ -129,13 +129,25 @@ def test_nothing_is_certain_of_wrong_labels() -> None:
 
 def test_labels_are_found() -> None:
     of = seen([6, 2, 2, 9])
-    got = disaggregate_unlabelled(
-        of.rows, of.weight, of.bias, 4, None, non_negative=True, rng=stream(0, "test", "starts"), noise=TIGHT
+    got = disaggregate(
+        of.rows,
+        of.weight,
+        of.bias,
+        Unlabelled(4, None),
+        non_negative=True,
+        rng=stream(0, "test", "starts"),
+        noise=TIGHT,
     )
     check(of, got)
     wrong = torch.tensor([0, 2, 2, 9])
-    got = disaggregate_unlabelled(
-        of.rows, of.weight, of.bias, 4, wrong, non_negative=True, rng=stream(0, "test", "starts"), noise=TIGHT
+    got = disaggregate(
+        of.rows,
+        of.weight,
+        of.bias,
+        Unlabelled(4, wrong),
+        non_negative=True,
+        rng=stream(0, "test", "starts"),
+        noise=TIGHT,
     )
     check(of, got)
 
@@ -152,6 +164,46 @@ def test_an_example_of_which_the_network_is_sure_is_named_as_silent() -> None:
     assert got.fits
     assert sorted(got.labels.tolist()) == [1, 7]
     assert float(nearest(got.features, features[[0, 2]]).max()) < 1e-6
+
+
+def of_features(features: Tensor, of: Seen) -> Seen:
+    """The gradient that plain PyTorch takes of other features."""
+    weight, bias = of.weight.clone().requires_grad_(), of.bias.clone().requires_grad_()
+    loss = nn.functional.cross_entropy(features @ weight.T + bias, of.labels)
+    rows = torch.cat([g.reshape(10, -1) for g in torch.autograd.grad(loss, (weight, bias))], 1)
+    return Seen(features, of.labels, of.weight, of.bias, rows)
+
+
+def confident(labels: list[int], margins: list[float]) -> Seen:
+    """Examples to whose own logits as much is added."""
+    of = seen(labels, negative=True)
+    own = torch.linalg.pinv(of.weight).T[of.labels]
+    return of_features(of.features + torch.tensor(margins, dtype=torch.float64)[:, None] * own, of)
+
+
+@pytest.mark.parametrize("granted", [True, False])
+def test_examples_are_told_apart_however_unlike_in_loudness(granted: bool) -> None:
+    of = confident([1, 4, 7], [4.0, 11.0, 18.0])
+    assert float(of.probabilities[2, 7]) > 1 - 1e-6
+    rng = stream(0, "test", "starts")
+    one = Effort(guesses=1, rounds=0)
+    if granted:
+        got = disaggregate(of.rows, of.weight, of.bias, of.labels, non_negative=False, rng=rng, noise=TIGHT, effort=one)
+    else:
+        got = disaggregate(
+            of.rows, of.weight, of.bias, Unlabelled(3, None), non_negative=False, rng=rng, noise=TIGHT, effort=one
+        )
+    check(of, got, 1e-4)
+
+
+def test_a_quiet_example_is_heard_in_a_float32_gradient_though_the_loud_ones_rounding_is_louder() -> None:
+    of = confident([1, 4], [1.0, 20.0])
+    loud, quiet = of.probabilities[0, 1], of.probabilities[1, 4]
+    assert float((1 - quiet) / (1 - loud)) < 1.2e-7
+    single = Seen(of.features, of.labels, of.weight, of.bias, of.rows.float().double())
+    got = told(single, non_negative=False, noise=1.2e-7)
+    assert got.silent == 0
+    assert float(nearest(got.features, of.features).max()) < 1e-2
 
 
 def test_examples_that_rounding_merges_are_said_to_be_a_mean() -> None:

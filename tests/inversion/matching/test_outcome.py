@@ -1,11 +1,16 @@
 """What a search calls itself: converged by its level at its end, and before it only where nothing is left to search."""
 
+import copy
+import math
+
 import pytest
 import torch
+from torch import nn
 
 from fedspill.attacks.inverting_gradients import InvertingGradients
 from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.local_training.update import FedSGD, local_update
+from fedspill.core.model import Model
 from fedspill.core.rng import randn, stream
 from fedspill.core.roles import UNWATCHED
 from fedspill.core.settings import with_fields
@@ -50,3 +55,18 @@ def test_an_attack_that_is_cut_off_has_not_converged_however_lax_its_level() -> 
     assert whole.converged
     assert float(cut.confidence.max()) > 1e-3, "its level is met"
     assert not cut.converged
+
+
+def test_a_gradient_that_says_nothing_of_the_picture_is_said_to() -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(math.prod(SPEC.shape), 8), nn.Linear(8, 4))
+    alive = Model.of(copy.deepcopy(net), SPEC, training=False)
+    with torch.no_grad():
+        for layer in net[1:]:
+            layer.get_parameter("weight").mul_(1e-12)
+    dead = Model.of(net, SPEC, training=False)
+    private = batch(2)
+    for model, silent in ((dead, True), (alive, False)):
+        knowledge = ServerKnowledge(model, labels=private.labels, local_training=FedSGD())
+        attack = with_fields(InvertingGradients(), steps=2, analytic=False)
+        got = attack.reconstruct(local_update(model, private, FedSGD()), knowledge, stream(0, "a"), UNWATCHED)
+        assert any("nothing to follow" in note for note in got.notes) is silent

@@ -1,10 +1,13 @@
 """The maps of several examples from one gradient, against the maps."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from fedspill.core.rng import randn, stream
+from fedspill.inversion.shift_structure import unmixing
 from fedspill.inversion.shift_structure.krylov import largest
 from fedspill.inversion.shift_structure.maps import maps_by_rank
 from fedspill.inversion.shift_structure.unmixing import FOUND, unmixed
@@ -76,3 +79,19 @@ def test_maps_are_unmixed_by_what_the_layers_above_make_of_them(non_negative: bo
 def test_features_of_other_maps_are_not_fitted() -> None:
     x, y = numbers(3, 12, 4, 4).clamp_min(0), numbers(3, 12, 4, 4, name="other").clamp_min(0)
     assert float(unmixed(above, x, above(y), non_negative=True).misfit.min()) > 100 * FOUND
+
+
+def test_a_map_to_which_two_starts_lead_is_not_sought_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, tried = numbers(3, 12, 4, 4).clamp_min(0), list[int]()
+
+    def counted(*args: Any) -> tuple[Tensor, Tensor]:
+        tried.append(1)
+        return descended(*args)
+
+    descended = unmixing._descended
+    monkeypatch.setattr(unmixing, "_descended", counted)
+    off = 1 + 3e-3 * numbers(3, 30, name="off")
+    found = unmixed(above, x, off * above(x), non_negative=True)
+    assert FOUND < float(found.misfit.min()) < float(found.misfit.max()) < 1e-2
+    torch.testing.assert_close(found.maps, x, rtol=0, atol=0.1)
+    assert len(tried) <= 3 * 3

@@ -208,7 +208,7 @@ def defences_of(plan: AuditPlan) -> list[ChosenDefence]:
 
 
 def tampering_of(plan: AuditPlan) -> ChosenTampering | None:
-    """The tampering on whose model the plan's attacks are run, if any; a readout that it brings is not used.
+    """The tampering on whose model the plan's attacks are run, if any; of its readout no more is used than it isolates.
 
     Raises:
         BadInput: unknown name, preset or field.

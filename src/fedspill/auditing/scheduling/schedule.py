@@ -10,10 +10,11 @@ from fedspill.auditing.by_round.ledger import Ledger
 from fedspill.auditing.judge import prior_only
 from fedspill.auditing.resolving.scenario import Scenario
 from fedspill.auditing.scheduling.joint_trials import run_jointly
-from fedspill.auditing.scheduling.shares import hopeless, in_turn, is_fully_connected, share
+from fedspill.auditing.scheduling.shares import hopeless, in_turn, is_fully_connected, least_useful, refuses, share
 from fedspill.auditing.servers import Servers
 from fedspill.auditing.trial import Finished, Task, blank, refusal, run_trial
 from fedspill.auditing.watch import Listener, TrialWatch, duration
+from fedspill.core.knowledge import Knows
 from fedspill.core.roles import ReconstructsMany
 from fedspill.core.tensor_files import sha256
 from fedspill.core.types import ServerRole
@@ -161,7 +162,7 @@ class Schedule:
             watch.deadline = time.monotonic() + watch.share
             slack = SLACK * limits.budget + AT_LEAST
             watch.hard = min(watch.deadline, self.began + limits.budget) + slack
-            watch.fits = not tasks[0].world.explicit
+            watch.fits, watch.useful = not tasks[0].world.explicit, least_useful(tasks[0].world.name)
             watch.more = (lambda useful: self._more(tasks, coming, useful, watch)) if watch.fits else None
         return watch
 
@@ -171,9 +172,13 @@ class Schedule:
         before = share(len(tasks), coming)
         needs = hopeless(coming, useful / len(tasks), left * (1 - before))
         self._hopeless |= needs
-        others = [task for task in coming if task.world.label not in needs]
+        others = [task for task in coming if task.world.label not in needs and not refuses(task, self._granted(task))]
         watch.alone = all(task.world.label == tasks[0].world.label for task in others)
         return left * (share(len(tasks), others) - before)
+
+    def _granted(self, task: Task) -> int | None:
+        """Examples behind a task's update, where the server knows them."""
+        return len(self.scenario.groups[task.update]) if Knows.NUM_EXAMPLES in self.scenario.knows else None
 
     def _keep(self, tasks: list[Task], done: list[Finished], watch: TrialWatch) -> None:
         """Keeps what tasks gave, if anything, and their state only if the budget ended them."""

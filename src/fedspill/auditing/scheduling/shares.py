@@ -11,10 +11,12 @@ from fedspill.auditing.trial import Task
 from fedspill.auditing.watch import USEFUL
 from fedspill.core.roles import Searches
 
-IN_ORDER = ("nex", "tableak", "inverting_gradients", "idlg", "dlg", "cocktail_party", "maui")
-"""Searches in turn, others after them: what mostly reads, then by what they gain within a budget, as measured
+INFORMED = ("nex", "tableak", "disaggregated_inversion")
+"""What mostly reads, and what searches with all that was read."""
+IN_ORDER = (*INFORMED, "cocktail_party", "inverting_gradients", "idlg", "dlg", "gias", "rgap", "maui")
+"""Searches in turn, others after them: what reads, then by what they gain within a budget, as measured
 (benchmarks/results/gains.md); what trains networks comes last. Examples and protocol changed nowhere who is first."""
-IN_ORDER_FULLY_CONNECTED = ("nex", "tableak", "idlg", "inverting_gradients", "cocktail_party", "dlg", "maui")
+IN_ORDER_FULLY_CONNECTED = (*INFORMED, "cocktail_party", "idlg", "inverting_gradients", "rgap", "dlg", "gias", "maui")
 """The same of fully connected networks, where an iteration is cheap and L-BFGS closes in on the images."""
 READ_FIRST = ("robbing_the_fed",)
 """Of the readouts the one that reads batches from any network: each world asks its clients anew, which takes time."""
@@ -24,7 +26,15 @@ BRIEF = 1 / 4
 """For one that mostly reads, and is done in seconds where it succeeds."""
 CLOSED = 1 / 2
 """For one closed form while others wait: a ceiling, of which it seldom needs a hundredth."""
-READS = frozenset({"nex"})
+READS = frozenset({"nex", "cocktail_party"})
+OF_ONE = frozenset({"rgap"})
+"""What refuses more than one example, so that no time is kept for it there."""
+LONG_READING = frozenset({"softmax_disaggregation"})
+"""Of closed forms those that may take all that they get: briefly, so that a search is left its time."""
+OF_ITS_OWN = "disaggregated_inversion"
+"""Its iterations compare activations besides, which takes several times as long: no other search goes by them."""
+USEFUL_OF_ITS_OWN = 0.25
+"""Share of its iterations below which it is no use: with fewer, the gradient alone gets further in the same time."""
 
 
 def is_fully_connected(module: nn.Module) -> bool:
@@ -56,8 +66,19 @@ def share(count: int, coming: Sequence[Task]) -> float:
     alike = sum(task.world.label == first.label for task in coming)
     if alike == len(coming):
         return count / len(coming)
-    search = BRIEF if first.name in READS else FIRST
-    return (search if first.card.iterative else CLOSED) * count / alike
+    if first.card.iterative:
+        return (BRIEF if first.name in READS else FIRST) * count / alike
+    return (BRIEF if first.name in LONG_READING else CLOSED) * count / alike
+
+
+def least_useful(name: str) -> float:
+    """Share of a search's iterations below which `standard` does not start it while another may be of use."""
+    return USEFUL_OF_ITS_OWN if name == OF_ITS_OWN else USEFUL
+
+
+def refuses(task: Task, examples: int | None) -> bool:
+    """Whether it is known beforehand that a search does not take so many examples; None are not granted."""
+    return task.world.name in OF_ONE and examples not in (None, 1)
 
 
 def hopeless(coming: Sequence[Task], useful: float, after: float) -> dict[str, float]:
@@ -69,7 +90,7 @@ def hopeless(coming: Sequence[Task], useful: float, after: float) -> dict[str, f
         after: seconds that are left for the others.
     """
     running, needs = coming[0].world, dict[str, float]()
-    if not isinstance(running.component, Searches):
+    if not isinstance(running.component, Searches) or running.name == OF_ITS_OWN:
         return needs
     second = useful / (USEFUL * running.component.evaluations())
     for world in {task.world.label: task.world for task in coming}.values():

@@ -3,6 +3,7 @@
 - `worst`: the closest that any attack came to each private example.
 - `levels`: leaks, recognisable, not shown or not tested, from what the trials found.
 - `roles`: the same for each kind of server.
+- `caveats`: what a reader of the verdict must know.
 - `concluding`: the sentence, and the exit code that the policy asks for.
 """
 

@@ -90,4 +90,5 @@ def _planted(trial: Trial, known: Circumstances) -> str | None:
     if what is None and not trial.added_parameters:
         return None
     added = f"{trial.added_parameters:,} parameters added" if trial.added_parameters else "no parameter added"
+    added += ", another model for each client" if trial.different_models else ""
     return f"{what or trial.title} ({added})"

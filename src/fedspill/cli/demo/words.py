@@ -115,8 +115,13 @@ def vetting(plan: AuditPlan, device: str) -> str:
     )
 
 
+ALARM = 0.5
+"""Severity from which `fedspill vet` says not to train on a model."""
+
+
 def _warnings(model: Model) -> list[str]:
-    return [finding.where for finding in fedspill.vet(model)]
+    places = (finding.where for finding in fedspill.vet(model) if finding.severity >= ALARM)
+    return list(dict.fromkeys(place.removesuffix(".weight").removesuffix(".bias") for place in places))
 
 
 def _price(result: AuditResult) -> str:

@@ -55,6 +55,17 @@ def local_path(training: FedAvg, num_examples: int) -> LocalPath | None:
     return LocalPath(decay=1.0 - float(values[-1, 0]), gradient=whole, middle=middle)
 
 
+def step_weights(training: FedAvg, num_examples: int) -> Float[Tensor, " steps"]:
+    """How often each step's gradient is in start minus end, over how often all are; they add up to 1.
+
+    Args:
+        training: whose end is linear in its gradients.
+        num_examples: of the client.
+    """
+    weights = -_values(training, num_examples)[-1, 1:]
+    return weights / weights.sum()
+
+
 def _values(training: FedAvg, num_examples: int) -> Float[Tensor, "places runs"]:
     """Single numbers before each step and after the last: one that starts at 1, and one for each step's gradient."""
     batches = training.batches(num_examples)

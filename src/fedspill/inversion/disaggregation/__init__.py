@@ -13,6 +13,7 @@ known. Its row space holds the features, so that one B x B matrix is left to be 
 - `solving`: Levenberg-Marquardt, of many starts at once.
 - `dense`: its step by the normal equations, for small batches.
 - `matrix_free`: its step by conjugate gradients, for large ones.
-- `determined`: which examples the equations pin down.
+- `certificate/`: what of a solution may be believed.
 - `fully_connected`: from features down to the input of a fully connected network.
+- `local_steps/`: the same behind several steps of local training.
 """

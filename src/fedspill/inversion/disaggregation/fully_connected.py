@@ -6,7 +6,7 @@ linear equations in the example's own row of Q, far more than it has unknowns. T
 solution, not from the features, whose small values are uncertain. Delta^T Q = T is then left over as a check.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from fedspill.core.types import Params
+from fedspill.inversion.disaggregation.certificate.spaces import Space, redrawn_spaces
 from fedspill.inversion.disaggregation.readout import Disaggregated
 from fedspill.inversion.network.activations import Invertible, slope_from_output
 from fedspill.inversion.network.dense import Dense
@@ -25,13 +26,38 @@ STEEP = 3e-3
 ROUNDS = 3
 STRAY = 20.0
 """Of the median error of an example's equations: those beyond it are left out, and the fit repeated."""
+LEVELS, DOUBTFUL = (0.0, 1e-6, 1e-5, 1e-4, 3e-4, 1e-3, 1e-2), 48
+"""Shares of an example's root mean square up to which outputs of a ReLU may be 0, and how many are turned over then."""
 SPARE = 2
 """Equations that must be left over for an output to tell the input."""
 APART, UNSHOWN, MIXED = 1e-3, 1e-2, 2e-3
 """Relative errors up to which an example is certified: of its own features, of the gradients of all, and the share of
 another example that may be in it unseen."""
+AGREES = 1e-5
+"""Relative error of equations that rounding explains."""
+BEYOND, ALIKE = 4.0, 2.0
+"""Times the median misfit of redraws beyond which a solution does not hold; times its own up to which they count."""
+SURELY = 0.75
+"""Share of what is certified up to which the worst redraw that counts may be off."""
+FLIPPED = 0.03
+"""Relative error of the gradient that a few units make whose mask is uncertain: inputs do not follow from masks."""
 FULL = 1e-7
 """Share of the largest singular value below which a layer's gradient lacks an example."""
+
+
+@dataclass(frozen=True)
+class Redraws:
+    """Inputs of the deepest layer that was reached, of gradients that are disturbed alike.
+
+    Attributes:
+        inputs: of each.
+        alike: which of them fit the layers as well as what was found does: the others say nothing of its error.
+        beyond: how much worse than the median redraw what was found fits, in the worst layer.
+    """
+
+    inputs: Float[Tensor, "r m d"]
+    alike: Bool[Tensor, "r m"]
+    beyond: Float[Tensor, " m"]
 
 
 @dataclass(frozen=True)
@@ -45,6 +71,7 @@ class Descended:
         mixed: the same over what half a mixture with another example would give: how much of one may be in it unseen.
         unshown: relative error with which all together reproduce the gradient, in the worst layer.
         ended: why it went no further; "" if it did.
+        again: the same for gradients that are disturbed as this one is; None where the head was not solved again.
     """
 
     inputs: Float[Tensor, "m d"]
@@ -53,6 +80,7 @@ class Descended:
     mixed: Float[Tensor, " m"]
     unshown: float
     ended: str = ""
+    again: Redraws | None = None
 
 
 @dataclass(frozen=True)
@@ -83,14 +111,18 @@ def descend(
     """
     head = params[layers[-1].weight].to(told.features)
     nothing = torch.zeros_like(told.features[:, 0])
-    at = Descended(told.features, len(layers) - 1, nothing, nothing, 0.0)
+    again = _Again.of(told, factor, head)
+    drawn = None if again is None else Redraws(again.inputs, again.alike(), again.beyond)
+    at = Descended(told.features, len(layers) - 1, nothing, nothing, 0.0, again=drawn)
     by_output = factor * told.errors @ head
     for number in range(len(layers) - 2, -1, -1):
         layer = _layer(layers[number], params, gradient)
-        passed = layer if isinstance(layer, str) else _passed(layer, at.inputs, by_output)
+        passed = layer if isinstance(layer, str) else _whole(layer, at.inputs, by_output)
         if isinstance(passed, str):
             return replace(at, ended=f"{layers[number].weight!r}: {passed}")
-        at, by_output = _joined(at, passed, number), passed.by_input
+        assert not isinstance(layer, str)
+        again = None if again is None else again.passed(layer, passed)
+        at, by_output = _joined(at, passed, again, number), passed.by_input
     return at
 
 
@@ -112,40 +144,113 @@ class _Passed:
     apart: Tensor
     mixed: Tensor
     unshown: float
+    noise: float
+    whole: Tensor
+    delta: Tensor
 
 
-def _joined(at: Descended, passed: _Passed, left: int) -> Descended:
+@dataclass(frozen=True)
+class _Again:
+    """The same for gradients that are disturbed as this one is."""
+
+    inputs: Float[Tensor, "r m d"]
+    by_output: Float[Tensor, "r m d"]
+    worse: Float[Tensor, "r m"]
+    beyond: Float[Tensor, " m"]
+
+    @classmethod
+    def of(cls, told: Disaggregated, factor: float, head: Tensor) -> "_Again | None":
+        """At the head."""
+        if told.redrawn is None:
+            return None
+        nothing = torch.zeros_like(told.redrawn.features[:, :, 0])
+        return cls(told.redrawn.features, factor * told.redrawn.errors @ head, nothing, nothing[0])
+
+    def passed(self, layer: _Layer, found: _Passed) -> "_Again":
+        """Behind one more layer."""
+        spaces = redrawn_spaces(found.delta, found.whole, found.noise, len(self.inputs))
+        drawn = [_passed(layer, *each) for each in zip(spaces, self.inputs, self.by_output, strict=True)]
+        worse = torch.stack([d.apart for d in drawn]).clamp_min(AGREES) / found.apart.clamp_min(AGREES)
+        unshown = found.unshown / max(FLIPPED, *(d.unshown for d in drawn))
+        beyond = (1 / worse.median(0).values).clamp_min(unshown)
+        return _Again(
+            torch.stack([d.inputs for d in drawn]),
+            torch.stack([d.by_input for d in drawn]),
+            torch.maximum(self.worse, worse),
+            torch.maximum(self.beyond, beyond),
+        )
+
+    def alike(self) -> Bool[Tensor, "r m"]:
+        """Which fit the layers about as well as what was found does, or are of the half that fits better."""
+        return self.worse <= self.worse.median(0).values.clamp_min(ALIKE)
+
+
+def _joined(at: Descended, passed: _Passed, again: _Again | None, left: int) -> Descended:
     apart, mixed = torch.maximum(at.apart, passed.apart), torch.maximum(at.mixed, passed.mixed)
-    return Descended(passed.inputs, left, apart, mixed, max(at.unshown, passed.unshown))
+    found = Descended(passed.inputs, left, apart, mixed, max(at.unshown, passed.unshown))
+    return found if again is None else replace(found, again=Redraws(again.inputs, again.alike(), again.beyond))
 
 
-def _passed(layer: _Layer, outputs: Float[Tensor, "m out"], by_output: Float[Tensor, "m out"]) -> _Passed | str:
-    """What entered a layer, and the derivative by it, from what came out behind its activation."""
-    m = len(outputs)
-    _, sizes, right = torch.linalg.svd(layer.rows, full_matrices=False)
-    if len(sizes) < m or not float(sizes[m - 1]) > FULL * float(sizes[0]):
+def _whole(layer: _Layer, outputs: Float[Tensor, "m out"], by_output: Float[Tensor, "m out"]) -> _Passed | str:
+    """What entered a layer, if its gradient shows all examples."""
+    m, space = len(outputs), Space.of(layer.rows, len(outputs))
+    if len(space.sizes) < m or not float(space.sizes[m - 1]) > FULL * float(space.sizes[0]):
         return f"its gradient has not the rank of {m} examples"
-    basis = right[:m]
+    return _passed(layer, space, outputs, by_output)
+
+
+def _passed(layer: _Layer, space: Space, outputs: Float[Tensor, "m out"], by_output: Float[Tensor, "m out"]) -> _Passed:
+    """What entered a layer, and the derivative by it, from what came out behind its activation."""
+    m, basis = len(outputs), space.basis
     whole = torch.cat([layer.weight, layer.bias[:, None]], 1) if layer.affine else layer.weight
     offset = torch.zeros_like(layer.bias) if layer.affine else layer.bias
     keys = basis @ whole.T
     entered, weight = undone(layer.activation, outputs)
     if int((weight > 0).sum(1).min()) < m + SPARE - layer.affine:
-        mixing = torch.linalg.pinv(_delta(layer, outputs, by_output).T) @ (layer.rows @ basis.T)
+        mixing = _by_gradient(layer, outputs, by_output, space.seen)
     else:
         ones = basis[:, -1] if layer.affine else None
         mixing = torch.stack([_row(keys, e - offset, w, ones) for e, w in zip(entered, weight, strict=True)])
     again = _activated(layer.activation, mixing @ keys + offset)
     delta = _delta(layer, again, by_output)
-    seen = layer.rows @ basis.T
     apart = (again - outputs).norm(dim=1) / _spread(outputs)
     return _Passed(
         inputs=mixing @ (basis[:, :-1] if layer.affine else basis),
         by_input=delta @ layer.weight,
         apart=apart,
         mixed=apart / _bent(layer, mixing @ keys + offset, again),
-        unshown=float((delta.T @ mixing - seen).norm() / seen.norm().clamp_min(1e-300)),
+        unshown=float((delta.T @ mixing - space.seen).norm() / space.seen.norm().clamp_min(1e-300)),
+        noise=space.noise,
+        whole=mixing @ basis,
+        delta=delta,
     )
+
+
+def _by_gradient(layer: _Layer, outputs: Tensor, by_output: Tensor, seen: Tensor) -> Float[Tensor, "m m"]:
+    """Q from Delta^T Q = T alone, where outputs are too few; which units of a ReLU fire is told by how well that holds.
+
+    Outputs are tried as 0 up to several levels, and then those nearest to the best level one by one.
+    """
+    if not isinstance(layer.activation, nn.ReLU):
+        return torch.linalg.pinv(_delta(layer, outputs, by_output).T) @ seen
+    share = outputs / outputs.square().mean(1, keepdim=True).sqrt().clamp_min(1e-300)
+    tried = [(level, *_masked(by_output, share > level, seen)) for level in LEVELS]
+    level, mixing, missed = min(tried, key=lambda t: t[2])
+    fires = share > level
+    doubt = (share.clamp_min(1e-12) / max(level, LEVELS[1])).log().abs()
+    for index in doubt.flatten().argsort()[:DOUBTFUL]:
+        turned = fires.flatten().index_fill(0, index, not bool(fires.flatten()[index])).reshape(fires.shape)
+        again, less = _masked(by_output, turned, seen)
+        if less < missed:
+            fires, mixing, missed = turned, again, less
+    return mixing
+
+
+def _masked(by_output: Tensor, fires: Bool[Tensor, "m out"], seen: Tensor) -> tuple[Float[Tensor, "m m"], float]:
+    """Q where these units fire, and what the equations miss then."""
+    delta = by_output * fires
+    mixing = torch.linalg.pinv(delta.T) @ seen
+    return mixing, float((delta.T @ mixing - seen).norm())
 
 
 def _bent(layer: _Layer, entering: Float[Tensor, "m out"], outputs: Float[Tensor, "m out"]) -> Float[Tensor, " m"]:
@@ -223,11 +328,24 @@ def _where_steep(entered: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
     return entered.where(told, 0.0), slope.where(told, 0.0)
 
 
-def certified(down: Descended, told: Disaggregated) -> Bool[Tensor, " m"]:
-    """The examples that are right beyond doubt: pinned down by the head, or by what lies below it.
+def certified(
+    down: Descended, told: Disaggregated, away: Callable[[Float[Tensor, "r m d"]], Float[Tensor, "r m"]]
+) -> Bool[Tensor, " m"]:
+    """The examples that are right beyond doubt: by the error that noise lets expect, or by how layers bend.
 
-    Layers below tell an example from mixtures only where they bend between examples; of one layer alone they tell
-    nothing. Where noise disturbs the head, they may be surer than the head is.
+    Layers below the head tell an example from mixtures only where they bend between examples; of one layer alone they
+    tell nothing. Where noise disturbs the head, they may be surer than the head is, if at least one redraw comes near.
+
+    Args:
+        down: what was reached.
+        told: what it was reached from.
+        away: how far inputs are from those that were reached, over what is certified.
     """
-    below = (down.mixed < MIXED) & (down.mixed > 0) & told.fits & (told.copies == 1)
-    return (told.certain | below) & (down.apart < APART) & (down.unshown < UNSHOWN)
+    alone = (told.copies == 1) & told.fits
+    below = (down.mixed < MIXED) & (down.mixed > 0) & alone
+    below = (told.certain | below) & (down.apart < APART) & (down.unshown < UNSHOWN)
+    if down.again is None:
+        return below
+    error = away(down.again.inputs)
+    drawn = ((error * down.again.alike).amax(0) < SURELY) & (down.again.beyond < BEYOND) & alone
+    return drawn | (below & (error.amin(0) < SURELY))

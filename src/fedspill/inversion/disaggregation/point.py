@@ -38,7 +38,7 @@ class Point:
         mixing: M, one per start.
         factor: of the update over the mean gradient.
         probabilities: P.
-        errors: f D over the gradient's size.
+        errors: f D, scaled by class, over the gradient's size.
         missed: (f D^T M - T) over the gradient's size.
         unit: (M r - 1) over the root of m; zero where the bias's gradient is not known.
         negative: the hinge's share; zero features (s, m, 0) without one.
@@ -129,7 +129,7 @@ class Slopes:
     def of(cls, known: System, here: Point, hinge: float) -> "Slopes":
         """Those at a point."""
         size = known.seen.norm().clamp_min(1e-300)
-        slope = (here.factor[:, None, None] / size) * known.slope[:, None] * here.probabilities
+        slope = (here.factor[:, None, None] / size) * known.slope[:, None] * known.scale * here.probabilities
         ones = here.mixing @ known.ones / here.mixing.shape[1] ** 0.5
         features = here.negative
         if hinge:

@@ -3,7 +3,7 @@
 The gradient's row space R (m, k) holds the features of the m examples that speak: [H, 1] = M R. Their logits are then
 M K with K = R [W | b]^T, and the mixing M must satisfy D(M)^T M = T, where D are the examples' derivatives by the
 logits with their shares in the mean, and T (classes, m) is the gradient in the basis R; besides, M r = 1 for the
-column r of R that belongs to the bias.
+column r of R that belongs to the bias. The equations of each class are multiplied by what makes noise alike in all.
 """
 
 from dataclasses import dataclass, replace
@@ -21,11 +21,12 @@ class System:
 
     Attributes:
         basis: R; the last column is the bias's if `affine`.
-        seen: T, the gradient in that basis.
+        seen: T, the gradient in that basis, a row for each class, times that class's scale.
         keys: K, logits by basis vector.
         offset: what is added to all logits; zero where the bias is in the basis.
         slope: of every example, with its share in the mean: D = slope P - target.
         target: of every example, with its share in the mean.
+        scale: by which the equations of each class are multiplied.
         affine: whether the gradient of the bias is known.
     """
 
@@ -35,6 +36,7 @@ class System:
     offset: Float[Tensor, " classes"]
     slope: Float[Tensor, " m"]
     target: Float[Tensor, "m classes"]
+    scale: Float[Tensor, " classes"]
     affine: bool
 
     @property
@@ -51,9 +53,13 @@ class System:
         """P of examples that are mixed so."""
         return (mixing @ self.keys + self.offset).softmax(-1)
 
-    def errors(self, probabilities: Float[Tensor, "*s m classes"]) -> Float[Tensor, "*s m classes"]:
-        """D, the derivatives of the mean loss by the logits."""
+    def derivatives(self, probabilities: Float[Tensor, "*s m classes"]) -> Float[Tensor, "*s m classes"]:
+        """D, those of the mean loss by the logits."""
         return self.slope[:, None] * probabilities - self.target
+
+    def errors(self, probabilities: Float[Tensor, "*s m classes"]) -> Float[Tensor, "*s m classes"]:
+        """D times the scale of each class."""
+        return self.scale * self.derivatives(probabilities)
 
     def balanced(self) -> tuple["System", Float[Tensor, " m"]]:
         """The same with the strong directions of the gradient nearer to the weak ones, and by what a mixing is divided.
@@ -78,6 +84,7 @@ def system(
     labels: Int[Tensor, " m"],
     shares: Float[Tensor, " m"],
     errors: LogitErrors,
+    scale: Float[Tensor, " classes"],
 ) -> System:
     """The equations of examples with these labels.
 
@@ -89,15 +96,17 @@ def system(
         labels: of the examples that speak.
         shares: theirs in the mean.
         errors: what the loss makes of probabilities.
+        scale: by which the equations of each class are multiplied.
     """
     affine = basis.shape[1] == weight.shape[1] + 1
     whole = torch.cat([weight, bias[:, None]], 1) if affine else weight
     return System(
         basis=basis,
-        seen=seen,
+        seen=scale[:, None] * seen,
         keys=basis @ whole.T,
         offset=torch.zeros_like(bias) if affine else bias,
         slope=shares * errors.slope[labels],
         target=shares[:, None] * errors.target[labels],
+        scale=scale,
         affine=affine,
     )

@@ -7,5 +7,7 @@
 - `head`: the classification layer's gradient and the weights that it was taken at.
 - `scale`: one factor between an update and the mean gradient, from candidates that fit it.
 - `losses`: what the loss's derivative by the logits says of labels, asked of the loss itself.
+- `singly`: what each example of a batch gives to each row of each gradient.
+- `telling`: which examples stand alone in a row, or in the difference of two.
 - `firing`: which units fired, and candidates that contradict it.
 """

@@ -125,6 +125,6 @@ def class_means(
         raise NotApplicable("every class is present: no row of the head shows the mean input alone")
     mean = layer_input(weight[absent], delta[absent])
     residual = rank_one_residual(weight[absent], delta[absent], mean)
-    share = (counts[present] / counts.sum()).double()
+    share = counts[present].double() / counts.sum()
     probability = delta[present] + share
     return (probability[:, None] * mean - weight[present]) / share[:, None], residual

@@ -1,7 +1,7 @@
 """Candidates read out of bins: each bin for itself, as the paper does."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -15,6 +15,10 @@ from fedspill.inversion.imprint.rows import Imprint
 
 SURE, OPEN, DOUBTFUL = 1.0, 0.5, 0.25
 """Confidence in stored data, in what cannot be told, and in what looks like a mixture."""
+REPEATED = 0.75
+"""Confidence in what two groups show alike: a mixture rarely meets in both."""
+ALIKE = 1e-2
+"""Distance between two candidates, relative to the length of the shorter, up to which they are the same."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +108,7 @@ def read_group(
     """
     filled = (held.known() if only is None else held.known() & only).nonzero()[:, 0]
     features = held.ratio(filled)
-    names = imprint.names()[group]
+    names = imprint.names_of(group)
     inside = imprint.groups[group].bins(features) == filled
     recognition = recognise(codebook, features)
     alone, mixed = recognition.alone & inside, recognition.mixed | ~inside
@@ -123,3 +127,20 @@ def read_group(
         torch.where(alone, confidence, confidence * (0.5 + 0.5 * rank)),
         held.bias[filled],
     )
+
+
+def told_once(readings: Readings) -> Readings:
+    """What several bins show alike is kept where it is surest, and believed more; the others are marked, and come last.
+
+    With several groups an example that is not recognised stays in each of its bins. Two examples that meet in two
+    groups look alike in both, too, so that it is no certificate.
+    """
+    features, trust = readings.features, readings.confidence
+    size = features.norm(dim=1)
+    alike = torch.cdist(features, features) <= ALIKE * torch.minimum(size[:, None], size[None])
+    alike &= ~torch.eye(len(features), dtype=torch.bool, device=features.device)
+    earlier = torch.ones_like(alike).tril(-1)
+    copies = (alike & ((trust[None] > trust[:, None]) | ((trust[None] == trust[:, None]) & earlier))).any(1)
+    believed = torch.where(alike.any(1), trust.clamp_min(REPEATED), trust)
+    marks: list[Mark] = ["duplicate" if c else m for c, m in zip(copies.tolist(), readings.marks, strict=True)]
+    return replace(readings, marks=tuple(marks), confidence=torch.where(copies, 0.0, believed))

@@ -1,7 +1,8 @@
 """The share test: would a candidate send the number that was observed? It tells single examples in any data.
 
 The share c of one example is the derivative of its own loss by the output of the planted rows. The server knows the
-network, so it can compute c for a candidate and each label; the mean of several examples sends another number.
+network, so it can compute c for a candidate and each label; the mean of several examples sends another number. VGIA
+(Diana et al. 2026, arXiv:2604.15063) certifies single records of tables in another way, by a test of subspaces.
 """
 
 from collections.abc import Callable

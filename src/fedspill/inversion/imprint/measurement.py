@@ -104,7 +104,20 @@ def edges(kind: Cutoffs, bins: int, answers: Float[Tensor, " m"] | None) -> Floa
     Raises:
         NotApplicable: `answers` are needed and there are too few.
     """
-    share = torch.arange(1, bins, dtype=torch.float64) / bins
+    return edges_at(kind, torch.arange(1, bins, dtype=torch.float64) / bins, answers)
+
+
+def edges_at(kind: Cutoffs, share: Float[Tensor, " inner"], answers: Float[Tensor, " m"] | None) -> Tensor:
+    """Ends of intervals that are cut at given shares of the mass, ascending, in float64; the outermost hold everything.
+
+    Args:
+        kind: see `edges`.
+        share: in (0, 1), ascending; none for a single interval.
+        answers: see `edges`.
+
+    Raises:
+        NotApplicable: see `edges`.
+    """
     if kind in ("normal", "laplace"):
         centre, spread = 0.0, 1.0
     elif answers is None or len(answers) < LEAST_PUBLIC:

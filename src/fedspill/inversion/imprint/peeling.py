@@ -1,7 +1,8 @@
 """Several linear functions and iterative cancellation: what one bin gives is taken out of the bins of the others.
 
 Every example lies in one bin of each group, as an item in an invertible Bloom lookup table (Goodrich, Mitzenmacher
-2011, arXiv:1101.2245). Not in Robbing the Fed; see docs/peeling.md.
+2011, arXiv:1101.2245), or in several rows of an LT code (`soliton`). Not in Robbing the Fed; docs/peeling.md tells what
+came before.
 
 Peeling reads an example from one bin and hands its error on to the next. Each example lies in one bin of every group,
 so that there are more bins than examples, and least squares over all of them keeps the errors from adding up. It
@@ -156,6 +157,8 @@ def _round(state: Peel, codebook: Codebook, accounts: Accounts | None, level: fl
     """One look at every bin that changed; those that were not pure enough are looked at again at the next level."""
     fresh = list[Readings]()
     for j, dirty in enumerate(state.dirty):
+        if not bool((dirty & state.held[j].known()).any()):
+            continue
         looked, state.dirty[j] = dirty, torch.zeros_like(dirty)
         seen = read_group(state.held[j], state.imprint, j, codebook, looked, accounts)
         places, off = _places(state, j, looked), codebook.residual(seen.features)

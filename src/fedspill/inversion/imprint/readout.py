@@ -60,13 +60,21 @@ class ImprintReadout:
         Raises:
             NotApplicable: the module is dormant, or the layer was not trained.
         """
+        return self._reconstruction(self.readings(update, knowledge, rng), knowledge)
+
+    def readings(self, update: Update, knowledge: ServerKnowledge, rng: torch.Generator) -> Readings:
+        """The same as features of the place where they were read.
+
+        Raises:
+            NotApplicable: the module is dormant, or the layer was not trained.
+        """
         if not self.active:
             raise NotApplicable("the imprint module is dormant: its rows are ordinary before the round `active_from`")
         raw = contents(update, knowledge, self.layer, self.imprint)
         held = mended_all(raw, self.imprint.groups, self.look.codebook)
         accounts = share_test(update, knowledge, self.outlet, rng, lambda: candidates(held, self.imprint))
         decode = peel if self.decode == "peel" else read_bins
-        return self._reconstruction(decode(held, self.imprint, self.look.codebook, accounts), knowledge)
+        return decode(held, self.imprint, self.look.codebook, accounts)
 
     def _reconstruction(self, readings: Readings, knowledge: ServerKnowledge) -> Reconstruction:
         like = knowledge.model.like
@@ -79,23 +87,26 @@ class ImprintReadout:
             label_method=None if labels is None else "the model's own prediction",
             confidence=readings.confidence.to(like),
             converged=bool((readings.confidence >= SURE).any()),
-            notes=self._notes(readings, knowledge.num_examples),
+            notes=self.notes(readings, knowledge.num_examples),
             origins=readings.origins,
             marks=readings.marks,
         )
 
-    def _notes(self, readings: Readings, n: int | None) -> tuple[str, ...]:
+    def notes(self, readings: Readings, n: int | None) -> tuple[str, ...]:
+        """How much was read, and how much was to be expected of n examples."""
         sure, bins = sum(m == "alone" for m in readings.marks), sum(len(g.rows) for g in self.imprint.groups)
         if not len(readings):
             return ("No bin holds anything: no example was measured inside the cutoffs.",)
         counts = f"{len(readings)} candidates were read in {bins} bins; {sure} are recognised as single examples."
         if n is None:
             return (counts,)
-        theory = summary(n, bins)
-        return (
-            counts,
-            theory if len(self.imprint.groups) == 1 else f"{theory} Here in {len(self.imprint.groups)} groups.",
-        )
+        return counts, self._theory(n, bins)
+
+    def _theory(self, n: int, bins: int) -> str:
+        groups = len(self.imprint.groups)
+        if groups == bins > 1:
+            return f"Each of the {bins} rows has a function of its own, as in an LT code: examples are in several."
+        return summary(n, bins) if groups == 1 else f"{summary(n, bins)} Here in {groups} groups."
 
     def predict(self, model: Model, z: Tensor) -> Prediction:
         """The bins that examples fall into by the measurement alone, and those that must be read exactly."""

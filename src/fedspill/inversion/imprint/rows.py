@@ -5,10 +5,12 @@ linear function each are not in the paper; `docs/peeling.md` tells what they are
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from fedspill.core.rng import rand, randn
 
@@ -59,7 +61,17 @@ class Imprint:
 
     def bins(self, features: Float[Tensor, "n features"]) -> Int[Tensor, "n d"]:
         """The bin of each example in each group, -1 where it is lost."""
-        return torch.stack([g.bins(features) for g in self.groups], 1)
+        vectors, edges, counts = (t.to(features.device) for t in self._stacked)
+        answers = features.double() @ vectors.T
+        where = torch.searchsorted(edges, answers.T.contiguous()).T - 1
+        return where.where((where >= 0) & (where < counts), -1)
+
+    @cached_property
+    def _stacked(self) -> tuple[Float[Tensor, "d features"], Float[Tensor, "d ends"], Int[Tensor, " d"]]:
+        """The groups' vectors, their edges with infinities behind the last ones, and their numbers of bins."""
+        edges = pad_sequence([g.edges for g in self.groups], batch_first=True, padding_value=torch.inf)
+        counts = torch.tensor([len(g.rows) for g in self.groups])
+        return torch.stack([g.vector for g in self.groups]), edges, counts
 
     def weight_and_bias(
         self, rng: torch.Generator, like: Tensor, *, active: bool = True
@@ -93,11 +105,14 @@ class Imprint:
 
     def names(self) -> list[list[str]]:
         """What people call each bin of each group."""
-        one = len(self.groups) == 1
-        return [
-            [f"bin {b}" if one else f"group {j}, bin {b}" for b in range(len(g.rows))]
-            for j, g in enumerate(self.groups)
-        ]
+        return [self.names_of(j) for j in range(len(self.groups))]
+
+    def names_of(self, group: int) -> list[str]:
+        """The same of one group; a group of one bin is a row."""
+        bins = range(len(self.groups[group].rows))
+        if len(self.groups) == 1:
+            return [f"bin {b}" for b in bins]
+        return [f"row {group}"] if len(bins) == 1 else [f"group {group}, bin {b}" for b in bins]
 
 
 def arranged(

@@ -1,10 +1,13 @@
 """The outcome of a gradient-matching search: its best iterate as a Reconstruction, judged without the truth."""
 
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from fedspill.core.inputs import InputSpec
 from fedspill.core.types import Reconstruction
 from fedspill.inversion.matching.hypotheses import Hypothesis, notes_on
 from fedspill.inversion.objective.distances import cosine_distance
@@ -12,6 +15,21 @@ from fedspill.inversion.objective.matching import Matching
 from fedspill.inversion.search.problem import Found
 
 TINY = 1e-30
+VALID = 1e-2
+"""Share of an encoded picture that may lie outside of the range of what can be encoded."""
+OTHER = 1e-2
+"""Relative difference from which on two pictures are not the same."""
+TWINS = (
+    "Another picture in the valid range has the same gradient (a multiple of this one, as the network is shown it); the"
+    " one of most contrast is given."
+)
+ALIKE = 1e-6
+"""Cosine distance of a blank picture's update below which float32 tells it from the observed one in no direction."""
+NOTHING_TO_FOLLOW = (
+    "A blank picture's update has the direction of the observed one, up to {:.0e}: next to nothing of it depends on the"
+    " picture (labels and biases outweigh the rest, as in networks whose activations vanish), so that matching"
+    " directions has nothing to follow."
+)
 EXACT = 1e-3
 """Share of a blank image's distance below which the picture's update is the observed one: nothing is left to search."""
 
@@ -30,7 +48,8 @@ def conclude(
         level: converged means a distance below this share of the blank image's; below `EXACT`, if the budget ended the
             search, which was on its way then.
     """
-    residual = distance_to(matching, z, labels) / max(distance_to(matching, torch.zeros_like(z), labels), TINY)
+    blank = distance_to(matching, torch.zeros_like(z), labels)
+    residual = distance_to(matching, z, labels) / max(blank, TINY)
     if not math.isfinite(residual) or not math.isfinite(result.value):
         residual = math.inf  # nothing but NaN was seen: no trust in it
     spec, kept = matching.model.input, tried[result.problem]
@@ -41,7 +60,7 @@ def conclude(
         confidence=torch.full((len(z),), max(0.0, min(1.0, 1.0 - residual))),
         objective=result.history,
         converged=residual < (level if result.complete else min(level, EXACT)),
-        notes=_notes(result, tried),
+        notes=(*_notes(result, tried), *([NOTHING_TO_FOLLOW.format(blank)] if blank < ALIKE else [])),
     )
 
 
@@ -57,6 +76,27 @@ def concluded(matching: Matching, z: Tensor, labels: Tensor, tried: list[Hypothe
     """`conclude` of an image that was found without a search."""
     value = distance_to(matching, z, labels)
     return conclude(matching, z, labels, Found(0, [z], value, (value,), (value,), 0, True), tried, level)
+
+
+def preferred(found: Sequence[Reconstruction], pictures: Sequence[Tensor], spec: InputSpec) -> Reconstruction:
+    """The one of several reconstructions of one example that the gradient and the valid range speak for most.
+
+    In a network without biases, whose activations are linear on both sides of 0, a multiple of a picture may have the
+    gradient of the picture itself; where both can be encoded, neither is certain.
+
+    Args:
+        pictures: the same, encoded.
+    """
+    trust = [0.0 if f.confidence is None else float(f.confidence.min()) for f in found]
+    alike = [i for i, t in enumerate(trust) if t >= max(trust) - EXACT]
+    outside = [float((z - spec.project(z)).norm() / z.norm().clamp_min(TINY)) for z in pictures]
+    valid = [i for i in alike if outside[i] < VALID]
+    best = max(valid, key=lambda i: float(pictures[i].norm())) if valid else min(alike, key=outside.__getitem__)
+    size = pictures[best].norm()
+    if max(trust) <= 1 - EXACT or all((pictures[i] - pictures[best]).norm() <= OTHER * size for i in valid):
+        return found[best]
+    half = torch.full((len(found[best].inputs),), 0.5)
+    return replace(found[best], confidence=half, converged=False, notes=(*found[best].notes, TWINS))
 
 
 def distance_to(matching: Matching, z: Tensor, labels: Tensor) -> float:

@@ -8,19 +8,24 @@ point (defect correction) at which the training itself gives what was observed.
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from fedspill.core.errors import NotApplicable
+from fedspill.core.model import parameter_name
 from fedspill.core.rng import stream
 from fedspill.core.roles import Unwatched, Watch
 from fedspill.core.types import Params, Reconstruction
 from fedspill.core.watching.clock import OutOfTime, around, left, until
 from fedspill.inversion.matching.forward_model import ForwardModel
-from fedspill.inversion.matching.outcome import EXACT, concluded
+from fedspill.inversion.matching.outcome import EXACT, TWINS, concluded, preferred
+from fedspill.inversion.recursion.graph import Dataflow
 from fedspill.inversion.recursion.known_activations import KnownActivations, known_activations
+from fedspill.inversion.recursion.layer_by_layer import Head
+from fedspill.inversion.recursion.single_head import heads_of_one
 
 CORRECTIONS = 4
 """Readings after the first, of local training."""
@@ -31,6 +36,10 @@ UNPROVEN = (
 NONE = "No activation was recovered exactly"
 NO_SINGLE = f"{NONE}: this needs the gradient of a single example."
 
+AMBIGUOUS = (
+    f"{NONE}: the last layer has no bias, {{heads}} inputs of it would give its gradient, and no layer below tells"
+    " which."
+)
 CUT = f"{NONE}: the time that there is ended this before anything was known."
 READING = 0.5
 """Of the time that there is, for this: a search that follows it needs some, too."""
@@ -48,11 +57,15 @@ class Reading:
         picture: that the activations determine, if they are so many.
         known: the activations.
         notes: for the report.
+        encoded: the picture as the network takes it.
+        twins: another picture has the same gradient.
     """
 
     picture: Reconstruction | None = None
     known: KnownActivations | None = None
     notes: tuple[str, ...] = ()
+    encoded: Float[Tensor, "1 ..."] | None = None
+    twins: bool = False
 
     @property
     def confidence(self) -> float:
@@ -62,9 +75,14 @@ class Reading:
         return float(self.picture.confidence.min())
 
     @property
+    def reached(self) -> int:
+        """How many layers' inputs are known."""
+        return 0 if self.known is None else self.known.layers
+
+    @property
     def sure(self) -> bool:
         """The picture's update is the observed one, so that there is nothing left to search for."""
-        return self.confidence > 1 - EXACT
+        return self.twins or self.confidence > 1 - EXACT
 
 
 def read_exactly(assumed: Sequence[ForwardModel], level: float, rng: torch.Generator, watch: Watch) -> Reading:
@@ -97,7 +115,7 @@ def _within_its_share(single: Sequence[ForwardModel], level: float, rng: torch.G
     end = time.monotonic() + READING * there_is
     try:
         with until(end + LEEWAY * there_is):
-            return _read(single, gradient, level, rng, _Within(watch, end))
+            return _read(single, gradient, level, rng, Within(watch, end))
     except OutOfTime:
         if around()():
             raise
@@ -113,7 +131,7 @@ def read_again(assumed: ForwardModel, z: Tensor, level: float, watch: Watch) -> 
 
 
 @dataclass(frozen=True)
-class _Within(Unwatched):
+class Within(Unwatched):
     """Ends a part of the work before the whole of it.
 
     Attributes:
@@ -147,24 +165,69 @@ def _read(
     single: Sequence[ForwardModel], gradient: Params, level: float, rng: torch.Generator, watch: Watch
 ) -> Reading:
     """The best of the first reading and those of corrected gradients."""
-    first, best, tried = single[0], Reading(), [a.hypothesis for a in single]
-    source = "local training, taken for one gradient" if first.corrects else "the gradient"
+    first, best = single[0], Reading()
     for _ in range(1 + CORRECTIONS if first.corrects else 1):
-        try:
-            known = known_activations(first.single_gradient.model, gradient, watch)
-        except NotApplicable as error:
-            return best if best.known else Reading(notes=(f"{NONE}: {error}.",))
-        except Exception as error:  # nothing in this part may end an attack that works without it
-            return best if best.known else Reading(notes=(f"{NONE}: {type(error).__name__}: {error}.",))
-        notes = (f"Recovered from {source}, layer by layer: the values of {known.described()}.",)
-        if not known.suffices:
-            return best if best.known else Reading(known=known, notes=notes)
-        z = known.inverted(rng, watch)
-        reading = Reading(concluded(first.matching, z, first.labels, tried, level), known, notes)
+        reading = _best_of_heads(single, gradient, level, rng, watch)
+        if reading.encoded is None:
+            return best if best.known else reading
         if reading.confidence <= best.confidence:
             return best
         best = reading
         if first.surrogate is None or not first.corrects or watch.out_of_time():
             return best
-        gradient = first.surrogate.corrected(z, first.labels)
+        gradient = first.surrogate.corrected(reading.encoded, first.labels)
     return best
+
+
+def _best_of_heads(
+    single: Sequence[ForwardModel], gradient: Params, level: float, rng: torch.Generator, watch: Watch
+) -> Reading:
+    """The reading that explains the gradient best, of all that the last layer may have been given."""
+    try:
+        heads = _heads(single[0], gradient)
+        readings = [_reading(single, gradient, head, level, rng, watch) for head in heads]
+    except NotApplicable as error:
+        return Reading(notes=(f"{NONE}: {error}.",))
+    except Exception as error:  # nothing in this part may end an attack that works without it
+        return Reading(notes=(f"{NONE}: {type(error).__name__}: {error}.",))
+    found = [(r.picture, r.encoded) for r in readings if r.picture is not None and r.encoded is not None]
+    if found:
+        picture = preferred([p for p, _ in found], [z for _, z in found], single[0].matching.model.input)
+        best = next(r for r in readings if r.picture is not None and r.picture.inputs is picture.inputs)
+        return replace(best, picture=picture, twins=TWINS in picture.notes)
+    best = max(readings, key=lambda r: r.reached)
+    if sum(r.reached == best.reached for r in readings) > 1:
+        return Reading(notes=(AMBIGUOUS.format(heads=len(heads)),))
+    return best
+
+
+def _heads(first: ForwardModel, gradient: Params) -> list[Head | None]:
+    """What the last layer may have been given, where the gradient of its bias does not tell it; else None."""
+    model = first.single_gradient.model
+    flow = Dataflow(model)
+    told = parameter_name(str(flow.output.target), "bias")
+    layer = flow.module(flow.output)
+    if not isinstance(layer, nn.Linear) or (told in gradient and bool(gradient[told].any())):
+        return [None]
+    try:
+        return [*heads_of_one(model, flow, gradient, first.labels)]
+    except NotApplicable:
+        return [None]  # a layer below may be read without it
+
+
+def _reading(
+    single: Sequence[ForwardModel],
+    gradient: Params,
+    head: Head | None,
+    level: float,
+    rng: torch.Generator,
+    watch: Watch,
+) -> Reading:
+    first, tried = single[0], [a.hypothesis for a in single]
+    source = "local training, taken for one gradient" if first.corrects else "the gradient"
+    known = known_activations(first.single_gradient.model, gradient, watch, head)
+    notes = (f"Recovered from {source}, layer by layer: the values of {known.described()}.",)
+    if not known.suffices:
+        return Reading(known=known, notes=notes)
+    z = known.inverted(rng, watch)
+    return Reading(concluded(first.matching, z, first.labels, tried, level), known, notes, z)

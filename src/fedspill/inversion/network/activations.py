@@ -8,11 +8,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-Kind = Literal["affine", "relu", "sigmoid", "tanh", "other"]
-"""Of an operation."""
+Kind = Literal["affine", "relu", "leaky", "sigmoid", "tanh", "other"]
+"""Of an operation; a leaky one is linear above 0 and, with another factor, below."""
 
 _NAMED: dict[Any, Kind] = {
     **dict.fromkeys((nn.ReLU, functional.relu, torch.relu, torch.relu_, "relu", "relu_"), "relu"),
+    **dict.fromkeys((nn.LeakyReLU, nn.PReLU, nn.RReLU), "leaky"),
+    **dict.fromkeys((functional.leaky_relu, functional.prelu, torch.prelu, "prelu"), "leaky"),
+    **dict.fromkeys((functional.rrelu, torch.rrelu), "leaky"),
     **dict.fromkeys((nn.Sigmoid, functional.sigmoid, torch.sigmoid, "sigmoid"), "sigmoid"),
     **dict.fromkeys((nn.Tanh, functional.tanh, torch.tanh, "tanh"), "tanh"),
 }
@@ -32,8 +35,14 @@ def named_kind(target: Any) -> Kind | None:
     return _NAMED.get(target)
 
 
-def undone(kind: Kind, value: Tensor) -> Tensor | None:
-    """What entered the activation, NaN where that cannot be told; None if nowhere."""
+def undone(kind: Kind, value: Tensor, below: Tensor | None = None) -> Tensor | None:
+    """What entered the activation, NaN where that cannot be told; None if nowhere.
+
+    Args:
+        below: the factor of a leaky activation below 0, which is above 0 itself.
+    """
+    if kind == "leaky" and below is not None:
+        return torch.where(value > 0, value, value / below)
     if kind == "relu":
         return value.where(value > FIRES * value.max(), float("nan"))
     if kind not in _INVERSES:
@@ -42,8 +51,10 @@ def undone(kind: Kind, value: Tensor) -> Tensor | None:
     return inverse(value).where(derivative(value) > STEEP, float("nan"))
 
 
-def slope(kind: Kind, output: Tensor) -> Tensor | None:
+def slope(kind: Kind, output: Tensor, below: Tensor | None = None) -> Tensor | None:
     """The activation's derivative where it puts this out; None if it is no activation known here."""
+    if kind == "leaky" and below is not None:
+        return torch.where(output > 0, torch.ones_like(output), below)  # at 0 as PyTorch has it
     if kind == "relu":
         return (output > 0).to(output)
     return _INVERSES[kind][1](output) if kind in _INVERSES else None

@@ -5,6 +5,7 @@ Dabholkar et al. 2025 (Maui, arXiv 2509.11451), section 2.1: clients train and s
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -12,7 +13,8 @@ from torch import Tensor, nn
 
 from fedspill.core.model import Model
 from fedspill.core.module.twins import copied
-from fedspill.inversion.network.layers import layer_at, layer_inputs
+from fedspill.core.types import Params
+from fedspill.inversion.network.layers import layer_at, layer_inputs, reaching
 
 
 @dataclass(frozen=True)
@@ -20,10 +22,16 @@ class Extractor:
     """What the head `at` is given: the intermediate representation (IR), differentiable in z.
 
     Everything is computed in eval mode, as a frozen extractor is run.
+
+    Attributes:
+        model: the network.
+        at: name of the head.
+        inside: layers follow the head, which could not take what enters it: the network is left there.
     """
 
     model: Model
     at: str
+    inside: bool = False
 
     def __call__(self, z: Float[Tensor, "n ..."]) -> Float[Tensor, "n d"]:
         """Representations of encoded inputs."""
@@ -32,6 +40,8 @@ class Extractor:
     def function(self) -> Callable[[Tensor], Tensor]:
         """The same, with the head cut off once and for all: for loops."""
         calm = self.model.in_eval_mode()
+        if self.inside:
+            return partial(_flat, reaching(calm, self.at), calm.params)
         cut = with_module(calm, self.at, nn.Flatten())
 
         def represent(z: Tensor) -> Tensor:
@@ -45,6 +55,10 @@ class Extractor:
         with torch.no_grad():
             parts = [represent(self.model.input.encode(p.to(self.model.like))) for p in inputs.split(chunk)]
         return torch.cat(parts)
+
+
+def _flat(entering: Callable[[Params, Tensor], Tensor], params: Params, z: Tensor) -> Tensor:
+    return entering(params, z).flatten(1)
 
 
 def with_module(model: Model, at: str, module: nn.Module) -> Model:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from fedspill.core.errors import NotApplicable, few
 from fedspill.core.model import Model
+from fedspill.core.types import Params
 
 CHUNK = 64
 """Examples per forward pass."""
@@ -39,15 +40,30 @@ class _Reached(Exception):
     """The layer was reached: what lies behind it need not be computed."""
 
 
+def reaching(model: Model, at: str) -> Callable[[Params, Tensor], Tensor]:
+    """What enters the layer `at`, as a function of parameters and encoded inputs that can be differentiated.
+
+    What lies behind the layer is not computed.
+
+    Raises:
+        NotApplicable: there is no such layer; from the function, if it is not called with one row per example.
+    """
+    layer_at(model, at)
+
+    def entering(params: Params, z: Tensor) -> Tensor:
+        return z if at == "" else _caught(model, at, params, z)
+
+    return entering
+
+
 Hooks = Sequence[tuple[nn.Module, Callable[[nn.Module, tuple[object, ...]], None]]]
 
 
-def _reached(model: Model, z: Tensor, hooks: Hooks) -> bool:
+def _reached(model: Model, params: Params, z: Tensor, hooks: Hooks) -> bool:
     """Runs the network until one of the hooks, called before its module, raises `_Reached`."""
     handles = [module.register_forward_pre_hook(hook) for module, hook in hooks]
     try:
-        with torch.no_grad():
-            model.logits(model.params, z)
+        model.logits(params, z)
     except _Reached:
         return True
     finally:
@@ -57,15 +73,20 @@ def _reached(model: Model, z: Tensor, hooks: Hooks) -> bool:
 
 
 def _entering(model: Model, at: str, z: Tensor) -> Tensor:
+    with torch.no_grad():
+        return _caught(model, at, model.params, z)
+
+
+def _caught(model: Model, at: str, params: Params, z: Tensor) -> Tensor:
     seen: list[Tensor] = []
 
     def keep(module: nn.Module, inputs: tuple[object, ...]) -> None:
         if not inputs or not isinstance(inputs[0], Tensor) or len(inputs[0]) != len(z):
             raise NotApplicable(f"the layer {at!r} is not called with one tensor of one row per example")
-        seen.append(inputs[0].detach())
+        seen.append(inputs[0])
         raise _Reached
 
-    if not _reached(model, z, [(layer_at(model, at), keep)]):
+    if not _reached(model, params, z, [(layer_at(model, at), keep)]):
         raise NotApplicable(f"the network does not call its layer {at!r}")
     return seen[0]
 
@@ -92,7 +113,10 @@ def behind_embedding(model: Model, z: Tensor) -> str:
 
         return hook
 
-    if not _reached(model, z, [(module, keep(name)) for name, module in model.module.named_modules() if name]):
+    hooks = [(module, keep(name)) for name, module in model.module.named_modules() if name]
+    with torch.no_grad():
+        reached = _reached(model, model.params, z, hooks)
+    if not reached:
         raise NotApplicable(
             "no layer of the network gets what an nn.Embedding looked up, one tensor with a row per example"
         )

@@ -11,7 +11,7 @@ from fedspill.core.types import Params
 from fedspill.inversion.kernels.products import SMALLEST, cosine_of
 
 Distance = Callable[[Params, Params], Float[Tensor, ""]]
-DistanceName = Literal["cosine", "squared"]
+DistanceName = Literal["cosine", "squared", "surviving"]
 Cotangent = tuple[Float[Tensor, ""], list[Tensor], Float[Tensor, ""] | float]
 """The distance, a direction like the update, and a number: their product is the distance's gradient."""
 
@@ -29,7 +29,23 @@ def cosine_distance(guess: Params, observed: Params) -> Float[Tensor, ""]:
     return cosine_of(dot, guessed, target)
 
 
-DISTANCES: dict[DistanceName, Distance] = {"cosine": cosine_distance, "squared": squared_distance}
+def surviving_distance(guess: Params, observed: Params) -> Float[Tensor, ""]:
+    """`cosine_distance` of those values that were observed not to be 0: what pruning took away says nothing.
+
+    For updates of which a client sends the largest values only (Inverting Gradients' and GIAS's answer to pruning).
+    """
+    kept = {k: v != 0 for k, v in observed.items()}
+    dot = torch.stack([(guess[k] * v).sum() for k, v in observed.items()]).sum()
+    guessed = torch.stack([guess[k].square().where(kept[k], 0.0).sum() for k in observed]).sum()
+    target = torch.stack([v.pow(2).sum() for v in observed.values()]).sum()
+    return cosine_of(dot, guessed, target)
+
+
+DISTANCES: dict[DistanceName, Distance] = {
+    "cosine": cosine_distance,
+    "squared": squared_distance,
+    "surviving": surviving_distance,
+}
 
 
 def cotangent(distance: Distance, guess: Params, observed: Params) -> Cotangent:

@@ -9,7 +9,8 @@ place on the way; here it follows from the protocol, for constant gradients.
 Corrected by training: every so many evaluations the candidate is trained on as the client did, without a graph, and the
 observed gradient is moved by what this training is off its own gradient. There the two differ by exactly as much as the
 trainings do, so that the search has the zeros of matching the training itself, at little more than the cost of matching
-one gradient. Only the derivative is that of the one gradient. docs/recursion.md names other ways to correct it.
+one gradient. Only the derivative is that of the one gradient. NL-SME (arXiv:2509.22082) and AWA (arXiv:2308.06822)
+correct it in other ways (docs/recursion.md).
 """
 
 import math

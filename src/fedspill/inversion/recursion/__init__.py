@@ -5,10 +5,12 @@ Zhu and Blaschko, ICLR 2021, arXiv 2010.07733, extended as docs/recursion.md say
 - `graph`: a network as a graph of operations (torch.fx), each run, transposed and, often, undone.
 - `facts`: what is known of values and cotangents, and what follows from it.
 - `layer_by_layer`: the recursion from the head to the input.
-- `least_squares`: a layer's input from linear equations: its weight's gradient, and what is known of its output.
-- `partly_known`: the same where some of the input's values are known.
-- `spoiled`: which of these equations are wrong.
+- `equations/`: a layer's input as the unknown of linear equations.
+- `mixing`: how a batch's maps are mixed, told by the gradients of all layers above them at once.
 - `firing`: units of which rounding hides whether they fire, told by the gradient.
 - `known_activations`: activations that are known exactly, and how far a picture is from giving them.
+- `single_head`: the last layer's input and cotangents, of one example, also without a bias.
+- `chain`: the recursion as published: a chain of layers, each by both kinds of constraints at once.
+- `rank_analysis`: of every layer, how much of its input the constraints determine.
 - `batch`: a batch's pictures, once each example's features at the head are known.
 """

@@ -32,8 +32,8 @@ class BatchReading:
 
     Attributes:
         known: the activations nearest to the input, of all examples in the order of the features.
-        pictures: encoded, those that have these activations as nearly as could be found; None if only the features are
-            known.
+        pictures: encoded, those that have these activations as nearly as could be found; None if too little is known to
+            determine a picture.
         certain: of which pictures it is proven, without the truth: the equations of all layers on the way agree, the
             picture has all activations that were read, and these are more than the picture has values.
         layers: how many layers with weights have a known input, and how many there are.
@@ -77,12 +77,16 @@ def read_batch(
     known = KnownActivations(model, values, values.get(flow.nodes[0].name))
     layers = recursion.progress()
     unread = torch.zeros(len(features), dtype=torch.bool, device=features.device)
-    if list(known.values) == [flow.inputs(flow.output)[0].name]:
+    if not bool(_determined(known, flow.blank(flow.nodes[0])).any()):
         return BatchReading(known, None, unread, layers)
     pictures = known.inverted(rng, watch)
+    return BatchReading(known, pictures, proven(known, pictures), layers)
+
+
+def proven(known: KnownActivations, pictures: Float[Tensor, "b ..."]) -> Bool[Tensor, " b"]:
+    """Which pictures have all activations that were read, while these are more than a picture has values."""
     with torch.no_grad():
-        certain = (known.errors(pictures) < SAME) & _determined(known, pictures)
-    return BatchReading(known, pictures, certain, layers)
+        return (known.errors(pictures) < SAME) & _determined(known, pictures)
 
 
 def _determined(known: KnownActivations, pictures: Float[Tensor, "b ..."]) -> Bool[Tensor, " b"]:

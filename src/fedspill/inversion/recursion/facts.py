@@ -93,6 +93,11 @@ class KnownValues:
         """All that follow from others."""
         self.cotangents = dict(self.sources)
 
+    def forget(self) -> None:
+        """Everything, but how large errors were."""
+        for known in (self.facts, self.cotangents, self.sources, self.forced, self.doubtful, self.weak):
+            known.clear()
+
     def conclude(self) -> None:
         """Draws every conclusion."""
         changed = True
@@ -153,7 +158,7 @@ class KnownValues:
         fact, target = self.facts[node], unknown[0]
         if self.flow.kind(node) == "affine":
             return self._undo_affine(node, target, fact)
-        value = undone(self.flow.kind(node), fact.value) if len(inputs) == 1 else None
+        value = undone(self.flow.kind(node), fact.value, self.flow.below(node)) if len(inputs) == 1 else None
         return value is not None and self.learn(target, value.nan_to_num(), fact.known & value.isfinite())
 
     def _undo_affine(self, node: Node, target: Node, fact: Fact) -> bool:
@@ -184,7 +189,7 @@ class KnownValues:
             return self.flow.pull(user, node, cotangent)
         if kind == "relu" and self.complete(user):
             return cotangent * self.fires(user)
-        steep = slope(kind, self.facts[user].value) if self.complete(user) else None
+        steep = slope(kind, self.facts[user].value, self.flow.below(user)) if self.complete(user) else None
         if steep is not None:
             return cotangent * steep
         if not self.flow.opaque(user) and all(self.complete(n) for n in inputs):

@@ -1,5 +1,6 @@
 """A network as a graph of operations on examples, each of which can be run, transposed and, often, undone."""
 
+import copy
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -12,7 +13,7 @@ from fedspill.core.errors import NotApplicable
 from fedspill.core.model import Model
 from fedspill.core.module.answers import is_log_probabilities
 from fedspill.core.rng import randn, stream
-from fedspill.inversion.network.activations import Kind, named_kind
+from fedspill.inversion.network.activations import STEEP, Kind, named_kind
 
 Node = fx.Node
 Values = Mapping[Node, Tensor]
@@ -58,6 +59,7 @@ class Dataflow:
         self._opaque = {n for n in self.nodes if any(m in reached and m not in self._held for m in n.all_input_nodes)}
         self._kinds: dict[Node, Kind] = {}
         self._diagonals: dict[tuple[Node, Node], Tensor | None] = {}
+        self._below: dict[Node, Tensor] = {}
 
     def __iter__(self) -> Iterator[Node]:
         return iter(self.nodes)
@@ -117,8 +119,26 @@ class Dataflow:
             return "other"
         if node not in self._kinds:
             target: Any = type(self.module(node)) if node.op == "call_module" else node.target
-            self._kinds[node] = named_kind(target) or ("affine" if self._is_affine(node) else "other")
+            kind = named_kind(target) or ("affine" if self._is_affine(node) else "other")
+            self._kinds[node] = kind if kind != "leaky" or self._can_be_undone(node) else "other"
         return self._kinds[node]
+
+    def below(self, node: Node) -> Tensor | None:
+        """The factor of a leaky activation below 0, in the shape of its values; None of any other operation."""
+        if self.kind(node) != "leaky":
+            return None
+        if node not in self._below:
+            self._below[node] = -self.apply(node, {self.inputs(node)[0]: -torch.ones_like(self.blank(node))})
+        return self._below[node]
+
+    def _can_be_undone(self, node: Node) -> bool:
+        """A leaky activation with a positive factor everywhere, which is the same every time."""
+        ones, inputs = torch.ones_like(self.blank(node)), self.inputs(node)
+        if len(inputs) != 1 or self.blank(inputs[0]).shape != ones.shape:
+            return False
+        above, *low = (self.apply(node, {inputs[0]: f * ones}) for f in (1.0, -1.0, -2.0, -1.0))
+        steady = torch.equal(low[0], low[2]) and torch.allclose(low[1], 2 * low[0])
+        return steady and torch.equal(above, ones) and bool((-low[0] > STEEP).all())
 
     def diagonal(self, node: Node, target: Node) -> Tensor | None:
         """The diagonal of L' L, L the affine operation as a function of this input; None where L mixes values."""
@@ -156,6 +176,19 @@ class Dataflow:
             return [values[n] for n in ends]
 
         return run
+
+    def cut(self, node: Node) -> nn.Module:
+        """The network up to a node's values, with parameters of its own by the network's names, and no others."""
+        traced = copy.deepcopy(self._traced)
+        output = next(n for n in traced.graph.nodes if n.op == "output")
+        output.args = (next(n for n in traced.graph.nodes if n.name == node.name),)
+        traced.graph.eliminate_dead_code()
+        traced.delete_all_unused_submodules()
+        read = {str(n.target) for n in traced.graph.nodes if n.op == "get_attr"}
+        for name in [k for k, _ in traced.named_parameters(recurse=False) if k not in read]:
+            delattr(traced, name)
+        traced.recompile()
+        return traced
 
     def _is_network(self, model: Model, z: Tensor) -> bool:
         """A branch by values, or a value that is changed after it was used, makes the trace another network."""

@@ -19,20 +19,24 @@ from fedspill.core.model import parameter_name
 from fedspill.core.roles import UNWATCHED, Watch
 from fedspill.core.types import Params
 from fedspill.core.watching.clock import Clock, OutOfTime
+from fedspill.inversion.recursion.equations.least_squares import CERTAIN, Equations, solved
+from fedspill.inversion.recursion.equations.partly_known import solved_around
+from fedspill.inversion.recursion.equations.sharpened import with_zeros
+from fedspill.inversion.recursion.equations.spoiled import spoiled
 from fedspill.inversion.recursion.facts import TINY, Fact, KnownValues
 from fedspill.inversion.recursion.firing import corrected, doubted, settled
 from fedspill.inversion.recursion.graph import Dataflow, Node
-from fedspill.inversion.recursion.least_squares import CERTAIN, Equations, solved
-from fedspill.inversion.recursion.partly_known import solved_around
-from fedspill.inversion.recursion.spoiled import spoiled
+from fedspill.inversion.recursion.mixing import Softmax, above, refined
 from fedspill.inversion.shift_structure.maps import maps_by_rank
 from fedspill.inversion.shift_structure.patches import cotangent_of
-from fedspill.inversion.shift_structure.unmixing import FOUND, unmixed
+from fedspill.inversion.shift_structure.unmixing import FOUND, NEARLY, unmixed
 
 INDEPENDENT = 1e-10
 """Share of the largest eigenvalue of the cotangents' products from which on they are independent."""
 ROUNDINGS = 8
 """Of the gradient that values solved for are off, relative to their root mean square, if they show no more."""
+ERRORS = 4.0
+"""Standard errors that the worst of many values is off."""
 AGREES = 1e-3
 """Relative deviation at which the sums of the cotangents still are those that a bias's gradient tells."""
 
@@ -56,6 +60,9 @@ class Recursion(KnownValues):
     Args:
         gradient: of the examples' mean loss.
         head: where the recursion starts if there are several examples; of a single one it follows from the gradient.
+
+    Attributes:
+        layers: those with weights whose gradient was sent and is that of one use, in the order of computation.
     """
 
     def __init__(self, flow: Dataflow, gradient: Params, head: Head | None = None) -> None:
@@ -71,7 +78,7 @@ class Recursion(KnownValues):
         self._spans: dict[Node, Tensor | None] = {}
         called = [str(n.target) for n in flow if n.op == "call_module"]
         # A weight that is used twice, by two calls or under two names, has the gradients of both uses.
-        self._layers = [
+        self.layers = [
             n
             for n in flow
             if self._weighs(n)
@@ -85,18 +92,18 @@ class Recursion(KnownValues):
         # A single layer's equations may take minutes; what was read before them stays.
         with suppress(OutOfTime), Clock(watch.out_of_time):
             self.conclude()
-            while any(self._open(node) for node in reversed(self._layers)):
+            while any(self._open(node) for node in reversed(self.layers)):
                 self.conclude()
                 self._settle()
                 watch.progress(*self.progress(), math.inf)
 
     def progress(self) -> tuple[int, int]:
         """How many layers' inputs are known, and how many layers there are."""
-        return sum(self.complete(self.flow.inputs(node)[0]) for node in self._layers), len(self._layers)
+        return sum(self.complete(self.flow.inputs(node)[0]) for node in self.layers), len(self.layers)
 
     def _settle(self) -> None:
         """Decides who fires from above downwards, since each decision touches all cotangents below."""
-        for node in reversed(self._layers):
+        for node in reversed(self.layers):
             if settled(self, self.gradient, node):
                 self.conclude()
 
@@ -205,17 +212,34 @@ class Recursion(KnownValues):
     def _by_unmixing(self, target: Node, span: Tensor) -> bool:
         """Several maps are known up to their mixtures, which what is known above tells."""
         for end in self.flow.nodes[self.flow.nodes.index(target) + 1 :]:
-            above = self.flow.between(target, [end]) if self.complete(end) else None
-            if above is not None:
+            run = self.flow.between(target, [end]) if self.complete(end) else None
+            if run is not None:
                 return self._once(target, end.name) and self._unmixed(
-                    target, span, above, self.facts[end].value.flatten(1)
+                    target, span, run, self.facts[end].value.flatten(1)
                 )
         return False
 
-    def _unmixed(self, target: Node, span: Tensor, above: Callable[[Tensor], list[Tensor]], features: Tensor) -> bool:
+    def _unmixed(self, target: Node, span: Tensor, run: Callable[[Tensor], list[Tensor]], features: Tensor) -> bool:
         non_negative = self.flow.kind(target) == "relu"
-        found = unmixed(lambda x: above(x)[0], span, features, non_negative=non_negative)
+        found = unmixed(lambda x: run(x)[0], span, features, non_negative=non_negative)
+        if not bool((found.misfit < NEARLY).all()):
+            return False
+        if self._agreeing(target, span, found.maps):
+            return True
         return bool((found.misfit < FOUND).all()) and self.learn_all(target, found.maps)
+
+    def _agreeing(self, target: Node, span: Tensor, maps: Tensor) -> bool:
+        """Learns maps near these with which all gradients above agree; what lies above follows from them anew."""
+        cotangents, logits = (d.get(self.flow.output) for d in (self.cotangents, self.values([self.flow.output])))
+        if cotangents is None or logits is None:
+            return False
+        known = above(self.flow, self.gradient, target, self.layers, Softmax.of(logits, cotangents))
+        better = None if known is None else refined(known, span, maps)
+        if better is None or better.misfit > CERTAIN:
+            return False
+        self.forget()
+        self.found_cotangent(self.flow.output, better.cotangents)
+        return self.learn_all(target, better.maps)
 
     def _scale(self, node: Node, cotangent: Tensor) -> Tensor | None:
         """What the cotangents must be multiplied with: a bias's gradient, the layer's or its BatchNorm's, sums them."""
@@ -233,7 +257,7 @@ class Recursion(KnownValues):
     def _by_least_squares(self, target: Node) -> bool:
         equations, layers = Equations(self.flow.blank(target).shape), list[Node]()
         for user in self.flow.users(target):
-            layer, weight = self.flow.module(user), self._sent(user, "weight") if user in self._layers else None
+            layer, weight = self.flow.module(user), self._sent(user, "weight") if user in self.layers else None
             if weight is not None and user in self.cotangents and isinstance(layer, nn.Conv2d):
                 left_out = doubted(self, user)
                 layers += [user] if equations.add_gradient(layer, self.cotangents[user], weight, left_out) else []
@@ -246,7 +270,12 @@ class Recursion(KnownValues):
         channels = [len(self.cotangents[n][0]) for n in layers]
         fact = self.facts.get(target)
         solution = (solved_around(equations, channels, fact) if fact else None) or solved(equations, channels)
-        if solution is None or not self.learn(target, solution.value, solution.known):
+        if solution is None:
+            return False
+        if self.flow.examples > 1 and self.flow.kind(target) == "relu":
+            solution = with_zeros(equations, solution, fact)
+            self.noise = max(self.noise, ERRORS * solution.error)
+        if not self.learn(target, solution.value, solution.known):
             return False
         if solution.stray and self.complete(target):
             corrected(self, self.gradient, [(layers[i], channel) for i, channel in solution.stray])

@@ -6,5 +6,6 @@ Dabholkar et al. 2025, arXiv 2509.11451.
 - `readout`: representations out of the gradient of the head's first layer.
 - `certificate`: whether what a row shows, passed through the head, gives the row's gradient.
 - `heads/`: heads that leak representations: plain, random, quantile-bias, SpAB.
+- `autoencoder/`: encoders that hand images on, and their decoders (Scale-MIA).
 - `images/`: images behind representations.
 """

@@ -34,6 +34,9 @@ ENOUGH_ZEROS = 20
 """Zeros a coefficient from which on they tell it."""
 FOUND = 1e-4
 """Relative error of the features up to which an example counts as found."""
+NEARLY, SAME = 0.1, 1.02
+"""Relative error up to which features may be the ones that are off, and the ratio of squared errors up to which two
+starts have led to the same map: where they have, no other start leads to a better one."""
 
 
 @dataclass(frozen=True)
@@ -128,13 +131,15 @@ def _polished(coefficients: Float[Tensor, "b b"], span: Float[Tensor, "b e"]) ->
 
 
 def _one(fit: _Fit, number: int) -> tuple[Tensor, float]:
-    best, error = fit.maps.new_zeros(len(fit.maps)), float("inf")
+    best, error, reached = fit.maps.new_zeros(len(fit.maps)), float("inf"), list[float]()
     for attempt in range(ROUNDS):
         c, off = _descended(fit, _starts(fit, number * ROUNDS + attempt))
         at = int(off.argmin())
         if float(off[at]) < error:
             best, error = c[at], float(off[at])
-        if error < FOUND**2:
+        reached += off.tolist()
+        again = sum(e <= SAME * error for e in reached) > 1
+        if error < FOUND**2 or (again and error < NEARLY**2):
             break
     return best, error
 

@@ -16,6 +16,7 @@ from fedspill.rendering.headline.story import meaning, tried
 from fedspill.rendering.headline.words import WORDS
 from fedspill.rendering.html import cards, view
 from fedspill.rendering.html.plan_text import plan_text
+from fedspill.rendering.ranks import rank_table
 from fedspill.rendering.rounds import round_rows
 from fedspill.rendering.texts import TextPair
 from fedspill.report.schema import AuditReport
@@ -92,6 +93,7 @@ def _context(
         "histories": _both(history.history, report),
         "rounds": round_rows(report),
         "defences": defence_rows(report),
+        "ranks": rank_table(report),
         "labels": labels,
         "granted_labels": any(row.source == "granted" for row in labels),
         "identification": view.identification_rows(report),

@@ -25,6 +25,7 @@ from fedspill.zoo.networks.mlp import MLPOptions, mlp
 from fedspill.zoo.networks.resnet import Bottleneck, ResNetOptions, resnet
 from fedspill.zoo.networks.resnet_a import ResNetAOptions, resnet_a
 from fedspill.zoo.networks.shufflenet import ShuffleNetOptions, shufflenet_v2
+from fedspill.zoo.networks.strided_cnn import StridedCNNOptions, strided_cnn
 from fedspill.zoo.networks.transformer import TransformerOptions, transformer
 
 IMAGES: frozenset[type[Any]] = frozenset({ImageSpec})
@@ -71,6 +72,12 @@ NETWORKS: dict[str, Network] = {
         cnn,
         kaiming_fan_out,
         CNNOptions(),
+    ),
+    "strided_cnn": Network(
+        "Three strided convolutions in `extractor`, 1,024 values to a `head` of three linear layers (Scale-MIA)",
+        strided_cnn,
+        torch_default,
+        StridedCNNOptions(),
     ),
     "mlp": Network(
         "Fully connected network, for images and tables",

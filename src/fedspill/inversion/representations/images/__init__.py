@@ -8,4 +8,5 @@ Dabholkar et al. 2025 (Maui, arXiv 2509.11451), Algorithm 1.
 - `search`: images whose representations match, side by side (Algorithm 1).
 - `decoder`: a network that answers at once.
 - `decoder_training`: its training on public images.
+- `epochs`: mini-batches of public images, step after step, for every training here.
 """

@@ -7,11 +7,11 @@ It is kept as one safetensors file.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import sqrt
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -81,7 +81,7 @@ class IRDecoder(nn.Module):
     def forward(self, representations: Float[Tensor, "m d"]) -> Float[Tensor, "m c h w"]:
         """The images."""
         x = self.first((representations - self.centre) / self.spread)
-        x = self.last(self.body(x.view(len(x), -1, *self.start)))
+        x = self.last(self.body(x.view(len(x), self.layout.widths[0], *self.start)))
         low, high = self.bounds
         # The first doubling may have rounded the sides up.
         return low + (high - low) * x[..., : self.image[1], : self.image[2]].sigmoid()
@@ -134,12 +134,28 @@ def fresh_decoder(
     rng: torch.Generator,
     like: Tensor,
 ) -> IRDecoder:
-    """A decoder with weights from U(-b, b), b = sqrt(3 / fan in), so that activations keep their variance."""
-    with torch.device("meta"):
-        decoder = IRDecoder(layout, length, image, bounds)
-    decoder = decoder.to_empty(device="cpu").to(like.dtype)
+    """A decoder with weights as `fresh_weights` draws them; its statistics of representations are 0 and 1."""
+    decoder = fresh_weights(lambda: IRDecoder(layout, length, image, bounds), rng, like)
     with torch.no_grad():
-        for layer in decoder.modules():
+        decoder.centre.zero_()
+        decoder.spread.fill_(1)
+        decoder.fingerprint.zero_()
+    return decoder
+
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def fresh_weights(make: Callable[[], M], rng: torch.Generator, like: Tensor) -> M:
+    """A network of convolutions, linear layers and BatchNorm with weights from U(-b, b), b = sqrt(3 / fan in).
+
+    So that activations keep their variance. Other parameters and buffers are left as they come.
+    """
+    with torch.device("meta"):
+        network = make()
+    network = network.to_empty(device="cpu").to(like.dtype)
+    with torch.no_grad():
+        for layer in network.modules():
             if isinstance(layer, nn.BatchNorm2d):
                 layer.reset_parameters()
             elif isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
@@ -147,10 +163,7 @@ def fresh_decoder(
                 layer.weight.copy_((2 * rand(tuple(layer.weight.shape), rng, layer.weight) - 1) * bound)
                 if layer.bias is not None:
                     layer.bias.zero_()
-        decoder.centre.zero_()
-        decoder.spread.fill_(1)
-        decoder.fingerprint.zero_()
-    return decoder.to(like.device)
+    return network.to(like.device)
 
 
 def _fan_in(layer: nn.Conv2d | nn.ConvTranspose2d | nn.Linear) -> float:
@@ -187,26 +200,62 @@ def read_decoder(path: str | Path, extractor: Extractor) -> IRDecoder:
     Raises:
         BadInput: there is no such file, it holds no decoder, or one that was trained for another extractor.
     """
+    tensors, metadata = kept_file(path)
+    decoder = kept_decoder(path, tensors, metadata, extractor)
+    decoder.check(extractor)
+    return decoder
+
+
+def kept_file(path: str | Path, what: str = "decoder") -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a safetensors file, and what it says of itself.
+
+    Args:
+        path: of the file.
+        what: it holds, as `fedspill train` names it.
+
+    Raises:
+        BadInput: there is no such file, or it is not whole.
+    """
     path = Path(path)
     if not path.is_file():
-        raise BadInput(f"decoder file {str(path)!r} does not exist")
+        raise BadInput(f"{what} file {str(path)!r} does not exist; `fedspill train {what}` writes one")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = dict(file.metadata() or {})
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
     except (SafetensorError, OSError, ValueError) as error:
         raise BadInput(f"{str(path)!r} is no whole safetensors file: {str(error)[:160]}") from error
+    return tensors, metadata
+
+
+def kept_decoder(
+    path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], extractor: Extractor
+) -> IRDecoder:
+    """The decoder of these tensors, in eval mode; whether it is this extractor's is not checked.
+
+    Args:
+        path: of the file, for the error.
+        tensors: of `state_dict`.
+        metadata: see `decoder_metadata`.
+        extractor: whose device and dtype it gets.
+
+    Raises:
+        BadInput: they are no decoder's.
+    """
     try:
-        decoder = _built(metadata)
+        decoder = built_from(metadata)
         decoder.load_state_dict(tensors, assign=True)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise BadInput(f"{str(path)!r} holds no decoder that `fedspill train decoder` wrote") from error
-    decoder = decoder.to(extractor.model.like.device, extractor.model.like.dtype)
-    decoder.check(extractor)
-    return decoder.eval().requires_grad_(False)
+        raise BadInput(f"{str(path)!r} holds no decoder that `fedspill train` wrote") from error
+    return decoder.to(extractor.model.like.device, extractor.model.like.dtype).eval().requires_grad_(False)
 
 
-def _built(metadata: Mapping[str, str]) -> IRDecoder:
+def built_from(metadata: Mapping[str, str]) -> IRDecoder:
+    """The network that `decoder_metadata` describes, without weights.
+
+    Raises:
+        KeyError, TypeError, ValueError: it describes none.
+    """
     values = {name: json.loads(metadata[name]) for name in ("widths", "blocks", "length", "image", "bounds")}
     layout = DecoderShape(tuple(values["widths"]), values["blocks"])
     channels, height, width = values["image"]

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from fedspill.core.errors import BadInput
 from fedspill.core.inputs import ImageSpec, image_spec
-from fedspill.core.rng import stream
 from fedspill.core.roles import UNWATCHED, State, Watch
 from fedspill.inversion.network.extractor import Extractor
 from fedspill.inversion.representations.images.decoder import DecoderShape, IRDecoder, fingerprint, fresh_decoder
 from fedspill.inversion.representations.images.distance import scaled_mse
+from fedspill.inversion.representations.images.epochs import Epochs, check_enough
 
 WARM_UP = 0.1
 """Share of the steps in which the rate rises."""
@@ -83,8 +83,7 @@ def train_decoder(
         NotApplicable: the model takes no images.
     """
     spec = image_spec(extractor.model.input)
-    if len(public_inputs) < settings.minibatch:
-        raise BadInput(f"{len(public_inputs)} images were got; one mini-batch of {settings.minibatch} is needed")
+    check_enough(public_inputs, settings.minibatch)
     run = _Run(extractor, spec, public_inputs, settings, rng)
     run.resume(watch.load())
     run.all_steps(watch)
@@ -102,9 +101,8 @@ class _Run:
         self._standardise(extractor, mark)
         self.decoder.train()
         self.optimiser = torch.optim.AdamW(self.decoder.parameters(), settings.lr, weight_decay=settings.weight_decay)
-        self.seed = int(torch.randint(2**31, (), generator=rng))
-        self.steps = len(images) // settings.minibatch
-        self.done, self.order = 0, torch.empty(0, dtype=torch.long)
+        seed = int(torch.randint(2**31, (), generator=rng))
+        self.epochs = Epochs(images, settings.minibatch, settings.epochs, seed, self.like)
 
     def _standardise(self, extractor: Extractor, mark: Tensor) -> None:
         """Each feature by its mean and deviation over public images."""
@@ -116,18 +114,10 @@ class _Run:
             self.decoder.fingerprint.copy_(mark)
 
     def all_steps(self, watch: Watch) -> None:
-        total = self.settings.epochs * self.steps
-        while self.done < total:
-            value = self._step(self.done / total)
-            self.done += 1
-            watch.progress(self.done, total, value)
-            ended = watch.out_of_time()
-            watch.save(self.state, last=ended)
-            if ended:
-                return
+        self.epochs.run(self._step, self.state, watch)
 
     def _step(self, done: float) -> float:
-        images = self._mini_batch()
+        images = self.epochs.mini_batch()
         with torch.no_grad():
             target = self.represent(self.spec.encode(images))
         made = self.decoder(target)
@@ -148,21 +138,16 @@ class _Run:
             value = value + settings.edges * (wrong.diff(dim=-1).abs().mean() + wrong.diff(dim=-2).abs().mean())
         return value
 
-    def _mini_batch(self) -> Tensor:
-        epoch, step = divmod(self.done, self.steps)
-        if step == 0 or len(self.order) == 0:
-            self.order = torch.randperm(len(self.images), generator=stream(self.seed, "order", epoch))
-        size = self.settings.minibatch
-        images = self.images[self.order[step * size : (step + 1) * size]].to(self.like)
-        mirrored = torch.rand((size, 1, 1, 1), generator=stream(self.seed, "mirror", self.done)) < 0.5
-        return torch.where(mirrored.to(images.device), images.flip(3), images)
-
     def state(self) -> State:
-        return {"done": self.done, "decoder": self.decoder.state_dict(), "optimiser": self.optimiser.state_dict()}
+        return {
+            "done": self.epochs.done,
+            "decoder": self.decoder.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+        }
 
     def resume(self, state: Any) -> None:
         if state is None:
             return
         self.decoder.load_state_dict(state["decoder"])
         self.optimiser.load_state_dict(state["optimiser"])
-        self.done = state["done"]
+        self.epochs.done = state["done"]
