@@ -215,9 +215,8 @@ class GradInversion:
             z, target = variables
             z.clamp_(low, high)
             if self._pulls(phase) and len(z) > 1 and (phase.steps % self.grouping.group_every == 0 or not target.any()):
-                classes = (
-                    labels if labels.ndim == 1 and not labels.is_floating_point() else torch.zeros_like(labels[:, 0])
-                )
+                told = labels.ndim == 1 and not labels.is_floating_point()
+                classes = labels if told else labels.new_zeros(len(labels), dtype=torch.long)
                 target.copy_(consensus(z, classes, self.grouping.consensus))
 
         return Problem(draw, value, project, values)

@@ -48,6 +48,10 @@ class BatchStatistics:
             raise NotApplicable(
                 "the statistics of the clients' batch were not granted (server.knows = ['bn_statistics'])"
             )
+        # A layer that the network never calls has none.
+        names = [k for k in names if f"{k}.mean" in statistics and f"{k}.var" in statistics]
+        if not names:
+            raise NotApplicable("the statistics of the clients' batch are of none of the network's BatchNorm layers")
         return cls(model, {k: (statistics[f"{k}.mean"], statistics[f"{k}.var"]) for k in names})
 
     @classmethod
@@ -64,20 +68,26 @@ class BatchStatistics:
         return cls(model, {k: (held[f"{k}.running_mean"], held[f"{k}.running_var"]) for k in names})
 
     def __call__(self, z: Float[Tensor, "n ..."]) -> Float[Tensor, ""]:
-        """The sum over layers of the distances of means and of variances, differentiable in z."""
-        parts = list[Tensor]()
+        """The sum over layers of the distances of means and of variances, differentiable in z.
+
+        Layers that the network does not call are left out.
+
+        Raises:
+            NotApplicable: it calls none of them.
+        """
         with _seen(self.model, list(self.expected)) as seen:
             self.model.forward(self.model.params, self.model.buffers, z)
-        for number, (name, (mean, var)) in enumerate(self.expected.items()):
-            if name not in seen:
-                raise NotApplicable(f"the network does not call its layer {name!r}")
-            x = seen[name].transpose(0, 1).flatten(1)
-            deviation, size = var.sum().sqrt(), var.norm()
-            if not self.relative or not bool(size > 0):
-                deviation = size = var.new_ones(())
-            apart = _length(x.mean(1) - mean) / deviation + _length(x.var(1, unbiased=False) - var) / size
-            parts.append(apart * (self.first if number == 0 else 1.0))
-        return torch.stack(parts).sum()
+        parts = [self._apart(seen[name], *expected) for name, expected in self.expected.items() if name in seen]
+        if not parts:
+            raise NotApplicable("the network calls none of its BatchNorm layers")
+        return torch.stack([self.first * parts[0], *parts[1:]]).sum()
+
+    def _apart(self, entering: Tensor, mean: Float[Tensor, " c"], var: Float[Tensor, " c"]) -> Float[Tensor, ""]:
+        x = entering.transpose(0, 1).flatten(1)
+        deviation, size = var.sum().sqrt(), var.norm()
+        if not self.relative or not bool(size > 0):
+            deviation = size = var.new_ones(())
+        return _length(x.mean(1) - mean) / deviation + _length(x.var(1, unbiased=False) - var) / size
 
     def each(self, z: Float[Tensor, "r n ..."]) -> Float[Tensor, " r"]:
         """Of every batch in a stack by itself."""

@@ -10,8 +10,6 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from scipy.optimize import linear_sum_assignment
-from skimage.registration import optical_flow_ilk
-from skimage.transform import warp
 from torch import Tensor
 
 Consensus = Literal["none", "mean", "registered"]
@@ -64,6 +62,9 @@ def _pairs(z: Tensor, mean: Tensor) -> list[tuple[Tensor, Tensor]]:
 
 def _onto(image: Float[Tensor, "c h w"], target: Float[Tensor, "c h w"]) -> Float[Tensor, "c h w"]:
     """The image, moved so that it lies on the target."""
+    from skimage.registration import optical_flow_ilk  # slow to import, and most runs never move anything
+    from skimage.transform import warp
+
     still, moving = (x.mean(0).double().cpu().numpy() for x in (target, image))
     down, across = optical_flow_ilk(still, moving, radius=RADIUS)
     rows, columns = np.meshgrid(np.arange(still.shape[0]), np.arange(still.shape[1]), indexing="ij")
