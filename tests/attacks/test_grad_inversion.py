@@ -85,3 +85,17 @@ def test_whose_statistics_were_compared_is_said() -> None:
 def test_numbers_out_of_range_are_refused(wrong: dict) -> None:
     with pytest.raises(BadInput):
         with_fields(SMALL, **wrong)
+
+
+def test_targets_that_are_no_classes_are_pulled_as_of_one_class() -> None:
+    model, private = conv_bn(), batch(2)
+
+    def loss(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return (outputs[:, 0] - targets).square().mean()
+
+    model, targets = model.with_loss(loss), torch.tensor([0.25, -1.0])
+    update = local_update(model, replace(private, labels=targets), FedSGD())
+    known = ServerKnowledge(model, num_examples=2, labels=targets, local_training=FedSGD())
+    found = with_fields(SMALL, statistics="running", group_after=0.0).reconstruct(update, known, stream(0))
+    assert found.inputs.shape == private.inputs.shape
+    assert found.labels is None
