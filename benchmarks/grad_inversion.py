@@ -1,128 +1,127 @@
 """GradInversion beside Inverting Gradients on the same updates: with the clients' statistics, without, seeds alone.
 
-    python -m benchmarks.grad_inversion --out benchmarks/results/grad_inversion --table docs-table.md
+CIFAR-10 test images from 9000 on (FEDSPILL_DATA), ResNet-20 of option A, one gradient of 4 or 8 images, labels granted;
+as many iterations from as many starts for every attack. Settings were chosen on test images from 8000 on. PSNR with the
+best assignment; seconds are those of one thread, process time. One record an update and attack; what is there is not
+run again.
 
-CIFAR-10 test images from 9000 on (FEDSPILL_DATA), untrained ResNet-20 in eval mode, one gradient, labels granted, as
-many iterations for all. Records are kept one by one; what is there is not run again.
+    python -m benchmarks.grad_inversion run --weights trained --examples 4
+    python -m benchmarks.grad_inversion table
 """
 
 import argparse
-import json
-import shlex
-import sys
 import time
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
-from statistics import mean
+from statistics import fmean
 from typing import Any
 
 import torch
 
 import fedspill
-from fedspill.core.tensor_files import write_whole
+from benchmarks.common import places
+from benchmarks.common.records import conditions, is_done, read, run_or_table, write
 
+RESULTS = places.RESULTS / "grad_inversion"
 FIRST, APART = 9000, 100
 GRANTS = ["labels", "num_examples", "local_training"]
-VARIANTS: dict[str, tuple[dict[str, Any], list[str]]] = {
-    "inverting_gradients:strong": ({"name": "inverting_gradients", "preset": "strong"}, GRANTS),
-    "grad_inversion, the clients' statistics": (
-        {"name": "grad_inversion", "preset": "strong", "statistics": "client"},
-        [*GRANTS, "bn_statistics"],
+STATISTICS = [*GRANTS, "bn_statistics"]
+STRONG = {"name": "grad_inversion", "preset": "strong"}
+ATTACKS: dict[str, tuple[str, dict[str, Any], list[str]]] = {
+    "inverting_gradients": ("Inverting Gradients", {"name": "inverting_gradients", "preset": "strong"}, GRANTS),
+    "client": ("the clients' statistics", {**STRONG, "statistics": "client"}, STATISTICS),
+    "client_mean": (
+        "the same, the mean not registered",
+        {**STRONG, "statistics": "client", "consensus": "mean"},
+        STATISTICS,
     ),
-    "the same, no pull": (
-        {"name": "grad_inversion", "preset": "strong", "statistics": "client", "consensus": "none"},
-        [*GRANTS, "bn_statistics"],
-    ),
-    "the same, pull to the mean without registration": (
-        {"name": "grad_inversion", "preset": "strong", "statistics": "client", "consensus": "mean"},
-        [*GRANTS, "bn_statistics"],
-    ),
-    "running statistics": ({"name": "grad_inversion", "preset": "strong", "statistics": "running"}, GRANTS),
-    "no statistics": ({"name": "grad_inversion", "preset": "strong", "statistics": "none"}, GRANTS),
-    "preset paper, the clients' statistics": (
-        {"name": "grad_inversion", "preset": "paper"},
-        [*GRANTS, "bn_statistics"],
-    ),
+    "client_alone": ("the same, every seed alone", {**STRONG, "statistics": "client", "consensus": "none"}, STATISTICS),
+    "running": ("running statistics", {**STRONG, "statistics": "running"}, GRANTS),
+    "none": ("no statistics", {**STRONG, "statistics": "none"}, GRANTS),
+    "none_alone": ("no statistics, every seed alone", {**STRONG, "statistics": "none", "consensus": "none"}, GRANTS),
+    "paper": ("preset `paper`, the clients' statistics", {"name": "grad_inversion", "preset": "paper"}, STATISTICS),
 }
+"""By name what a table calls it, its entry in a plan, and what the server is granted."""
 
 
-def plan_of(variant: str, examples: int, seed: int, steps: int, seeds: int, model: str) -> dict[str, Any]:
-    """As a plan."""
-    attack, knows = VARIANTS[variant]
-    attack = {**attack, "steps": steps} | ({} if attack["name"] == "inverting_gradients" else {"seeds": seeds})
-    first = FIRST + APART * seed
+def plan_of(settings: dict[str, Any]) -> dict[str, Any]:
+    """The audit of one update by one attack."""
+    _, attack, knows = ATTACKS[settings["attack"]]
+    starts = "restarts" if attack["name"] == "inverting_gradients" else "seeds"
+    attack = {**attack, "steps": settings["steps"], starts: settings["seeds"]}
+    n, update = settings["examples"], settings["update"]
+    first = settings["first"] + APART * update
     return {
-        "audit": {"attacks": [attack], "budget": "none", "metrics": ["psnr"], "seeds": [seed]},
-        "model": {"name": model, "seed": seed},
-        "data": {"name": "cifar10", "indices": f"{first}:{first + examples}"},
-        "client": {"num_examples": examples},
+        "audit": {"attacks": [attack], "budget": "none", "metrics": ["psnr"], "seeds": [update]},
+        "model": {
+            "name": "resnet20",
+            "weights": settings["weights"],
+            "mode": settings["mode"],
+            "seed": update,
+        },
+        "data": {"name": "cifar10", "indices": f"{first}:{first + n}"},
+        "client": {"num_examples": n},
         "server": {"knows": knows},
     }
 
 
-def measured(given: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """One record for each variant, batch and seed."""
-    for examples in given.examples:
-        for seed in given.updates:
-            for variant in given.variants or VARIANTS:
-                name = f"{variant}.{examples}.{seed}.json".replace(" ", "-").replace(":", "_").replace("'", "")
-                file = given.out / name
-                if not file.is_file():
-                    plan = plan_of(variant, examples, seed, given.steps, given.seeds, given.model)
-                    began = time.process_time()
-                    trial = fedspill.audit(plan).report.trials[0]
-                    values = next(s.values for s in trial.scores if s.metric == "psnr")
-                    record = {"variant": variant, "examples": examples, "seed": seed, "psnr": values}
-                    record |= {"seconds": time.process_time() - began, "steps": given.steps, "seeds": given.seeds}
-                    write_whole(file, json.dumps(record))
-                record = json.loads(file.read_text(encoding="utf-8"))
-                print(variant, examples, seed, [round(v, 1) for v in record["psnr"]], flush=True)
-                yield record
+def asked(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """The settings of every record."""
+    for examples, update, attack in product(args.examples, args.updates, args.attacks or ATTACKS):
+        same = {k: getattr(args, k) for k in ("weights", "mode", "steps", "seeds", "first")}
+        yield {"attack": attack, "examples": examples, "update": update, **same}
 
 
-def table(records: list[dict[str, Any]]) -> list[str]:
-    """Means over the updates' examples, the lowest and the highest."""
-    lines = [
-        "| attack | n | updates | mean PSNR, dB | lowest to highest | processor seconds |",
-        "|---|---|---|---|---|---|",
-    ]
-    for examples in sorted({r["examples"] for r in records}):
-        for variant in VARIANTS:
-            kept = [r for r in records if r["variant"] == variant and r["examples"] == examples]
-            if kept:
-                values = [v for r in kept for v in r["psnr"]]
-                spent = mean(r["seconds"] for r in kept)
-                lines.append(
-                    f"| {variant} | {examples} | {len(kept)} | {mean(values):.1f} | {min(values):.1f} to"
-                    f" {max(values):.1f} | {spent:.0f} |"
-                )
-    return lines
+def file_of(folder: Path, settings: dict[str, Any]) -> Path:
+    """Where its record lies."""
+    return folder / ("-".join(str(settings[k]) for k in ("weights", "mode", "examples", "update", "attack")) + ".json")
 
 
-def main() -> None:
-    """Runs what is missing and writes the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="folder of the records")
-    parser.add_argument("--table", type=Path)
+def run(args: argparse.Namespace) -> None:
+    """Records what is not there yet."""
+    torch.set_num_threads(args.threads)
+    for settings in asked(args):
+        file = file_of(args.out, settings)
+        if not is_done(file, settings, redo=args.redo):
+            began = time.process_time()
+            trial = fedspill.audit(plan_of(settings)).report.trials[0]
+            values = [round(v, 2) for s in trial.scores if s.metric == "psnr" for v in s.values]
+            spent = round(time.process_time() - began, 1)
+            write(file, {"conditions": conditions(args), "settings": settings, "psnr": values, "seconds": spent})
+        print(file.stem, read(file)["psnr"], flush=True)
+
+
+def lines(folder: Path) -> Iterator[str]:
+    """Means over the images of all updates."""
+    yield "| weights | mode | n | iterations, starts | attack | updates | mean PSNR, dB | lowest to highest | seconds |"
+    yield "|---|---|---|---|---|---|---|---|---|"
+    records = [read(file) for file in sorted(folder.glob("*.json"))]
+    same = ("weights", "mode", "examples", "steps", "seeds")
+    kinds = sorted({tuple(r["settings"][k] for k in same) for r in records}, key=str)
+    for kind, (attack, (title, *_)) in product(kinds, ATTACKS.items()):
+        kept = [r for r in records if (*(r["settings"][k] for k in same), r["settings"]["attack"]) == (*kind, attack)]
+        if kept:
+            values, (weights, mode, n, steps, seeds) = [v for r in kept for v in r["psnr"]], kind
+            yield (
+                f"| {weights} | {mode} | {n} | {steps}, {seeds} | {title} | {len(kept)} | {fmean(values):.1f} |"
+                f" {min(values):.1f} to {max(values):.1f} | {fmean(r['seconds'] for r in kept):.0f} |"
+            )
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    """Of this benchmark."""
+    parser.add_argument("--weights", choices=("trained", "untrained"), default="trained")
+    parser.add_argument("--mode", choices=("eval", "train"), default="eval")
     parser.add_argument("--examples", type=int, nargs="+", default=[4, 8])
     parser.add_argument("--updates", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--variants", nargs="+", choices=list(VARIANTS))
+    parser.add_argument("--attacks", nargs="+", choices=list(ATTACKS))
     parser.add_argument("--steps", type=int, default=480)
     parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--model", default="resnet20")
-    given = parser.parse_args()
-    given.out.mkdir(parents=True, exist_ok=True)
-    torch.set_num_threads(1)
-    lines = table(list(measured(given)))
-    head = (
-        f"`python -m benchmarks.grad_inversion {shlex.join(sys.argv[1:])}`, fedspill {fedspill.__version__}, torch"
-        f" {torch.__version__}, one thread."
-    )
-    text = "\n".join([head, "", *lines]) + "\n"
-    print(text)
-    if given.table is not None:
-        write_whole(given.table, text)
+    parser.add_argument("--first", type=int, default=FIRST, help="test image at which the first update begins")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the records")
+    parser.add_argument("--redo", action="store_true", help="replace records of other settings")
 
 
 if __name__ == "__main__":
-    main()
+    run_or_table("grad_inversion", __doc__, options, run, lambda: lines(RESULTS))
