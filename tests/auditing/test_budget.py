@@ -61,9 +61,10 @@ def test_standard_takes_closed_forms_first_and_every_update_gets_a_first_answer(
         "idlg",
         "dlg",
         "gias",
+        "grad_inversion",
         "rgap",
     ]
-    assert [task.update for task in turns] == [0, 1, 2] * 14
+    assert [task.update for task in turns] == [0, 1, 2] * 15
 
 
 def test_fully_connected_networks_have_an_order_of_their_own() -> None:
@@ -78,6 +79,7 @@ def test_fully_connected_networks_have_an_order_of_their_own() -> None:
         "rgap",
         "dlg",
         "gias",
+        "grad_inversion",
     ]
     assert is_fully_connected(nn.Sequential(nn.Flatten(), nn.Linear(8, 4), nn.LayerNorm(4), nn.ReLU(), nn.Linear(4, 2)))
     assert not is_fully_connected(conv_bn().module)

@@ -28,6 +28,7 @@ SEARCHED = {
     "dlg",
     "feature_fishing",
     "gias",
+    "grad_inversion",
     "idlg",
     "inverting_gradients",
 }

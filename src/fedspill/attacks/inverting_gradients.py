@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.model import Model
@@ -26,12 +26,10 @@ from fedspill.inversion.matching.outcome import conclude
 from fedspill.inversion.matching.quality import estimator
 from fedspill.inversion.matching.recursive_reading import AFTER, Reading, read_again, read_exactly
 from fedspill.inversion.objective.distances import DISTANCES, DistanceName
-from fedspill.inversion.priors.total_variation import EACH_VARIATION, Variation
+from fedspill.inversion.priors.total_variation import EACH_VARIATION, Variation, weight_for
 from fedspill.inversion.recursion.known_activations import KnownActivations
 from fedspill.inversion.search.problem import Found, Problem
 from fedspill.inversion.search.settings import SearchSettings
-
-POOLS = (nn.MaxPool2d, nn.AdaptiveMaxPool2d, nn.FractionalMaxPool2d)
 
 
 @dataclass(frozen=True)
@@ -54,8 +52,7 @@ class TotalVariation(Group):
 
     def objective(self, model: Model) -> Objective:
         """The distances of stacked candidates with the prior, weighted for this network."""
-        pooled = any(isinstance(m, POOLS) for m in model.module.modules())
-        tv = self.tv_pooled if pooled and self.tv_pooled is not None else self.tv
+        tv = weight_for(model.module, self.tv, self.tv_pooled)
 
         def objective(distance: Float[Tensor, " r"], z: Float[Tensor, "r n c h w"]) -> Float[Tensor, " r"]:
             if not tv:

@@ -13,10 +13,30 @@ from fedspill.core.roles import Searches
 
 INFORMED = ("nex", "tableak", "disaggregated_inversion")
 """What mostly reads, and what searches with all that was read."""
-IN_ORDER = (*INFORMED, "cocktail_party", "inverting_gradients", "idlg", "dlg", "gias", "rgap", "maui")
+IN_ORDER = (
+    *INFORMED,
+    "cocktail_party",
+    "inverting_gradients",
+    "idlg",
+    "dlg",
+    "gias",
+    "grad_inversion",
+    "rgap",
+    "maui",
+)
 """Searches in turn, others after them: what reads, then by what they gain within a budget, as measured
 (benchmarks/results/gains.md); what trains networks comes last. Examples and protocol changed nowhere who is first."""
-IN_ORDER_FULLY_CONNECTED = (*INFORMED, "cocktail_party", "idlg", "inverting_gradients", "rgap", "dlg", "gias", "maui")
+IN_ORDER_FULLY_CONNECTED = (
+    *INFORMED,
+    "cocktail_party",
+    "idlg",
+    "inverting_gradients",
+    "rgap",
+    "dlg",
+    "gias",
+    "grad_inversion",
+    "maui",
+)
 """The same of fully connected networks, where an iteration is cheap and L-BFGS closes in on the images."""
 READ_FIRST = ("robbing_the_fed",)
 """Of the readouts the one that reads batches from any network: each world asks its clients anew, which takes time."""

@@ -3,9 +3,10 @@
 from typing import Literal
 
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 Variation = Literal["anisotropic", "vectorial"]
+POOLS = (nn.MaxPool2d, nn.AdaptiveMaxPool2d, nn.FractionalMaxPool2d)
 SMALL = 1e-6
 """Added under the root, which has no derivative at 0."""
 
@@ -35,3 +36,9 @@ def each_vectorial_variation(images: Float[Tensor, "n *c h w"]) -> Float[Tensor,
 
 
 EACH_VARIATION = {"anisotropic": each_total_variation, "vectorial": each_vectorial_variation}
+
+
+def weight_for(module: nn.Module, tv: float, tv_pooled: float | None) -> float:
+    """The weight for a network: `tv_pooled`, if there is one, for those with max-pooling modules, else `tv`."""
+    pooled = any(isinstance(m, POOLS) for m in module.modules())
+    return tv_pooled if pooled and tv_pooled is not None else tv
