@@ -71,6 +71,7 @@ def attacks(generator: str, steps: int) -> dict[str, Attack]:
         "Inverting Gradients, TV": tv,
         "Inverting Gradients, TV, surviving": with_fields(tv, distance="surviving"),
         "GIAS": ours,
+        "GIAS, all values": with_fields(ours, distance="cosine"),
         "GIAS, latents alone": with_fields(ours, weights_share=0.0, pixels_share=0.0),
         "GIAS, principal components": linear,
     }
