@@ -24,6 +24,7 @@ from fedspill.auditing.resolving.scenario import Scenario, prepare
 from fedspill.auditing.scheduling.schedule import Schedule
 from fedspill.auditing.servers import Servers
 from fedspill.auditing.trial import Finished, Task
+from fedspill.auditing.utility.short_training import examples, utility
 from fedspill.auditing.verdict import caveats, verdict, worst_examples
 from fedspill.auditing.verdict.levels import Rules
 from fedspill.auditing.verdict.roles import Circumstances, planted_by
@@ -36,7 +37,17 @@ from fedspill.core.tensor_files import sha256, write_tensors, write_whole
 from fedspill.plan.build import pick_device
 from fedspill.plan.sections import DEFAULT_BUDGET, AuditPlan
 from fedspill.report.leakage import leaked_share
-from fedspill.report.schema import AppliedDefence, AuditReport, Cost, Environment, Feeding, Grant, Ranks, RoundRecord
+from fedspill.report.schema import (
+    AppliedDefence,
+    AuditReport,
+    Cost,
+    Environment,
+    Feeding,
+    Grant,
+    Ranks,
+    RoundRecord,
+    Utility,
+)
 from fedspill.report.store import REPORT_FILE, TENSOR_FILE, TEXT_FILE, Store, Texts, write_texts
 from fedspill.report.trial import Trial
 from fedspill.zoo.data import DataPool, from_tensors
@@ -120,6 +131,8 @@ def run_audit(
     store = None if out is None else Store(out, scenario.key(redact=redact))
     if store is not None:
         store.open(fresh=fresh)
+    if plan.utility is not None:
+        examples(scenario, plan.utility)  # too few are told before anything is attacked
     if plan.audit.budget is None:
         listener.found(f"no budget was set: {duration(DEFAULT_BUDGET)}; --budget takes another, or none")
     with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
@@ -132,6 +145,7 @@ def run_audit(
         finished = Schedule(scenario, tasks, store, listener, begins, keep_tensors=not redact, ledger=ledger).run()
         walk = partial(Servers(scenario, ledger).walk, seed=scenario.seeds[0], watch=TrialWatch(listener))
         rounds = round_records(ledger, [f.record for f in finished], walk)
+        learnt = None if plan.utility is None else utility(scenario, plan.utility)
     seconds = time.monotonic() - began
     return conclude(
         scenario,
@@ -144,6 +158,7 @@ def run_audit(
         feeding=feeding,
         rounds=rounds,
         ranked=ranked,
+        learnt=learnt,
     )
 
 
@@ -159,6 +174,7 @@ def conclude(
     feeding: Feeding | None = None,
     rounds: Sequence[RoundRecord] = (),
     ranked: Ranks | None = None,
+    learnt: Utility | None = None,
 ) -> AuditResult:
     """The report of finished trials, written if there is a folder for it.
 
@@ -170,12 +186,13 @@ def conclude(
         feeding: what the network makes of the private examples, if it was looked at already.
         rounds: of a federation.
         ranked: how far closed forms come in the network, if that was asked.
+        learnt: accuracy after a short training, if the plan asked.
     """
     trials = [f.record for f in finished]
     feeding = feeding or _feeding(scenario)
     environment = _environment(scenario, started, seconds, command)
     report = _report(scenario, trials, environment, feeding, redact)
-    report = report.model_copy(update={"rounds": list(rounds), "ranks": ranked})
+    report = report.model_copy(update={"rounds": list(rounds), "ranks": ranked, "utility": learnt})
     tensors = {} if redact else _tensors(scenario, finished)
     texts = _texts(scenario, tensors)
     if store is not None:

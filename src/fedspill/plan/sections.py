@@ -362,6 +362,29 @@ class FederationSection(Section):
         return self
 
 
+class UtilitySection(Section):
+    """A short training by the same protocol and defences, for what they cost in accuracy; no attack sees it.
+
+    Attributes:
+        rounds: of the federation.
+        clients: that each round asks, drawn anew out of all that the examples are enough for; each holds as many
+            examples as one does in the audit.
+        held_out: examples by which accuracy is counted; as many more choose the server's learning rate.
+        data: examples to train on; None takes the private pool itself.
+        server_lr: None tries a few, and takes the best of them.
+        server_momentum: of the mean updates over rounds.
+        seed: of who is asked, what is drawn, and how examples are shared out.
+    """
+
+    rounds: int = Field(default=40, ge=1)
+    clients: int = Field(default=4, ge=1)
+    held_out: int = Field(default=200, ge=20)
+    data: PoolSection | None = None
+    server_lr: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    server_momentum: float = Field(default=0.9, ge=0, lt=1)
+    seed: int = 0
+
+
 class ServerSection(Section):
     """What the server knows, and what it is willing to do.
 
@@ -403,6 +426,7 @@ class AuditPlan(Section):
 
     Attributes:
         defences: what every client applies, in this order.
+        utility: measure accuracy, too; None does not.
 
     Example:
         >>> from fedspill.plan import parse_plan
@@ -419,7 +443,8 @@ class AuditPlan(Section):
     defences: tuple[Entry, ...] = ()
     policy: PolicySection = PolicySection()
     federation: FederationSection | None = None
-    _later: ClassVar[frozenset[str]] = frozenset({"federation"})
+    utility: UtilitySection | None = None
+    _later: ClassVar[frozenset[str]] = frozenset({"federation", "utility"})
 
     @model_validator(mode="after")
     def _check(self) -> "AuditPlan":

@@ -41,3 +41,16 @@ def _proven(defence: AppliedDefence) -> str:
         f"one update is ({numbers.digits(cost.epsilon)}, {cost.delta:g})-differentially private: {cost.unit} are hard"
         f" to tell apart; noise of standard deviation {numbers.digits(cost.noise)} on every value"
     )
+
+
+def utility_sentence(report: AuditReport) -> str | None:
+    """What was learnt under these defences; None if nobody asked."""
+    found = report.utility
+    if found is None:
+        return None
+    return (
+        f"Accuracy after {found.rounds} rounds of {numbers.count(found.clients, 'client')} under this protocol and its"
+        f" defences: {found.accuracy:.1%} of {found.held_out} held-out examples; before {found.before:.1%}, by always"
+        f" guessing the most frequent label {found.guess:.1%} (server's learning rate {found.server_lr:g};"
+        f" {found.source})."
+    )

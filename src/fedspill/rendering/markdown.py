@@ -3,6 +3,7 @@
 import re
 
 from fedspill.rendering import numbers
+from fedspill.rendering.defences import utility_sentence
 from fedspill.rendering.headline.advice import Advice, advice
 from fedspill.rendering.headline.roles import RoleRow, role_rows
 from fedspill.rendering.headline.words import WORDS
@@ -27,6 +28,7 @@ def markdown(report: AuditReport) -> str:
             "",
             *(_item(k, item) for k, item in enumerate(advice(report), 1)),
             "",
+            *([text_of(learnt), ""] if (learnt := utility_sentence(report)) is not None else []),
             _conditions(report),
             "",
         ]

@@ -8,7 +8,7 @@ from rich.text import Text
 
 from fedspill.rendering import facts, numbers
 from fedspill.rendering.bins import bins_read
-from fedspill.rendering.defences import defence_rows
+from fedspill.rendering.defences import defence_rows, utility_sentence
 from fedspill.rendering.facts import MetricInfo
 from fedspill.rendering.headline.advice import Advice, advice
 from fedspill.rendering.headline.roles import RoleRow, role_rows
@@ -52,6 +52,8 @@ def summary(report: AuditReport, console: Console, texts: Texts | None = None) -
         console.print(line)
     _bullets(console, "What was read, bin by bin", _bins(report))
     _bullets(console, "Defences of the clients", _defences(report))
+    if (learnt := utility_sentence(report)) is not None:
+        console.print(Text(f"\n{learnt}"))
     _bullets(console, "Caveats", [f"[b]{escape(c.topic)}[/b]: {escape(c.text)}" for c in report.caveats])
     _bullets(console, "Not tested", [escape(item) for item in report.not_tested])
     console.print(_conditions(report))

@@ -243,6 +243,33 @@ class Ranks(Record):
     untold: str | None = None
 
 
+class Utility(Record):
+    """Accuracy after a short training by the same protocol and defences.
+
+    Attributes:
+        accuracy: share of held-out labels (of next tokens: of positions) that are the likeliest class, after it.
+        before: the same before it.
+        guess: the share of the most frequent label.
+        rounds: of the training.
+        clients: that a round asked.
+        examples: that all clients held.
+        held_out: examples that accuracy was counted on.
+        server_lr: the server's learning rate, the best of those that were tried on as many other examples.
+        source: of the examples.
+    """
+
+    accuracy: float
+    before: float
+    guess: float
+    rounds: int
+    clients: int
+    examples: int
+    held_out: int
+    server_lr: float
+    source: str
+    seconds: float
+
+
 class Pictures(Record):
     """Files beside the report, relative to its folder; all None in a redacted report.
 
@@ -270,6 +297,7 @@ class AuditReport(Record):
             under the first seed.
         ranks: how far closed forms come in the network as it is agreed on; None without convolutions on pictures, and
             in reports of before it was analysed.
+        utility: what the protocol and the defences cost in accuracy; None if the plan did not ask.
 
     Example:
         >>> import fedspill
@@ -294,6 +322,7 @@ class AuditReport(Record):
     verdict: Verdict
     rounds: list[RoundRecord] = Field(default_factory=list[RoundRecord])
     ranks: Ranks | None = None
+    utility: Utility | None = None
     pictures: Pictures = Pictures()
     redacted: bool = False
 
