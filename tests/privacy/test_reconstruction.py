@@ -90,11 +90,11 @@ def test_sampled_rounds_lie_between_one_and_all_and_over_the_exact_attacker() ->
     told = robustness(ONE, 0.1, rounds=3, sampling=0.5).success
     assert robustness(ONE, 0.1, sampling=0.5).success < told < robustness(ONE, 0.1, rounds=3).success
     rng = np.random.default_rng(0)
-    without, inside = rng.standard_normal((3, 400_000)), rng.random((3, 400_000)) < 0.5
-    within = rng.standard_normal((3, 400_000)) + inside
+    without, inside = rng.standard_normal((3, 100_000)), rng.random((3, 100_000)) < 0.5
+    within = rng.standard_normal((3, 100_000)) + inside
     ratio = [np.log(0.5 + 0.5 * np.exp(x - 0.5)).sum(0) for x in (without, within)]
     power = float((ratio[1] > np.quantile(ratio[0], 0.9)).mean())
-    assert power == pytest.approx(told, abs=4e-3)
+    assert power == pytest.approx(told, abs=8e-3)
 
 
 @pytest.mark.parametrize("relation", ["add-or-remove", "replacement"])
@@ -168,4 +168,4 @@ def test_the_ceiling_is_where_the_chance_is_met() -> None:
 
 
 def test_loss_distributions_are_kept() -> None:
-    assert loss_distribution(ONE, 2, 0.5) is loss_distribution(ONE, 2, 0.5)
+    assert loss_distribution(ONE, 4) is loss_distribution(ONE, 4)

@@ -51,8 +51,8 @@ class Spent:
         sampled = "" if self.sampling == 1 else f", sampled at {self.sampling:g} unknown to the attacker"
         return (
             f"epsilon {self.epsilon:.4g} at delta {self.delta:g} for one {release.unit} ({release.relation},"
-            f" sensitivity {release.sensitivity:.4g}, {release.distribution} noise of {release.noise:.4g} on every value;"
-            f" {times}{sampled}; {self.accountant})"
+            f" sensitivity {release.sensitivity:.4g}, {release.distribution} noise of {release.noise:.4g} on every"
+            f" value; {times}{sampled}; {self.accountant})"
         )
 
 
