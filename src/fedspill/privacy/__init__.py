@@ -9,5 +9,6 @@
 - `jacobian`: the update by the inputs, and products with its Jacobian.
 - `fisher`: what a noisy update leaves of any estimate.
 - `identifiability`: whether an update without noise determines the inputs near by.
+- `empirical`: a lower bound on epsilon, by playing against a mechanism.
 - `libraries`: dp-accounting and riskcal, imported when they are used.
 """
