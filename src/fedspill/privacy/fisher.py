@@ -23,6 +23,8 @@ from fedspill.privacy.reconstruction import GaussianPrior
 MOST_JUMPS = 0.01
 """Share of the update's change that may be no derivative."""
 UNBIASED = "unbiased estimators"
+MOST_PRODUCTS = 1024
+"""By which the information is written down."""
 SPARE = 2.0
 """Standard errors of the mean information that are added to it."""
 
@@ -35,14 +37,14 @@ class Information:
         size: values of the inputs.
         trace: its sum over them, in 1 / (their unit) squared.
         trace_error: standard error of the trace; 0 where it is exact.
-        largest: its largest eigenvalue.
+        largest: its largest eigenvalue; None where it was not asked for.
         matrix: itself, where it was written down.
     """
 
     size: int
     trace: float
     trace_error: float
-    largest: float
+    largest: float | None
     matrix: Float[Tensor, "size size"] | None = None
 
     @property
@@ -61,23 +63,22 @@ def information(
         noise: standard deviation on every value of the update.
         rng: of the probes.
         probes: for the trace (Hutchinson 1990), one product each.
-        iterations: of the power method, two products each.
+        iterations: of the power method, two products each; 0 leaves the largest eigenvalue out.
 
     Raises:
         BadInput: noise is not above 0 and finite, or fewer than 2 probes.
     """
     if not 0 < noise < math.inf:
         raise BadInput(f"noise={noise} must be above 0 and finite; without noise see identifiability")
-    if probes < 2 or iterations < 1:
-        raise BadInput(f"probes={probes}, iterations={iterations}: at least 2 and 1 are needed")
-    if jacobian.small:
+    if probes < 2 or iterations < 0:
+        raise BadInput(f"probes={probes}, iterations={iterations}: at least 2 and 0 are needed")
+    if jacobian.small and min(jacobian.rows, jacobian.columns) <= MOST_PRODUCTS:
         matrix = jacobian.matrix()
         found = matrix.T @ matrix / noise**2
         return Information(jacobian.columns, float(found.trace()), 0.0, float(torch.linalg.eigvalsh(found)[-1]), found)
     trace, error = hutchinson(jacobian, rng, probes)
-    return Information(
-        jacobian.columns, trace / noise**2, error / noise**2, largest(jacobian, rng, iterations) / noise**2
-    )
+    top = largest(jacobian, rng, iterations) / noise**2 if iterations else None
+    return Information(jacobian.columns, trace / noise**2, error / noise**2, top)
 
 
 def hutchinson(jacobian: Jacobian, rng: torch.Generator, probes: int) -> tuple[float, float]:
@@ -194,4 +195,4 @@ def error_floor(
             f"the update is not continuous in the inputs ({share:.0%} of its change between two of them is no"
             " derivative, as behind ReLU or a maximum), and the van Trees floor holds of no such update"
         )
-    return van_trees([information(function.jacobian(x), noise, rng) for x in drawn[:draws]], prior)
+    return van_trees([information(function.jacobian(x), noise, rng, iterations=0) for x in drawn[:draws]], prior)
