@@ -12,7 +12,7 @@ from fedspill.auditing import parse_plan
 from fedspill.auditing.bounding.bounds import Assumed, plan_bounds
 from fedspill.auditing.bounding.chain import chain_of
 from fedspill.auditing.resolving.scenario import prepare
-from fedspill.cli.bounds import lines, show
+from fedspill.cli.bounds.words import lines, show
 from fedspill.cli.exits import BAD_INPUT, exit_code_of
 from fedspill.cli.main import app
 from fedspill.plan.build import pick_device

@@ -15,7 +15,7 @@ from rich.table import Table
 import fedspill
 from fedspill.cli import early
 from fedspill.cli.attack import capture_command
-from fedspill.cli.bounds import bounds_command
+from fedspill.cli.bounds.command import bounds_command
 from fedspill.cli.exits import exit_code_of
 from fedspill.cli.rank import rank_command
 from fedspill.cli.train import app as train_app
