@@ -65,6 +65,7 @@ def test_rounds_of_a_federation_add_up() -> None:
     plan = {"client": {"protocol": "fedavg", "num_examples": 2, "clients": 2, "lr": 0.1}, "federation": {"rounds": 4}}
     told, one = bounds(defences=LDP, **plan), bounds(defences=LDP)
     assert told.rounds == 4
+    assert "over rounds" in told.floor_reason
     assert told.success[0].mu == pytest.approx(2 * one.success[0].mu)
     assert told.spent.epsilon > one.spent.epsilon
 

@@ -56,6 +56,17 @@ def test_more_rows_never_hurt_and_the_weak_is_named() -> None:
     assert not divided_by_bias(6, 1.0, [0.01], noise=0.01, known=True).weak
 
 
+def test_many_weak_rows_are_named_where_their_mean_is_worse_than_said() -> None:
+    for noise, weak in ((1e-4, False), (2e-2, True)):
+        biases = np.full(64, 0.02)
+        weights = biases[:, None] * X + noise * RNG.standard_normal((2_000, 64, 6))
+        divisors = biases + noise * RNG.standard_normal((2_000, 64))
+        read = (weights * divisors[:, :, None]).sum(1) / (divisors**2).sum(1)[:, None]
+        told = divided_by_bias(6, LENGTH, biases.tolist(), noise=noise)
+        assert told.weak == weak
+        assert (errors(read).mean() < 1.26 * told.mse) != weak
+
+
 def test_a_single_value() -> None:
     told = NoisyEstimate(1, 0.04, stretch=4.0)
     assert told.mse_below(0.16) == pytest.approx(math.erf(1 / math.sqrt(2)), abs=1e-9)  # one deviation of 0.4

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from fedspill import FedAvg, FedSGD, ImageSpec, Model, NotApplicable, TokenSpec
+from fedspill import Conditions, FedAvg, FedSGD, ImageSpec, Model, NotApplicable, TokenSpec
 from fedspill.core.rng import randn, stream
 from fedspill.core.types import Batch
 from fedspill.privacy.identifiability import _by_ends, identifiability
@@ -59,6 +59,11 @@ def test_tokens_have_no_derivative() -> None:
         UpdateOfInputs(
             Model.of(net, TokenSpec(2, 4)), Batch(torch.zeros(1, 2).long(), torch.zeros(1, 2).long()), FedSGD()
         )
+
+
+def test_a_lower_precision_has_none_either() -> None:
+    with pytest.raises(NotApplicable, match="bfloat16"):
+        UpdateOfInputs(network(nn.Tanh()), two(), FedSGD(conditions=Conditions(precision="bfloat16")))
 
 
 def test_one_example_is_determined_by_a_layer_that_sees_it_whole() -> None:

@@ -19,6 +19,8 @@ from fedspill.core.errors import BadInput
 
 WEAK = 10.0
 """Bias gradients over the noise below which the first order is too good to be true."""
+SHRUNK = 0.25
+"""Squared error by noise in the weights' sum, over the variance, likewise: 1 dB."""
 
 
 @dataclass(frozen=True)
@@ -124,5 +126,7 @@ def divided_by_bias(
     strength = math.fsum(g * g for g in bias_gradients)
     if not (strength > 0 and noise > 0 and length >= 0):
         raise BadInput(f"bias_gradients of norm {math.sqrt(strength)}, noise={noise}: both must be above 0")
-    weak = not known and math.sqrt(strength) < WEAK * noise
+    # the sum of the squares of noisy divisors is too large by k sigma^2, so that the mean is drawn towards 0
+    shrunk = (len(bias_gradients) * noise * length) ** 2 / size > SHRUNK * strength and len(bias_gradients) > 1
+    weak = not known and (shrunk or math.sqrt(strength) < WEAK * noise)
     return NoisyEstimate(size, noise**2 / strength, 1.0 if known else 1.0 + length**2, weak)

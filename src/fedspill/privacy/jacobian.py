@@ -72,12 +72,15 @@ class UpdateOfInputs:
         clip: the longest Euclidean norm of the whole update; None clips nothing.
 
     Raises:
-        NotApplicable: inputs are tokens, by which nothing can be differentiated.
+        NotApplicable: inputs are tokens, by which nothing can be differentiated; or the client computes in a lower
+            precision, whose steps have no derivative.
     """
 
     def __init__(self, model: Model, batch: Batch, training: LocalTraining, clip: float | None = None) -> None:
         if isinstance(model.input, TokenSpec):
             raise NotApplicable("an update cannot be differentiated by tokens; images or table rows are needed")
+        if training.conditions.precision != "float32":
+            raise NotApplicable(f"precision={training.conditions.precision!r} moves in steps, which have no derivative")
         self._model = model.to(model.like.device, torch.float64)
         self._batch = batch.to(self._model.like)
         self._training, self._clip = training, clip

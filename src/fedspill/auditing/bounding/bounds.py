@@ -145,12 +145,13 @@ def _floor(scenario: Scenario, chain: Chain, assumed: Assumed, rounds: int) -> t
         return None, "no Gaussian noise of a known size covers the whole update"
     if not isinstance(spec, ImageSpec):
         return None, "it is told in PSNR, of images"
+    if rounds > 1:
+        return None, "it is of one update; over rounds the model changes, and a server chooses it"
     try:
         function = _function(scenario, chain.clip)
         prior = GaussianPrior(function.inputs().numel(), assumed.spread)
-        noise = chain.noise / rounds**0.5  # T updates of the same model and images tell T times as much
         rng = stream(scenario.seeds[0], "bounds", "fisher")
-        return error_floor(function, prior, noise, rng, centre=assumed.centre, draws=assumed.draws), ""
+        return error_floor(function, prior, chain.noise, rng, centre=assumed.centre, draws=assumed.draws), ""
     except NotApplicable as reason:
         return None, str(reason)
 
