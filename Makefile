@@ -57,7 +57,7 @@ constraints:
 	$(PYTHON) -m venv "$$tmp/venv"; \
 	"$$tmp/venv/bin/python" -m pip install --quiet --disable-pip-version-check -c constraints.txt uv; \
 	"$$tmp/venv/bin/uv" pip compile --quiet --python-version 3.11 --python-platform linux --no-annotate \
-	  --custom-compile-command 'make constraints' --extra dev --extra text --extra search $(UPGRADE) \
+	  --custom-compile-command 'make constraints' --extra dev --extra text --extra search --extra privacy $(UPGRADE) \
 	  --output-file "$$tmp/constraints.txt" pyproject.toml constraints.in; \
 	grep -vE '^(cuda-|nvidia-|triton=)' "$$tmp/constraints.txt" > constraints.txt
 

@@ -105,7 +105,15 @@ def test_folders_of_components_are_functions_whatever_was_imported_first() -> No
         ["-c", "import fedspill; dir(fedspill)"],
         *(
             ["-m", "fedspill", *words.split()]
-            for words in ("--help", "--version", "audit --help", "attack --help", "rank --help", "train --help")
+            for words in (
+                "--help",
+                "--version",
+                "audit --help",
+                "attack --help",
+                "rank --help",
+                "bounds --help",
+                "train --help",
+            )
         ),
         *(["-m", "fedspill", "list", what] for what in listing.SOURCES),
         *(["-m", "fedspill", "list", *words.split()] for words in ("attacks robbing_the_fed", "checks weight_entropy")),

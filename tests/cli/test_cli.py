@@ -145,7 +145,7 @@ def test_one_of_each_other_list_and_names_that_are_none() -> None:
             listed(*words)
 
 
-@pytest.mark.parametrize("command", [[], ["audit"], ["attack"], ["demo"], ["list"], ["doctor"], ["report"]])
+@pytest.mark.parametrize("command", [[], ["audit"], ["attack"], ["bounds"], ["demo"], ["list"], ["doctor"], ["report"]])
 def test_help_is_there_with_examples(command: list[str]) -> None:
     done = fedspill(*command, "--help")
     assert done.exit_code == 0

@@ -19,10 +19,11 @@ from fedspill.core.roles import ClientContext, Stages
 from fedspill.core.types import Update, UpdateKind
 from fedspill.defences.clipping import Clipping
 from fedspill.defences.gradient_noise import GradientNoise
-from fedspill.defences.local_dp import LocalDP, analytic_epsilon, analytic_sigma
+from fedspill.defences.local_dp import LocalDP
 from fedspill.federation.aggregation import collect
 from fedspill.federation.client import shared_out
 from fedspill.plan.file import read_plan
+from fedspill.privacy.gaussian import analytic_epsilon, analytic_sigma
 from fedspill.privacy.mechanisms import clipped
 from tests.support.worlds import batch, conv_bn, mlp, relu_mlp
 

@@ -9,6 +9,7 @@
 - `vet`: `fedspill vet`.
 - `rank`: `fedspill rank`.
 - `train`: `fedspill train`.
+- `bounds/`: `fedspill bounds`.
 - `demo/`: `fedspill demo`.
 - `doctor`: `fedspill doctor`.
 - `listing`: `fedspill list`, from `listing.json`.

@@ -15,6 +15,7 @@ from rich.table import Table
 import fedspill
 from fedspill.cli import early
 from fedspill.cli.attack import capture_command
+from fedspill.cli.bounds.command import bounds_command
 from fedspill.cli.exits import exit_code_of
 from fedspill.cli.rank import rank_command
 from fedspill.cli.train import app as train_app
@@ -148,6 +149,12 @@ app.command(
     epilog="Examples:  fedspill rank lenet  |  fedspill rank resnet18 --shape 3x32x32  |"
     "  fedspill rank my_package.nets:make --shape 1x28x28 --json",
 )(rank_command)
+
+app.command(
+    name="bounds",
+    epilog="Examples:  fedspill bounds plan.toml  |  fedspill bounds plan.toml --set defences.0.epsilon=1  |"
+    "  fedspill bounds plan.toml --spread 0.2 --json",
+)(bounds_command)
 
 
 @app.command(

@@ -13,6 +13,7 @@ from fedspill.core.inputs import ImageSpec, TableSpec, TokenSpec
 from fedspill.core.roles import Card, ClientContext, Defence, PrivacyCost, Stages
 from fedspill.core.types import Update
 from fedspill.privacy.mechanisms import clipped
+from fedspill.privacy.release import Step
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,10 @@ class Clipping:
     def __post_init__(self) -> None:
         if not self.norm > 0:
             raise BadInput(f"norm={self.norm} must be above 0")
+
+    def step(self, num_examples: int) -> Step:
+        """For the accountants: clips, and adds no noise."""
+        return Step(norm=self.norm)
 
     def stages(self) -> Stages:
         """Protects the update."""

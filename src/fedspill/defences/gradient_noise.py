@@ -13,6 +13,7 @@ from fedspill.core.inputs import ImageSpec, TableSpec, TokenSpec
 from fedspill.core.roles import Card, ClientContext, Defence, PrivacyCost, Stages
 from fedspill.core.types import Update
 from fedspill.privacy.mechanisms import Distribution, noised
+from fedspill.privacy.release import Step
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,10 @@ class GradientNoise:
     def __post_init__(self) -> None:
         if not self.sigma >= 0:
             raise BadInput(f"sigma={self.sigma} must be at least 0")
+
+    def step(self, num_examples: int) -> Step:
+        """For the accountants: adds noise, whose size is of use to them where it does not depend on the data."""
+        return Step(noise=None if self.relative else self.sigma, distribution=self.distribution)
 
     def stages(self) -> Stages:
         """Protects the update."""

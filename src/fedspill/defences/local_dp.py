@@ -6,22 +6,19 @@ The classical sqrt(2 ln(1.25 / delta)) / epsilon is proven for epsilon < 1 only,
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache
 from typing import Literal
 
 import torch
-from scipy.optimize import root_scalar
-from scipy.special import log_ndtr
 
 from fedspill.core.errors import BadInput
 from fedspill.core.inputs import ImageSpec, TableSpec, TokenSpec
 from fedspill.core.roles import Card, ClientContext, Defence, PrivacyCost, Stages
 from fedspill.core.types import Update
+from fedspill.privacy.gaussian import analytic_epsilon, analytic_sigma
 from fedspill.privacy.mechanisms import clipped, noised
+from fedspill.privacy.release import Relation, Step
 
-Relation = Literal["add-or-remove", "replacement"]
 Sensitivity = Literal["replace", "add_remove"]
 RELATIONS: dict[Sensitivity, Relation] = {"replace": "replacement", "add_remove": "add-or-remove"}
 
@@ -31,36 +28,6 @@ UNITS: dict[Relation, str] = {
     "replacement": "any two sets of private data behind one client's update (replacement: 2 x clip apart)",
     "add-or-remove": "one client's update and none (an update of 0; add or remove: 1 x clip apart)",
 }
-
-
-def log_delta(sigma: float, epsilon: float) -> float:
-    """Logarithm of the smallest delta for a sensitivity of 1 (Balle and Wang 2018, Theorem 8).
-
-    delta = Phi(1 / (2 sigma) - epsilon sigma) - exp(epsilon) Phi(-1 / (2 sigma) - epsilon sigma), where the factor
-    overflows unless it is taken into the logarithm.
-    """
-    low, high = -0.5 / sigma - epsilon * sigma, 0.5 / sigma - epsilon * sigma
-    whole, subtracted = float(log_ndtr(high)), epsilon + float(log_ndtr(low))
-    return whole + math.log1p(-math.exp(subtracted - whole)) if subtracted < whole else -math.inf
-
-
-@cache
-def analytic_sigma(epsilon: float, delta: float) -> float:
-    """The smallest standard deviation for a sensitivity of 1, to 12 digits."""
-    return math.exp(_root(lambda t: log_delta(math.exp(t), epsilon) - math.log(delta), -20.0, 30.0))
-
-
-@cache
-def analytic_epsilon(sigma: float, delta: float) -> float:
-    """The smallest epsilon that noise of this standard deviation gives for a sensitivity of 1."""
-    if log_delta(sigma, 0.0) <= math.log(delta):
-        return 0.0
-    most = 0.5 / sigma**2 + math.sqrt(-2 * math.log(delta)) / sigma  # there the first term alone is below delta
-    return most * _root(lambda share: log_delta(sigma, most * share) - math.log(delta), 0.0, 1.0)
-
-
-def _root(f: Callable[[float], float], low: float, high: float) -> float:
-    return root_scalar(f, bracket=(low, high), method="bisect", xtol=1e-13).root
 
 
 @dataclass(frozen=True)
@@ -111,6 +78,10 @@ class LocalDP:
                 raise BadInput(f"{name}={value} must be above 0 and finite")
         if not 0 < self.delta < 1:
             raise BadInput(f"delta={self.delta} must lie between 0 and 1")
+
+    def step(self, num_examples: int) -> Step:
+        """For the accountants: clips, adds Gaussian noise, sends no statistics."""
+        return Step(self.clip, None, self.noise(), "gaussian", "update", self.compared(), self.delta, buffers=False)
 
     def stages(self) -> Stages:
         """Protects the update."""

@@ -1,0 +1,5 @@
+"""What no attack beats on the updates of a plan, whatever was tried.
+
+- `chain`: the plan's defences in the accountants' terms.
+- `bounds`: epsilon, reconstruction, error and identifiability of the plan's updates.
+"""

@@ -1,0 +1,1 @@
+"""What is accounted and bounded, against brute force."""
