@@ -57,7 +57,7 @@ def test_what_is_broken_is_caught_without_a_declaration_too(name: str) -> None:
 
 
 def test_noise_left_out_is_caught_by_the_attacks_where_nothing_is_declared() -> None:
-    done = outcome_of("no_noise", declared=False, seconds=20.0)
+    done = outcome_of("no_noise", declared=False, seconds=10.0)
     assert {f.rule_id for f in done.alarms} == {"filters.leaks"}
     assert not done.privacy.epsilon
     assert done.privacy.text == "no differential privacy: no noise"

@@ -96,7 +96,7 @@ def bound_of(answers: Answers, received: Params, weights: bool) -> Bound:
     bounded = len(levels) == 2 and levels[HUGE] <= BOUNDED * levels[LARGE] + _rounding(answers, received, names)
     noise = {s: _noise(answers, s, names, received if weights else None) for s in (SMALL, 1.0, LARGE)}
     known = {s: v for s, v in noise.items() if v is not None}
-    if not bounded:
+    if not bounded or not levels[HUGE]:
         return Bound(None, False, _is_steady(answers, names), known)
     sent = _Sent.of(answers, names)
     whole = sent.is_multiple()

@@ -1,5 +1,8 @@
 """The network and the update that are pushed through a chain: what goes in is known to the last digit."""
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
@@ -70,6 +73,17 @@ def _moved(value: Tensor, rng: torch.Generator) -> Tensor:
     if value.is_floating_point():
         return MOVED * randn(tuple(value.shape), rng, value)
     return torch.ones_like(value) if value.dtype == torch.bool else torch.full_like(value, BATCHES)
+
+
+def whole_numbers(change: Params) -> list[str]:
+    """Names of tensors that hold no floating numbers."""
+    return [n for n, v in change.items() if not v.is_floating_point()]
+
+
+def without(offer: Offer, names: Sequence[str]) -> Offer:
+    """The offer without some of its tensors."""
+    left = {n: v for n, v in offer.change.items() if n not in names}
+    return replace(offer, change=left, received={n: offer.received[n] for n in left})
 
 
 def scaled(change: Params, factor: float) -> Params:

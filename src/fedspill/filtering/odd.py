@@ -44,7 +44,7 @@ def odd_of(chain: Chain, offer: Offer, clipped: bool, first_round: int) -> Odd:
     if chain.computes:
         return Odd({}, (), ())
     told, accepted, unclips, number = dict[str, str](), list[str](), list[str](), first_round
-    told[ZERO] = _zeros(_answer(chain, replace(offer, change=scaled(offer.change, 0.0), round=number)))
+    told[ZERO] = _zeros(_answer(chain, replace(offer, change=scaled(offer.change, 0.0), round=number)), offer.change)
     for name, value in ((NAN, math.nan), (INFINITE, math.inf)):
         number += 1
         place = largest(offer.change)
@@ -99,12 +99,12 @@ def _said(answer: Params | str, place: str) -> str:
     return f"spread to {count:,} of {total:,} values"
 
 
-def _zeros(answer: Params | str) -> str:
+def _zeros(answer: Params | str, pushed: Params) -> str:
     if isinstance(answer, str):
         return answer
     if _has_odd(answer):
         return "made NaN or infinite"
-    moved = any(bool(v.any()) for v in answer.values() if v.is_floating_point())
+    moved = any(bool(answer[n].any()) for n, v in pushed.items() if n in answer and v.is_floating_point())
     return "noised" if moved else "passed unchanged"
 
 

@@ -15,9 +15,9 @@ from fedspill.core.model import Model
 from fedspill.core.roles import Exposed
 from fedspill.core.types import Batch, Params, Update, UpdateKind
 from fedspill.filtering import clipping, fates, noise, odd, probing
-from fedspill.filtering.chains.chain import Chain, Declared, Offer
+from fedspill.filtering.chains.chain import Chain, Declared, Offer, Refused
 from fedspill.filtering.findings import findings_of
-from fedspill.filtering.known import offer_of
+from fedspill.filtering.known import offer_of, whole_numbers, without
 from fedspill.filtering.proven import privacy_of
 from fedspill.filtering.seen import Seen
 from fedspill.report.filtering import Fate, Filtering
@@ -25,7 +25,7 @@ from fedspill.report.filtering import Fate, Filtering
 PUSHES, FEWEST = 16, 4
 ROUNDS = 100
 DELTA = 1e-5
-SECONDS = 20.0
+SECONDS = 40.0
 NOTHING_BEFORE = "No attack rebuilt anything before the chain either, so that nothing after it is no evidence."
 ONE_BUILD = "The chain could not be built a second time, so a fixed seed at its start was not looked for."
 
@@ -62,7 +62,7 @@ def filtered(
     _check(pushes, rounds, delta, clip, noise_std, seconds)
     began = time.process_time()
     with _own_randomness():
-        offer = offer_of(model.in_eval_mode(), batch)
+        offer, refusal = _taken(chain, offer_of(model.in_eval_mode(), batch))
         answers = probing.pushed(chain, offer, pushes)
         bound = clipping.bound_of(answers, offer.received, chain.carries_weights)
         shrunk = bound.clip is not None
@@ -100,7 +100,7 @@ def filtered(
         cosine=fates.whole_cosine(answers),
         before=before,
         after=after,
-        notes=tuple(_notes(answers, before, seconds)),
+        notes=(*([refusal] if refusal else []), *_notes(answers, before, seconds)),
         seconds=time.process_time() - began,
     )
 
@@ -115,6 +115,21 @@ def _check(pushes: int, rounds: int, delta: float, clip: float | None, noise_std
             raise BadInput(f"{name}={value} must be above 0 and finite")
     if not 0 <= seconds < float("inf"):
         raise BadInput(f"seconds={seconds} must be at least 0 and finite")
+
+
+def _taken(chain: Chain, offer: Offer) -> tuple[Offer, str]:
+    """The offer, or where the chain ends with an error for whole numbers, what it takes, with a note."""
+    try:
+        chain.send(offer)
+    except Refused as error:
+        names = whole_numbers(offer.change)
+        lesser = without(offer, names)
+        try:
+            chain.send(lesser)
+        except Refused:
+            return offer, ""  # the first error is told, where the update is pushed
+        return lesser, f"The chain refuses whole numbers ({', '.join(names)}): {error}; it was tested without any."
+    return offer, ""
 
 
 @contextmanager
@@ -190,8 +205,13 @@ def _uphill(change: Params, offer: Offer) -> Params:
     return {n: -v.to(params[n]) for n, v in fits.items()}
 
 
+def _late(attacks: Sequence[Exposed]) -> list[str]:
+    return [one.attack for one in attacks if one.failed]
+
+
 def _notes(answers: probing.Answers, before: Sequence[Exposed], seconds: float) -> list[str]:
     notes = [NOTHING_BEFORE] if seconds and not any(bool(one.read.any()) for one in before) else []
+    notes += [f"{len(late)} attacks on the update as it was had no time to end."] if (late := _late(before)) else []
     notes += [] if answers.again else [ONE_BUILD]
     notes += [f"{answers.withheld} pushes of the update were withheld."] if answers.withheld else []
     notes += [f"The update times {scale:g} was refused: {why}." for scale, why in answers.refused.items()]

@@ -47,16 +47,23 @@ def filters_command(
     ] = "torch",
     seconds: Annotated[
         float, typer.Option(min=0, help="For the attacks before, and for those after; 0: no attack.")
-    ] = 20.0,
+    ] = 40.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
-    """Push known updates through a client's filter chain: what leaves, what leaks, what is proven.
+    """Push known updates through a client's filter chain: what leaves and leaks.
 
-    Tensor by tensor: passed unchanged, clipped, noised, pruned, quantised, dropped; then NaN and infinity, the attacks
-    before and after, and epsilon or the words "no differential privacy". A function of your own takes and returns a
-    mapping of names to tensors, client minus server (None withholds it).
+    Tensor by tensor: passed unchanged, clipped, noised, pruned, quantised,
+    dropped; then NaN and infinity, the attacks before and after, and epsilon
+    or the words "no differential privacy".
 
-    Exit code: 0 no alarm, which is not evidence of safety; 1 a finding of severity 0.5 or more; 2 bad input.
+    CHAIN: PLAN.toml; NVFlare's privacy.json; package.module:name, a function
+    of your own, a factory of one, or a list of Flower's mods;
+    flower:package.module:mods; opacus:package.module:factory. A function takes
+    and returns a mapping of names to tensors, client minus server; None
+    withholds it. See docs/filters.md.
+
+    Exit code: 0 no alarm, which is not evidence of safety; 1 a finding of
+    severity 0.5 or more; 2 bad input.
     """
     for path in (weights, *([Path(chain)] if chain.endswith((".toml", ".json")) else [])):
         if path is not None:

@@ -6,7 +6,10 @@ after training.
 """
 
 import importlib
+import inspect
+import logging
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -78,6 +81,7 @@ class FlowerChain:
         call: Callable[[Any, Any], Any] = partial(_trained, offer)
         for mod in reversed(self.mods):
             call = partial(_through, mod, call)
+        logging.getLogger(PACKAGE).setLevel(logging.WARNING)  # a line for every push otherwise
         try:
             reply = call(request, self._context(app))
         except Exception as error:  # of a mod of anyone's
@@ -89,7 +93,7 @@ class FlowerChain:
     def _context(self, app: Any) -> Any:
         if "context" not in self.state:
             self.state["context"] = app.Context(
-                run_id=1, node_id=1, node_config={}, state=app.RecordDict(), run_config={}
+                run_id=1, node_id=2, node_config={}, state=app.RecordDict(), run_config={}
             )
         return self.state["context"]
 
@@ -123,7 +127,26 @@ def _request(app: Any, offer: Offer, clip: float | None) -> Any:
     config: dict[str, Any] = {"server-round": offer.round}
     config |= {} if clip is None else {CLIP_KEY: float(clip)}
     content = app.RecordDict({ARRAYS: sent, CONFIG: app.ConfigRecord(config)})
-    return app.Message(content=content, dst_node_id=1, message_type=app.MessageType.TRAIN)
+    return app.Message(content=content, metadata=_metadata(app, offer.round))
+
+
+def _metadata(app: Any, number: int) -> Any:
+    """As a SuperLink fills it in; written out, because Flower takes a run's number from its own process otherwise."""
+    said = {
+        "run_id": 1,
+        "message_id": str(number),
+        "src_node_id": 1,
+        "dst_node_id": 2,
+        "reply_to_message_id": "",
+        "group_id": str(number),
+        "created_at": time.time(),
+        "ttl": 3600.0,
+        "message_type": app.MessageType.TRAIN,
+        "src_task_id": 1,
+        "dst_task_id": 2,
+    }
+    known = inspect.signature(app.Metadata).parameters
+    return app.Metadata(**{k: v for k, v in said.items() if k in known})
 
 
 def _before(offer: Offer) -> Params:
@@ -131,7 +154,7 @@ def _before(offer: Offer) -> Params:
 
 
 def _array(value: Any) -> Any:
-    return np.ascontiguousarray(value.detach().cpu().numpy())
+    return np.array(value.detach().cpu().numpy(), order="C")  # stays without a dimension where it has none
 
 
 def _change(reply: Any, offer: Offer) -> Params | None:

@@ -41,7 +41,7 @@ def load_chain(
     if kind == "flower" and ":" in rest:
         return flower.read_mods(rest, clip)
     if kind == "opacus" and ":" in rest:
-        return opacus.read_client(rest, model.own_module())
+        return opacus.read_client(rest, model)
     if name.endswith(".toml"):
         return planned(read_plan(Path(name)), name)
     if name.endswith(".json"):

@@ -5,6 +5,7 @@ returns what `PrivacyEngine.make_private` returns: the module, the optimizer and
 optimizer is about to step along is what leaves the client.
 """
 
+import copy
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from torch import nn
 
 from fedspill.core.errors import BadInput
 from fedspill.core.libraries.named import named
+from fedspill.core.model import Model
 from fedspill.core.types import Params
 from fedspill.filtering.chains.chain import Chain, Declared, Offer, Refused, Unit, reason
 
@@ -77,8 +79,8 @@ class OpacusChain:
         return _client(self.name, self.factory, self.network)
 
 
-def read_client(name: str, network: nn.Module) -> OpacusChain:
-    """The client of `package.module:factory`.
+def read_client(name: str, model: Model) -> OpacusChain:
+    """The client of `package.module:factory`, with the model's network in train mode.
 
     Raises:
         BadInput: there is no such factory, it fails or returns something else; or Opacus is not installed.
@@ -88,14 +90,24 @@ def read_client(name: str, network: nn.Module) -> OpacusChain:
     factory = named(name, "chain", "factory")
     if not callable(factory):
         raise BadInput(f"chain {name!r} is a {type(factory).__name__}; a function of the network is needed")
-    return _client(name, factory, network)
+    return _client(name, factory, _trainable(model))
+
+
+def _trainable(model: Model) -> nn.Module:
+    """A network of parameters, as a client gets it."""
+    network = copy.deepcopy(model.module)
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            parameter.copy_(model.params[name])
+            parameter.requires_grad_(name not in model.frozen)
+        for name, buffer in network.named_buffers():
+            buffer.copy_(model.buffers[name])
+    return network.to(model.like.device, model.like.dtype).train()
 
 
 def _client(name: str, factory: Callable[[nn.Module], Any], network: nn.Module) -> OpacusChain:
-    import copy
-
     try:
-        returned = factory(copy.deepcopy(network).train())
+        returned = factory(copy.deepcopy(network))
     except Exception as error:  # of the user's code
         raise BadInput(f"chain {name!r}: the factory failed with {reason(error)}") from error
     optimizers: Any = importlib.import_module("opacus.optimizers")
