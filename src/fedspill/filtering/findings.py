@@ -17,7 +17,7 @@ NO_MORE = 1e-3
 
 def findings_of(seen: Seen) -> tuple[Finding, ...]:
     """The most severe first."""
-    rules = (_leaks, _same_noise, _bare, _declared_noise, _order, _declared_clip, _odd, _passing)
+    rules = (_leaks, _heuristics, _same_noise, _bare, _declared_noise, _order, _declared_clip, _odd, _passing)
     every = [finding for rule in rules for finding in rule(seen)]
     return tuple(sorted(every, key=lambda finding: -finding.severity))
 
@@ -44,6 +44,14 @@ def _leaks(seen: Seen) -> Iterator[Finding]:
         evidence |= {} if one.closest is None else {"closest": one.closest}
         said = f"{one.attack} rebuilt {count} of {total} examples from what leaves ({one.criterion})."
         yield _found("leaks", [], CERTAIN, evidence, said, "Add noise that a clipping norm is matched to.", "Examples.")
+
+
+def _heuristics(seen: Seen) -> Iterator[Finding]:
+    for name in seen.declared.heuristics:
+        said = f"{name} is no mechanism of differential privacy, though it is often taken for one."
+        yield _found(
+            "heuristic", [], NOTE, {}, said, "Do not call it differential privacy, and do not add up its epsilon."
+        )
 
 
 def _noisy(seen: Seen) -> list[Fate]:

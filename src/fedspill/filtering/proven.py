@@ -79,6 +79,9 @@ def _of_filter(seen: Seen, law: str) -> Iterator[str]:
         yield "nothing was sent to judge"
         return
     yield from (f"{name} is a heuristic, for which nothing is proven" for name in seen.declared.heuristics)
+    if seen.repeated:
+        yield "the noise is the same in every push"
+        return
     if not any(f.noise for f in seen.sent):
         yield "no noise" + (f" (said to be added by {seen.declared.elsewhere})" if seen.declared.elsewhere else "")
         return
@@ -109,7 +112,7 @@ def _of_client(seen: Seen) -> Iterator[str]:
 
 
 def _not_redrawn(seen: Seen) -> Iterator[str]:
-    if seen.repeated or seen.seeded or seen.alike:
+    if seen.seeded or seen.alike:
         yield "the noise is not drawn anew"
 
 

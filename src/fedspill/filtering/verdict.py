@@ -26,6 +26,7 @@ PUSHES, FEWEST = 16, 4
 ROUNDS = 100
 DELTA = 1e-5
 SECONDS = 40.0
+SAME_NOISE = "noised, the same in every push"
 NOTHING_BEFORE = "No attack rebuilt anything before the chain either, so that nothing after it is no evidence."
 ONE_BUILD = "The chain could not be built a second time, so a fixed seed at its start was not looked for."
 
@@ -70,6 +71,7 @@ def filtered(
     told = fates.fates_of(answers, offer.received, model, chain.carries_weights, bound.factor(answers))
     declared = _declared(chain.declared, clip, noise_std)
     repeated, seeded, alike, law = _draws(answers, told, offer, chain.carries_weights)
+    told = tuple(replace(f, became=(SAME_NOISE,)) if f.name in repeated else f for f in told)
     before, after = _attacked(offer, answers, seconds)
     seen = Seen(
         declared,
@@ -118,14 +120,18 @@ def _check(pushes: int, rounds: int, delta: float, clip: float | None, noise_std
 
 
 def _taken(chain: Chain, offer: Offer) -> tuple[Offer, str]:
-    """The offer, or where the chain ends with an error for whole numbers, what it takes, with a note."""
+    """The offer, or where the chain ends with an error for whole numbers, what it takes, with a note.
+
+    It is tried on another chain of the same configuration where there is one, as a seed's first draws are of interest.
+    """
+    tried = chain.renewed() or chain
     try:
-        chain.send(offer)
+        tried.send(offer)
     except Refused as error:
         names = whole_numbers(offer.change)
         lesser = without(offer, names)
         try:
-            chain.send(lesser)
+            tried.send(lesser)
         except Refused:
             return offer, ""  # the first error is told, where the update is pushed
         return lesser, f"The chain refuses whole numbers ({', '.join(names)}): {error}; it was tested without any."

@@ -19,6 +19,7 @@ def show(done: Filtering, console: Console) -> None:
             console.print(line, markup=False)
     if done.before or done.after:
         console.print(_attacks(done))
+        console.print(words.criterion(done), markup=False)
     if done.findings:
         console.print(_findings(done))
     console.print(words.privacy(done), markup=False, style="bold")

@@ -55,6 +55,12 @@ def leakage(done: Filtering) -> list[tuple[str, str, str]]:
     return [(name, _read(done.before, name), _read(done.after, name)) for name in names]
 
 
+def criterion(done: Filtering) -> str:
+    """What counts as rebuilt, and what the closest values are."""
+    said = next((one.criterion for one in (*done.before, *done.after) if one.criterion), "")
+    return f"Rebuilt is: {said}." if said else "No attack came to an end."
+
+
 def _read(attacks: Sequence[Exposed], name: str) -> str:
     for one in attacks:
         if one.attack == name:
