@@ -8,9 +8,11 @@ import pytest
 import torch
 
 from fedspill.core.errors import BadInput
+from fedspill.core.inputs import ImageSpec
+from fedspill.core.model import Model
 from fedspill.filtering.chains import flower, nvflare, opacus
 from fedspill.filtering.chains.loading import load_chain
-from fedspill.filtering.chains.own import OwnChain
+from fedspill.filtering.chains.own import OwnChain, array_of
 from fedspill.filtering.known import offer_of, usual_batch, usual_model
 from fedspill.filtering.verdict import filtered
 
@@ -51,7 +53,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_function_and_a_factory_are_told_apart_by_what_they_take(here: Path, name: str) -> None:
     model = usual_model()
     chain = load_chain(f"own_chain_of_tests:{name}", model)
-    offer = offer_of(model, usual_batch(model, 1, 10))
+    offer = offer_of(model, usual_batch(model, 1))
     sent = chain.send(offer)
     assert sent is not None
     assert torch.equal(sent["1.bias"], 2 * offer.change["1.bias"])
@@ -65,7 +67,7 @@ def test_a_function_may_ask_for_arrays() -> None:
         seen.extend(update.values())
         return update
 
-    offer = offer_of(model, usual_batch(model, 1, 10))
+    offer = offer_of(model, usual_batch(model, 1))
     sent = OwnChain("arrays", arrays, numbers="numpy").send(offer)
     assert all(isinstance(value, np.ndarray) for value in seen)
     assert sent is not None
@@ -92,7 +94,7 @@ def test_a_chain_that_takes_no_update_is_refused(here: Path, name: str, said: st
     model = usual_model()
     chain = load_chain(f"own_chain_of_tests:{name}", model)
     with pytest.raises(BadInput, match=said):
-        filtered(chain, name, model, usual_batch(model, 1, 10), seconds=0.0)
+        filtered(chain, name, model, usual_batch(model, 1), seconds=0.0)
 
 
 @pytest.mark.parametrize(
@@ -109,7 +111,7 @@ def test_a_chain_that_takes_no_update_is_refused(here: Path, name: str, said: st
 def test_values_out_of_range_are_refused(wrong: dict[str, float], said: str) -> None:
     model = usual_model()
     with pytest.raises(BadInput, match=said):
-        filtered(OwnChain("x", dict), "x", model, usual_batch(model, 1, 10), **wrong)  # pyright: ignore
+        filtered(OwnChain("x", dict), "x", model, usual_batch(model, 1), **wrong)  # pyright: ignore
 
 
 def planned(here: Path, defences: str) -> str:
@@ -120,7 +122,7 @@ def planned(here: Path, defences: str) -> str:
 def test_a_plans_defences_are_a_chain_with_the_epsilon_that_they_state(here: Path) -> None:
     name = planned(here, '[[defences]]\nname = "local_dp"\nepsilon = 8.0\n')
     model = usual_model()
-    done = filtered(load_chain(name, model), name, model, usual_batch(model, 1, 10), seconds=0.0)
+    done = filtered(load_chain(name, model), name, model, usual_batch(model, 1), seconds=0.0)
     assert done.privacy.epsilon == pytest.approx(8.0, rel=0.02)
     assert done.privacy.claimed == "the configuration says epsilon 8, delta 1e-05"
     assert {f.name for f in done.fates if f.became == ("dropped",)} == set(model.buffers)
@@ -129,7 +131,7 @@ def test_a_plans_defences_are_a_chain_with_the_epsilon_that_they_state(here: Pat
 def test_a_plans_noise_leaves_the_buffers_alone_and_that_is_told(here: Path) -> None:
     name = planned(here, '[[defences]]\nname = "gradient_noise"\n')
     model = usual_model()
-    done = filtered(load_chain(name, model), name, model, usual_batch(model, 1, 10), seconds=0.0)
+    done = filtered(load_chain(name, model), name, model, usual_batch(model, 1), seconds=0.0)
     assert {f.rule for f in done.alarms} == {"buffers.unnoised", "integers.unnoised"}
 
 
@@ -193,3 +195,22 @@ def test_what_is_not_installed_is_named_with_its_extra(tmp_path: Path, monkeypat
     ):
         with pytest.raises(BadInput, match=rf"fedspill\[{extra}\]"):
             call()
+
+
+def test_the_embedded_photographs_fit_grey_networks_of_few_classes() -> None:
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 2))
+    private = usual_batch(Model.of(net, ImageSpec((1, 8, 8))), 3)
+    assert private.inputs.shape == (3, 1, 8, 8)
+    assert int(private.labels.max()) < 2
+
+
+def test_networks_of_other_inputs_need_examples() -> None:
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(96, 2))
+    with pytest.raises(BadInput, match="give examples of your own"):
+        usual_batch(Model.of(net, ImageSpec((3, 4, 8))), 1)
+
+
+def test_numbers_that_numpy_does_not_have_are_refused() -> None:
+    with pytest.raises(BadInput, match="no numbers of type bfloat16"):
+        array_of(torch.ones(2, dtype=torch.bfloat16))
+    assert array_of(torch.tensor(3)).shape == ()

@@ -20,7 +20,7 @@ LARGE = "1.weight"
 @cache
 def world() -> tuple[Model, Batch]:
     model = usual_model()
-    return model, usual_batch(model, 1, 10)
+    return model, usual_batch(model, 1)
 
 
 def done(chain: Callable[[Params], object]) -> Filtering:

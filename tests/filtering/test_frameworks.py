@@ -50,7 +50,7 @@ def outcome(name: str) -> Filtering:
     model = usual_model()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return filtered(load_chain(name, model), name, model, usual_batch(model, 1, 10), seconds=0.0)
+        return filtered(load_chain(name, model), name, model, usual_batch(model, 1), seconds=0.0)
 
 
 def test_flowers_local_mod_is_caught_at_whole_numbers_and_at_nan(here: Path) -> None:

@@ -10,7 +10,7 @@ from fedspill.api.vet import as_model, shape_of_images
 from fedspill.core.model import Model
 from fedspill.core.types import Batch
 from fedspill.filtering.chains.loading import chain_of, load_chain
-from fedspill.filtering.known import CLASSES, usual_batch, usual_model
+from fedspill.filtering.known import usual_batch, usual_model
 from fedspill.filtering.verdict import DELTA, PUSHES, ROUNDS, SECONDS, filtered
 from fedspill.report.filtering import Filtering
 from fedspill.vetting.own_data import fitting
@@ -67,7 +67,7 @@ def filters(
     if model is not None:
         check_network(model, "model")
     sent = usual_model() if model is None else as_model(model, shape_of_images(data))
-    batch = usual_batch(sent, 1, CLASSES) if data is None else fitting(sent, data)
+    batch = usual_batch(sent, 1) if data is None else fitting(sent, data)
     if isinstance(chain, str):
         name, loaded = chain, load_chain(chain, sent, scope=scope, numbers=numbers, clip=_number(clip))
     else:

@@ -6,6 +6,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from fedspill.core.errors import BadInput
 from fedspill.core.inputs import ImageSpec
 from fedspill.core.local_training.update import FedSGD, local_update
 from fedspill.core.model import Model
@@ -37,20 +38,25 @@ def usual_model() -> Model:
     return Model.of(net, ImageSpec(SHAPE, mean=(0.5,), std=(0.25,)))
 
 
-def usual_batch(model: Model, examples: int, classes: int, seed: int = 0) -> Batch:
+def usual_batch(model: Model, examples: int, seed: int = 0) -> Batch:
     """Embedded photographs of the model's size, with labels that are drawn.
 
-    Args:
-        examples: how many.
-        classes: of the network.
-
     Raises:
-        BadInput: the model takes no square colour pictures, of which the embedded ones are.
+        BadInput: the model takes no square pictures of 1 or 3 channels, of which the embedded ones are; or there are
+            not so many.
     """
-    side = model.input.encoded_shape[-1]
-    pool = load("photos", size=side, indices=f"0:{examples}")
-    labels = torch.randint(classes, (examples,), generator=stream(seed, "filters", "labels"))
-    return Batch(pool.batch.inputs, labels)
+    shape = model.input.encoded_shape
+    if not isinstance(model.input, ImageSpec) or shape[0] not in (1, 3) or shape[1] != shape[2]:
+        raise BadInput(
+            f"the model takes inputs of shape {tuple(shape)}; the embedded photographs are squares of 1 or 3 channels,"
+            " so give examples of your own"
+        )
+    inputs = load("photos", size=shape[-1], indices=f"0:{examples}").batch.inputs
+    inputs = inputs.mean(1, keepdim=True) if shape[0] == 1 else inputs
+    with torch.no_grad():
+        z = model.in_eval_mode().input.encode(inputs.to(model.like))
+        classes = model.in_eval_mode().logits(model.params, z).shape[-1]
+    return Batch(inputs, torch.randint(classes, (examples,), generator=stream(seed, "filters", "labels")))
 
 
 def offer_of(model: Model, batch: Batch, seed: int = 0) -> Offer:

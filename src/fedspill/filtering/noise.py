@@ -76,7 +76,7 @@ def law(noise: Sequence[Tensor]) -> str:
     By Kolmogorov and Smirnov against the three that clients use; the one of the smallest distance, unless it is
     rejected.
     """
-    units = [(v / v.std()).numpy() for v in noise if v.numel() >= ENOUGH and float(v.std()) > 0]
+    units = [(v / v.std()).cpu().numpy() for v in noise if v.numel() >= ENOUGH and float(v.std()) > 0]
     if not units:
         return ""
     values, width = np.concatenate(units)[:100_000], 12**0.5

@@ -74,7 +74,7 @@ def filters_command(
     from fedspill.rendering.filtering import table
 
     network = _network(model, weights, shape, num_classes)
-    batch = _batch(network, data, num_examples, num_classes)
+    batch = _batch(network, data, num_examples)
     loaded = load_chain(chain, network, scope=scope, numbers=numbers, clip=clip)
     done = filtered(
         loaded,
@@ -109,14 +109,14 @@ def _network(name: str | None, weights: Path | None, shape: str, num_classes: in
     return build(name, input_shape=image_shape(shape), num_classes=num_classes, weights=untrained)
 
 
-def _batch(model: "Model", data: Path | None, examples: int, num_classes: int) -> "Batch":
+def _batch(model: "Model", data: Path | None, examples: int) -> "Batch":
     from fedspill.auditing.capturing.truths import read_truth
     from fedspill.core.errors import BadInput
     from fedspill.filtering.known import usual_batch
     from fedspill.vetting.own_data import fitting
 
     if data is None:
-        return usual_batch(model, examples, num_classes)
+        return usual_batch(model, examples)
     pool = read_truth(str(data), model)
     if not pool.has_labels:
         raise BadInput(f"--data {str(data)!r} holds no labels, without which there is no loss")

@@ -23,7 +23,7 @@ from fedspill.core.files.contents import as_tensor
 from fedspill.core.libraries.named import named
 from fedspill.core.types import Params
 from fedspill.filtering.chains.chain import Chain, Declared, Offer, Refused, Unit, reason
-from fedspill.filtering.chains.own import made
+from fedspill.filtering.chains.own import array_of, made
 
 PACKAGE = "flwr"
 ARRAYS, CONFIG, METRICS = "arrays", "config", "metrics"
@@ -117,13 +117,13 @@ def _through(mod: Any, call: Callable[[Any, Any], Any], message: Any, context: A
 def _trained(offer: Offer, message: Any, context: Any) -> Any:
     """The innermost client: the weights that it received, changed by what is offered."""
     app = _app()
-    after = app.ArrayRecord({k: app.Array(_array(v + offer.change[k])) for k, v in _before(offer).items()})
+    after = app.ArrayRecord({k: app.Array(array_of(v + offer.change[k])) for k, v in _before(offer).items()})
     metrics = app.MetricRecord({"num-examples": len(offer.batch)})
     return app.Message(content=app.RecordDict({ARRAYS: after, METRICS: metrics}), reply_to=message)
 
 
 def _request(app: Any, offer: Offer, clip: float | None) -> Any:
-    sent = app.ArrayRecord({k: app.Array(_array(v)) for k, v in _before(offer).items()})
+    sent = app.ArrayRecord({k: app.Array(array_of(v)) for k, v in _before(offer).items()})
     config: dict[str, Any] = {"server-round": offer.round}
     config |= {} if clip is None else {CLIP_KEY: float(clip)}
     content = app.RecordDict({ARRAYS: sent, CONFIG: app.ConfigRecord(config)})
@@ -151,10 +151,6 @@ def _metadata(app: Any, number: int) -> Any:
 
 def _before(offer: Offer) -> Params:
     return {k: offer.received[k] for k in offer.change}
-
-
-def _array(value: Any) -> Any:
-    return np.array(value.detach().cpu().numpy(), order="C")  # stays without a dimension where it has none
 
 
 def _change(reply: Any, offer: Offer) -> Params | None:

@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fedspill.core.errors import BadInput
@@ -61,9 +63,21 @@ class OwnChain:
 
 
 def handed(value: Tensor, numbers: Numbers) -> Any:
-    """A copy that the chain may write to."""
-    copy = value.detach().clone()
-    return copy if numbers == "torch" else copy.cpu().numpy()
+    """A copy that the chain may write to; see `array_of`."""
+    return value.detach().clone() if numbers == "torch" else array_of(value)
+
+
+def array_of(value: Tensor) -> NDArray[Any]:
+    """A copy as an array, which has no dimension where the tensor has none.
+
+    Raises:
+        BadInput: NumPy has no such type.
+    """
+    try:
+        return np.array(value.detach().cpu().numpy(), order="C")
+    except TypeError as error:
+        kind = str(value.dtype).removeprefix("torch.")
+        raise BadInput(f"NumPy has no numbers of type {kind}; a network in float32 is needed") from error
 
 
 def as_change(returned: object, offer: Offer, name: str) -> Params:
@@ -83,8 +97,6 @@ def as_change(returned: object, offer: Offer, name: str) -> Params:
 def _tensor(value: Any, offer: Offer, where: str) -> Tensor:
     if not isinstance(value, Tensor) and not hasattr(value, "dtype"):
         raise BadInput(f"{where} is a {type(value).__name__}; a tensor or an array is needed")
-    import numpy as np
-
     array = value if isinstance(value, Tensor) else np.asarray(value)  # numpy's own scalars too
     return as_tensor(array, where).to(next(iter(offer.change.values())).device)
 
