@@ -101,7 +101,7 @@ def _tensor(value: Any, offer: Offer, where: str) -> Tensor:
     return as_tensor(array, where).to(next(iter(offer.change.values())).device)
 
 
-def made(factory: Callable[..., Any], name: str) -> tuple[Any, Callable[[], Any] | None]:
+def made(factory: object, name: str) -> tuple[Any, Callable[[], Any] | None]:
     """What a name's object stands for: itself, or what it makes when it can be called without arguments.
 
     Raises:
