@@ -59,6 +59,7 @@ NAMES = [
     "audit",
     "checks",
     "defences",
+    "filters",
     "rank_analysis",
     "tamperings",
     "vet",

@@ -1,5 +1,6 @@
 from .api.attack import attack as attack
 from .api.audit import audit as audit
+from .api.filters import filters as filters
 from .api.guard import Guard as Guard
 from .api.rank import rank_analysis as rank_analysis
 from .api.results import AuditResult as AuditResult

@@ -9,5 +9,6 @@ for by name.
 - `rank`: which layers of a network determine their input.
 - `results`: what an audit gives back.
 - `vet`: of a received model.
+- `filters`: of a client's filter chain.
 - `guard`: the same inside a client, round by round, and of the update before it is sent.
 """

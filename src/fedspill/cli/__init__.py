@@ -7,6 +7,7 @@
 - `attack`: `fedspill attack`, on a captured update.
 - `captured`: its options read, its results shown.
 - `vet`: `fedspill vet`.
+- `filters/`: `fedspill filters`.
 - `rank`: `fedspill rank`.
 - `train`: `fedspill train`.
 - `bounds/`: `fedspill bounds`.

@@ -17,6 +17,8 @@ from fedspill.cli import early
 from fedspill.cli.attack import capture_command
 from fedspill.cli.bounds.command import bounds_command
 from fedspill.cli.exits import exit_code_of
+from fedspill.cli.filters import EPILOG as FILTERS_EPILOG
+from fedspill.cli.filters import filters_command
 from fedspill.cli.rank import rank_command
 from fedspill.cli.train import app as train_app
 from fedspill.cli.vet import vet_command
@@ -51,8 +53,8 @@ def _version(wanted: bool) -> None:
 
 
 @app.callback(
-    epilog="Exit codes: 0 passed or not shown, 1 leaks or recognisable (vet: a finding; doctor: a problem), 2 bad"
-    " input, 3 incomplete or not tested, 70 a defect (its traceback is written to a file, or shown with"
+    epilog="Exit codes: 0 passed or not shown, 1 leaks or recognisable (vet, filters: a finding; doctor: a problem),"
+    " 2 bad input, 3 incomplete or not tested, 70 a defect (its traceback is written to a file, or shown with"
     " FEDSPILL_TRACEBACK=1), 130 interrupted, 141 nobody reads the output."
 )
 def _root(
@@ -144,6 +146,7 @@ app.command(
     epilog="Examples:  fedspill vet --model cnn --weights received.safetensors  |  fedspill vet received.safetensors"
     " --reference my_package.nets:make --previous last_round.safetensors --summary md",
 )(vet_command)
+app.command(name="filters", epilog=FILTERS_EPILOG)(filters_command)
 app.command(
     name="rank",
     epilog="Examples:  fedspill rank lenet  |  fedspill rank resnet18 --shape 3x32x32  |"
