@@ -10,6 +10,7 @@
 - `rank`: `fedspill rank`.
 - `train`: `fedspill train`.
 - `demo/`: `fedspill demo`.
+- `sweep/`: `fedspill sweep`.
 - `doctor`: `fedspill doctor`.
 - `listing`: `fedspill list`, from `listing.json`.
 - `progress`: progress with an estimate of the time that is left.

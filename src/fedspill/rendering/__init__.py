@@ -6,6 +6,7 @@
 - `terminal`: the essentials for a terminal.
 - `junit`: JUnit XML for a CI.
 - `vetting/`: the same of a model that was vetted, and SARIF.
+- `sweep/`: many audits compared.
 - `markdown`: the headline for a pull request.
 - `index`: one page that leads to several reports.
 - `drawing/`: pictures and plots.

@@ -4,6 +4,7 @@
 - `trial`: one trial of it.
 - `leakage`: which private examples leaked, and what share of them.
 - `vetting`: what vetting an incoming model came to.
+- `sweep`: what is kept of each trial of a sweep.
 - `store`: the output folder: written whole, resumable, read again.
 """
 
