@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Generator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from fedspill.core.errors import BadInput
 from fedspill.report.sweep import Outcome
@@ -18,6 +18,7 @@ POLL_SECONDS = 0.5
 """How long an engine is waited for before others' trials are looked at again."""
 
 
+@runtime_checkable
 class Follower(Protocol):
     """Whoever shows how far a sweep is."""
 

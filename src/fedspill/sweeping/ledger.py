@@ -26,7 +26,7 @@ MOST_CRASHES = 3
 """Processes that a trial may take with it before it counts as failed."""
 OUTCOMES = tuple(k for k in Outcome.model_fields if k != "state")
 TABLE = f"""
-CREATE TABLE IF NOT EXISTS trials (
+CREATE TABLE trials (
     digest TEXT PRIMARY KEY,
     number INTEGER NOT NULL,
     point TEXT NOT NULL,
@@ -97,18 +97,10 @@ class Ledger:
         with readable(folder / LEDGER_FILE):
             self._sql.execute("PRAGMA journal_mode = WAL")
             with self._transaction():
-                self._check_version()
-                self._sql.execute(TABLE)
-                self._sql.execute(f"PRAGMA user_version = {VERSION}")
+                if is_new(self._sql, folder / LEDGER_FILE):
+                    self._sql.execute(TABLE)
+                    self._sql.execute(f"PRAGMA user_version = {VERSION}")
             self._sql.execute("CREATE TEMP TABLE mine (digest TEXT PRIMARY KEY)")
-
-    def _check_version(self) -> None:
-        version, tables = self._number("PRAGMA user_version"), self._number("SELECT count(*) FROM sqlite_master")
-        if version != VERSION and (version or tables):
-            raise BadInput(f"{str(self.folder / LEDGER_FILE)!r} is no ledger of version {VERSION} of fedspill's sweeps")
-
-    def _number(self, statement: str) -> int:
-        return int(self._sql.execute(statement).fetchone()[0])
 
     @contextmanager
     def _transaction(self) -> Generator[None]:
@@ -261,11 +253,24 @@ def read_trials(folder: Path) -> list[sqlite3.Row]:
     path = folder / LEDGER_FILE
     if not path.is_file():
         raise BadInput(f"{str(folder)!r} holds no {LEDGER_FILE}; give the output folder of a sweep")
-    with closing(Ledger(folder)):  # refuses what is no ledger
-        pass
     with readable(path), closing(sqlite3.connect(path, timeout=BUSY_SECONDS)) as sql:
         sql.row_factory = sqlite3.Row
+        if is_new(sql, path):
+            return []
         return sql.execute("SELECT * FROM trials ORDER BY number, digest").fetchall()
+
+
+def is_new(sql: sqlite3.Connection, path: Path) -> bool:
+    """Whether a database is empty and not yet a ledger.
+
+    Raises:
+        BadInput: it is somebody else's, or a ledger of another version.
+    """
+    version = sql.execute("PRAGMA user_version").fetchone()[0]
+    tables = sql.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+    if version != VERSION and (version or tables):
+        raise BadInput(f"{str(path)!r} is no ledger of version {VERSION} of fedspill's sweeps")
+    return version != VERSION
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import Any
 from fedspill.core.errors import BadInput, FedspillError
 from fedspill.core.tensor_files import sha256
 from fedspill.plan.file import parse_plan
-from fedspill.plan.sections import AuditPlan
+from fedspill.plan.sections import AttackEntry, AuditPlan
 from fedspill.sweeping.grid import Point
 
 UNREAD = "?"
@@ -60,11 +60,16 @@ def _trial(number: int, point: Point, files: dict[Path, str]) -> SweepTrial:
         plan = parse_plan(point.table)
     except FedspillError as error:
         return _refused(number, point, str(error))
-    attack = ", ".join(entry.label for entry in plan.audit.attacks)
+    attack = ", ".join(map(_label, plan.audit.attacks))
     if plan.server.tampering is not None:
-        attack += f" on {plan.server.tampering.label}"
-    defence = ", ".join(entry.label for entry in plan.defences) or "none"
+        attack += f" on {_label(plan.server.tampering)}"
+    defence = ", ".join(map(_label, plan.defences)) or "none"
     return SweepTrial(digest_of(plan, files), number, point.values, point.table, attack, defence)
+
+
+def _label(entry: AttackEntry) -> str:
+    """As reports call it, but for the preset that all have."""
+    return entry.label.replace(":paper", "", 1) if entry.preset == "paper" else entry.label
 
 
 def _refused(number: int, point: Point, reason: str) -> SweepTrial:

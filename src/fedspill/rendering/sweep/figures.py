@@ -1,6 +1,6 @@
 """What leaked by defence and attack: a panel of the shares and one of the main metric's medians."""
 
-import textwrap
+import re
 from collections.abc import Callable
 
 import numpy as np
@@ -14,9 +14,9 @@ from fedspill.rendering.sweep.facts import Cell, Grid
 
 MOST_DRAWN = 40
 """Attacks, or defences, of one figure; the table has them all."""
-LETTERS = 26
-"""Of a name on one line."""
-ROW = 44
+LETTER = 7.5
+"""Pixels of one, in the mean."""
+ROW = 50
 """Pixels."""
 
 
@@ -56,8 +56,8 @@ def _matrix(
     if not shown:
         return None
     left = 220 if width > NARROW else 110
-    drawn = canvas.figure(width, ROW * len(defences) + 110)
-    axes = canvas.axes(drawn, left=left, right=14, bottom=10, top=96)
+    drawn = canvas.figure(width, ROW * len(defences) + 116)
+    axes = canvas.axes(drawn, left=left, right=14, bottom=10, top=100)
     axes.grid(visible=False)
     axes.spines["bottom"].set_visible(False)
     table = np.full((len(defences), len(attacks)), np.nan)
@@ -65,7 +65,7 @@ def _matrix(
         if attack in attacks and defence in defences:
             table[defences.index(defence), attacks.index(attack)] = number
     _draw(axes, table, word, ends, narrow=(width - left) / len(attacks) < 60)
-    _names(axes, attacks, defences, (width - left) / len(attacks))
+    _names(axes, attacks, defences, (width - left) / len(attacks), left)
     return canvas.svg(drawn, f"sweep-{salt}-{width}")
 
 
@@ -76,7 +76,8 @@ def _draw(
     rows, columns = table.shape
     axes.set_xlim(-0.5, columns - 0.5)
     axes.set_ylim(rows - 0.5, -0.5)
-    for (row, column), number in np.ndenumerate(table):
+    for place, number in np.ndenumerate(table):
+        row, column = map(float, place)
         if np.isnan(number):
             canvas.write(axes, column, row, "-", ha="center", va="center", alpha=0.5)
             continue
@@ -87,17 +88,29 @@ def _draw(
         canvas.write(axes, column, row, word(float(number)), ha="center", va="center", fontsize=size)
 
 
-def _names(axes: Axes, attacks: list[str], defences: list[str], wide: float) -> None:
+def _names(axes: Axes, attacks: list[str], defences: list[str], wide: float, left: int) -> None:
     axes.set_xticks([])
     axes.set_yticks([])
     along, down = axes.get_xaxis_transform(), axes.get_yaxis_transform()
     for column, name in enumerate(attacks):
-        text = "\n".join(textwrap.wrap(name, max(8, int(wide / 8)))[:4])
-        axes.text(column, 1.02, _plain(text), transform=along, ha="center", va="bottom", color=INK, parse_math=False)
+        text = _lines(name, max(6, int(wide / LETTER)), 5)
+        axes.text(column, 1.02, text, transform=along, ha="center", va="bottom", color=INK, parse_math=False)
     for row, name in enumerate(defences):
-        text = "\n".join(textwrap.wrap(name, LETTERS)[:2])
-        axes.text(-0.01, row, _plain(text), transform=down, ha="right", va="center", color=INK, parse_math=False)
+        text = _lines(name, int(left / LETTER) - 1, 3)
+        axes.text(-0.01, row, text, transform=down, ha="right", va="center", color=INK, parse_math=False)
+
+
+def _lines(name: str, letters: int, most: int) -> str:
+    """A name on a few lines, broken after its signs where that can be."""
+    lines = [""]
+    for piece in re.split(r"(?<=[_:(, ])", _plain(name)):
+        if lines[-1] and len(lines[-1]) + len(piece) > letters:
+            lines.append("")
+        lines[-1] += piece
+    shown = [line.strip() if len(line) <= letters else f"{line[: letters - 2]}.." for line in lines[:most]]
+    return "\n".join(shown) + (" .." if len(lines) > most else "")
 
 
 def _plain(text: str) -> str:
-    return "".join(c if c.isprintable() or c == "\n" else "?" for c in text.encode("ascii", "replace").decode())
+    """Letters that the fonts have."""
+    return "".join(c if c.isprintable() else "?" for c in text.encode("ascii", "replace").decode())

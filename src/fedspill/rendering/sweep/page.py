@@ -42,7 +42,7 @@ def render(rows: Sequence[SweepRow]) -> str:
             keys=keys,
             states=facts.states(rows),
             total=len(rows),
-            seconds=sum(row.outcome.seconds for row in ended if row.outcome),
+            seconds=sum((row.outcome.seconds for row in ended if row.outcome), 0.0),
             versions=facts.versions(rows),
             timed=sum(row.outcome.timed > 0 for row in ended if row.outcome),
             shares=_both(figures.shares, grid),

@@ -1,7 +1,7 @@
 """What runs trials: some at a time, and says as each one ends."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from fedspill.report.sweep import Outcome
 
@@ -29,6 +29,7 @@ class Ended:
     result: Outcome | Lost
 
 
+@runtime_checkable
 class Engine(Protocol):
     """Runs trials; all calls come from one thread."""
 
