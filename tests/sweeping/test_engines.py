@@ -87,7 +87,7 @@ class FakeRay:
     def __init__(self, answers: dict[str, Any]) -> None:
         self.answers, self.asked, self.cancelled, self.down = answers, dict[str, Any](), list[str](), False
         self.exceptions = SimpleNamespace(RayTaskError=type("RayTaskError", (Exception,), {}), RayError=Exception)
-        self.began = dict[str, Any]()
+        self.began, self.devices = dict[str, Any](), list[str]()
 
     def is_initialized(self) -> bool:
         return False
@@ -101,7 +101,7 @@ class FakeRay:
     def remote(self, run: Any) -> Any:
         def options(**asked: Any) -> Any:
             self.asked = asked
-            return SimpleNamespace(remote=lambda plan, device: plan)
+            return SimpleNamespace(remote=lambda plan, device: self.devices.append(device) or plan)
 
         return SimpleNamespace(options=options)
 
@@ -143,6 +143,20 @@ def test_ray_is_asked_for_what_a_trial_needs_and_its_answers_are_told_apart(monk
     assert engine.running == 1
     engine.close()
     assert (fake.cancelled, fake.down) == (["plan 3"], True)
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus", "asked", "ran"),
+    [("auto", 0.0, 0.0, "cpu"), ("auto", 0.25, 0.25, "auto"), ("cuda", 0.0, 1.0, "cuda"), ("cpu", 0.0, 0.0, "cpu")],
+)
+def test_a_card_is_used_by_who_asked_for_it(
+    monkeypatch: pytest.MonkeyPatch, device: str, gpus: float, asked: float, ran: str
+) -> None:
+    fake = FakeRay({})
+    monkeypatch.setattr(on_ray, "_ray", lambda: fake)
+    OnRay(device, gpus=gpus).start("digest", "plan")
+    assert fake.asked["num_gpus"] == asked
+    assert fake.devices == [ran]
 
 
 def test_ray_that_is_not_installed_or_does_not_answer_is_bad_input(monkeypatch: pytest.MonkeyPatch) -> None:

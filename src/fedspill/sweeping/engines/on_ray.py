@@ -1,6 +1,7 @@
 """As tasks of a Ray cluster: Ray places them by what they ask for and runs them again where a worker dies."""
 
 import importlib
+import warnings
 from typing import Any
 
 from fedspill.core.errors import BadInput
@@ -20,7 +21,7 @@ class OnRay:
     Args:
         address: of the cluster; None takes the one that the environment names, or else starts one on this machine.
         cpus: of a cluster that is started here; None takes this machine's.
-        gpus: share of a GPU that a trial asks for.
+        gpus: share of a GPU that a trial asks for; with device "cuda" 0 is a whole one, with "auto" it is none.
         memory: bytes that a trial asks for; None asks for none.
 
     Raises:
@@ -36,7 +37,9 @@ class OnRay:
         gpus: float = 0.0,
         memory: int | None = None,
     ) -> None:
-        self._ray, self._device = _ray(), device
+        gpus = 1.0 if device == "cuda" and not gpus else gpus
+        # a task that asks for no card must not find one and share it with who knows how many others
+        self._ray, self._device = _ray(), "cpu" if device == "auto" and not gpus else device
         self._mine = not self._ray.is_initialized()
         if self._mine:
             self._connect(address, cpus)
@@ -47,7 +50,9 @@ class OnRay:
     def _connect(self, address: str | None, cpus: int | None) -> None:
         given = {"address": address} if address is not None else {"num_cpus": cpus, "include_dashboard": False}
         try:
-            self._ray.init(log_to_driver=False, logging_level="error", **given)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)  # of what Ray will do with cards that nobody asked for
+                self._ray.init(log_to_driver=False, logging_level="error", **given)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise BadInput(f"no Ray cluster answers at {address or 'this machine'}: {error}") from None
 
