@@ -66,6 +66,8 @@ def plan_table(path: Path, settings: list[str] | None = None) -> dict[str, Any]:
             file of weights that there is none of, or a value that its key does not take.
     """
     table = table_of(path, settings)
+    if "sweep" in table:
+        raise BadInput(f"the plan has a table [sweep], which is run by: fedspill sweep {path}")
     check_names(table)
     _check_shape(table)
     return table

@@ -11,7 +11,7 @@ from fedspill.sweeping.driving import Follower, Shard, Unwatched, drive
 from fedspill.sweeping.engines.engine import Engine
 from fedspill.sweeping.exporting import export
 from fedspill.sweeping.grid import points
-from fedspill.sweeping.ledger import LEDGER_FILE, Counts, Ledger
+from fedspill.sweeping.ledger import LEDGER_FILE, Counts, Ledger, readable
 from fedspill.sweeping.trials import trials_of
 
 
@@ -61,7 +61,7 @@ def run_sweep(
         raise BadInput("this shard holds no trial: there are fewer trials than shards")
     if fresh:
         forget(out)
-    with closing(Ledger(out)) as ledger:
+    with readable(out / LEDGER_FILE), closing(Ledger(out)) as ledger:
         ledger.add(trials)
         if retry:
             ledger.retry()

@@ -42,7 +42,8 @@ class TerminalFollower:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._bars.stop()
+        if self._live:
+            self._bars.stop()
 
     def counts(self, counts: Counts, own: int) -> None:
         """Moves the bar."""

@@ -5,6 +5,7 @@ Every process has an executor to itself: where one dies, the trial that it ran i
 
 import multiprocessing
 import os
+import signal
 import threading
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -84,7 +85,8 @@ def _one() -> ProcessPoolExecutor:
 
 
 def _begin() -> None:
-    """In the new process: one thread, and an end as soon as the process that started it is gone."""
+    """In the new process: one thread, and an end as soon as the process that started it is gone, and not before."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of the terminal, for all of its processes; `close` ends this one
     os.environ["OMP_NUM_THREADS"] = "1"
     parent = multiprocessing.parent_process()
     if parent is not None:
