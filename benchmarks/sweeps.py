@@ -11,8 +11,7 @@ in the middle; the cost of a trial is the processor time of the whole tree of pr
 import argparse
 import os
 import signal
-import subprocess
-import sys
+import sqlite3
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -23,7 +22,6 @@ from typing import Any
 
 from benchmarks.common import places
 from benchmarks.common.records import conditions, write
-from fedspill.rendering.html.plan_text import plan_text
 from fedspill.report.sweep import RESULTS as COMPARED
 from fedspill.report.sweep import Outcome
 from fedspill.sweeping.driving import Unwatched
@@ -68,41 +66,45 @@ def done(folder: Path) -> int:
     """Trials of a folder that are done."""
     if not (folder / LEDGER_FILE).exists():
         return 0
-    with closing(Ledger(folder)) as ledger:
-        return sum(row.state == "done" for row in ledger.rows())
+    with closing(sqlite3.connect(folder / LEDGER_FILE, timeout=60)) as sql:
+        return int(sql.execute("SELECT count(*) FROM trials WHERE state = 'done'").fetchone()[0])
 
 
 def kills(args: argparse.Namespace) -> None:
     """Killed three times, then two at once."""
-    trials, workers = args.trials, args.workers
+    table = plan(args.trials)
     with tempfile.TemporaryDirectory() as place:
-        whole, broken, file = Path(place) / "whole", Path(place) / "broken", Path(place) / "plan.toml"
-        file.write_text(plan_text(plan(trials)))
-        run_sweep(plan(trials), whole, lambda: Here("cpu"))
-        wanted = results(whole)
-        at = list[int]()
+        whole, broken = Path(args.state or place) / "whole", Path(args.state or place) / "broken"
+        run_sweep(table, whole, lambda: Here("cpu"))
+        wanted, at = results(whole), list[int]()
         for kill in range(KILLS):
-            process = started(file, broken, workers)
+            process = started(table, broken)
             while done(broken) < (kill + 1) * len(wanted) // 5:
-                time.sleep(0.2)
-            process.send_signal(signal.SIGKILL)
-            process.wait()
+                time.sleep(0.5)
+            os.kill(process, signal.SIGKILL)
+            os.waitpid(process, 0)
             at.append(done(broken))
             print(f"killed at {at[-1]} of {len(wanted)}", flush=True)
-        both = [started(file, broken, workers) for _ in range(2)]
-        codes = [process.wait() for process in both]
+        both = [started(table, broken) for _ in range(2)]
+        codes = [os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) for process in both]
         found = results(broken)
     same = sum(found.get(digest) == values for digest, values in wanted.items())
-    record = {"trials": len(wanted), "workers": workers, "killed_at": at, "exit_codes": codes}
+    record = {"trials": len(wanted), "killed_at": at, "exit_codes": codes}
     record |= {"rows": len(found), "same_results": same, "lost": len(wanted.keys() - found.keys())}
     write(RESULTS / "kills.json", {**record, "conditions": conditions(args)})
     print(record)
 
 
-def started(file: Path, folder: Path, workers: int) -> subprocess.Popen[bytes]:
-    """`fedspill sweep` as a user runs it."""
-    words = ["sweep", str(file), "--out", str(folder), "--workers", str(workers), "--device", "cpu"]
-    return subprocess.Popen([sys.executable, "-m", "fedspill", *words])
+def started(table: dict[str, Any], folder: Path) -> int:
+    """A process that runs the sweep's trials itself, forked so that PyTorch is loaded once; its number."""
+    process = os.fork()
+    if not process:
+        try:
+            run_sweep(table, folder, lambda: Here("cpu"))
+            os._exit(0)
+        finally:
+            os._exit(1)
+    return process
 
 
 @dataclass
@@ -240,7 +242,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("kills", "ray"))
     parser.add_argument("--trials", type=int, default=200)
-    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--workers", type=int, default=2, help="of the two engines")
+    parser.add_argument("--state", help="where `kills` keeps its sweeps, to go on from there")
     args = parser.parse_args()
     args.device, args.benchmark, args.threads = "cpu", "sweeps", 1
     (kills if args.what == "kills" else against_ray)(args)

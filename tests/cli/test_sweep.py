@@ -65,11 +65,10 @@ def test_shards_merged_are_the_whole_and_the_folder_is_gone_on_with(plan: Path) 
 
 
 def test_a_key_of_the_plan_is_changed_for_one_run_and_refusals_are_rows(plan: Path) -> None:
-    code, told = sweep(
-        "run", "plan.toml", "--workers", "0", "--set", "data.indices=0:1", "--set", "sweep.model.seed=[0]"
-    )
+    one = ["plan.toml", "--workers", "0", "--set", "sweep.model.seed=[0]"]
+    code, told = sweep("run", *one, "--set", "data.indices=0:1")
     assert (code, told.splitlines()[0]) == (0, "2 trials: 2 done, 0 refused, 0 failed")
-    code, told = sweep("plan.toml", "--workers", "0", "--set", "client.num_examples=9", "--set", "sweep.model.seed=[0]")
+    code, told = sweep(*one, "--set", "client.num_examples=9")
     assert code == 0
     assert told.splitlines()[0] == (
         "2 trials: 0 done, 2 refused, 0 failed; 2 of other plans or shards stay in the folder"

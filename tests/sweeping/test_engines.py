@@ -128,6 +128,7 @@ def test_ray_is_asked_for_what_a_trial_needs_and_its_answers_are_told_apart(monk
     failure.cause = ImportError("no module named fedspill")
     fake.answers["plan 2"] = failure
     monkeypatch.setattr(on_ray, "_ray", lambda: fake)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
     engine = OnRay("cpu", cpus=2, gpus=0.5, memory=10**9)
     assert fake.began["num_cpus"] == 2
     assert fake.asked == {"num_cpus": 1, "num_gpus": 0.5, "max_retries": 3, "memory": 10**9}
@@ -157,6 +158,16 @@ def test_a_card_is_used_by_who_asked_for_it(
     OnRay(device, gpus=gpus).start("digest", "plan")
     assert fake.asked["num_gpus"] == asked
     assert fake.devices == [ran]
+
+
+def test_the_cluster_is_the_one_that_was_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    for given, named, wanted in ((None, "there:1", "there:1"), ("here:1", "there:1", "here:1"), (None, "", None)):
+        fake = FakeRay({})
+        monkeypatch.setattr(on_ray, "_ray", lambda fake=fake: fake)
+        monkeypatch.setenv("RAY_ADDRESS", named)
+        OnRay("cpu", address=given, cpus=2)
+        assert fake.began.get("address") == wanted
+        assert ("num_cpus" in fake.began) == (wanted is None)  # of a cluster that is there nobody says how large it is
 
 
 def test_ray_that_is_not_installed_or_does_not_answer_is_bad_input(monkeypatch: pytest.MonkeyPatch) -> None:

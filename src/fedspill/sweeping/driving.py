@@ -1,5 +1,6 @@
 """Trials handed to an engine, and what they gave written down, until none is left that anybody could run."""
 
+import math
 import threading
 import time
 from collections.abc import Callable, Generator
@@ -85,7 +86,7 @@ def drive(ledger: Ledger, make: Callable[[], Engine], follower: Follower) -> Cou
         make: the engine, made only if there is something to run; is closed.
     """
     follower.counts(ledger.counts(), 0)
-    if ledger.counts().total == ledger.counts().ended:
+    if not ledger.is_open():
         return ledger.counts()
     engine = make()
     with _beating(ledger):
@@ -98,15 +99,17 @@ def drive(ledger: Ledger, make: Callable[[], Engine], follower: Follower) -> Cou
 
 
 def _until_none_is_left(ledger: Ledger, engine: Engine, follower: Follower) -> None:
+    told = -math.inf
     while True:
         while engine.has_room() and (claimed := ledger.claim()) is not None:
             engine.start(claimed.digest, claimed.plan)
-        counts = ledger.counts()
-        follower.counts(counts, engine.running)
-        if not engine.running and counts.ended == counts.total:
-            return
-        if not engine.running:  # the rest is held by other processes: they end it, or die
-            time.sleep(POLL_SECONDS)
+        if time.monotonic() - told > POLL_SECONDS:  # counting reads every trial
+            follower.counts(ledger.counts(), engine.running)
+            told = time.monotonic()
+        if not engine.running:
+            if not ledger.is_open():
+                return
+            time.sleep(POLL_SECONDS)  # the rest is held by other processes: they end it, or die
         for ended in engine.ended(POLL_SECONDS):
             _write_down(ledger, ended, follower)
 

@@ -39,6 +39,8 @@ CREATE TABLE trials (
     {", ".join(f'"{name}"' for name in OUTCOMES)}
 ) WITHOUT ROWID
 """
+INDEX = "CREATE INDEX queue ON trials (state, number)"
+"""So that the next trial is found without reading all of them."""
 FREE = "state = 'waiting', token = NULL, host = NULL, pid = NULL, born = NULL, beat = NULL"
 
 
@@ -99,6 +101,7 @@ class Ledger:
             with self._transaction():
                 if is_new(self._sql, folder / LEDGER_FILE):
                     self._sql.execute(TABLE)
+                    self._sql.execute(INDEX)
                     self._sql.execute(f"PRAGMA user_version = {VERSION}")
             self._sql.execute("CREATE TEMP TABLE mine (digest TEXT PRIMARY KEY)")
 
@@ -221,6 +224,13 @@ class Ledger:
         """Of this process's trials."""
         found = self._sql.execute("SELECT state, count(*) FROM trials WHERE digest IN mine GROUP BY state").fetchall()
         return Counts(**dict(found))
+
+    def is_open(self) -> bool:
+        """Whether any of this process's trials is waiting, or held by anybody."""
+        found = self._sql.execute(
+            "SELECT EXISTS (SELECT 1 FROM trials WHERE state IN ('waiting', 'running') AND digest IN mine)"
+        )
+        return bool(found.fetchone()[0])
 
     def rows(self) -> list[SweepRow]:
         """All trials of the folder, in the order of the grid."""

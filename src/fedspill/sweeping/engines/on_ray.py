@@ -1,6 +1,7 @@
 """As tasks of a Ray cluster: Ray places them by what they ask for and runs them again where a worker dies."""
 
 import importlib
+import os
 import warnings
 from typing import Any
 
@@ -48,6 +49,7 @@ class OnRay:
         self._running = dict[Any, str]()
 
     def _connect(self, address: str | None, cpus: int | None) -> None:
+        address = address or os.environ.get("RAY_ADDRESS")
         given = {"address": address} if address is not None else {"num_cpus": cpus, "include_dashboard": False}
         try:
             with warnings.catch_warnings():
