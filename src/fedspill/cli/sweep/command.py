@@ -125,9 +125,9 @@ def _tell(counts: "Counts", others: str, written: list[Path]) -> None:
     told = f"{counts.done:,} done, {counts.refused:,} refused, {counts.failed:,} failed"
     unfinished = counts.total - counts.ended
     told += f", {unfinished:,} not run yet" if unfinished else ""
-    console.print(f"{counts.total:,} trials: {told}{others}", markup=False, highlight=False)
+    console.print(f"{counts.total:,} trials: {told}{others}", markup=False, highlight=False, soft_wrap=True)
     for path in written:
-        console.print(f"Wrote {path}", markup=False, highlight=False, style="bold")
+        console.print(f"Wrote {path}", markup=False, highlight=False, soft_wrap=True, style="bold")
 
 
 def _exit_code(counts: "Counts") -> int:

@@ -49,7 +49,7 @@ class OnRay:
         self._running = dict[Any, str]()
 
     def _connect(self, address: str | None, cpus: int | None) -> None:
-        address = address or os.environ.get("RAY_ADDRESS")
+        address = address or os.environ.get("RAY_ADDRESS") or None
         given = {"address": address} if address is not None else {"num_cpus": cpus, "include_dashboard": False}
         try:
             with warnings.catch_warnings():
