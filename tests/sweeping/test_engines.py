@@ -172,7 +172,7 @@ def test_the_cluster_is_the_one_that_was_named(monkeypatch: pytest.MonkeyPatch) 
 
 def test_ray_that_is_not_installed_or_does_not_answer_is_bad_input(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(**given: Any) -> None:
-        raise ConnectionError("nobody there")
+        raise Exception("nobody there")
 
     fake = FakeRay({})
     monkeypatch.setattr(fake, "init", refuse)

@@ -55,8 +55,8 @@ class OnRay:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", FutureWarning)  # of what Ray will do with cards that nobody asked for
                 self._ray.init(log_to_driver=False, logging_level="error", **given)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise BadInput(f"no Ray cluster answers at {address or 'this machine'}: {error}") from None
+        except Exception as error:  # of any kind: a node that does not start in time is a bare Exception
+            raise BadInput(f"no Ray cluster answers at {address or 'this machine'}: {error}") from error
 
     @property
     def running(self) -> int:
