@@ -96,7 +96,7 @@ class FakeRay:
         self.began = given
 
     def cluster_resources(self) -> dict[str, float]:
-        return {"CPU": 2.0}
+        return {"CPU": 2.0, "GPU": 1.0}
 
     def remote(self, run: Any) -> Any:
         def options(**asked: Any) -> Any:
@@ -158,6 +158,11 @@ def test_a_card_is_used_by_who_asked_for_it(
     OnRay(device, gpus=gpus).start("digest", "plan")
     assert fake.asked["num_gpus"] == asked
     assert fake.devices == [ran]
+    engine, room = OnRay(device, gpus=gpus), 0
+    while engine.has_room():
+        engine.start(f"digest {room}", f"plan {room}")
+        room += 1
+    assert room == 2 * min(2.0, 1.0 / asked if asked else 2.0)
 
 
 def test_the_cluster_is_the_one_that_was_named(monkeypatch: pytest.MonkeyPatch) -> None:

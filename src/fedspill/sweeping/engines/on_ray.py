@@ -1,6 +1,7 @@
 """As tasks of a Ray cluster: Ray places them by what they ask for and runs them again where a worker dies."""
 
 import importlib
+import math
 import os
 import warnings
 from typing import Any
@@ -12,12 +13,12 @@ from fedspill.sweeping.running import run_trial
 
 RETRIES = 3
 """Of a task whose worker dies, by Ray itself."""
-PER_CPU = 2
-"""Tasks in Ray's queue for each core of the cluster: enough that no core waits, few enough to be held by a lease."""
+PER_PLACE = 2
+"""Tasks in Ray's hands for each that can run at a time: enough that no core waits, few enough to be held by a lease."""
 
 
 class OnRay:
-    """Tasks of one core each, at most `PER_CPU` for each core of the cluster.
+    """Tasks of one core each, at most `PER_PLACE` for each that the cluster can run at a time.
 
     Args:
         address: of the cluster; None takes the one that the environment names, or else starts one on this machine.
@@ -41,6 +42,7 @@ class OnRay:
         gpus = 1.0 if device == "cuda" and not gpus else gpus
         # a task that asks for no card must not find one and share it with who knows how many others
         self._ray, self._device = _ray(), "cpu" if device == "auto" and not gpus else device
+        self._gpus = gpus
         self._mine = not self._ray.is_initialized()
         if self._mine:
             self._connect(address, cpus)
@@ -65,7 +67,13 @@ class OnRay:
 
     def has_room(self) -> bool:
         """While Ray's queue is short; machines that join or leave count at once."""
-        return len(self._running) < max(1, int(PER_CPU * self._ray.cluster_resources().get("CPU", 1)))
+        return len(self._running) < max(1, int(PER_PLACE * self._places()))
+
+    def _places(self) -> float:
+        """Trials that the cluster runs at a time, by its cores and, if they ask for them, its cards."""
+        held = self._ray.cluster_resources()
+        cards = held.get("GPU", 0.0) / self._gpus if self._gpus else math.inf
+        return min(held.get("CPU", 1.0), cards)
 
     def start(self, digest: str, plan: str) -> None:
         """Hands it to Ray."""
