@@ -30,6 +30,7 @@ from fedspill.auditing.resolving.components import components_of
 from fedspill.core.errors import BadInput
 from fedspill.core.settings import flat_fields
 from fedspill.plan.file import read_as
+from fedspill.plan.tables import table_of
 from fedspill.rendering.folder import write_views
 from fedspill.rendering.html.page import render
 from fedspill.rendering.junit import junit
@@ -38,6 +39,8 @@ from fedspill.report.leakage import leaked_share
 from fedspill.report.schema import Pictures, json_schema
 from fedspill.report.store import read_report
 from fedspill.report.trial import Trial
+from fedspill.sweeping.grid import points
+from fedspill.sweeping.trials import trials_of
 from fedspill.training.plan import AutoencoderPlan, DecoderPlan, GeneratorPlan, RobustPlan, SpabPlan
 from tests.support.places import PLANS
 from tests.support.watches import Heard
@@ -178,5 +181,7 @@ def test_every_shipped_plan_parses(path: Path) -> None:
         (kind,) = (plan for section, plan in TRAINING.items() if f"[{section}]" in path.read_text().splitlines())
         read, of = read_as(kind, path), path.stem.rpartition("_")[0]
         assert (read.data.name if isinstance(read, GeneratorPlan) else read.model.name) == of
+    elif path.parent.name == "sweep":
+        assert all(trial.refused is None for trial in trials_of(points(table_of(path))))
     else:
         assert components_of(read_plan(path)).worlds

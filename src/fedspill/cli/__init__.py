@@ -12,6 +12,7 @@
 - `train`: `fedspill train`.
 - `bounds/`: `fedspill bounds`.
 - `demo/`: `fedspill demo`.
+- `sweep/`: `fedspill sweep`.
 - `doctor`: `fedspill doctor`.
 - `listing`: `fedspill list`, from `listing.json`.
 - `progress`: progress with an estimate of the time that is left.

@@ -66,6 +66,15 @@ def plan_table(path: Path, settings: list[str] | None = None) -> dict[str, Any]:
             file of weights that there is none of, or a value that its key does not take.
     """
     table = table_of(path, settings)
+    if "sweep" in table:
+        raise BadInput(f"the plan has a table [sweep], which is run by: fedspill sweep {path}")
+    check_names(table)
+    _check_shape(table)
+    return table
+
+
+def check_names(table: dict[str, Any]) -> None:
+    """Raises BadInput if a plan names something that there is none of, or a value that no key takes."""
     check_values(table)
     told = [*_unknown_keys(table), *_unknown_names(table)]
     if told:
@@ -73,8 +82,6 @@ def plan_table(path: Path, settings: list[str] | None = None) -> dict[str, Any]:
     model = table.get("model")
     if isinstance(model, dict) and isinstance(weights := model.get("weights"), str):
         check_file(weights)
-    _check_shape(table)
-    return table
 
 
 def _check_shape(table: dict[str, Any]) -> None:

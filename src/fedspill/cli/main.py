@@ -20,6 +20,7 @@ from fedspill.cli.exits import exit_code_of
 from fedspill.cli.filters import EPILOG as FILTERS_EPILOG
 from fedspill.cli.filters import filters_command
 from fedspill.cli.rank import rank_command
+from fedspill.cli.sweep.command import app as sweep_app
 from fedspill.cli.train import app as train_app
 from fedspill.cli.vet import vet_command
 
@@ -135,6 +136,7 @@ def audit(
     raise typer.Exit(audit_plan(read, folder, device, headline=headline, began=began, **kept))
 
 
+app.add_typer(sweep_app)
 app.add_typer(train_app)
 app.command(
     name="attack",

@@ -1,6 +1,7 @@
 """Plans as they are written: TOML files, with settings of the command line laid over them."""
 
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,27 +30,37 @@ def table_of(path: Path, settings: list[str] | None = None) -> dict[str, Any]:
 
 def _lay_over(table: dict[str, Any], setting: str) -> None:
     key, equals, text = setting.partition("=")
-    parts = key.strip().split(".")
-    if not equals or len(parts) < 2:
+    if not equals or "." not in key.strip():
         raise BadInput(f"--set {shortened(setting)}: write SECTION.KEY=VALUE, for example client.num_examples=8")
+    put(table, key.strip().split("."), toml_value(text), f"--set {shortened(setting)}")
+
+
+def put(table: dict[str, Any], keys: Sequence[str], value: Any, where: str) -> None:
+    """Sets one key of nested tables in place; missing tables are made.
+
+    Args:
+        keys: the way to it, at least one; of a list of tables the place (from 0) of one.
+        where: what messages begin with.
+
+    Raises:
+        BadInput: the way leads through a value, or to a place that a list lacks.
+    """
     here: Any = table
-    for step in parts[:-1]:
-        here = _inside(here, step, setting)
+    for step in keys[:-1]:
+        here = _inside(here, step, where)
     if not isinstance(here, dict):
-        whose = f"--set {shortened(setting)}: {shortened(parts[-2])}"
-        raise BadInput(f"{whose} is a list; name the place of one of its tables and a key")
-    here[parts[-1]] = toml_value(text)
+        raise BadInput(f"{where}: {shortened(keys[-2])} is a list; name the place of one of its tables and a key")
+    here[keys[-1]] = value
 
 
-def _inside(here: Any, key: str, setting: str) -> Any:
+def _inside(here: Any, key: str, where: str) -> Any:
     """A table's section, or the table at a place (from 0) of a list of tables."""
     if isinstance(here, dict):
         inner = here.setdefault(key, {})
     elif key.isdecimal() and len(key) < MOST_DIGITS and int(key) < len(here):
         inner = here[int(key)]
     else:
-        place = f"{shortened(key)} is no place in a list of {len(here)}"
-        raise BadInput(f"--set {shortened(setting)}: {place}; they count from 0")
+        raise BadInput(f"{where}: {shortened(key)} is no place in a list of {len(here)}; they count from 0")
     if not isinstance(inner, dict | list):
-        raise BadInput(f"--set {shortened(setting)}: {shortened(key)} is a value, not a section")
+        raise BadInput(f"{where}: {shortened(key)} is a value, not a section")
     return inner

@@ -7,6 +7,7 @@
 - `junit`: JUnit XML for a CI.
 - `vetting/`: the same of a model that was vetted, and SARIF.
 - `filtering/`: a filter chain that was tested, as a table and as JSON.
+- `sweep/`: many audits compared.
 - `markdown`: the headline for a pull request.
 - `index`: one page that leads to several reports.
 - `drawing/`: pictures and plots.

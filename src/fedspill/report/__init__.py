@@ -5,6 +5,7 @@
 - `leakage`: which private examples leaked, and what share of them.
 - `vetting`: what vetting an incoming model came to.
 - `filtering`: what a test of a client's filter chain came to.
+- `sweep`: what is kept of each trial of a sweep.
 - `store`: the output folder: written whole, resumable, read again.
 """
 

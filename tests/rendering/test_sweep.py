@@ -1,0 +1,100 @@
+"""The page of a sweep: every trial stands in it, pooled right, and nothing of a plan is read as HTML."""
+
+import pytest
+
+from fedspill.rendering.drawing.figures import NARROW, WIDE
+from fedspill.rendering.sweep import facts, figures, page
+from fedspill.report.sweep import Outcome, SweepRow
+from tests.support.reports import HOSTILE, Strict
+
+
+def row(number: int, attack: str, defence: str, leaked: int | None = 1, n: int = 2, **more) -> SweepRow:
+    given = {"state": "done", "verdict": "leaks", "metric": "psnr", "unit": "dB", "scored": n, "seconds": 1.5}
+    measured = {"median": 10.0 * number, "worst": 50.0, "fedspill": "0.1.0", "torch": "2", "python": "3"}
+    outcome = Outcome(**{**given, **measured, "leaked": leaked, "examples": None if leaked is None else n, **more})
+    values = {"client.num_examples": n, "defences": [], "audit.attacks": [attack]}
+    state = outcome.state
+    return SweepRow(
+        digest=f"{number:064}",
+        number=number,
+        values=values,
+        attack=attack,
+        defence=defence,
+        state=state,
+        outcome=outcome,
+    )
+
+
+ROWS = [
+    row(0, "dlg", "none", 2, 2),
+    row(1, "dlg", "none", 1, 8),
+    row(2, "dlg", "clipping", 0, 2),
+    row(3, "linear_layer", "none", None),
+    row(4, "linear_layer", "clipping", state="refused", error="does not fit", leaked=None, median=None, worst=None),
+]
+
+
+def test_pairs_are_pooled_over_examples_and_medians_over_trials() -> None:
+    grid = facts.grid_of(ROWS)
+    assert (grid.attacks, grid.defences) == (["dlg", "linear_layer"], ["none", "clipping"])
+    assert grid.cells[("dlg", "none")] == facts.Cell(trials=2, share=3 / 10, median=5.0)
+    assert grid.cells[("dlg", "clipping")] == facts.Cell(trials=1, share=0.0, median=20.0)
+    assert grid.cells[("linear_layer", "none")] == facts.Cell(trials=0, share=None, median=30.0)
+    assert ("linear_layer", "clipping") not in grid.cells
+    assert (grid.metric, grid.unit) == ("psnr", "dB")
+
+
+def test_medians_of_different_metrics_are_not_compared() -> None:
+    grid = facts.grid_of([ROWS[0], row(1, "dlg", "none", metric="bleu", unit="")])
+    assert grid.metric is None
+    assert figures.medians(grid) is None
+    assert figures.shares(grid) is not None
+
+
+@pytest.mark.parametrize("width", [WIDE, NARROW])
+def test_figures_hold_every_pairs_number(width: int) -> None:
+    grid = facts.grid_of(ROWS)
+    shares, medians = figures.shares(grid, width), figures.medians(grid, width)
+    for number in ("30 %", "0 %", ">-<"):
+        assert number in (shares or "")
+    for number in (">5<", ">20<", ">30<"):
+        assert number in (medians or "")
+    assert figures.shares(grid, width) == shares
+    for name in ("clipping", "none", "dlg"):
+        assert f">{name}<" in (shares or "")
+
+
+def test_nothing_is_drawn_of_nothing() -> None:
+    for rows in ([], ROWS[4:]):
+        grid = facts.grid_of(rows)
+        assert figures.shares(grid) is None
+        assert figures.medians(grid) is None
+        assert "<svg" not in page.render(rows)
+
+
+def test_the_page_holds_every_trial_and_says_what_limits_it() -> None:
+    waiting = SweepRow(digest="w" * 64, number=9, attack="dlg", defence="none", state="waiting")
+    text = page.render([*ROWS, row(5, "dlg", "none", torch="3", timed=1), waiting])
+    assert "7 trials: 5 done, 1 refused, 1 waiting" in text
+    assert text.count('<th scope="row">') == 6
+    assert "2 of 2" in text
+    assert "1 of 8" in text
+    assert "does not fit" in text
+    assert "1 of them were ended or shortened by their budget" in text
+    assert "Trials were run by different versions" in text
+    assert "different versions" not in page.render(ROWS)
+    assert ">client.num_examples<" in text
+    assert ">audit.attacks<" not in text  # a column of its own tells it
+
+
+def test_what_stands_in_a_plan_is_never_read_as_html() -> None:
+    failed = row(0, HOSTILE, HOSTILE, state="failed", error=HOSTILE, skipped=HOSTILE)
+    read = Strict(page.render([failed, row(1, HOSTILE, HOSTILE)]))
+    assert "script" not in {tag for tag, _ in read.tags}
+    assert "<script>alert(1)</script>" in read.text
+
+
+def test_long_names_are_cut_within_their_lines() -> None:
+    assert figures._lines("robbing_the_fed", 8, 3) == "robbing_\nthe_fed"
+    assert figures._lines("x" * 30, 8, 3) == "xxxxxx.."
+    assert figures._lines("a_" * 30, 4, 2) == "a_a_\na_a_ .."
