@@ -52,10 +52,10 @@ class Quantisation:
         return None
 
     def known(self, model: Model) -> KnownDefence:
-        """How many bits a value has."""
+        """How many bits a value has; one less where it may be off by a whole step instead of half of one."""
         if self.bits == 1:
             return KnownDefence(("quantisation",), signs=True, scale_free=True)
-        return KnownDefence(("quantisation",), bits=self.bits)
+        return KnownDefence(("quantisation",), bits=max(2, self.bits - 1) if self.stochastic else self.bits)
 
     def _protect(self, update: Update, context: ClientContext, rng: torch.Generator) -> Update:
         return replace(update, values={k: self._rounded(v, rng) for k, v in update.values.items()})
