@@ -50,6 +50,7 @@ def error_of(defence, known: bool, seed: int) -> float:
         (GradientNoise(0.3, relative=True, distribution="gaussian"), 1.5),
         (GradientNoise(1.0, relative=True, distribution="gaussian"), 2.0),
         (PercentilePrivacy(percentile=20.0, gamma=0.02), 1.5),
+        (PercentilePrivacy(percentile=0.0, gamma=0.05), 1.5),
     ],
 )
 def test_who_knows_the_defence_reads_the_input_better(defence, times: float) -> None:

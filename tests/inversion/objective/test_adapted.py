@@ -29,9 +29,6 @@ DEFENCES = {
     "pruning": Pruning(0.7),
     "top_k": Pruning(0.9, whole=True),
     "percentile": PercentilePrivacy(percentile=50.0, gamma=TOP / 3),
-    "eight bits": Quantisation(8),
-    "three bits": Quantisation(3),
-    "stochastic": Quantisation(4, stochastic=True),
 }
 
 
@@ -56,14 +53,14 @@ def test_the_update_that_the_client_computed_fits_and_another_does_not(name: str
     for plain in (cosine_distance, squared_distance):
         distance = adapted(plain, known)
         at_truth, before = float(distance(TRUE, observed)), float(plain(TRUE, observed))
-        assert at_truth < 0.1 * before + 1e-12, "nearly 0: the scale of a guess is fitted"
+        assert at_truth < 0.2 * before + 1e-12, "nearly 0: the scale is fitted, and a little of the plain one stays"
         assert float(distance(elsewhere(), observed)) > 0.05 * float(plain(elsewhere(), observed))
     squared = adapted(squared_distance, known)
     assert float(squared(TRUE, observed)) == pytest.approx(0.0, abs=1e-15)
 
 
 def test_without_knowledge_or_anything_to_adapt_to_the_distance_is_the_same_one() -> None:
-    for known in (None, KnownDefence(), Clipping().known(MODEL), GradientNoise().known(MODEL)):
+    for known in (None, KnownDefence(), *(d.known(MODEL) for d in (Clipping(), GradientNoise(), Quantisation(3)))):
         assert adapted(cosine_distance, known) is cosine_distance
     assert adapted(squared_distance, Clipping().known(MODEL)) is cosine_distance, "the length says nothing"
     assert adapted(squared_distance, GradientNoise().known(MODEL)) is squared_distance
@@ -74,7 +71,6 @@ def test_of_several_clients_and_behind_noise_only_what_was_not_sent_is_left_out(
     assert pruned == Consistent(survivors=True)
     assert adapted(cosine_distance, SVTPrivacy().known(MODEL)) == Consistent(survivors=True)
     assert adapted(cosine_distance, Quantisation(1).known(MODEL), clients=2) is cosine_distance
-    assert adapted(cosine_distance, Quantisation(8).known(MODEL), clients=2) is cosine_distance
 
 
 def test_pruned_values_are_matched_as_no_larger_than_the_smallest_that_was_sent() -> None:
@@ -89,13 +85,6 @@ def test_cut_values_may_be_larger_and_no_smaller() -> None:
     observed = {"w": torch.tensor([1.0, -1.0, 0.5]).double()}
     assert float(distance({"w": torch.tensor([7.0, -1.0, 0.5]).double()}, observed)) == 0.0
     assert float(distance({"w": torch.tensor([0.0, 1.0, 1.0]).double()}, observed)) == pytest.approx(1 + 4 + 0.25)
-
-
-def test_rounded_values_may_lie_within_half_a_step() -> None:
-    distance = adapted(squared_distance, KnownDefence(bits=3))  # three steps of 1 on either side
-    observed = {"w": torch.tensor([3.0, 1.0, -2.0]).double()}
-    assert float(distance({"w": torch.tensor([3.4, 0.5, -2.5]).double()}, observed)) == 0.0
-    assert float(distance({"w": torch.tensor([3.0, 2.0, -2.0]).double()}, observed)) == pytest.approx(0.25)
 
 
 def test_the_distance_of_signs_and_the_cosines_do_not_depend_on_a_guess_scale() -> None:

@@ -51,6 +51,7 @@ class LayerGradient:
         scale: by what the update was multiplied.
         deviation: of the clients' own noise on every entry, as far as the server knows it; 0 for none.
         told: entries of `weight` that were sent as they are, as far as the server knows; None is all.
+        plain: the input by all entries, for the places of which `told` has none.
     """
 
     weight: Float[Tensor, "out d"]
@@ -60,12 +61,14 @@ class LayerGradient:
     scale: float = 1.0
     deviation: float = 0.0
     told: Bool[Tensor, "out d"] | None = None
+    plain: Float[Tensor, " d"] | None = None
 
     def input(self) -> Float[Tensor, " d"]:
         """The input of one example, by all rows; a mixture of several."""
         if self.deviation and self.told is None:
             return noisy_input(self.weight, self.bias, self.deviation)
-        return layer_input(self.weight, self.bias, self.told)
+        told = layer_input(self.weight, self.bias, self.told)
+        return told if self.told is None or self.plain is None else torch.where(self.told.any(0), told, self.plain)
 
     def groups(self) -> list[RowGroup]:
         """Rows that agree on their input."""
@@ -116,10 +119,11 @@ def _defended(
     if not (known.survivors or known.cut):
         return gradient
     weight, bias = (_whole(values[name], _top(update), known) for name in (layer.weight, layer.bias))
-    usable = weight & bias[:, None]
+    usable = weight & (bias & (values[layer.bias] != 0))[:, None]
     if not bool(usable.any()):
         return gradient
-    return replace(gradient, bias=gradient.bias * bias.to(gradient.bias.device), told=usable)
+    plain = layer_input(gradient.weight, gradient.bias)
+    return replace(gradient, bias=gradient.bias * bias.to(gradient.bias.device), told=usable, plain=plain)
 
 
 def _top(update: Update) -> float:
