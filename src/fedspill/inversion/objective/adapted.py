@@ -19,9 +19,9 @@ from fedspill.inversion.objective.distances import Distance, cosine_distance, sq
 
 SMOOTH = 0.3
 """Share of a tensor's root mean square below which a value's sign fades to 0."""
-PULL, MOST_PULL = 0.01, 0.5
-"""Weight of the plain distance for each value that was not sent per value that was, and the largest weight: the fewer
-were sent, the less they determine. Chosen on LeNet at shares of 0.7, 0.9 and 0.99 (docs/defences.md)."""
+FEW, PULL, MOST_PULL = 4.0, 0.01, 0.5
+"""Values that were not sent for one that was, from which on these determine too little; the plain distance's weight for
+each of them, and the largest weight. Chosen on LeNet at shares of 0.7, 0.9 and 0.99 (docs/defences.md)."""
 TOLD = 0.1
 """Share of the values that were sent that must be whole for their length to tell the scale of a guess."""
 EQUAL = 1e-5
@@ -79,7 +79,7 @@ class Consistent:
     Attributes:
         squared: the sum of squares of what does not fit; else 1 - cosine of the observed update and the nearest one to
             it that is off by as much, at the scale of the guess that fits best.
-        survivors: values that are 0 were not sent; then a little of the plain distance is added to the cosine.
+        survivors: values that are 0 were not sent; of very few that were, a little of the plain distance is added.
         bounded: these are no larger than the smallest value of their tensor that was sent.
         cut: the largest values may have been larger.
         left_out: parameters that are not compared.
@@ -143,7 +143,8 @@ class Consistent:
 def _pull(observed: Params) -> float:
     """How much is asked of a guess that the plain distance asks, which draws what was not sent to 0."""
     sent = sum(int(v.count_nonzero()) for v in observed.values())
-    return min(MOST_PULL, PULL * (sum(v.numel() for v in observed.values()) / max(sent, 1) - 1))
+    hidden = sum(v.numel() for v in observed.values()) / max(sent, 1) - 1
+    return min(MOST_PULL, PULL * hidden) if hidden >= FEW else 0.0
 
 
 def _compared(observed: Params, left_out: frozenset[str]) -> list[str]:
