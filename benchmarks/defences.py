@@ -5,10 +5,9 @@ Inverting Gradients (preset "strong" without its exact reading, so that the sear
 labels and the protocol are granted to both. What differs is the grant "defence" alone. PSNR with the best assignment,
 mean over the batch. Seconds are those of one thread, process time.
 
-    python -m benchmarks.defences run --attack linear_layer --seeds 5
-    python -m benchmarks.defences run --attack linear_layer --seeds 5 --examples 8
-    python -m benchmarks.defences run --attack inverting_gradients --seeds 2 --defences none clipping gradient_noise
-        pruning top-k quantisation percentile_privacy svt_privacy
+    python -m benchmarks.defences run --attack linear_layer --seeds 3
+    python -m benchmarks.defences run --attack inverting_gradients
+    python -m benchmarks.defences run --attack inverting_gradients --seeds 2 --defences pruning
     python -m benchmarks.defences table
 """
 
