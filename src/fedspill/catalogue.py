@@ -78,7 +78,7 @@ def defences() -> Cards[Defence]:
     Example:
         >>> import fedspill
         >>> sorted(fedspill.defences())[:2]
-        ['clipping', 'gradient_noise']
+        ['clipping', 'dp_sgd']
     """
     return Cards("fedspill.defences", _outside("defences", "fedspill.defences", Defence))
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 import torch
@@ -9,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from fedspill.core.inputs import ImageSpec, Kind
-from fedspill.core.knowledge import Knows, ServerKnowledge
+from fedspill.core.knowledge import KnownDefence, Knows, ServerKnowledge
 from fedspill.core.local_training.update import LocalTraining
 from fedspill.core.model import Model
 from fedspill.core.types import Batch, Params, Reconstruction, ServerRole, Update
@@ -251,6 +252,21 @@ class Defence(Protocol):
         ...
 
 
+@runtime_checkable
+class Known(Protocol):
+    """A defence that says what a server knows of it that knows the clients' settings (Kerckhoffs)."""
+
+    def known(self, model: Model) -> KnownDefence:
+        """What it does to an update of this model, without what it draws at random."""
+        ...
+
+
+def known_defence(defences: Sequence[Defence], model: Model) -> KnownDefence | None:
+    """What is known of defences that act in this order; None if none of them says anything."""
+    said = [d.known(model) for d in defences if isinstance(d, Known)]
+    return reduce(lambda before, this: this.after(before), said) if said else None
+
+
 @dataclass(frozen=True)
 class Misfit:
     """What a file holds that does not load into the agreed architecture.
@@ -304,6 +320,22 @@ class Exposed:
 
 Exposure = Callable[[Model, Batch], Sequence[Exposed]]
 """What the update of a batch gives away, one entry per attack that fits."""
+UpdateExposure = Callable[[Update, ClientContext, tuple[str, ...]], Sequence[Exposed]]
+"""What an update gives away as it is about to be sent, to attacks of these names, one entry for each that fits."""
+
+
+@runtime_checkable
+class NeedsExposure(Protocol):
+    """A defence that goes by what the client itself can read of its update; it is handed the means to measure that."""
+
+    def measuring(self, exposure: UpdateExposure) -> Defence:
+        """The defence that goes by this measurement."""
+        ...
+
+
+def measured(defence: Defence, exposure: UpdateExposure | None) -> Defence:
+    """The defence, with the means to measure what an update gives away where it asks for them and there are any."""
+    return defence.measuring(exposure) if exposure is not None and isinstance(defence, NeedsExposure) else defence
 
 
 @dataclass(frozen=True)

@@ -121,8 +121,8 @@ def _defend(report: AuditReport) -> Advice:
     already = f" {', '.join(used)} did not suffice here." if used else ""
     return Advice(
         "Try a defence of the clients, and measure what it buys",
-        f"This version has {', '.join(left)}.{already} It costs accuracy; these attacks know nothing of it, so"
-        " one that was made for it may still succeed.",
+        f"This version has {', '.join(left)}.{already} It costs accuracy. The attacks adapt to what the"
+        " server knows of it; one that was made for it alone may still do better.",
         f'[[defences]]\nname = "{FIRST if FIRST in left else left[0]}"',
     )
 
