@@ -54,6 +54,7 @@ EXPLAINED = {
     Knows.PUBLIC_DATA: "examples from the clients' distribution",
     Knows.BN_STATISTICS: "mean and variance of the private batch at every BatchNorm layer",
     Knows.DRAWS: "what the clients drew: dropout masks, augmentation, the order of examples",
+    Knows.DEFENCE: "what the clients do to their updates before they send them, without what they draw for it",
 }
 
 
@@ -220,7 +221,7 @@ def _report(
 ) -> AuditReport:
     conditions = _conditions(scenario, feeding)
     rules = Rules(scenario.policy, bool(scenario.evaluation.thresholds), scenario.evaluation.main_metric)
-    grants = [Grant(name=k.value, granted=k in scenario.knows, explanation=EXPLAINED[k]) for k in Knows]
+    grants = [Grant(name=k.value, granted=k in scenario.knows, explanation=EXPLAINED[k]) for k in _asked(scenario)]
     limits = caveats.caveats(trials, conditions)
     known = Circumstances(
         assumed=[g.explanation for g in grants if g.granted],
@@ -292,6 +293,11 @@ def _size(scenario: Scenario) -> int:
     return sum(p.numel() for p in scenario.model.params.values())
 
 
+def _asked(scenario: Scenario) -> list[Knows]:
+    """The grants that mean something: that of defences where there are any."""
+    return [k for k in Knows if k is not Knows.DEFENCE or scenario.defences]
+
+
 def _conditions(scenario: Scenario, feeding: Feeding) -> caveats.Conditions:
     return caveats.Conditions(
         training=scenario.model.training,
@@ -302,6 +308,7 @@ def _conditions(scenario: Scenario, feeding: Feeding) -> caveats.Conditions:
         batch_norm=any(isinstance(m, BATCH_NORMS) for m in scenario.model.module.modules()),
         one_seed=len(scenario.seeds) == 1,
         defended=bool(scenario.defences),
+        known_defence=Knows.DEFENCE in scenario.knows,
         small_stem=scenario.network is not None
         and has_unsaid_small_stem(scenario.network, scenario.plan.model.options, scenario.model.input.encoded_shape),
         private=any(d.component.cost() is not None for d in scenario.defences),

@@ -218,6 +218,7 @@ class Servers:
             scenario.public_batch,
             scenario.knows - {Knows.BN_STATISTICS},
             sizes=tuple(federation.sizes[k] for k in clients),
+            defence=scenario.known_defence(done.sent),
         )
 
     def _asked(self, world: Chosen, seed: int, number: int, model: Model, watch: TrialWatch) -> Sent:

@@ -265,6 +265,7 @@ def _job(scenario: Scenario, served: Sent, update: Update, private: Batch, task:
         scenario.knows - withheld,
         micro_batch=clients.micro_batch,
         sizes=None if seen is None else seen.sizes,
+        defence=scenario.known_defence(served.model),
     )
     return Job(update, knowledge, stream(task.seed, "attack", task.world.label, task.update))
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 import torch
@@ -9,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from fedspill.core.inputs import ImageSpec, Kind
-from fedspill.core.knowledge import Knows, ServerKnowledge
+from fedspill.core.knowledge import KnownDefence, Knows, ServerKnowledge
 from fedspill.core.local_training.update import LocalTraining
 from fedspill.core.model import Model
 from fedspill.core.types import Batch, Params, Reconstruction, ServerRole, Update
@@ -249,6 +250,21 @@ class Defence(Protocol):
     def cost(self) -> PrivacyCost | None:
         """What is proven of one update that it protected; None if nothing is."""
         ...
+
+
+@runtime_checkable
+class Known(Protocol):
+    """A defence that says what a server knows of it that knows the clients' settings (Kerckhoffs)."""
+
+    def known(self, model: Model) -> KnownDefence:
+        """What it does to an update of this model, without what it draws at random."""
+        ...
+
+
+def known_defence(defences: Sequence[Defence], model: Model) -> KnownDefence | None:
+    """What is known of defences that act in this order; None if none of them says anything."""
+    said = [d.known(model) for d in defences if isinstance(d, Known)]
+    return reduce(lambda before, this: this.after(before), said) if said else None
 
 
 @dataclass(frozen=True)

@@ -30,3 +30,4 @@ class Knows(Enum):
     PUBLIC_DATA = "public_data"
     BN_STATISTICS = "bn_statistics"
     DRAWS = "draws"
+    DEFENCE = "defence"

@@ -10,6 +10,8 @@ import torch
 
 from fedspill.core.errors import BadInput
 from fedspill.core.inputs import ImageSpec, TableSpec, TokenSpec
+from fedspill.core.knowledge import KnownDefence
+from fedspill.core.model import Model
 from fedspill.core.roles import Card, ClientContext, Defence, PrivacyCost, Stages
 from fedspill.core.types import Update
 from fedspill.privacy.mechanisms import clipped
@@ -39,6 +41,10 @@ class Clipping:
     def cost(self) -> PrivacyCost | None:
         """Nothing is proven."""
         return None
+
+    def known(self, model: Model) -> KnownDefence:
+        """The update's direction is as it was."""
+        return KnownDefence(names=("clipping",), scale_free=True)
 
     def _protect(self, update: Update, context: ClientContext, rng: torch.Generator) -> Update:
         return clipped(update, self.norm)

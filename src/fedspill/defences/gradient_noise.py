@@ -10,6 +10,8 @@ import torch
 
 from fedspill.core.errors import BadInput
 from fedspill.core.inputs import ImageSpec, TableSpec, TokenSpec
+from fedspill.core.knowledge import KnownDefence
+from fedspill.core.model import Model
 from fedspill.core.roles import Card, ClientContext, Defence, PrivacyCost, Stages
 from fedspill.core.types import Update
 from fedspill.privacy.mechanisms import Distribution, noised
@@ -43,6 +45,12 @@ class GradientNoise:
     def cost(self) -> PrivacyCost | None:
         """Nothing is proven: without clipping one example may move the update by any amount."""
         return None
+
+    def known(self, model: Model) -> KnownDefence:
+        """How large the noise is."""
+        sigma = self.sigma or None
+        names = ("gradient_noise",)
+        return KnownDefence(names, noise_share=sigma) if self.relative else KnownDefence(names, noise=sigma)
 
     def _protect(self, update: Update, context: ClientContext, rng: torch.Generator) -> Update:
         return self.noised(update, rng)

@@ -17,6 +17,8 @@ from scipy.special import log_ndtr
 
 from fedspill.core.errors import BadInput
 from fedspill.core.inputs import ImageSpec, TableSpec, TokenSpec
+from fedspill.core.knowledge import KnownDefence
+from fedspill.core.model import Model
 from fedspill.core.roles import Card, ClientContext, Defence, PrivacyCost, Stages
 from fedspill.core.types import Update
 from fedspill.privacy.mechanisms import clipped, noised
@@ -121,6 +123,10 @@ class LocalDP:
         sigma = self._sigma()
         epsilon = self._epsilon() if sigma is None else analytic_epsilon(sigma, self.delta)
         return PrivacyCost(epsilon, self.delta, UNITS[self.compared()], self.noise())
+
+    def known(self, model: Model) -> KnownDefence:
+        """How large the noise is; the clipping leaves the direction."""
+        return KnownDefence(names=("local_dp",), noise=self.noise(), scale_free=True)
 
     def noise(self) -> float:
         """Standard deviation of the noise on every value, in the update's unit."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Set
 
-from fedspill.core.knowledge import Knows, ServerKnowledge
+from fedspill.core.knowledge import KnownDefence, Knows, ServerKnowledge
 from fedspill.core.local_training.draws import without_draws
 from fedspill.core.local_training.protocol import LocalTraining
 from fedspill.core.model import Model
@@ -20,6 +20,7 @@ def observe(
     *,
     micro_batch: int | None = None,
     sizes: tuple[int, ...] | None = None,
+    defence: KnownDefence | None = None,
 ) -> ServerKnowledge:
     """The server's knowledge, reduced to what was granted; labels bring their number with them.
 
@@ -31,6 +32,7 @@ def observe(
         public_data: what the server has of its own.
         grants: what it knows.
         sizes: examples of each client, where they differ.
+        defence: what the clients do to their updates, if they do anything.
         micro_batch: private examples that are passed through the network at a time; None is all.
     """
     if Knows.DRAWS not in grants:
@@ -45,4 +47,5 @@ def observe(
         public_data=public_data if Knows.PUBLIC_DATA in grants else None,
         client_sizes=sizes if counted and sizes and len(set(sizes)) > 1 else None,
         bn_statistics=bn_statistics(sent, private, micro_batch) if Knows.BN_STATISTICS in grants else None,
+        defence=defence if Knows.DEFENCE in grants else None,
     )

@@ -370,12 +370,28 @@ class ServerSection(Section):
         tampering: on whose model the attacks are run; of a readout that it brings they get what that isolates, if it
             does, and it is not used otherwise.
         public: examples from the clients' distribution, checked to be disjoint from the private ones.
+        knows_defence: attacks adapt to the clients' defences, of whose settings only the random draws stay hidden;
+            false asks what attacks reach that know of none.
     """
+
+    _later: ClassVar[frozenset[str]] = frozenset({"knows_defence"})
 
     knows: tuple[Knows, ...] = (Knows.LABELS, Knows.NUM_EXAMPLES, Knows.LOCAL_TRAINING)
     role: ServerRole = ServerRole.HONEST_BUT_CURIOUS
     tampering: Annotated[AttackEntry | None, BeforeValidator(_as_entry)] = None
     public: PoolSection | None = None
+    knows_defence: bool = True
+
+    @model_validator(mode="after")
+    def _check(self) -> "ServerSection":
+        if Knows.DEFENCE in self.knows and not self.knows_defence:
+            raise ValueError("knows names 'defence', and knows_defence is false; say one of them")
+        return self
+
+    @property
+    def granted(self) -> tuple[Knows, ...]:
+        """All that the server knows: what `knows` lists, and the clients' defences."""
+        return tuple({*self.knows, Knows.DEFENCE} if self.knows_defence else self.knows)
 
 
 class PolicySection(Section):

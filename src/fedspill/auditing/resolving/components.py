@@ -186,7 +186,7 @@ def check_kinds(components: Components, spec: InputSpec) -> None:
 
 
 def _grants(plan: AuditPlan) -> frozenset[Knows]:
-    granted = frozenset(plan.server.knows)
+    granted = frozenset(plan.server.granted)
     return granted | {Knows.NUM_EXAMPLES} if Knows.LABELS in granted else granted
 
 

@@ -26,13 +26,13 @@ from fedspill.auditing.resolving.pools import private_pool, public_pool
 from fedspill.auditing.resolving.rounds import Rounds, rounds_of, sizes_of
 from fedspill.core.errors import BadInput
 from fedspill.core.inputs import ImageSpec, TableSpec, TokenSpec, kind
-from fedspill.core.knowledge import Knows
+from fedspill.core.knowledge import KnownDefence, Knows
 from fedspill.core.local_training.draws import with_draws
 from fedspill.core.local_training.losses import loss_of
 from fedspill.core.local_training.protocol import LocalTraining
 from fedspill.core.model import Model
 from fedspill.core.rng import stream
-from fedspill.core.roles import Stages
+from fedspill.core.roles import Stages, known_defence
 from fedspill.core.tensor_files import sha256
 from fedspill.core.types import Batch
 from fedspill.plan.build import described_network
@@ -136,6 +136,10 @@ class Scenario:
         """The public examples, if the server was granted them."""
         return self.public_batch if Knows.PUBLIC_DATA in self.knows else None
 
+    def known_defence(self, model: Model) -> KnownDefence | None:
+        """What a server knows of the clients' defences that is granted their settings."""
+        return known_defence([d.component for d in self.defences], model)
+
     def key(self, *, redact: bool) -> str:
         """A digest of everything that decides what a folder holds; budget, `at_once` and policy do not."""
         plan = self.plan.model_dump(mode="json", exclude={"audit": {"budget", "at_once"}, "policy": True})
@@ -208,7 +212,7 @@ def prepare(
         clients=clients,
         defences=components.defences,
         tampering=components.tampering,
-        knows=frozenset(plan.server.knows),
+        knows=frozenset(plan.server.granted),
         evaluation=evaluation_of(plan.audit, model.input),
         limits=Limits(_limit(plan.audit.budget), plan.audit.quality, plan.audit.at_once),
         policy=plan.policy,

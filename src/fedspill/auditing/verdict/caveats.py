@@ -38,6 +38,7 @@ class Conditions:
         batch_norm: the network holds BatchNorm layers.
         one_seed: every attack was run from one random start only.
         defended: the clients apply defences.
+        known_defence: the server knows which, so that attacks adapt.
         private: a defence states what an update costs in privacy.
         drawn: clients draw masks, views or orders that the server does not know.
         small_stem: the network is a ResNet with the stem for small pictures, on large ones, which the plan did not ask
@@ -57,6 +58,7 @@ class Conditions:
     captured: bool = False
     small_stem: bool = False
     looker: int | None = None
+    known_defence: bool = False
 
 
 def _more_time(trials: Sequence[Trial]) -> list[Caveat]:
@@ -202,13 +204,20 @@ def _general(conditions: Conditions, in_rounds: bool) -> list[Caveat]:
     return [Caveat(topic=topic, text=text) for topic, text in texts.items()]
 
 
+UNADAPTED = {
+    False: "Attacks made for the clients' defences: those that ran know of none.",
+    True: "Attacks made for the clients' defences alone: those that ran adapt distance and readings to them.",
+}
+"""What an attacker might do about defences beyond what was tried, by whether the server knows them."""
+
+
 def not_tested(trials: Sequence[Trial], conditions: Conditions) -> list[str]:
     """What a reader might believe to be covered and is not."""
     roles = [role.value for role in ServerRole]
     boldest = max((roles.index(t.role) for t in trials if t.skipped is None), default=0)
     return [
         "Attacks that are not named in this report, and settings of the named ones that were not run.",
-        *(["Attacks made for the clients' defences: those that ran know of none."] if conditions.defended else []),
+        *([UNADAPTED[conditions.known_defence]] if conditions.defended else []),
         *_other_rounds(trials),
         *([SERVER_SEES_MORE.format(conditions.looker)] if conditions.looker is not None else []),
         "Inference of membership or of properties: only reconstruction of inputs was tried.",

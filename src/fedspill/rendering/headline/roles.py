@@ -22,6 +22,7 @@ KNOWLEDGE = {
     Knows.PUBLIC_DATA.value: "public examples of the same kind",
     Knows.BN_STATISTICS.value: "BatchNorm's statistics of the private batch",
     Knows.DRAWS.value: "what the clients drew at random",
+    Knows.DEFENCE.value: "what the clients do to their updates",
 }
 """What each grant lets a server know."""
 
