@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from fedspill.core.errors import BadInput
 from fedspill.core.inputs import ImageSpec, TableSpec, TokenSpec
+from fedspill.core.knowledge import KnownDefence
 from fedspill.core.model import BATCH_NORMS, Model
 from fedspill.core.module.twins import copied
 from fedspill.core.probing.inputs import probe_inputs
@@ -52,6 +53,10 @@ class GroupNorm:
     def cost(self) -> PrivacyCost | None:
         """Nothing is proven."""
         return None
+
+    def known(self, model: Model) -> KnownDefence:
+        """That it was there; the model that is sent shows it."""
+        return KnownDefence(names=("group_norm",))
 
     def _prepare(self, model: Model) -> Model:
         old = {k: m for k, m in model.module.named_modules(remove_duplicate=False) if isinstance(m, BATCH_NORMS)}

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from fedspill.core.errors import BadInput, some
 from fedspill.core.inputs import ImageSpec, TableSpec
+from fedspill.core.knowledge import KnownDefence
 from fedspill.core.model import Model, parameter_name
 from fedspill.core.probing.head import last_linear
 from fedspill.core.roles import Card, ClientContext, Defence, PrivacyCost, Stages
@@ -55,6 +56,11 @@ class Soteria:
     def cost(self) -> PrivacyCost | None:
         """Nothing is proven in the sense of differential privacy."""
         return None
+
+    def known(self, model: Model) -> KnownDefence:
+        """Which layer's weight is altered."""
+        weight = parameter_name(self.layer_of(model), "weight")
+        return KnownDefence(names=("soteria",), left_out=frozenset({weight} if self.percentile else ()))
 
     def layer_of(self, model: Model) -> str:
         """Name of the layer.

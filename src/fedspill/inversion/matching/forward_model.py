@@ -53,7 +53,9 @@ class ForwardModel:
         model, training, clients = knowledge.model, hypothesis.training, knowledge.num_clients
         labels = hypothesis.labels.to(model.like.device)
         surrogate = None
-        if shorten and isinstance(training, FedAvg):
+        # The way of what is not matched is not known, so that nothing lies between its ends.
+        whole = observed.values.keys() >= set(training.trainable or ())
+        if shorten and whole and isinstance(training, FedAvg):
             surrogate = find_surrogate(model, observed, training, labels, clients)
         sure = isinstance(training, FedSGD) or knowledge.local_training is not None
         return cls(hypothesis, labels, Matching(model, observed, training, clients, distance), surrogate, sure)

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from fedspill.core.errors import BadInput, NotApplicable
+from fedspill.core.errors import BadInput, NotApplicable, some
 from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.local_training.update import FedAvg, FedSGD, LocalTraining
 from fedspill.core.model import Model
@@ -16,6 +16,7 @@ from fedspill.core.probing.inputs import probe_inputs
 from fedspill.core.probing.reach import differentiable, reached_names, reaches_input
 from fedspill.core.types import Update, UpdateKind
 from fedspill.inversion.labels import methods as inference
+from fedspill.inversion.objective.ignoring import ignored
 
 
 def check_observed(update: Update, model: Model) -> Update:
@@ -53,8 +54,7 @@ def protocols(
         epochs: candidates for the number of full-batch local steps (Inverting Gradients, appendix B.1, footnote).
         assumed_lr: the local step size to assume where it was not granted; the cosine hardly depends on it.
     """
-    trained = tuple(update.values)
-    known = knowledge.local_training
+    trained, known = _trained(update, knowledge), knowledge.local_training
     if update.kind is UpdateKind.GRADIENT:
         return [replace(known, trainable=trained) if isinstance(known, FedSGD) else FedSGD(trainable=trained)]
     if isinstance(known, FedAvg):
@@ -64,10 +64,23 @@ def protocols(
     return [FedAvg(epochs=e, lr=assumed_lr, trainable=trained) for e in epochs]
 
 
+def _trained(update: Update, knowledge: ServerKnowledge) -> tuple[str, ...]:
+    """What the clients train: what the update holds, and what is not matched where it moves, or is clipped with it."""
+    spoiled, known = ignored(knowledge.defence, knowledge.model), knowledge.local_training
+    clips = known is not None and known.conditions.clip_norm is not None
+    if not spoiled or (update.kind is UpdateKind.GRADIENT and not clips):
+        return tuple(update.values)
+    names = knowledge.model.trained_names(None if known is None else known.trainable)
+    return tuple(k for k in names if k in update.values or k in spoiled)
+
+
 THROUGH = (
     "No gradient reaches the input in the clients' network (no_grad or detach), so that they send nothing of the layers"
     " before; the search differentiates through these all the same."
 )
+
+
+SPOILED = "Not matched, as the clients' defences spoil it: {}."
 
 
 @dataclass(frozen=True)
@@ -90,10 +103,10 @@ def observed_by(update: Update, knowledge: ServerKnowledge) -> Observed:
 
     Raises:
         BadInput: the update does not fit the model.
-        NotApplicable: there is nothing to match, or no gradient reaches the input, nor can be made to without changing
-            what a client sends.
+        NotApplicable: there is nothing to match, or a defence spoils all there is, or no gradient reaches the input,
+            nor can be made to without changing what a client sends.
     """
-    model = knowledge.model
+    model, spoiled = knowledge.model, ignored(knowledge.defence, knowledge.model)
     checked = check_observed(update, model)
     reached = frozenset(reached_names(model))
     idle = [k for k in checked.values if k not in reached]
@@ -101,6 +114,11 @@ def observed_by(update: Update, knowledge: ServerKnowledge) -> Observed:
     if not kept.values or kept.norm() == 0:
         raise NotApplicable(f"the update holds nothing but {idle[0]!r} and the like, on which the logits do not depend")
     notes = _on_idle([k for k in idle if bool(checked.values[k].any())])
+    if left_out := [k for k in kept.values if k in spoiled]:
+        kept = replace(kept, values={k: v for k, v in kept.values.items() if k not in spoiled})
+        if not kept.values or kept.norm() == 0:
+            raise NotApplicable(f"the clients' defences spoil all that the update holds: {some(left_out)}")
+        notes = (*notes, SPOILED.format(some(left_out)))
     if reaches_input(model):
         return Observed(kept, knowledge, notes)
     through = differentiable(model)
