@@ -15,6 +15,7 @@ from fedspill.core.model import Model
 from fedspill.core.probing.inputs import probe_inputs
 from fedspill.core.probing.reach import differentiable, reached_names, reaches_input
 from fedspill.core.types import Update, UpdateKind
+from fedspill.inversion.gradients.drawn import with_draws_read
 from fedspill.inversion.labels import methods as inference
 from fedspill.inversion.objective.ignoring import ignored
 
@@ -80,6 +81,7 @@ THROUGH = (
 )
 
 
+DRAWN = "What the clients' random layers drew was read off the gradients of the layers around them."
 SPOILED = "Not matched, as the clients' defences spoil it: {}."
 
 
@@ -106,14 +108,16 @@ def observed_by(update: Update, knowledge: ServerKnowledge) -> Observed:
         NotApplicable: there is nothing to match, or a defence spoils all there is, or no gradient reaches the input,
             nor can be made to without changing what a client sends.
     """
+    checked = check_observed(update, knowledge.model)
+    known = _draws_read(checked, knowledge)
+    read, knowledge = (DRAWN,) if known is not knowledge else (), known
     model, spoiled = knowledge.model, ignored(knowledge.defence, knowledge.model)
-    checked = check_observed(update, model)
     reached = frozenset(reached_names(model))
     idle = [k for k in checked.values if k not in reached]
     kept = replace(checked, values={k: v for k, v in checked.values.items() if k in reached})
     if not kept.values or kept.norm() == 0:
         raise NotApplicable(f"the update holds nothing but {idle[0]!r} and the like, on which the logits do not depend")
-    notes = _on_idle([k for k in idle if bool(checked.values[k].any())])
+    notes = (*_on_idle([k for k in idle if bool(checked.values[k].any())]), *read)
     if left_out := [k for k in kept.values if k in spoiled]:
         kept = replace(kept, values={k: v for k, v in kept.values.items() if k not in spoiled})
         if not kept.values or kept.norm() == 0:
@@ -128,6 +132,19 @@ def observed_by(update: Update, knowledge: ServerKnowledge) -> Observed:
             " can be searched for"
         )
     return Observed(kept, replace(knowledge, model=through), (*notes, THROUGH))
+
+
+def _draws_read(update: Update, knowledge: ServerKnowledge) -> ServerKnowledge:
+    """With a network whose random layers draw what they drew, if it was one example, whose gradient tells it."""
+    defence = knowledge.defence
+    if defence is None or not defence.random_layers or knowledge.num_examples not in (None, 1):
+        return knowledge
+    if update.kind is not UpdateKind.GRADIENT or knowledge.num_clients > 1:
+        return knowledge
+    known = with_draws_read(knowledge.model, update.values, defence.random_layers)
+    if known is None:
+        return knowledge
+    return replace(knowledge, model=known, defence=replace(defence, random_layers=frozenset[str]()))
 
 
 def _on_idle(names: list[str]) -> tuple[str, ...]:
