@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn import functional
 
 from fedspill.core.errors import BadInput, NotApplicable, some
 from fedspill.core.knowledge import ServerKnowledge
@@ -297,12 +298,35 @@ def _labels(
     rng: torch.Generator,
     infer: bool,
 ) -> tuple[Tensor | None, str]:
+    if knowledge.labels is not None and _mixed(knowledge) and not knowledge.labels.is_floating_point():
+        return expected_of_mixtures(knowledge), "expected of mixtures"
     if knowledge.labels is not None:
         return knowledge.labels, "granted"
     if not infer:
         return None, "joint"
     method = unknowns.label_method or inference.default_method(update, knowledge, n)
     return inference.infer(method, update, knowledge, n, rng), method
+
+
+def _mixed(knowledge: ServerKnowledge) -> int:
+    """Of how many examples each input is a mixture; 0 for none."""
+    return 0 if knowledge.defence is None else knowledge.defence.mixed or 0
+
+
+def expected_of_mixtures(knowledge: ServerKnowledge) -> Float[Tensor, "n k"]:
+    """Class probabilities of mixtures whose coefficients are not known: the mean over what may be drawn.
+
+    The i-th is 1 / k of its own label, and the rest of all others.
+    """
+    labels, k, model = knowledge.labels, _mixed(knowledge), knowledge.model.in_eval_mode()
+    assert labels is not None, "asked only where they are granted"
+    with torch.no_grad():
+        classes = model.logits(model.params, probe_inputs(model.input, 1, model.like)).shape[-1]
+    each = functional.one_hot(labels.to(model.like.device), classes).to(model.like.dtype)
+    if len(each) < 2:
+        return each
+    others = (each.sum(0) - each) / (len(each) - 1)
+    return each / k + others * (1 - 1 / k)
 
 
 def notes_on(tried: list[Hypothesis], objectives: tuple[float, ...], kept: int) -> tuple[str, ...]:
