@@ -6,7 +6,7 @@ they return is held against the truth.
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool
@@ -22,7 +22,7 @@ from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.local_training.update import FedSGD, LocalTraining, local_update
 from fedspill.core.model import Model
 from fedspill.core.rng import stream
-from fedspill.core.roles import Attack, Card, Exposed
+from fedspill.core.roles import Attack, Card, ClientContext, Exposed
 from fedspill.core.types import Batch, Reconstruction, ServerRole, Update
 from fedspill.core.watching.clock import OutOfTime, until
 from fedspill.scoring.leakage import criterion, leaked
@@ -44,6 +44,7 @@ class MeasuresExposure:
         most: examples whose gradient is attacked, the first ones.
         preset: of the attacks, "paper" of those that have none of this name.
         seed: of what they draw.
+        attacks: names of those that are run; None runs all that fit.
 
     Raises:
         BadInput: no time, or no example.
@@ -53,6 +54,7 @@ class MeasuresExposure:
     most: int = 8
     preset: str = "quick"
     seed: int = 0
+    attacks: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         if not (self.seconds > 0 and self.most >= 1):
@@ -66,6 +68,16 @@ class MeasuresExposure:
         """
         training, batch = FedSGD(), batch[: min(self.most, len(batch))]
         return self.of_update(local_update(model, batch, training), model, batch, training)
+
+    def as_sent(self, update: Update, context: ClientContext, attacks: tuple[str, ...]) -> tuple[Exposed, ...]:
+        """Of an update with the defences before it, as a client's own defence looks at it.
+
+        Raises:
+            BadInput: an attack that the catalogue does not have.
+        """
+        if unknown := sorted(set(attacks) - set(catalogue.attacks())):
+            raise BadInput(f"unknown attack {unknown[0]!r}; there are {', '.join(sorted(catalogue.attacks()))}")
+        return replace(self, attacks=attacks).of_update(update, context.model, context.batch, context.training)
 
     def of_update(
         self, update: Update, model: Model, batch: Batch, training: LocalTraining | None
@@ -88,9 +100,13 @@ class MeasuresExposure:
             done += [] if found is None else [found]
         return tuple(done)
 
+    def _asked(self) -> Mapping[str, Card[Attack]]:
+        cards = catalogue.attacks()
+        return cards if self.attacks is None else {n: cards[n] for n in self.attacks}
+
     def _fitting(self, knowledge: ServerKnowledge) -> Mapping[str, Card[Attack]]:
         """Closed forms first, what searches a little besides after them."""
-        cards = {n: c for n, c in catalogue.attacks().items() if _reads(n, c, knowledge)}
+        cards = {n: c for n, c in self._asked().items() if _reads(n, c, knowledge)}
         return dict(sorted(cards.items(), key=lambda named: named[1].iterative))
 
     def _of_one(

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 import fedspill
 from fedspill.auditing.by_round.ledger import Ledger
 from fedspill.auditing.by_round.records import round_records
+from fedspill.auditing.exposure import MeasuresExposure
 from fedspill.auditing.feeding import MOST_MEASURED, check_feeding
 from fedspill.auditing.ranks import ranks
 from fedspill.auditing.resolving.components import ChosenDefence
@@ -111,7 +112,8 @@ def run_audit(
     started = datetime.now(UTC).isoformat(timespec="seconds")
     pool = from_tensors(*data) if isinstance(data, tuple) else data
     sent = _as_model(model, pool, plan)
-    scenario = prepare(plan, pick_device(device), model=sent, pool=pool, normalisation=normalisation)
+    exposure = MeasuresExposure().as_sent
+    scenario = prepare(plan, pick_device(device), model=sent, pool=pool, normalisation=normalisation, exposure=exposure)
     tasks = [
         Task(world, update, seed)
         for world in scenario.worlds

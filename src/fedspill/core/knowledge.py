@@ -25,6 +25,7 @@ class KnownDefence:
         noise_of_sum: likewise of the sum over a client's examples, so that a mean of n has it over n.
         noise_share: likewise as a share of the update's root mean square without noise.
         survivors: values that are exactly 0 were not sent; only the others are to be matched.
+        cut: values that were larger were cut to the largest size that was sent, one for all tensors.
         signs: of every value only the sign was sent.
         scale_free: the update's length says nothing, as after clipping.
         per_example: every example's gradient was scaled by itself before the mean, so that its weight is unknown.
@@ -40,6 +41,7 @@ class KnownDefence:
     noise_of_sum: float | None = None
     noise_share: float | None = None
     survivors: bool = False
+    cut: bool = False
     signs: bool = False
     scale_free: bool = False
     per_example: bool = False
@@ -61,6 +63,7 @@ class KnownDefence:
             noise_of_sum=_together(None if self.signs else other.noise_of_sum, self.noise_of_sum),
             noise_share=_together(None if self.signs else other.noise_share, self.noise_share),
             survivors=self.survivors or (other.survivors and clean),
+            cut=self.cut or (other.cut and clean),
             signs=self.signs or (other.signs and clean),
             scale_free=self.scale_free or other.scale_free,
             per_example=self.per_example or other.per_example,

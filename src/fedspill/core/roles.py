@@ -323,6 +323,22 @@ class Exposed:
 
 Exposure = Callable[[Model, Batch], Sequence[Exposed]]
 """What the update of a batch gives away, one entry per attack that fits."""
+UpdateExposure = Callable[[Update, ClientContext, tuple[str, ...]], Sequence[Exposed]]
+"""What an update gives away as it is about to be sent, to attacks of these names, one entry for each that fits."""
+
+
+@runtime_checkable
+class NeedsExposure(Protocol):
+    """A defence that goes by what the client itself can read of its update; it is handed the means to measure that."""
+
+    def measuring(self, exposure: UpdateExposure) -> Defence:
+        """The defence that goes by this measurement."""
+        ...
+
+
+def measured(defence: Defence, exposure: UpdateExposure | None) -> Defence:
+    """The defence, with the means to measure what an update gives away where it asks for them and there are any."""
+    return defence.measuring(exposure) if exposure is not None and isinstance(defence, NeedsExposure) else defence
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ from fedspill.core.local_training.losses import loss_of
 from fedspill.core.local_training.protocol import LocalTraining
 from fedspill.core.model import Model
 from fedspill.core.rng import stream
-from fedspill.core.roles import Stages, known_defence
+from fedspill.core.roles import Stages, UpdateExposure, known_defence, measured
 from fedspill.core.tensor_files import sha256
 from fedspill.core.types import Batch
 from fedspill.plan.build import described_network
@@ -169,6 +169,7 @@ def prepare(
     model: Model | None = None,
     pool: DataPool | None = None,
     normalisation: str | None = None,
+    exposure: UpdateExposure | None = None,
 ) -> Scenario:
     """Resolves a plan: chooses its components, loads its data and model, and checks that they fit together.
 
@@ -178,6 +179,7 @@ def prepare(
         model: used instead of the plan's.
         pool: private examples, used instead of the plan's.
         normalisation: who says what the images of `model` are normalised by.
+        exposure: what defences that ask for it measure an update by.
 
     Raises:
         BadInput: something cannot be had, or does not fit together.
@@ -186,7 +188,7 @@ def prepare(
     components = _checked(plan)
     pool = pool or private_pool(plan.data)
     public = public_pool(plan, pool)
-    clients = _clients(plan.client, components)
+    clients = _clients(plan.client, components, exposure)
     given = model is not None
     if model is None:
         made = described_network(plan.model, pool, plan.data.root, device, public=public)
@@ -237,8 +239,8 @@ def _checked(plan: AuditPlan) -> Components:
     return components
 
 
-def _clients(section: ClientSection, components: Components) -> Clients:
-    stages = tuple(defence.component.stages() for defence in components.defences)
+def _clients(section: ClientSection, components: Components, exposure: UpdateExposure | None) -> Clients:
+    stages = tuple(measured(defence.component, exposure).stages() for defence in components.defences)
     return Clients(section.clients, training_of(section), section.micro_batch, stages)
 
 

@@ -13,7 +13,7 @@ from fedspill.core.types import Reconstruction, Update
 from fedspill.inversion.analytic.candidates import ONE_EXAMPLE, Candidate, certain_below, in_range, several_examples
 from fedspill.inversion.analytic.certificate import has_directions, replay
 from fedspill.inversion.gradients.layer import Layer, layer_gradient
-from fedspill.inversion.gradients.linear import class_means, layer_input, rank_one_residual
+from fedspill.inversion.gradients.linear import class_means, rank_one_residual
 from fedspill.inversion.gradients.losses import is_cross_entropy
 from fedspill.inversion.gradients.mean import one_step
 from fedspill.inversion.gradients.scale import multiple_note
@@ -86,7 +86,7 @@ def read_layer(
         NotApplicable: the layer was not trained, or its bias gradient is zero.
     """
     gradient = layer_gradient(update, knowledge, layer)
-    x = layer_input(gradient.weight, gradient.bias)
+    x = gradient.input()
     residual = rank_one_residual(gradient.weight, gradient.bias, x)
     count = knowledge.num_examples
     if count == 1 or (count is None and residual < ONE_EXAMPLE):

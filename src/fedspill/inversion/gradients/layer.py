@@ -1,15 +1,16 @@
 """One layer's mean gradient out of an update, its rows, and what rounding leaves of them."""
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from fedspill.core.errors import NotApplicable
-from fedspill.core.knowledge import ServerKnowledge
+from fedspill.core.knowledge import KnownDefence, ServerKnowledge
 from fedspill.core.types import Update, UpdateKind
-from fedspill.inversion.gradients.linear import RowGroup, row_floor, row_groups
+from fedspill.inversion.gradients.linear import RowGroup, layer_input, noisy_input, row_floor, row_groups
 from fedspill.inversion.gradients.mean import check_proportional, mean_gradient
 from fedspill.inversion.gradients.rounding import largest_rounding
 
@@ -48,6 +49,8 @@ class LayerGradient:
         floor: the smallest bias gradient that may be divided by.
         noise: rounding error of one entry of `weight`; 0 where it is only relative.
         scale: by what the update was multiplied.
+        deviation: of the clients' own noise on every entry, as far as the server knows it; 0 for none.
+        told: entries of `weight` that were sent as they are, as far as the server knows; None is all.
     """
 
     weight: Float[Tensor, "out d"]
@@ -55,15 +58,24 @@ class LayerGradient:
     floor: float
     noise: float
     scale: float = 1.0
+    deviation: float = 0.0
+    told: Bool[Tensor, "out d"] | None = None
+
+    def input(self) -> Float[Tensor, " d"]:
+        """The input of one example, by all rows; a mixture of several."""
+        if self.deviation and self.told is None:
+            return noisy_input(self.weight, self.bias, self.deviation)
+        return layer_input(self.weight, self.bias, self.told)
 
     def groups(self) -> list[RowGroup]:
         """Rows that agree on their input."""
-        return row_groups(self.weight, self.bias, floor=self.floor, noise=self.noise)
+        floor, noise = max(self.floor, self.deviation), math.hypot(self.noise, self.deviation)
+        return row_groups(self.weight, self.bias, floor=floor, noise=noise, told=self.told)
 
     def without(self, x: Tensor, bias_grad: Tensor) -> "LayerGradient":
         """What is left when one example's share is taken away; the floor and the rounding stay."""
         weight = self.weight - torch.outer(bias_grad, x)
-        return LayerGradient(weight, self.bias - bias_grad, self.floor, self.noise, self.scale)
+        return replace(self, weight=weight, bias=self.bias - bias_grad)
 
 
 def layer_gradient(update: Update, knowledge: ServerKnowledge, layer: Layer) -> LayerGradient:
@@ -83,7 +95,41 @@ def layer_gradient(update: Update, knowledge: ServerKnowledge, layer: Layer) -> 
     if top == 0:
         raise NotApplicable(f"the gradient of {layer.bias!r} is zero, so nothing can be divided by it")
     noise = largest_rounding(update, knowledge.model.params, [layer.weight], mean.scale) / layer.gain
-    return LayerGradient(weight, bias, row_floor(dtype) * top, noise, mean.scale)
+    gradient = LayerGradient(weight, bias, row_floor(dtype) * top, noise, mean.scale)
+    return gradient if knowledge.defence is None else _defended(gradient, update, knowledge, layer, knowledge.defence)
+
+
+LEVELS = math.sqrt(12)
+"""Steps of rounding over its standard deviation."""
+EQUAL = 1e-5
+"""Relative difference below which a value is the largest one."""
+
+
+def _defended(
+    gradient: LayerGradient, update: Update, knowledge: ServerKnowledge, layer: Layer, known: KnownDefence
+) -> LayerGradient:
+    """With what is known of noise and rounding, and without the entries that were not sent as they are."""
+    clients, values = knowledge.num_clients, update.values
+    noise = known.deviation(update, knowledge.num_examples, clients)
+    step = float(values[layer.weight].abs().max()) / (2 ** (known.bits - 1) - 1) if known.bits else 0.0
+    gradient = replace(gradient, deviation=abs(gradient.scale) * math.hypot(noise, step / LEVELS) / abs(layer.gain))
+    if not (known.survivors or known.cut):
+        return gradient
+    weight, bias = (_whole(values[name], _top(update), known) for name in (layer.weight, layer.bias))
+    usable = weight & bias[:, None]
+    if not bool(usable.any()):
+        return gradient
+    return replace(gradient, bias=gradient.bias * bias.to(gradient.bias.device), told=usable)
+
+
+def _top(update: Update) -> float:
+    return max(float(v.abs().max()) for v in update.values.values())
+
+
+def _whole(value: Tensor, top: float, known: KnownDefence) -> Tensor:
+    """Values that were sent, and that were not cut."""
+    sent = value != 0 if known.survivors else torch.ones_like(value, dtype=torch.bool)
+    return sent & (value.abs() < top * (1 - EQUAL)) if known.cut else sent
 
 
 EXACT_FLOOR = 1e-7

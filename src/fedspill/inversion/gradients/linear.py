@@ -8,17 +8,25 @@ All sums are done in float64. A scale common to dW and db, such as a learning ra
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from fedspill.core.errors import NotApplicable
 
 
-def layer_input(weight_grad: Float[Tensor, "out in"], bias_grad: Float[Tensor, " out"]) -> Float[Tensor, " in"]:
+def layer_input(
+    weight_grad: Float[Tensor, "out in"],
+    bias_grad: Float[Tensor, " out"],
+    told: Bool[Tensor, "out in"] | None = None,
+) -> Float[Tensor, " in"]:
     """The input of a layer that saw one example: dW^T delta / (delta^T delta) (Prop. D.1, all rows at once).
 
     This least-squares form weights rows by delta squared, so that no row is divided by a tiny number. With
     several examples it is a mixture of their inputs.
+
+    Args:
+        told: entries of the weight gradient that were sent as they are; a place of the input that none tells is 0.
+            None takes all.
 
     Raises:
         NotApplicable: the derivative by the layer's output is zero, so the gradient holds no input.
@@ -27,7 +35,47 @@ def layer_input(weight_grad: Float[Tensor, "out in"], bias_grad: Float[Tensor, "
     energy = delta.square().sum()
     if not float(energy) > 0:
         raise NotApplicable("the gradient of the layer's output is zero: the update holds nothing of its input")
-    return weight_grad.double().T @ delta / energy
+    if told is None:
+        return weight_grad.double().T @ delta / energy
+    each = told.double().T @ delta.square()
+    return torch.where(each > 0, (weight_grad.double() * told).T @ delta / each.clamp_min(1e-300), 0.0)
+
+
+POWER_STEPS = 200
+SPREAD = 0.3
+"""Relative deviation of the root mean square of a normalised input from 1."""
+
+
+def noisy_input(
+    weight_grad: Float[Tensor, "out in"], bias_grad: Float[Tensor, " out"], deviation: float
+) -> Float[Tensor, " in"]:
+    """As `layer_input` where the same noise is on every value: of the matrix of rank one that is nearest to (dW, db).
+
+    The bias gradient alone is a noisy weight of the rows; here all columns tell it (total least squares; Eckart and
+    Young 1936). How long the rows' weights are is told by the bias gradient, and besides by the input's length, which
+    is that of one normalised to variance 1 up to `SPREAD`. Below the largest singular value of noise alone, deviation *
+    (sqrt(out) + sqrt(in + 1)), columns tell nothing of the rows, and the input is as of `layer_input`.
+
+    Args:
+        deviation: of the noise on every value, in the gradients' unit.
+
+    Raises:
+        NotApplicable: see `layer_input`.
+    """
+    both = torch.cat([weight_grad, bias_grad[:, None]], 1).double()
+    plain = layer_input(weight_grad, bias_grad)
+    rows = bias_grad.double()
+    for _ in range(POWER_STEPS):
+        rows = both @ (both.T @ rows)
+        rows = rows / rows.norm().clamp_min(1e-300)
+    shown = both.T @ rows
+    energy = float(shown.square().sum())
+    if energy**0.5 <= deviation * sum(size**0.5 for size in both.shape):
+        return plain
+    usual = energy**0.5 / shown.numel() ** 0.5
+    trust = deviation**2 / (deviation**2 + (SPREAD * usual) ** 2)
+    length = (1 - trust) * shown[-1].abs() + trust * usual
+    return shown[:-1] * shown[-1].sign() / length * (1 - shown.numel() * deviation**2 / energy)
 
 
 def rank_one_residual(
@@ -65,6 +113,7 @@ def row_groups(
     floor: float,
     tolerance: float = 1e-4,
     noise: float = 0.0,
+    told: Bool[Tensor, "out in"] | None = None,
 ) -> list[RowGroup]:
     """Rows with a usable bias gradient, those that agree put together; largest groups first.
 
@@ -77,6 +126,7 @@ def row_groups(
         floor: the smallest usable |db|.
         tolerance: the angle (radians, at most about 0.1) below which two rows agree.
         noise: standard deviation of rounding in one entry of dW; weak rows are given more tolerance for it.
+        told: entries of dW that were sent as they are; rows are compared by those that both have. None takes all.
     """
     weight, delta = weight_grad.double(), bias_grad.double()
     order = delta.abs().argsort(descending=True)
@@ -86,7 +136,8 @@ def row_groups(
     slack = tolerance + 4 * noise * pointing.shape[1] ** 0.5 / length[:, 0]
     # The chord of unit vectors; from the dot product it is good to about 1e-8, far below any tolerance.
     unit = pointing / length
-    angle = (2 - 2 * unit @ unit.T).clamp_min(0).sqrt()
+    cosine = unit @ unit.T if told is None else _of_shared(pointing, told[order])
+    angle = (2 - 2 * cosine).clamp_min(0).sqrt()
     agree = angle <= torch.maximum(slack[:, None], slack[None, :])
     groups, free = list[RowGroup](), torch.ones(len(order), dtype=torch.bool, device=delta.device)
     for first in range(len(order)):
@@ -94,8 +145,17 @@ def row_groups(
             member = (agree[first] & free).nonzero()[:, 0]
             free[member] = False
             rows = order[member]
-            groups.append(RowGroup(layer_input(weight[rows], delta[rows]), rows, float(angle[first, member].max())))
+            x = layer_input(weight[rows], delta[rows], None if told is None else told[rows])
+            groups.append(RowGroup(x, rows, float(angle[first, member].max())))
     return sorted(groups, key=lambda g: -len(g.rows))
+
+
+def _of_shared(pointing: Tensor, told: Tensor) -> Tensor:
+    """Cosines of rows, each pair by the entries that both have; the last, of the bias, every row has."""
+    mask = torch.cat([told, told.new_ones(len(told), 1)], 1).double()
+    values = pointing * mask
+    lengths = values.square() @ mask.T
+    return values @ values.T / (lengths * lengths.T).sqrt().clamp_min(1e-300)
 
 
 def class_means(

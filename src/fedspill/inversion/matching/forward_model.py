@@ -5,11 +5,12 @@ from functools import cached_property
 
 from torch import Tensor
 
-from fedspill.core.knowledge import ServerKnowledge
+from fedspill.core.knowledge import KnownDefence, ServerKnowledge
 from fedspill.core.local_training.update import FedAvg, FedSGD
 from fedspill.core.types import Params, Update
 from fedspill.inversion.matching.hypotheses import Hypothesis
 from fedspill.inversion.matching.outcome import distance_to
+from fedspill.inversion.objective.adapted import adapted
 from fedspill.inversion.objective.distances import Distance
 from fedspill.inversion.objective.matching import Matching
 from fedspill.inversion.objective.surrogate import CorrectedMatching, Surrogate, find_surrogate
@@ -31,6 +32,7 @@ class ForwardModel:
         matching: with what the client computed; the judge of every result.
         stand_in: one gradient in place of local training, where there is one.
         sure: the protocol was granted, or is none but a gradient.
+        defence: what is known of the clients' defences; the distance of `matching` is adapted to them.
     """
 
     hypothesis: Hypothesis
@@ -38,6 +40,7 @@ class ForwardModel:
     matching: Matching
     surrogate: Surrogate | None
     sure: bool
+    defence: KnownDefence | None = None
     _made: list[CorrectedMatching] = field(default_factory=list[CorrectedMatching], init=False)
 
     @classmethod
@@ -57,8 +60,10 @@ class ForwardModel:
         whole = observed.values.keys() >= set(training.trainable or ())
         if shorten and whole and isinstance(training, FedAvg):
             surrogate = find_surrogate(model, observed, training, labels, clients)
+        distance = adapted(distance, knowledge.defence, clients)
         sure = isinstance(training, FedSGD) or knowledge.local_training is not None
-        return cls(hypothesis, labels, Matching(model, observed, training, clients, distance), surrogate, sure)
+        matching = Matching(model, observed, training, clients, distance)
+        return cls(hypothesis, labels, matching, surrogate, sure, knowledge.defence)
 
     @property
     def corrects(self) -> bool:
@@ -99,7 +104,12 @@ class ForwardModel:
 
     @property
     def gradient(self) -> Params | None:
-        """One example's gradient, if that, or what stands in for it, was observed; taken at `single_gradient.model`."""
+        """One example's gradient, if that, or what stands in for it, was observed; taken at `single_gradient.model`.
+
+        None, too, of what is known to be no gradient any more, but a part of one, or its signs.
+        """
+        if self.defence is not None and _is_partial(self.defence):
+            return None
         single = self.hypothesis.num_examples == 1 and isinstance(self.single_gradient.training, FedSGD)
         return self.single_gradient.observed.values if single and self.sure else None
 
@@ -111,3 +121,7 @@ class ForwardModel:
             return ()
         steps = training.local_steps(len(self.labels) // self.matching.clients)
         return (AS_ONE.format(steps=steps),) if self.corrects else ()
+
+
+def _is_partial(defence: KnownDefence) -> bool:
+    return bool(defence.survivors or defence.cut or defence.signs or defence.left_out)

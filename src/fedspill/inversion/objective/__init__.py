@@ -3,6 +3,7 @@
 Geiping et al. 2020 (arXiv 2003.14053), equation 4.
 
 - `distances`: distances between updates, and their gradients.
+- `adapted`: the distances of an attacker who knows what the clients did to their update.
 - `matching`: the objective, whole or in parts of a batch.
 - `autograd`: an objective that brings its own gradient, as a part of a differentiable sum.
 - `stacked`: cosine distances to many observed gradients at once.

@@ -60,7 +60,7 @@ def cotangent(distance: Distance, guess: Params, observed: Params) -> Cotangent:
     leaves = {k: guess[k].detach().requires_grad_() for k in observed}
     with torch.enable_grad():
         value = distance(leaves, observed)
-    return value.detach(), list(torch.autograd.grad(value, list(leaves.values()))), 1.0
+    return value.detach(), list(torch.autograd.grad(value, list(leaves.values()), materialize_grads=True)), 1.0
 
 
 def _of_squared(guess: list[Tensor], observed: list[Tensor]) -> Cotangent:

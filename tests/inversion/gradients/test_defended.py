@@ -1,0 +1,95 @@
+"""Closed forms of a fully connected layer whose gradient a defence changed, by an attacker who knows it."""
+
+import math
+
+import pytest
+import torch
+
+from fedspill.core.knowledge import KnownDefence, ServerKnowledge
+from fedspill.core.local_training.update import FedSGD, local_update
+from fedspill.core.rng import stream
+from fedspill.core.roles import ClientContext
+from fedspill.core.types import Update
+from fedspill.defences.gradient_noise import GradientNoise
+from fedspill.defences.percentile_privacy import PercentilePrivacy
+from fedspill.defences.pruning import Pruning
+from fedspill.defences.quantisation import Quantisation
+from fedspill.inversion.gradients.layer import Layer, layer_gradient
+from fedspill.inversion.gradients.linear import layer_input, noisy_input, row_groups
+from tests.support.worlds import batch, relu_mlp
+
+MODEL = relu_mlp()
+WEIGHT, BIAS = (
+    next(k for k in MODEL.params if k.endswith("weight")),
+    next(k for k in MODEL.params if k.endswith("bias")),
+)
+
+
+DRAWS = 12
+
+
+def error(defence, known: bool) -> float:
+    """Mean squared error of the layer's input, of one example at a time."""
+    return sum(error_of(defence, known, seed) for seed in range(DRAWS)) / DRAWS
+
+
+def error_of(defence, known: bool, seed: int) -> float:
+    private = batch(1, seed=seed)
+    update = local_update(MODEL, private, FedSGD())
+    sent = defence.stages().protect(update, ClientContext(MODEL, private, FedSGD()), stream(seed, "noise"))
+    knowledge = ServerKnowledge(MODEL, num_examples=1, defence=defence.known(MODEL) if known else None)
+    x = layer_gradient(sent, knowledge, Layer(WEIGHT, BIAS)).input()
+    return float((x - MODEL.input.encode(private.inputs)[0].flatten().double()).square().mean())
+
+
+@pytest.mark.parametrize(
+    ("defence", "times"),
+    [
+        (Pruning(0.7), 1.5),
+        (Pruning(0.7, whole=True), 1.5),
+        (GradientNoise(0.3, relative=True, distribution="gaussian"), 1.5),
+        (GradientNoise(1.0, relative=True, distribution="gaussian"), 2.0),
+        (PercentilePrivacy(percentile=20.0, gamma=0.02), 1.5),
+    ],
+)
+def test_who_knows_the_defence_reads_the_input_better(defence, times: float) -> None:
+    assert times * error(defence, known=True) < error(defence, known=False)
+
+
+@pytest.mark.parametrize("defence", [Quantisation(8), GradientNoise(1e-3, relative=True), Pruning(0.0)])
+def test_who_knows_of_a_weak_defence_reads_no_worse(defence) -> None:
+    assert error(defence, known=True) <= 1.05 * error(defence, known=False) + 1e-12
+
+
+def test_without_a_defence_nothing_changes() -> None:
+    update = local_update(MODEL, batch(1), FedSGD())
+    plain = layer_gradient(update, ServerKnowledge(MODEL), Layer(WEIGHT, BIAS))
+    same = layer_gradient(update, ServerKnowledge(MODEL, defence=KnownDefence(("gating",))), Layer(WEIGHT, BIAS))
+    assert torch.equal(plain.input(), same.input())
+    assert torch.equal(plain.input(), layer_input(update.values[WEIGHT], update.values[BIAS]))
+
+
+def test_places_that_were_sent_are_averaged_by_the_rows_that_sent_them() -> None:
+    weight = torch.tensor([[2.0, 0.0, 0.0], [0.0, 9.0, 0.0]]).double()
+    bias = torch.tensor([1.0, 3.0]).double()
+    assert layer_input(weight, bias, weight != 0).tolist() == [2.0, 3.0, 0.0]
+    (group,) = row_groups(weight, bias, floor=0.0, told=weight != 0)
+    assert group.x.tolist() == [2.0, 3.0, 0.0], "what both sent is the bias alone, and there they agree"
+
+
+def test_the_input_under_noise_is_of_the_nearest_matrix_of_rank_one() -> None:
+    rng = torch.Generator().manual_seed(0)
+    both = torch.outer(*(torch.randn(k, generator=rng, dtype=torch.float64) for k in (12, 7)))
+    both = both + 0.1 * torch.randn(both.shape, generator=rng, dtype=torch.float64)
+    right = torch.linalg.svd(both).Vh[0]
+    strength = float(torch.linalg.svd(both).S[0])
+    exact = noisy_input(both[:, :-1], both[:, -1], 0.0)
+    torch.testing.assert_close(exact, right[:-1] / right[-1])
+    assert torch.equal(noisy_input(both[:, :-1], both[:, -1], strength), layer_input(both[:, :-1], both[:, -1]))
+
+
+def test_the_noise_of_the_mean_is_the_rows_own() -> None:
+    update: Update = local_update(MODEL, batch(4), FedSGD())
+    knowledge = ServerKnowledge(MODEL, num_examples=4, defence=KnownDefence(noise=0.3, noise_of_sum=1.6))
+    gradient = layer_gradient(update, knowledge, Layer(WEIGHT, BIAS, gain=2.0))
+    assert gradient.deviation == pytest.approx(math.hypot(0.3, 0.4) / 2)
