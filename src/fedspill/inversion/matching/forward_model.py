@@ -56,8 +56,8 @@ class ForwardModel:
         model, training, clients = knowledge.model, hypothesis.training, knowledge.num_clients
         labels = hypothesis.labels.to(model.like.device)
         surrogate = None
-        # The way of what is not matched is not known, so that nothing lies between its ends.
-        whole = observed.values.keys() >= set(training.trainable or ())
+        # Of what is spoiled nobody knows the way, so that nothing lies between its ends.
+        whole = knowledge.defence is None or not knowledge.defence.left_out
         if shorten and whole and isinstance(training, FedAvg):
             surrogate = find_surrogate(model, observed, training, labels, clients)
         distance = adapted(distance, knowledge.defence, clients)

@@ -56,7 +56,8 @@ def protocols(
         epochs: candidates for the number of full-batch local steps (Inverting Gradients, appendix B.1, footnote).
         assumed_lr: the local step size to assume where it was not granted; the cosine hardly depends on it.
     """
-    trained, known = _trained(update, knowledge), knowledge.local_training
+    trained = tuple(update.values)
+    known = knowledge.local_training
     if update.kind is UpdateKind.GRADIENT:
         return [replace(known, trainable=trained) if isinstance(known, FedSGD) else FedSGD(trainable=trained)]
     if isinstance(known, FedAvg):
@@ -64,16 +65,6 @@ def protocols(
     if known is not None:
         raise BadInput("the update is a delta, but the local training was said to be FedSGD, which sends gradients")
     return [FedAvg(epochs=e, lr=assumed_lr, trainable=trained) for e in epochs]
-
-
-def _trained(update: Update, knowledge: ServerKnowledge) -> tuple[str, ...]:
-    """What the clients train: what the update holds, and what is not matched where it moves, or is clipped with it."""
-    spoiled, known = ignored(knowledge.defence, knowledge.model), knowledge.local_training
-    clips = known is not None and known.conditions.clip_norm is not None
-    if not spoiled or (update.kind is UpdateKind.GRADIENT and not clips):
-        return tuple(update.values)
-    names = knowledge.model.trained_names(None if known is None else known.trainable)
-    return tuple(k for k in names if k in update.values or k in spoiled)
 
 
 THROUGH = (
@@ -120,9 +111,7 @@ def observed_by(update: Update, knowledge: ServerKnowledge) -> Observed:
         raise NotApplicable(f"the update holds nothing but {idle[0]!r} and the like, on which the logits do not depend")
     notes = (*_on_idle([k for k in idle if bool(checked.values[k].any())]), *read)
     if left_out := [k for k in kept.values if k in spoiled]:
-        kept = replace(kept, values={k: v for k, v in kept.values.items() if k not in spoiled})
-        if not kept.values or kept.norm() == 0:
-            raise NotApplicable(f"the clients' defences spoil all that the update holds: {some(left_out)}")
+        kept, knowledge = _without(kept, knowledge, frozenset(left_out))
         notes = (*notes, SPOILED.format(some(left_out)))
     if reaches_input(model):
         return Observed(kept, knowledge, notes)
@@ -133,6 +122,23 @@ def observed_by(update: Update, knowledge: ServerKnowledge) -> Observed:
             " can be searched for"
         )
     return Observed(kept, replace(knowledge, model=through), (*notes, THROUGH))
+
+
+def _without(update: Update, knowledge: ServerKnowledge, spoiled: frozenset[str]) -> tuple[Update, ServerKnowledge]:
+    """The update without what is spoiled; where that moves with the rest, or is clipped with it, the distance skips it.
+
+    Raises:
+        NotApplicable: nothing else is left.
+    """
+    others = replace(update, values={k: v for k, v in update.values.items() if k not in spoiled})
+    if not others.values or others.norm() == 0:
+        raise NotApplicable(f"the clients' defences spoil all that the update holds: {some(sorted(spoiled))}")
+    training, defence = knowledge.local_training, knowledge.defence
+    assert defence is not None, "nothing is spoiled without"
+    apart = update.kind is UpdateKind.GRADIENT and (training is None or training.conditions.clip_norm is None)
+    skipped = frozenset[str]() if apart else spoiled
+    known = replace(knowledge, defence=replace(defence, left_out=skipped, random_layers=frozenset[str]()))
+    return others if apart else update, known
 
 
 def _draws_read(update: Update, knowledge: ServerKnowledge) -> ServerKnowledge:
