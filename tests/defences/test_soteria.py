@@ -6,8 +6,11 @@ import pytest
 import torch
 from torch import nn
 
+from fedspill.attacks.linear_layer import LinearLayer
+from fedspill.attacks.logistic_regression import LogisticRegression
 from fedspill.core.errors import BadInput
 from fedspill.core.inputs import TableSpec, TokenSpec
+from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.local_training.update import FedAvg, FedSGD, local_update
 from fedspill.core.model import Model
 from fedspill.core.rng import stream
@@ -99,6 +102,19 @@ def test_a_network_of_one_layer_sends_the_pixels_that_are_kept() -> None:
     assert int(gone.sum()) == 96
     torch.testing.assert_close(read[~gone], z[~gone])
     assert z[gone].abs().min() > z[~gone].abs().max(), "of single pixels the score is 1 / (|x| + 0.1)"
+
+
+@pytest.mark.parametrize("attack", [LogisticRegression(), LinearLayer()])
+def test_columns_that_were_not_sent_certify_nothing(attack) -> None:
+    model, private, defence = linear(dtype=torch.float64), batch(1, dtype=torch.float64), Soteria(60.0)
+    sent = Client(private, FedSGD(), [defence.stages()]).respond(model, stream(0, "c"))
+    knowledge = ServerKnowledge(model, labels=private.labels, num_examples=1, local_training=FedSGD())
+    plain = attack.reconstruct(local_update(model, private, FedSGD()), knowledge, stream(0, "a"))
+    hidden = attack.reconstruct(sent, replace(knowledge, defence=defence.known(model)), stream(0, "a"))
+    assert plain.converged
+    assert not hidden.converged
+    told = sent.values["1.weight"][0] != 0
+    torch.testing.assert_close(hidden.inputs.flatten()[told], private.inputs.flatten()[told])
 
 
 def test_an_audit_runs_it_and_says_that_nothing_is_proven() -> None:

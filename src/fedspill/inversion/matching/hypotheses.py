@@ -111,7 +111,7 @@ def observed_by(update: Update, knowledge: ServerKnowledge) -> Observed:
         raise NotApplicable(f"the update holds nothing but {idle[0]!r} and the like, on which the logits do not depend")
     notes = (*_on_idle([k for k in idle if bool(checked.values[k].any())]), *read)
     if left_out := [k for k in kept.values if k in spoiled]:
-        kept, knowledge = _without(kept, knowledge, frozenset(left_out))
+        knowledge = _without(kept, knowledge, frozenset(left_out))
         notes = (*notes, SPOILED.format(some(left_out)))
     if reaches_input(model):
         return Observed(kept, knowledge, notes)
@@ -124,21 +124,16 @@ def observed_by(update: Update, knowledge: ServerKnowledge) -> Observed:
     return Observed(kept, replace(knowledge, model=through), (*notes, THROUGH))
 
 
-def _without(update: Update, knowledge: ServerKnowledge, spoiled: frozenset[str]) -> tuple[Update, ServerKnowledge]:
-    """The update without what is spoiled; where that moves with the rest, or is clipped with it, the distance skips it.
+def _without(update: Update, knowledge: ServerKnowledge, spoiled: frozenset[str]) -> ServerKnowledge:
+    """What makes the distance skip what is spoiled; it stays in the update, as labels are still told by it.
 
     Raises:
         NotApplicable: nothing else is left.
     """
-    others = replace(update, values={k: v for k, v in update.values.items() if k not in spoiled})
-    if not others.values or others.norm() == 0:
+    if not any(bool(v.any()) for k, v in update.values.items() if k not in spoiled):
         raise NotApplicable(f"the clients' defences spoil all that the update holds: {some(sorted(spoiled))}")
-    training, defence = knowledge.local_training, knowledge.defence
-    assert defence is not None, "nothing is spoiled without"
-    apart = update.kind is UpdateKind.GRADIENT and (training is None or training.conditions.clip_norm is None)
-    skipped = frozenset[str]() if apart else spoiled
-    known = replace(knowledge, defence=replace(defence, left_out=skipped, random_layers=frozenset[str]()))
-    return others if apart else update, known
+    assert knowledge.defence is not None, "nothing is spoiled without"
+    return replace(knowledge, defence=replace(knowledge.defence, left_out=spoiled, random_layers=frozenset[str]()))
 
 
 def _draws_read(update: Update, knowledge: ServerKnowledge) -> ServerKnowledge:
