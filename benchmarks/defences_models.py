@@ -66,7 +66,7 @@ def rows() -> Iterator[Row]:
     yield from (Row({"name": "precode"}, SEARCH, knows) for knows in (False, True))
     yield Row(None, SEARCH, False, n=2)
     yield from (Row({"name": "precode"}, SEARCH, knows, n=2) for knows in (False, True))
-    for k in (None, 2, 4):
+    for k in (None, 2):
         defence = None if k is None else {"name": "mixup", "k": k}
         for name in ("linear_layer", "cocktail_party"):
             yield Row(defence, {"name": name, "preset": "quick"}, True, n=8, network="mlp", size=32, updates=2)

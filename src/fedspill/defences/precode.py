@@ -77,8 +77,8 @@ class Precode:
         return None
 
     def known(self, model: Model) -> KnownDefence:
-        """Where the network is random."""
-        layers = [k for k, m in model.module.named_modules() if isinstance(m, Draw)]
+        """Which layers make the bottleneck."""
+        layers = [k.rpartition(".")[0] for k, m in model.module.named_modules() if isinstance(m, Draw)]
         return KnownDefence(names=("precode",), random_layers=frozenset(layers))
 
     def _prepare(self, model: Model) -> Model:

@@ -29,18 +29,25 @@ def with_draws_read(model: Model, gradient: Params, layers: frozenset[str]) -> M
 
     Args:
         gradient: of a single example, or any multiple of it.
-        layers: names of modules of the kind `Stochastic`.
+        layers: names of modules that are `Stochastic`, or hold such.
     """
     root = copied(model.module)
-    for name in layers:
-        layer, sides = root.get_submodule(name), _sides(model, name)
-        if not isinstance(layer, Stochastic) or sides is None:
+    drawing = {k: m for k, m in root.named_modules() if isinstance(m, Stochastic) and _is_in(k, layers)}
+    if not drawing:
+        return None
+    for name, layer in drawing.items():
+        sides = _sides(model, name)
+        if sides is None:
             return None
         before, behind = (_entered(gradient, side) for side in sides)
         if before is None or behind is None:
             return None
         layer.given = layer.drawn(_left(model, sides[0], before)[None], behind[None]).to(model.like)
     return replace(model, module=root)
+
+
+def _is_in(name: str, layers: frozenset[str]) -> bool:
+    return any(name == layer or name.startswith(f"{layer}.") for layer in layers)
 
 
 def _entered(gradient: Params, layer: str) -> Tensor | None:
