@@ -25,7 +25,7 @@ LATER = [
     ('audit.attacks = [{ name = "dlg", preset = "fast" }]\n', ["attack 'dlg' has no preset 'fast'"]),
     ('audit.attacks = ["robbing_the_fed:fast"]\n', ["attack 'robbing_the_fed' has no preset 'fast'"]),
     ('server.tampering = "maui_"\n', ["unknown tampering 'maui_'; there are "]),
-    ('[[defences]]\nname = "noise"\n', ["unknown defence 'noise'; there are clipping, "]),
+    ('[[defences]]\nname = "noise"\n', ["unknown defence 'noise'; there are clipping, ", "gradient_noise, "]),
 ]
 
 

@@ -158,7 +158,7 @@ def _of_second_place(noise: Stages) -> torch.Tensor:
 @pytest.mark.parametrize(
     ("entry", "said"),
     [
-        ({"name": "local_pd"}, "unknown defence 'local_pd'; there are clipping, "),
+        ({"name": "local_pd"}, "unknown defence 'local_pd'; there are clipping, .*gradient_noise, .*local_dp"),
         ({"name": "local_dp", "eps": 1.0}, "defence 'local_dp' has no field 'eps'; it has clip, epsilon"),
         ({"name": "local_dp", "preset": "mild"}, "defence 'local_dp' has no preset 'mild'"),
         ({"name": "local_dp", "epsilon": "much"}, "defence 'local_dp', field 'epsilon'"),

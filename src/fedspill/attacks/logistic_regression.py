@@ -58,7 +58,9 @@ class LogisticRegression:
         number = counts[present].tolist()
         inputs, labels = self._inputs(model, gradient, present), present.to(model.like.device)
         apart = len(present) == knowledge.num_examples
-        explained = apart and _explained(model, Batch(inputs, labels), layer, gradient)
+        # Columns that were not sent are pixels of 0 in both.
+        spoiled = knowledge.defence is not None and layer.weight in knowledge.defence.left_out
+        explained = apart and not spoiled and _explained(model, Batch(inputs, labels), layer, gradient)
         one: Mark = "alone" if explained or not apart else "unsure"
         marks: list[Mark] = [one if c == 1 else "unsure" if c < 0 else "mixture" for c in number]
         return Reconstruction(

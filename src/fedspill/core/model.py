@@ -20,6 +20,22 @@ BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 """Layers that hold running statistics and, in train mode, mix the examples of a batch."""
 
 
+class Stochastic(nn.Module):
+    """A layer that is random by design: while its own `training` is on it draws, in eval mode of the network too.
+
+    What it draws it takes from PyTorch's global generators, as dropout does.
+
+    Attributes:
+        given: what it takes instead of a draw, for one example (1, ...) or as many as there are; None draws.
+    """
+
+    given: Tensor | None = None
+
+    def drawn(self, entered: Tensor, left: Tensor) -> Tensor:
+        """What was drawn (n, ...), if this is what entered the layer and what left it."""
+        raise NotImplementedError
+
+
 def next_token_loss(logits: Float[Tensor, "n t v"], labels: Tensor) -> Float[Tensor, ""]:
     """Mean cross-entropy over all positions of all sentences; labels are tokens (n, t) or probabilities (n, t, v)."""
     return functional.cross_entropy(logits.flatten(0, 1), labels.flatten(0, 1))
@@ -31,7 +47,8 @@ class Model:
 
     Attributes:
         training: BatchNorm uses batch statistics and dropout is on; False is eval mode.
-        masks: in train mode, dropout and its kin are on; False leaves batch statistics alone.
+        masks: in train mode, dropout and its kin are on; False leaves batch statistics alone. Layers that are
+            `Stochastic` draw in either mode, unless this is False.
         frozen: names of parameters that take no gradient (`requires_grad` is False), which no client trains.
 
     Example:
@@ -60,6 +77,8 @@ class Model:
             object.__setattr__(self, "module", template)
 
     def _mode(self, module: nn.Module) -> bool:
+        if isinstance(module, Stochastic):
+            return self.masks
         return self.training and (self.masks or isinstance(module, BATCH_NORMS))
 
     @classmethod
@@ -140,11 +159,16 @@ class Model:
 
     def in_eval_mode(self) -> "Model":
         """This model with running statistics and without dropout: no example's output depends on others."""
-        return replace(self, training=False)
+        return replace(self, training=False, masks=self.masks and not self.is_stochastic)
 
     def without_masks(self) -> "Model":
         """This model in its mode, but without dropout, stochastic depth and the like."""
-        return replace(self, masks=False) if self.training else self
+        return replace(self, masks=False) if self.training or self.is_stochastic else self
+
+    @property
+    def is_stochastic(self) -> bool:
+        """Whether a layer is random by design, so that eval mode alone does not still it."""
+        return any(isinstance(m, Stochastic) for m in self.module.modules())
 
     def trained_names(self, trainable: tuple[str, ...] | None) -> list[str]:
         """Names of the parameters that a client trains, in the model's order.

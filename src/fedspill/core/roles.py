@@ -216,12 +216,15 @@ class Stages:
         transform: changes the data before training.
         per_example: changes the gradients of single examples (n, ...) before they are averaged.
         protect: changes the update before it is sent; None withholds it.
+        blend: changes the data before training by what the network takes, such as its number of classes; it comes
+            after `transform`.
     """
 
     prepare: Callable[[Model], Model] = _same_model
     transform: Callable[[Batch, torch.Generator], Batch] = _same_batch
     per_example: Callable[[Params, torch.Generator], Params] | None = None
     protect: Callable[[Update, ClientContext, torch.Generator], Update | None] = _same_update
+    blend: Callable[[Batch, Model, torch.Generator], Batch] | None = None
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,7 @@ class Client:
         batch = self.private if self.micro_batch else self.private.to(model.like)
         for defence, generator in zip(self.defences, streams, strict=True):
             batch = defence.transform(batch, generator)
+            batch = batch if defence.blend is None else defence.blend(batch, model, generator)
         update: Update | None = self._compute(model, batch, streams, progress)
         context = ClientContext(model, batch, self.training)
         for defence, generator in zip(self.defences, streams, strict=True):

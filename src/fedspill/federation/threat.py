@@ -37,6 +37,8 @@ def observe(
     """
     if Knows.DRAWS not in grants:
         sent, training = without_draws(sent, training)
+    elif not sent.training:  # in eval mode attacks rely on a network that draws nothing
+        sent = sent.without_masks()
     counted = Knows.NUM_EXAMPLES in grants or Knows.LABELS in grants
     return ServerKnowledge(
         model=sent,

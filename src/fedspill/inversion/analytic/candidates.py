@@ -155,7 +155,12 @@ def _replayed(
 
 
 def certain_below(update: Update, knowledge: ServerKnowledge, names: tuple[str, ...]) -> float:
-    """The residual of a replay, or of the rank-one test, below which examples explain the named tensors."""
+    """The residual of a replay, or of the rank-one test, below which examples explain the named tensors.
+
+    0 where the clients' defences altered one of them: what was not sent as it is confirms nothing.
+    """
+    if knowledge.defence is not None and not knowledge.defence.left_out.isdisjoint(names):
+        return 0.0
     # A rough update cannot confirm more precisely than it is rounded; beyond a tenth it confirms nothing.
     return min(0.1, ONE_EXAMPLE + 4 * relative_rounding(update, knowledge, names))
 

@@ -10,4 +10,5 @@
 - `singly`: what each example of a batch gives to each row of each gradient.
 - `telling`: which examples stand alone in a row, or in the difference of two.
 - `firing`: which units fired, and candidates that contradict it.
+- `drawn`: what a random layer drew for a single example.
 """

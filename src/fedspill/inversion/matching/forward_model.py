@@ -56,7 +56,9 @@ class ForwardModel:
         model, training, clients = knowledge.model, hypothesis.training, knowledge.num_clients
         labels = hypothesis.labels.to(model.like.device)
         surrogate = None
-        if shorten and isinstance(training, FedAvg):
+        # Of what is spoiled nobody knows the way, so that nothing lies between its ends.
+        whole = knowledge.defence is None or not knowledge.defence.left_out
+        if shorten and whole and isinstance(training, FedAvg):
             surrogate = find_surrogate(model, observed, training, labels, clients)
         distance = adapted(distance, knowledge.defence, clients)
         sure = isinstance(training, FedSGD) or knowledge.local_training is not None

@@ -7,15 +7,18 @@ from dataclasses import dataclass, replace
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn import functional
 
-from fedspill.core.errors import BadInput, NotApplicable
+from fedspill.core.errors import BadInput, NotApplicable, some
 from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.local_training.update import FedAvg, FedSGD, LocalTraining
 from fedspill.core.model import Model
 from fedspill.core.probing.inputs import probe_inputs
 from fedspill.core.probing.reach import differentiable, reached_names, reaches_input
 from fedspill.core.types import Update, UpdateKind
+from fedspill.inversion.gradients.drawn import with_draws_read
 from fedspill.inversion.labels import methods as inference
+from fedspill.inversion.objective.ignoring import ignored
 
 
 def check_observed(update: Update, model: Model) -> Update:
@@ -70,6 +73,10 @@ THROUGH = (
 )
 
 
+DRAWN = "What the clients' random layers drew was read off the gradients of the layers around them."
+SPOILED = "Not matched, as the clients' defences spoil it: {}."
+
+
 @dataclass(frozen=True)
 class Observed:
     """What is to be matched.
@@ -90,17 +97,22 @@ def observed_by(update: Update, knowledge: ServerKnowledge) -> Observed:
 
     Raises:
         BadInput: the update does not fit the model.
-        NotApplicable: there is nothing to match, or no gradient reaches the input, nor can be made to without changing
-            what a client sends.
+        NotApplicable: there is nothing to match, or a defence spoils all there is, or no gradient reaches the input,
+            nor can be made to without changing what a client sends.
     """
-    model = knowledge.model
-    checked = check_observed(update, model)
+    checked = check_observed(update, knowledge.model)
+    known = _draws_read(checked, knowledge)
+    read, knowledge = (DRAWN,) if known is not knowledge else (), known
+    model, spoiled = knowledge.model, ignored(knowledge.defence, knowledge.model)
     reached = frozenset(reached_names(model))
     idle = [k for k in checked.values if k not in reached]
     kept = replace(checked, values={k: v for k, v in checked.values.items() if k in reached})
     if not kept.values or kept.norm() == 0:
         raise NotApplicable(f"the update holds nothing but {idle[0]!r} and the like, on which the logits do not depend")
-    notes = _on_idle([k for k in idle if bool(checked.values[k].any())])
+    notes = (*_on_idle([k for k in idle if bool(checked.values[k].any())]), *read)
+    if left_out := [k for k in kept.values if k in spoiled]:
+        knowledge = _without(kept, knowledge, frozenset(left_out))
+        notes = (*notes, SPOILED.format(some(left_out)))
     if reaches_input(model):
         return Observed(kept, knowledge, notes)
     through = differentiable(model)
@@ -110,6 +122,31 @@ def observed_by(update: Update, knowledge: ServerKnowledge) -> Observed:
             " can be searched for"
         )
     return Observed(kept, replace(knowledge, model=through), (*notes, THROUGH))
+
+
+def _without(update: Update, knowledge: ServerKnowledge, spoiled: frozenset[str]) -> ServerKnowledge:
+    """What makes the distance skip what is spoiled; it stays in the update, as labels are still told by it.
+
+    Raises:
+        NotApplicable: nothing else is left.
+    """
+    if not any(bool(v.any()) for k, v in update.values.items() if k not in spoiled):
+        raise NotApplicable(f"the clients' defences spoil all that the update holds: {some(sorted(spoiled))}")
+    assert knowledge.defence is not None, "nothing is spoiled without"
+    return replace(knowledge, defence=replace(knowledge.defence, left_out=spoiled, random_layers=frozenset[str]()))
+
+
+def _draws_read(update: Update, knowledge: ServerKnowledge) -> ServerKnowledge:
+    """With a network whose random layers draw what they drew, if it was one example, whose gradient tells it."""
+    defence = knowledge.defence
+    if defence is None or not defence.random_layers or knowledge.num_examples not in (None, 1):
+        return knowledge
+    if update.kind is not UpdateKind.GRADIENT or knowledge.num_clients > 1:
+        return knowledge
+    known = with_draws_read(knowledge.model, update.values, defence.random_layers)
+    if known is None:
+        return knowledge
+    return replace(knowledge, model=known, defence=replace(defence, random_layers=frozenset[str]()))
 
 
 def _on_idle(names: list[str]) -> tuple[str, ...]:
@@ -262,12 +299,35 @@ def _labels(
     rng: torch.Generator,
     infer: bool,
 ) -> tuple[Tensor | None, str]:
+    if knowledge.labels is not None and _mixed(knowledge) and not knowledge.labels.is_floating_point():
+        return expected_of_mixtures(knowledge), "expected of mixtures"
     if knowledge.labels is not None:
         return knowledge.labels, "granted"
     if not infer:
         return None, "joint"
     method = unknowns.label_method or inference.default_method(update, knowledge, n)
     return inference.infer(method, update, knowledge, n, rng), method
+
+
+def _mixed(knowledge: ServerKnowledge) -> int:
+    """Of how many examples each input is a mixture; 0 for none."""
+    return 0 if knowledge.defence is None else knowledge.defence.mixed or 0
+
+
+def expected_of_mixtures(knowledge: ServerKnowledge) -> Float[Tensor, "n k"]:
+    """Class probabilities of mixtures whose coefficients are not known: the mean over what may be drawn.
+
+    The i-th is 1 / k of its own label, and the rest of all others.
+    """
+    labels, k, model = knowledge.labels, _mixed(knowledge), knowledge.model.in_eval_mode()
+    assert labels is not None, "asked only where they are granted"
+    with torch.no_grad():
+        classes = model.logits(model.params, probe_inputs(model.input, 1, model.like)).shape[-1]
+    each = functional.one_hot(labels.to(model.like.device), classes).to(model.like.dtype)
+    if len(each) < 2:
+        return each
+    others = (each.sum(0) - each) / (len(each) - 1)
+    return each / k + others * (1 - 1 / k)
 
 
 def notes_on(tried: list[Hypothesis], objectives: tuple[float, ...], kept: int) -> tuple[str, ...]:

@@ -9,5 +9,6 @@ Geiping et al. 2020 (arXiv 2003.14053), equation 4.
 - `stacked`: cosine distances to many observed gradients at once.
 - `unrolled`: the vector-Jacobian product of many local steps, in the memory of one.
 - `surrogate`: local training as one gradient (Zhu et al. 2023, arXiv 2306.00127), corrected by training.
+- `ignoring`: parameters that the clients' defences spoil, and that are not matched.
 - `memory`: what an evaluation takes, and what fits.
 """
