@@ -1,0 +1,58 @@
+"""`fedspill vet` evaluated as a detector.
+
+    python -m benchmarks.vetting run      # all cases; goes on where it was ended
+    python -m benchmarks.vetting table    # of what was recorded, as Markdown
+    python -m benchmarks.vetting plot     # found against still read
+
+FEDSPILL_DATA holds CIFAR-10 and the weights of its option-A ResNets. torchvision's and timm's networks are looked at
+where these are installed.
+"""
+
+import argparse
+import contextlib
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from benchmarks.common.places import DOCS
+from benchmarks.vetting import measuring, records
+
+
+def run(file: Path, only: str, count: int) -> None:
+    """Cases that are not recorded yet, each written as soon as it is done."""
+    done, began, left = {r["case"] for r in records.read(file)}, time.process_time(), count
+    for name, measure in measuring.cases():
+        if name in done or only not in name or not left:
+            continue
+        records.append(file, measure())
+        left -= 1
+    print(f"{time.process_time() - began:.0f} s of one thread", file=sys.stderr)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("run", "table", "plot"))
+    parser.add_argument("--cases", type=Path, default=records.CASES, help="file of the record")
+    parser.add_argument("--only", default="", help="cases whose name holds this")
+    parser.add_argument("--count", type=int, default=-1, help="so many cases more, then no more")
+    parser.add_argument("--figure", type=Path, default=DOCS / "figures" / "vetting.png")
+    given = parser.parse_args()
+    with contextlib.suppress(ImportError):
+        import benchmarks.common.cpu_torchvision  # noqa: F401
+    torch.set_num_threads(1)
+    if given.what == "run":
+        run(given.cases, given.only, given.count)
+    elif given.what == "table":
+        from benchmarks.vetting.table import markdown
+
+        print(markdown(records.read(given.cases)))
+    else:
+        from benchmarks.vetting.plot import draw
+
+        draw(records.read(given.cases), given.figure)
+
+
+if __name__ == "__main__":
+    main()
