@@ -1,7 +1,8 @@
 """`fedspill vet` evaluated as a detector.
 
     python -m benchmarks.vetting run      # all cases; goes on where it was ended
-    python -m benchmarks.vetting table    # of what was recorded, as Markdown
+    python -m benchmarks.vetting entropy  # the models of the entropy row
+    python -m benchmarks.vetting table    # of what was recorded, as Markdown; --into FILE puts it between its marks
     python -m benchmarks.vetting plot     # found against still read
 
 FEDSPILL_DATA holds CIFAR-10 and the weights of its option-A ResNets. torchvision's and timm's networks are looked at
@@ -19,6 +20,8 @@ import torch
 from benchmarks.common.places import DOCS
 from benchmarks.vetting import measuring, records
 
+BEGIN, END = "<!-- of benchmarks.vetting: begin -->", "<!-- of benchmarks.vetting: end -->"
+
 
 def run(file: Path, only: str, count: int) -> None:
     """Cases that are not recorded yet, each written as soon as it is done."""
@@ -31,13 +34,21 @@ def run(file: Path, only: str, count: int) -> None:
     print(f"{time.process_time() - began:.0f} s of one thread", file=sys.stderr)
 
 
+def put(file: Path, text: str) -> None:
+    """Replaces what stands between the marks of a document."""
+    before, _, rest = file.read_text(encoding="utf-8").partition(BEGIN)
+    _, _, after = rest.partition(END)
+    file.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("run", "table", "plot"))
+    parser.add_argument("what", choices=("run", "entropy", "table", "plot"))
     parser.add_argument("--cases", type=Path, default=records.CASES, help="file of the record")
     parser.add_argument("--only", default="", help="cases whose name holds this")
     parser.add_argument("--count", type=int, default=-1, help="so many cases more, then no more")
     parser.add_argument("--figure", type=Path, default=DOCS / "figures" / "vetting.png")
+    parser.add_argument("--into", type=Path, help="document whose table is replaced")
     given = parser.parse_args()
     with contextlib.suppress(ImportError):
         import benchmarks.common.cpu_torchvision  # noqa: F401
@@ -47,7 +58,13 @@ def main() -> None:
     elif given.what == "table":
         from benchmarks.vetting.table import markdown
 
-        print(markdown(records.read(given.cases)))
+        text = markdown(records.read(given.cases))
+        print(text) if given.into is None else put(given.into, text)
+    elif given.what == "entropy":
+        from benchmarks.vetting.entropy import measured
+
+        for record in measured():
+            records.append(given.cases, record)
     else:
         from benchmarks.vetting.plot import draw
 

@@ -6,7 +6,7 @@ that the former finds. Where the dial finds no planted model of the half it is h
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,12 +78,6 @@ def rate(cases: Sequence[Case], levels: Levels, looks: Sequence[str]) -> Rate:
     return Rate(sum(bool(reasons(c, levels, looks)) for c in cases), len(cases))
 
 
-def crossed(cases: Sequence[Case], what: Callable[[Sequence[Case], Levels], Rate]) -> Rate:
-    """Levels of either half on the models of the other, both counted."""
-    parts = [what(_half(cases, b), held(cases, a)) for a, b in (("A", "B"), ("B", "A"))]
-    return Rate(sum(p.hits for p in parts), sum(p.of for p in parts))
-
-
 def held(cases: Sequence[Case], half: str, without: str = "") -> Levels:
     """The levels by one half, without one tampering in all its presets and tricks."""
     planted = [c for c in kind(cases, "planted", half) if not without or tampering(c) != without]
@@ -102,7 +96,3 @@ def left_out(cases: Sequence[Case], name: str, looks: Sequence[str]) -> Rate:
 def tampering(case: Case) -> str:
     """Its name, without the preset."""
     return str(case["entry"]).partition(":")[0]
-
-
-def _half(cases: Sequence[Case], half: str) -> list[Case]:
-    return [c for c in cases if c["half"] == half]

@@ -9,6 +9,8 @@ client's own examples give are looked at.
 
 from dataclasses import dataclass
 
+import torch
+
 from fedspill.core.errors import BadInput
 from fedspill.core.inputs import ImageSpec, TableSpec, TokenSpec
 from fedspill.core.roles import Card, Check, Finding, Incoming
@@ -24,15 +26,16 @@ class IsolatedGradients:
     """Finds parameters of which differences of two rows hold single examples, for many of the examples.
 
     The head is passed over, whose rows differ by the examples of their classes, and so are embeddings. Where the
-    gradients by the logits are multiples of one or two directions (as of two classes, or of a batch of one class), rows
-    of any network are alike, and the finding is a note.
+    gradients by the logits are multiples of up to three directions (as of examples of three classes), rows of any
+    network are alike, and the finding is a note.
 
     Attributes:
         share: of the examples, those isolated, from which on a parameter is reported.
         rows: at the least so many take part.
         dominance: in the difference the one example is so many times what is left of all others.
         most: rows that are compared with each other, the ones with the largest gradients.
-        pulls: independent directions of the gradients by the logits, below which it is a note.
+        pulls: independent directions of the gradients by the logits, below which it is a note; 4 at the least. One that
+            is weaker than the strongest by `dominance` is none.
 
     Raises:
         BadInput: a field out of range.
@@ -42,7 +45,7 @@ class IsolatedGradients:
     rows: int = 4
     dominance: float = 20.0
     most: int = 1024
-    pulls: int = 3
+    pulls: int = 4
 
     def __post_init__(self) -> None:
         if not (0 < self.share <= 1 and self.rows >= 2 and self.dominance > 1 and self.most >= 2 and self.pulls >= 1):
@@ -62,15 +65,16 @@ class IsolatedGradients:
             return []
         passed_over = tables(incoming.model) | {head_weight(incoming.model)}
         names = [name for name in seen.norms if incoming.model.params[name].ndim > 1 and name not in passed_over]
-        told = ((name, told_by_pairs(seen.even(name), self.dominance, self.most)) for name in names)
-        return [self._finding(name, t, seen) for name, t in told if self._is_much(t, len(seen))]
+        pulls = int(torch.linalg.matrix_rank(seen.slopes, rtol=1 / self.dominance))
+        slopes = seen.slopes if pulls >= max(self.pulls, LEAST_COMMON) else None
+        told = ((name, told_by_pairs(seen.even(name), slopes, self.dominance, self.most)) for name in names)
+        return [self._finding(name, t, seen, pulls) for name, t in told if self._is_much(t, len(seen))]
 
     def _is_much(self, told: Told, count: int) -> bool:
         return told.rows >= self.rows and int(told.examples.sum()) >= max(2, self.share * count)
 
-    def _finding(self, name: str, told: Told, seen: Singles) -> Finding:
-        examples = int(told.examples.sum())
-        by_few = seen.pulls < self.pulls
+    def _finding(self, name: str, told: Told, seen: Singles, pulls: int) -> Finding:
+        examples, by_few = int(told.examples.sum()), pulls < max(self.pulls, LEAST_COMMON)
         return Finding(
             check=NAME,
             where=name,
@@ -79,7 +83,7 @@ class IsolatedGradients:
                 "isolated_examples": float(examples),
                 "examples": float(len(seen)),
                 "rows": float(told.rows),
-                "directions_of_the_loss": float(seen.pulls),
+                "directions_of_the_loss": float(pulls),
             },
             explanation=f"Differences of two rows of this gradient hold {examples} of {len(seen)} examples alone, by"
             f" {told.rows} rows that else are multiples of each other, as of bins.",

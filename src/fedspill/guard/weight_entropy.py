@@ -118,18 +118,28 @@ def stored_short(rows: Float[Tensor, "m n"], threshold: float) -> str:
     """Why honest numbers of a layer may repeat: "pruned" or "quantised", or both; "" if that does not explain it.
 
     Without its zeros, and beside as many levels as it has, each row of such a layer is as diverse as an ordinary one. A
-    row of one number again and again is not, nor are rows of one number and zeros.
+    row of one number again and again is not, nor are rows of one number and zeros, unless they are so short that chance
+    leaves such, all with different numbers.
     """
     zeros, levels = float((rows == 0).double().mean()), _levels(rows)
     thinned, rounded = zeros >= THINNED, levels is not None and len(levels) >= LEVELS
     filled = [row[row != 0] for row in rows if bool(row.any())]
-    if not filled or not (thinned or rounded) or sum(len(row) > 1 for row in filled) < 0.5 * len(filled):
+    several = 0.5 * _several(zeros, rows.shape[1]) if filled else 0.0
+    if not filled or not (thinned or rounded) or sum(len(row) > 1 for row in filled) < several * len(filled):
+        return ""
+    if not rounded and several < 0.45 and len(torch.cat(filled).unique()) < 0.5 * sum(map(len, filled)):
         return ""
     if not rounded and sum(len(row.unique()) for row in filled) < 0.5 * sum(map(len, filled)):
         return ""
     if any(len(row) >= LEVELS and _against_levels(row) < threshold for row in filled):
         return ""
     return " and ".join(word for word, holds in (("pruned", thinned), ("quantised", rounded)) if holds)
+
+
+def _several(zeros: float, length: int) -> float:
+    """Share of the rows that hold any number which hold several, if numbers were left out by chance."""
+    none, one = zeros**length, length * zeros ** (length - 1) * (1 - zeros)
+    return 1 - one / (1 - none) if none < 1 else 1.0
 
 
 def _levels(rows: Float[Tensor, "m n"]) -> Tensor | None:
