@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--cases", type=Path, default=records.CASES, help="file of the record")
     parser.add_argument("--only", default="", help="cases whose name holds this")
     parser.add_argument("--count", type=int, default=-1, help="so many cases more, then no more")
-    parser.add_argument("--figure", type=Path, default=DOCS / "figures" / "vetting.png")
+    parser.add_argument("--figure", type=Path, default=DOCS / "vetting.png")
     parser.add_argument("--into", type=Path, help="document whose table is replaced")
     given = parser.parse_args()
     with contextlib.suppress(ImportError):

@@ -6,6 +6,8 @@ A check may have several levels, each of its own dial; the others are then set t
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from fedspill import catalogue
 from fedspill.core.roles import Check, Finding, Incoming
 from fedspill.guard.balanced_rows import BalancedRows
@@ -53,7 +55,7 @@ class Dial:
         low, high = 0, len(self.levels)
         while low < high:
             middle = low if low == 0 else (low + high) // 2  # most models raise none at the first
-            if alarms(self.at(self.levels[middle]).inspect(incoming)):
+            if alarms(self.at(float(self.levels[middle])).inspect(incoming)):
                 low = middle + 1
             else:
                 high = middle
@@ -118,7 +120,7 @@ DIALS: Mapping[str, Dial] = {
     "norm_statistics.mean": Dial(
         WEIGHTS, (10, 30, 100, 300, 1000, 3000, 1e4), 4, lambda x: NormStatistics(share=1.0, mean=x, largest=FAR)
     ),
-    "isolated_gradients": Dial(DATA, (5, 20, 100, 1000), 1, lambda x: IsolatedGradients(dominance=x)),
+    "isolated_gradients": Dial(DATA, (5, 20, 100, 1000), 2, lambda x: IsolatedGradients(dominance=x)),
     "lone_examples": Dial(DATA, (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95), 4, lambda x: LoneExamples(share=x)),
     "dominated_gradients.planted": Dial(
         DATA, (1, 2, 4, 8, 16, 32, 100, 1000), 3, lambda x: DominatedGradients(factor=x, silenced=1.0)
@@ -159,11 +161,15 @@ def rungs(incoming: Incoming) -> dict[str, int]:
 def _by_entropy(incoming: Incoming) -> dict[str, int]:
     """As the dial's own runs would say; the entropies are taken once for all its levels."""
     dial = DIALS["weight_entropy"]
-    found = dial.at(dial.levels[0]).inspect(incoming)
+    found = dial.at(float(dial.levels[0])).inspect(incoming)
     lowest = {f.where: f.evidence["lowest_entropy"] for f in found}
-    rows = {name: spread_rows(incoming.model.params[name].detach().flatten(1), MOST_ROWS) for name in lowest}
-    raised = [any(low < x and not stored_short(rows[k], x) for k, low in lowest.items()) for x in dial.levels]
+    rows = {name: incoming.model.params[name].detach().flatten(1) for name in lowest}
+    raised = [any(low < x and not _short(rows[k], x) for k, low in lowest.items()) for x in dial.levels]
     return {"weight_entropy": sum(raised)}
+
+
+def _short(rows: Tensor, threshold: float) -> str:
+    return stored_short(spread_rows(rows, MOST_ROWS), threshold, float(rows.abs().max()))
 
 
 def _by_rows(incoming: Incoming) -> dict[str, int]:

@@ -1,8 +1,8 @@
 """Alarm levels chosen on one half of the networks, and what they find in the other, which differs in architecture.
 
 A level lies halfway between two rungs of its dial: the laxest at which no honest model of the half raises an alarm (of
-0.5 % of them one may, if they are 200 or more), and the strictest that still finds nine in ten of the planted models
-that the former finds. Where the dial finds no planted model of the half it is halfway from the former to the top.
+0.5 % of them one may, if they are 200 or more), and the strictest that still finds half of the planted models that the
+former finds. Where the dial finds no planted model of the half it is halfway from the former to the top.
 """
 
 import math
@@ -14,7 +14,7 @@ from scipy.stats import binomtest
 
 from benchmarks.vetting.dials import AGREED, BEFORE, DATA, DIALS, FIXED, WEIGHTS
 
-FALSE_ALARMS, KEPT = 0.005, 0.9
+FALSE_ALARMS, KEPT = 0.005, 0.5
 Case = Mapping[str, Any]
 Levels = Mapping[str, int]
 """By dial the number of rungs from which on there is an alarm."""

@@ -421,3 +421,17 @@ def test_honest_networks_raise_nothing(
 def test_fields_out_of_range_are_refused(make: type, fields: dict[str, float]) -> None:
     with pytest.raises(BadInput, match=next(iter(fields))):
         make(**fields)
+
+
+def test_in_a_pruned_network_rows_that_isolate_examples_are_a_note() -> None:
+    """Units that hand on to one unit alone are alike whoever pruned them."""
+    model, data = planted(), batch(8, dtype=F64)
+    rows = model.params["1.weight"].clone()
+    rows[:, 115:] = 0
+    sums = (SPEC.encode(data.inputs).flatten(1) @ rows[0]).sort().values
+    bias = -torch.cat([sums[:1] - 1, (sums[1:] + sums[:-1]) / 2])
+    thinned = replace(model, params={**model.params, "1.weight": rows, "1.bias": bias})
+    (whole,) = IsolatedGradients().inspect(Incoming(model, own_data=data))
+    (part,) = IsolatedGradients().inspect(Incoming(thinned, own_data=data))
+    assert (whole.rule, whole.severity) == ("", 0.9)
+    assert (part.rule, part.severity) == ("pruned", 0.4)

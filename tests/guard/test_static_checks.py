@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fedspill import catalogue
 from fedspill.core.errors import BadInput
+from fedspill.core.inputs import ImageSpec
 from fedspill.core.model import Model
 from fedspill.core.rng import rand, randn, stream
 from fedspill.core.roles import Finding, Incoming, Misfit
@@ -254,6 +255,20 @@ def test_rows_left_with_one_number_by_pruning_are_a_note() -> None:
         planted[k, k % 3, 1, 1] = 1
     (finding,) = SelectingKernels().inspect(changed(Model.of(net, SPEC), {"0.weight": planted}))
     assert (finding.rule, finding.severity) == ("row", 0.8)
+
+
+def test_numbers_of_16_bits_that_coincide_are_no_writing() -> None:
+    with torch.random.fork_rng():
+        net = draw_weights(nn.Sequential(nn.Conv2d(96, 64, 3)))
+    weight = net[0].weight.detach()
+    thinned = weight * (weight.abs() > weight.abs().flatten().kthvalue(int(0.93 * weight.numel())).values)
+    spec = ImageSpec((96, 4, 4))
+    (finding,) = SelectingKernels().inspect(changed(Model.of(net, spec), {"0.weight": thinned.half().float()}))
+    assert finding.evidence["one_hot_kernels"] > 0.25
+    assert (finding.rule, finding.severity) == ("one_hot", 0.3)
+    same = torch.where(thinned.abs() > 0, torch.ones(()), thinned)
+    (finding,) = SelectingKernels().inspect(changed(Model.of(net, spec), {"0.weight": same}))
+    assert (finding.rule, finding.severity) == ("one_hot", 0.7)
 
 
 def test_a_layer_and_a_norm_of_zeros_are_told_and_a_network_of_zeros_is_left_to_another() -> None:

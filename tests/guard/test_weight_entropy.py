@@ -229,3 +229,23 @@ def test_what_pruning_leaves_of_rows_is_not_parallel() -> None:
     alike[::8, :5] = torch.arange(1.0, 6.0)
     found = ParallelRows().inspect(Incoming(replace(model, params={**model.params, "1.weight": alike})))
     assert [f.rule for f in found] == ["bundle"]
+
+
+def test_the_step_of_a_large_layer_is_that_of_its_largest_number() -> None:
+    """Of the rows that are looked at for why numbers repeat, none need hold it."""
+    rows = randn((2 * weight_entropy.MOST_ROWS, 40), stream(0, "int8"), torch.zeros(()))
+    rows[1, 0] = 1.5 * rows.abs().max()  # every second row is looked at
+    step = rows.abs().max() / 127
+    model = Model.of(nn.Sequential(nn.Flatten(), nn.Linear(40, len(rows))), ImageSpec((1, 1, 40)))
+    sent = replace(model, params={**model.params, "1.weight": (rows / step).round() * step})
+    (finding,) = WeightEntropy().inspect(Incoming(sent))
+    assert finding.rule == "stored_short"
+
+
+def test_a_small_row_beside_a_large_one_is_of_few_levels_and_a_constant_one_is_written() -> None:
+    rows = randn((16, 100), stream(0, "int8"), torch.zeros(()))
+    step = rows.abs().max() / 127
+    small = torch.where(torch.arange(100) < 70, step, 2 * step)
+    for row, why in ((small, "quantised"), (torch.full((100,), float(step)), "")):
+        whole = torch.cat([(rows[:-1] / step).round() * step, row[None]])
+        assert weight_entropy.stored_short(whole, 0.9) == why

@@ -25,8 +25,9 @@ READS = (
 ADVICE = "Do not train on it; ask the server how this layer came about, and look at the layers behind it."
 
 
-REPEATED = 3
-"""Rows whose one number is the same from which on somebody wrote them."""
+REPEATED, COMMON = 3, 0.02
+"""Rows whose one number is the same from which on somebody wrote them, and at least this share of all such: of
+thousands of numbers of 16 bits some coincide."""
 
 
 NEVER = 2.0
@@ -108,7 +109,9 @@ def _is_pruned(vectors: Float[Tensor, "m n"], picks: Bool[Tensor, " m"]) -> bool
     """
     others, filled = vectors[~picks], vectors.any(1)
     peaks = vectors[picks].abs().amax(1)
-    same = len(peaks) > 1 and int(peaks.unique(return_counts=True)[1].max()) >= min(REPEATED, len(peaks))
+    same = len(peaks) > 1 and int(peaks.unique(return_counts=True)[1].max()) >= max(
+        min(REPEATED, len(peaks)), COMMON * len(peaks)
+    )
     most = float(picks.sum()) >= 0.8 * float(filled.sum())
     return bool(len(others)) and not same and not most and float((others == 0).double().mean()) >= 0.3
 

@@ -12,8 +12,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 LEAST_COMMON = 4
-"""Examples that two rows must share besides, and directions in which the loss must pull at these, so that it is no chance
-that they are multiples there: rows of any network are alike on examples of two or three classes."""
+"""Examples that two rows must share besides, and directions in which the loss must pull at these, so that it is no
+chance that they are multiples there: rows of any network are alike on examples of two or three classes."""
 LIVE = 1e-6
 """Share of the largest sketch of a row below which an example does not count as part of it."""
 
