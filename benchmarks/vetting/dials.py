@@ -120,7 +120,7 @@ DIALS: Mapping[str, Dial] = {
     "norm_statistics.mean": Dial(
         WEIGHTS, (10, 30, 100, 300, 1000, 3000, 1e4), 4, lambda x: NormStatistics(share=1.0, mean=x, largest=FAR)
     ),
-    "isolated_gradients": Dial(DATA, (5, 20, 100, 1000), 2, lambda x: IsolatedGradients(dominance=x)),
+    "isolated_gradients": Dial(DATA, (5, 20, 100, 1000), 3, lambda x: IsolatedGradients(dominance=x)),
     "lone_examples": Dial(DATA, (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95), 4, lambda x: LoneExamples(share=x)),
     "dominated_gradients.planted": Dial(
         DATA, (1, 2, 4, 8, 16, 32, 100, 1000), 3, lambda x: DominatedGradients(factor=x, silenced=1.0)

@@ -257,6 +257,27 @@ def test_rows_left_with_one_number_by_pruning_are_a_note() -> None:
     assert (finding.rule, finding.severity) == ("row", 0.8)
 
 
+def test_one_number_that_a_truncated_normal_rounds_to_its_bound_is_a_note() -> None:
+    rows = 0.02 * randn((64, 64), stream(0, "rows"), LIKE)
+    rows[5, 7] = -2.0
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 64))
+    spec = ImageSpec((1, 8, 8))
+    for more, severity in ((0, 0.3), (1, 0.8)):
+        rows[6 : 6 + more, 7] = 2.0
+        (finding,) = SelectingKernels().inspect(changed(Model.of(net, spec), {"1.weight": rows}))
+        assert (finding.rule, finding.severity) == ("row", severity)
+
+
+def test_rows_that_pruning_leaves_alike_did_not_change_places() -> None:
+    net = Model.of(nn.Sequential(nn.Flatten(), nn.Linear(9, 64)), ImageSpec((1, 3, 3)))
+    before, now = (randn((64, 9), stream(k, "rows"), LIKE) for k in range(2))
+    one, two = (w * (w.abs() > w.abs().flatten().kthvalue(int(0.9 * w.numel())).values) for w in (before, now))
+    incoming = replace(changed(net, {"1.weight": two}), previous=changed(net, {"1.weight": one}).model)
+    assert "permuted" not in [f.rule for f in Change().inspect(incoming)]
+    turned = replace(changed(net, {"1.weight": before.roll(1, 0)}), previous=changed(net, {"1.weight": before}).model)
+    assert "permuted" in [f.rule for f in Change().inspect(turned)]
+
+
 def test_numbers_of_16_bits_that_coincide_are_no_writing() -> None:
     with torch.random.fork_rng():
         net = draw_weights(nn.Sequential(nn.Conv2d(96, 64, 3)))

@@ -47,7 +47,7 @@ class IsolatedGradients:
 
     share: float = 0.25
     rows: int = 4
-    dominance: float = 100.0
+    dominance: float = 1000.0
     most: int = 1024
     pulls: int = 4
 

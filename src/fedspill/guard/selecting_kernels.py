@@ -25,6 +25,9 @@ READS = (
 ADVICE = "Do not train on it; ask the server how this layer came about, and look at the layers behind it."
 
 
+MANY = 32
+"""Rows among which one that picks is a note: PyTorch's truncated normal rounds one number in a million to its bound,
+which is a hundred times the others."""
 REPEATED, COMMON = 3, 0.02
 """Rows whose one number is the same from which on somebody wrote them, and at least this share of all such: of
 thousands of numbers of 16 bits some coincide."""
@@ -93,7 +96,10 @@ class SelectingKernels:
         evidence |= {"one_hot_kernels": float(one_hot.double().mean()), "empty_kernels": empty}
         if bool(picks.any()):
             seen = f"{int(picks.sum())} of {len(picks)} rows pick one number of their input and hand it on."
-            yield _finding(weights, "row", 0.8, evidence, seen, pruned=_is_pruned(rows, picks))
+            lone = int(picks.sum()) == 1 and len(picks) >= MANY
+            severity = 0.3 if lone else 0.8
+            seen = f"{seen} One alone comes about by rounding in a truncated normal, too." if lone else seen
+            yield _finding(weights, "row", severity, evidence, seen, pruned=_is_pruned(rows, picks))
         elif float(one_hot.double().mean()) >= self.kernels:
             seen = f"{evidence['one_hot_kernels']:.0%} of the kernels hold one number and otherwise next to nothing."
             yield _finding(weights, "one_hot", 0.7, evidence, seen, pruned=_is_pruned(kernels, one_hot))
