@@ -103,7 +103,7 @@ DIALS: Mapping[str, Dial] = {
         WEIGHTS,
         (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.25, 0.2, 0.15, 0.1, 0.05, 0.02),
         7,
-        lambda x: BalancedRows(spread=x),
+        lambda x: BalancedRows(spread=x, share=1.0),
     ),
     "selecting_kernels.row": Dial(
         WEIGHTS, (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99), 4, lambda x: SelectingKernels(row=x, kernels=ALL)

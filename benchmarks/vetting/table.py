@@ -27,8 +27,9 @@ DATA_VIEW = list(VIEWS)[1]
 
 def markdown(cases: Sequence[Case]) -> str:
     """Everything, of the cases that are there."""
-    parts = [_told(cases), _rates(cases), _by_kind(cases), _tricks(cases), _tamperings(cases), _entropy(cases)]
-    return "\n".join(line for part in (*parts, _missed(cases), _false(cases)) for line in (*part, ""))
+    parts = [_told(cases), _rates(cases), _by_kind(cases), _tricks(cases), _crossed(cases)]
+    parts += [_tamperings(cases), _entropy(cases), _missed(cases), _false(cases)]
+    return "\n".join(line for part in parts for line in (*part, ""))
 
 
 def other(case: Case, levels: dict[str, Levels]) -> Levels:
@@ -102,6 +103,19 @@ def _tricks(cases: Sequence[Case]) -> Iterator[str]:
     for trick, found, read in tricks(cases):
         data = across(cases, [c for c in planted if c["trick"] == trick], DATA_VIEW)
         yield f"| {trick} | {found} | {data.hits} of {data.of} | {read:.0%} of the examples |"
+
+
+def _crossed(cases: Sequence[Case]) -> Iterator[str]:
+    yield "| of the planted models, hidden or not | models | found by the other half's levels | missed are |"
+    yield "|---|---|---|---|"
+    levels, planted = levels_of(cases), kind(cases, "planted")
+    for words, some in (
+        ("the attack still reads an example or more", [c for c in planted if c["read"]]),
+        ("it reads none", [c for c in planted if c["read"] == 0]),
+        ("it did not end in time", [c for c in planted if c["read"] is None]),
+    ):
+        missed = Counter(tampering(c) for c in some if not reasons(c, other(c, levels), VIEWS[LAST]))
+        yield f"| {words} | {len(some)} | {across(cases, some)} | {_list(missed)} |"
 
 
 def _tamperings(cases: Sequence[Case]) -> Iterator[str]:

@@ -257,6 +257,28 @@ def test_rows_left_with_one_number_by_pruning_are_a_note() -> None:
     assert (finding.rule, finding.severity) == ("row", 0.8)
 
 
+@pytest.mark.parametrize(("planted", "rules"), [(0, []), (15, []), (40, ["some"])])
+def test_trap_weights_among_ordinary_rows_are_a_crowd(planted: int, rules: list[str]) -> None:
+    """Every row less its mean, by hand: its sum is 0."""
+    rows = randn((96, 300), stream(0, "rows"), LIKE)
+    rows[:planted] -= rows[:planted].mean(1, keepdim=True)
+    net = Model.of(
+        nn.Sequential(nn.Flatten(), nn.Linear(300, 96), nn.ReLU(), nn.Linear(96, 10)), ImageSpec((3, 10, 10))
+    )
+    found = BalancedRows().inspect(changed(net, {"1.weight": rows}))
+    assert [f.rule for f in found] == rules
+
+
+def test_rows_of_one_number_all_have_a_sum_of_1() -> None:
+    net = Model.of(
+        nn.Sequential(nn.Flatten(), nn.Linear(300, 96), nn.ReLU(), nn.Linear(96, 10)), ImageSpec((3, 10, 10))
+    )
+    rows = randn((96, 300), stream(0, "rows"), LIKE)
+    rows[:60] = 0
+    rows[:60, 7] = 2.0
+    assert BalancedRows().inspect(changed(net, {"1.weight": rows})) == []
+
+
 def test_one_number_that_a_truncated_normal_rounds_to_its_bound_is_a_note() -> None:
     rows = 0.02 * randn((64, 64), stream(0, "rows"), LIKE)
     rows[5, 7] = -2.0
