@@ -105,6 +105,12 @@ DIALS: Mapping[str, Dial] = {
         7,
         lambda x: BalancedRows(spread=x, share=1.0),
     ),
+    "balanced_rows.some": Dial(
+        WEIGHTS,
+        (0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.7, 0.9),
+        3,
+        lambda x: BalancedRows(spread=1e-12, share=x),
+    ),
     "selecting_kernels.row": Dial(
         WEIGHTS, (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99), 4, lambda x: SelectingKernels(row=x, kernels=ALL)
     ),
@@ -156,6 +162,12 @@ def rungs(incoming: Incoming) -> dict[str, int]:
     once = {**_by_entropy(incoming), **_by_rows(incoming)}
     rest = {n: d.rung(incoming) for n, d in DIALS.items() if n not in once and _has(d.looks, incoming)}
     return {**once, **rest}
+
+
+def lacking(incoming: Incoming, told: Mapping[str, int]) -> dict[str, int]:
+    """Of the dials that were made after a model was looked at."""
+    rest = {n: d for n, d in DIALS.items() if n not in told and _has(d.looks, incoming)}
+    return {name: dial.rung(incoming) for name, dial in rest.items()}
 
 
 def _by_entropy(incoming: Incoming) -> dict[str, int]:

@@ -1,12 +1,12 @@
 """One case: what every check says of a model, how far up its ladder, and what the attack reads. Bounded in seconds."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 from zlib import crc32
 
 from benchmarks.vetting import honest, plants, worlds
-from benchmarks.vetting.dials import fixed, rungs
+from benchmarks.vetting.dials import BEFORE, DIALS, fixed, lacking, rungs
 from benchmarks.vetting.reading import read, within
 from fedspill.core.errors import BadInput, NotApplicable
 from fedspill.core.model import Model
@@ -14,15 +14,24 @@ from fedspill.core.roles import Incoming
 from fedspill.core.types import Batch
 from fedspill.core.watching.clock import OutOfTime
 
+MAY_LACK = {name for name, dial in DIALS.items() if dial.looks == BEFORE}
 SECONDS = 20.0
 """Of the processor, to make a plant."""
 
 
-def cases() -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
-    """Every case by its name, in an order that mixes all kinds, so that a part of a run is a sample of it."""
+def cases() -> Iterator[honest.Honest | plants.Plant]:
+    """Every case, in an order that mixes all kinds, so that a part of a run is a sample of it."""
     every: list[honest.Honest | plants.Plant] = [*honest.cases(), *plants.cases()]
-    for case in sorted({c.name: c for c in every}.values(), key=lambda c: crc32(c.name.encode())):
-        yield case.name, (lambda c=case: measured(c))
+    yield from sorted({c.name: c for c in every}.values(), key=lambda c: crc32(c.name.encode()))
+
+
+def filled(case: honest.Honest | plants.Plant, record: Mapping[str, Any]) -> dict[str, Any]:
+    """The record with the rungs of dials that were made after it; itself if it lacks none."""
+    if "rungs" not in record or not set(DIALS) - set(record["rungs"]) - MAY_LACK:
+        return dict(record)
+    model, before = case.models() if isinstance(case, honest.Honest) else case.sent()[::2]
+    incoming = Incoming(model, previous=before, own_data=worlds.own(case.name))
+    return {**record, "rungs": {**record["rungs"], **lacking(incoming, record["rungs"])}}
 
 
 def measured(case: honest.Honest | plants.Plant) -> dict[str, Any]:
