@@ -22,7 +22,9 @@ ROWS = {"A": ("mlp 192", "default #0"), "B": ("mlp 128-64", "default #0")}
 """Hosts of tamperings that want a fully connected layer."""
 EITHER = {"A": ("convnet 16", "trained"), "B": ("mlp 128-64", "default #0")}
 """Hosts of all others."""
-WANT_PICTURES = ("loki", "identity_convolutions", "reversible_blocks", "scale_mia", "maui", "optimised_parameters")
+HEADS = {"A": ("mlp 192", "default #0"), "B": ("strided_cnn", "default #0")}
+"""Hosts of what wants two fully connected layers, behind convolutions where there are any."""
+WANT_PICTURES = ("loki", "identity_convolutions", "reversible_blocks", "maui", "optimised_parameters")
 WANT_ROWS = ("robbing_linear_layer", "trap_weights")
 FURTHER = (("mlp 128-64", "trained"), ("cnn", "default #0"), ("resnet20", "trained"))
 """Further hosts of the plants as they are, in the presets that are hidden."""
@@ -148,6 +150,8 @@ def cases() -> Iterator[Plant]:
 
 def host_of(tampering: str) -> dict[str, tuple[str, str]]:
     """By half the host in which it is hidden."""
+    if tampering == "scale_mia":
+        return HEADS
     return PICTURES if tampering in WANT_PICTURES else ROWS if tampering in WANT_ROWS else EITHER
 
 
