@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from fedspill.core.errors import BadInput
 from fedspill.core.model import Model
+from fedspill.core.rng import rand, stream
 from fedspill.core.roles import Exposed, Incoming
 from fedspill.core.types import Batch
 from fedspill.guard.dominated_gradients import INFINITE, DominatedGradients, d_snr, ratios_of, silent_examples
@@ -21,7 +22,8 @@ from fedspill.guard.lost_accuracy import LostAccuracy, at_least, right
 from fedspill.guard.measured_exposure import MeasuredExposure, found_in
 from fedspill.guard.training_dynamics import TrainingDynamics, falls
 from fedspill.inversion.gradients.singly import ALONE, EXAMPLES, singles, singly, tables
-from fedspill.inversion.gradients.telling import LEAST_COMMON, told_by_pairs
+from fedspill.inversion.gradients.telling import LEAST_COMMON, directions, told_by_pairs
+from fedspill.zoo.models import build
 from tests.support.worlds import CLASSES, SPEC, batch, conv_bn, draw_weights, linear, mlp, relu_mlp
 
 F64 = torch.float64
@@ -111,17 +113,25 @@ def test_embeddings_are_tables() -> None:
 # Differences of rows
 
 
-def isolated_by_hand(gradients: Sequence[Tensor], dominance: float) -> list[bool]:
+def pulls_by_hand(model: Model, data: Batch) -> Tensor:
+    """What cross-entropy's gradient by the logits is, of length 1."""
+    logits = model.logits(model.params, model.input.encode(data.inputs))
+    slopes = logits.softmax(1) - functional.one_hot(data.labels, CLASSES)
+    return slopes / slopes.norm(dim=1, keepdim=True)
+
+
+def isolated_by_hand(gradients: Sequence[Tensor], slopes: Tensor, dominance: float) -> list[bool]:
     """Every pair of rows, with whole gradients and the best factor on the other examples."""
     stacked = torch.stack(list(gradients))
     examples = []
     for i in range(len(stacked)):
         rest, found = torch.cat([stacked[:i], stacked[i + 1 :]]), False
+        others = torch.cat([slopes[:i], slopes[i + 1 :]])
         for k in range(stacked.shape[1]):
             for row in range(stacked.shape[1]):
                 a, b = rest[:, k].flatten(), rest[:, row].flatten()
-                alive = [int((rest[:, r].norm(dim=1) > 0).sum()) for r in (k, row)]
-                if min(alive) < LEAST_COMMON or k == row:
+                alive = [others[rest[:, r].norm(dim=1) > 0] for r in (k, row)]
+                if k == row or min(int(torch.linalg.matrix_rank(a, rtol=1 / dominance)) for a in alive) < LEAST_COMMON:
                     continue
                 factor = a @ b / (b @ b)
                 left = (a - factor * b).norm()
@@ -135,15 +145,46 @@ def isolated_by_hand(gradients: Sequence[Tensor], dominance: float) -> list[bool
 def test_pairs_tell_the_examples_that_whole_gradients_tell(model: Model) -> None:
     data = batch(8, dtype=F64)
     plain = [g["1.weight"] for g in plain_gradients(model, data)]
-    told = told_by_pairs(singly(model, data).even("1.weight"), 20.0, 64)
-    assert told.examples.tolist() == isolated_by_hand(plain, 20.0)
+    told = told_by_pairs((seen := singly(model, data)).even("1.weight"), seen.slopes, 20.0, 64)
+    assert told.examples.tolist() == isolated_by_hand(plain, pulls_by_hand(model, data), 20.0)
     assert bool(told.examples.any()) == (len(model.params) == 4)
 
 
 def test_only_so_many_rows_are_compared() -> None:
-    sketches = singly(planted(), batch(8, dtype=F64)).even("1.weight")
-    assert told_by_pairs(sketches, 20.0, 1).rows == 0
-    assert told_by_pairs(sketches[:, :0], 20.0, 64).rows == 0
+    seen = singly(planted(), batch(8, dtype=F64))
+    sketches = seen.even("1.weight")
+    assert told_by_pairs(sketches, seen.slopes, 20.0, 1).rows == 0
+    assert told_by_pairs(sketches[:, :0], seen.slopes, 20.0, 64).rows == 0
+
+
+def test_directions_are_those_of_the_examples_that_are_part_of_a_row() -> None:
+    slopes = torch.tensor([[1.0, 0, 0], [0.9999, 0.01, 0], [0, 1, 0], [0, 0, 1]], dtype=F64)
+    live = torch.tensor([[True, True, False], [True, True, False], [False, True, False], [False, True, False]])
+    assert directions(slopes, live, 0.05).tolist() == [1, 3, 0]
+    assert directions(slopes, live, 1e-4).tolist() == [2, 3, 0]
+
+
+def test_rows_that_share_examples_of_few_classes_tell_nothing() -> None:
+    """With two classes among the shared examples, rows are multiples of each other wherever their gates agree."""
+    data = batch(8, dtype=F64)
+    few = Batch(data.inputs, torch.tensor([0, 0, 1, 1, 0, 1, 0, 1]))
+    found = IsolatedGradients().inspect(Incoming(planted(), own_data=few))
+    assert [(f.rule, f.severity) for f in found] == [("few_directions", 0.4)]
+
+
+def test_a_new_network_with_batch_norm_has_no_loss_to_be_blamed_for() -> None:
+    """Its running statistics are nobody's: logits are far apart in eval mode, and by the batch's own they are not."""
+    new = build("resnet20", input_shape=(3, 32, 32), num_classes=10, seed=1)
+    data = Batch(rand((8, 3, 32, 32), stream(0, "pictures"), new.like), torch.arange(8))
+    loss = float(new.loss(new.params, new.input.encode(data.inputs), data.labels))
+    assert loss > 5 * math.log(10)
+    assert TrainingDynamics().inspect(Incoming(new, own_data=data)) == []
+    bias = torch.zeros(10)
+    bias[9] = 1000
+    fished = replace(new, params={**new.params, "linear.bias": bias})
+    assert [f.rule_id for f in TrainingDynamics().inspect(Incoming(fished, own_data=data))] == [
+        "training_dynamics.loss"
+    ]
 
 
 def test_an_imprint_by_hand_is_found_by_what_it_does() -> None:
@@ -380,3 +421,17 @@ def test_honest_networks_raise_nothing(
 def test_fields_out_of_range_are_refused(make: type, fields: dict[str, float]) -> None:
     with pytest.raises(BadInput, match=next(iter(fields))):
         make(**fields)
+
+
+def test_in_a_pruned_network_rows_that_isolate_examples_are_a_note() -> None:
+    """Units that hand on to one unit alone are alike whoever pruned them."""
+    model, data = planted(), batch(8, dtype=F64)
+    rows = model.params["1.weight"].clone()
+    rows[:, 115:] = 0
+    sums = (SPEC.encode(data.inputs).flatten(1) @ rows[0]).sort().values
+    bias = -torch.cat([sums[:1] - 1, (sums[1:] + sums[:-1]) / 2])
+    thinned = replace(model, params={**model.params, "1.weight": rows, "1.bias": bias})
+    (whole,) = IsolatedGradients().inspect(Incoming(model, own_data=data))
+    (part,) = IsolatedGradients().inspect(Incoming(thinned, own_data=data))
+    assert (whole.rule, whole.severity) == ("", 0.9)
+    assert (part.rule, part.severity) == ("pruned", 0.4)

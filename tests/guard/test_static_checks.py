@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fedspill import catalogue
 from fedspill.core.errors import BadInput
+from fedspill.core.inputs import ImageSpec
 from fedspill.core.model import Model
 from fedspill.core.rng import rand, randn, stream
 from fedspill.core.roles import Finding, Incoming, Misfit
@@ -254,6 +255,63 @@ def test_rows_left_with_one_number_by_pruning_are_a_note() -> None:
         planted[k, k % 3, 1, 1] = 1
     (finding,) = SelectingKernels().inspect(changed(Model.of(net, SPEC), {"0.weight": planted}))
     assert (finding.rule, finding.severity) == ("row", 0.8)
+
+
+@pytest.mark.parametrize(("planted", "rules"), [(0, []), (15, []), (40, ["some"])])
+def test_trap_weights_among_ordinary_rows_are_a_crowd(planted: int, rules: list[str]) -> None:
+    """Every row less its mean, by hand: its sum is 0."""
+    rows = randn((96, 300), stream(0, "rows"), LIKE)
+    rows[:planted] -= rows[:planted].mean(1, keepdim=True)
+    net = Model.of(
+        nn.Sequential(nn.Flatten(), nn.Linear(300, 96), nn.ReLU(), nn.Linear(96, 10)), ImageSpec((3, 10, 10))
+    )
+    found = BalancedRows().inspect(changed(net, {"1.weight": rows}))
+    assert [f.rule for f in found] == rules
+
+
+def test_rows_of_one_number_all_have_a_sum_of_1() -> None:
+    net = Model.of(
+        nn.Sequential(nn.Flatten(), nn.Linear(300, 96), nn.ReLU(), nn.Linear(96, 10)), ImageSpec((3, 10, 10))
+    )
+    rows = randn((96, 300), stream(0, "rows"), LIKE)
+    rows[:60] = 0
+    rows[:60, 7] = 2.0
+    assert BalancedRows().inspect(changed(net, {"1.weight": rows})) == []
+
+
+def test_one_number_that_a_truncated_normal_rounds_to_its_bound_is_a_note() -> None:
+    rows = 0.02 * randn((64, 64), stream(0, "rows"), LIKE)
+    rows[5, 7] = -2.0
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 64))
+    spec = ImageSpec((1, 8, 8))
+    for more, severity in ((0, 0.3), (1, 0.8)):
+        rows[6 : 6 + more, 7] = 2.0
+        (finding,) = SelectingKernels().inspect(changed(Model.of(net, spec), {"1.weight": rows}))
+        assert (finding.rule, finding.severity) == ("row", severity)
+
+
+def test_rows_that_pruning_leaves_alike_did_not_change_places() -> None:
+    net = Model.of(nn.Sequential(nn.Flatten(), nn.Linear(9, 64)), ImageSpec((1, 3, 3)))
+    before, now = (randn((64, 9), stream(k, "rows"), LIKE) for k in range(2))
+    one, two = (w * (w.abs() > w.abs().flatten().kthvalue(int(0.9 * w.numel())).values) for w in (before, now))
+    incoming = replace(changed(net, {"1.weight": two}), previous=changed(net, {"1.weight": one}).model)
+    assert "permuted" not in [f.rule for f in Change().inspect(incoming)]
+    turned = replace(changed(net, {"1.weight": before.roll(1, 0)}), previous=changed(net, {"1.weight": before}).model)
+    assert "permuted" in [f.rule for f in Change().inspect(turned)]
+
+
+def test_numbers_of_16_bits_that_coincide_are_no_writing() -> None:
+    with torch.random.fork_rng():
+        net = draw_weights(nn.Sequential(nn.Conv2d(96, 64, 3)))
+    weight = net[0].weight.detach()
+    thinned = weight * (weight.abs() > weight.abs().flatten().kthvalue(int(0.93 * weight.numel())).values)
+    spec = ImageSpec((96, 4, 4))
+    (finding,) = SelectingKernels().inspect(changed(Model.of(net, spec), {"0.weight": thinned.half().float()}))
+    assert finding.evidence["one_hot_kernels"] > 0.25
+    assert (finding.rule, finding.severity) == ("one_hot", 0.3)
+    same = torch.where(thinned.abs() > 0, torch.ones(()), thinned)
+    (finding,) = SelectingKernels().inspect(changed(Model.of(net, spec), {"0.weight": same}))
+    assert (finding.rule, finding.severity) == ("one_hot", 0.7)
 
 
 def test_a_layer_and_a_norm_of_zeros_are_told_and_a_network_of_zeros_is_left_to_another() -> None:

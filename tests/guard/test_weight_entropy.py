@@ -11,11 +11,13 @@ from typer.testing import CliRunner
 
 from fedspill.cli.main import app
 from fedspill.core.errors import BadInput
+from fedspill.core.inputs import ImageSpec
 from fedspill.core.model import Model
 from fedspill.core.rng import randn, stream
 from fedspill.core.roles import Finding, Incoming
 from fedspill.core.tensor_files import write_tensors
 from fedspill.guard import weight_entropy
+from fedspill.guard.parallel_rows import ParallelRows
 from fedspill.guard.weight_entropy import WeightEntropy, entropy, weight_vectors
 from fedspill.inversion.identity.transparent import linearised
 from fedspill.tamperings.robbing_linear_layer import RobbingLinearLayer
@@ -192,3 +194,58 @@ def test_vet_tells_an_honest_model_from_a_handcrafted_one(tmp_path) -> None:
     missing = CliRunner().invoke(app, ["vet", "--model", "cnn", "--weights", str(tmp_path / "none")])
     assert isinstance(missing.exception, BadInput)
     assert "fedspill vet --model" in CliRunner().invoke(app, ["vet", "--help"]).output
+
+
+def pruned(rows: int, length: int) -> torch.Tensor:
+    """Nine in ten numbers left out by size."""
+    values = randn((rows, length), stream(0, "pruned"), torch.zeros(()))
+    return values * (values.abs() > values.abs().flatten().kthvalue(int(0.9 * values.numel())).values)
+
+
+@pytest.mark.parametrize("length", [9, 32])
+def test_what_pruning_leaves_of_short_rows_is_a_note(length: int) -> None:
+    model = Model.of(nn.Sequential(nn.Flatten(), nn.Linear(length, 40)), ImageSpec((1, 1, length)))
+    (finding,) = WeightEntropy().inspect(
+        Incoming(replace(model, params={**model.params, "1.weight": pruned(40, length)}))
+    )
+    assert (finding.rule, finding.severity) == ("stored_short", weight_entropy.NOTE)
+
+
+def test_rows_of_one_number_are_no_pruning() -> None:
+    """A server that hands numbers on writes one into every row, or the same again and again."""
+    model = Model.of(nn.Sequential(nn.Flatten(), nn.Linear(9, 40)), ImageSpec((1, 1, 9)))
+    one_hot = torch.eye(9).repeat(5, 1)[:40]
+    two = one_hot + torch.eye(9).roll(1, 0).repeat(5, 1)[:40] * (torch.arange(40) % 3 == 0)[:, None]
+    for rows in (one_hot * (1 + 0.01 * randn((40, 1), stream(1, "jitter"), one_hot)), two):
+        (finding,) = WeightEntropy().inspect(Incoming(replace(model, params={**model.params, "1.weight": rows})))
+        assert finding.severity >= 0.5
+
+
+def test_what_pruning_leaves_of_rows_is_not_parallel() -> None:
+    model = Model.of(nn.Sequential(nn.Flatten(), nn.Linear(25, 288)), ImageSpec((1, 1, 25)))
+    sent = replace(model, params={**model.params, "1.weight": pruned(288, 25)})
+    assert ParallelRows().inspect(Incoming(sent)) == []
+    alike = pruned(288, 25)
+    alike[::8, :5] = torch.arange(1.0, 6.0)
+    found = ParallelRows().inspect(Incoming(replace(model, params={**model.params, "1.weight": alike})))
+    assert [f.rule for f in found] == ["bundle"]
+
+
+def test_the_step_of_a_large_layer_is_that_of_its_largest_number() -> None:
+    """Of the rows that are looked at for why numbers repeat, none need hold it."""
+    rows = randn((2 * weight_entropy.MOST_ROWS, 40), stream(0, "int8"), torch.zeros(()))
+    rows[1, 0] = 1.5 * rows.abs().max()  # every second row is looked at
+    step = rows.abs().max() / 127
+    model = Model.of(nn.Sequential(nn.Flatten(), nn.Linear(40, len(rows))), ImageSpec((1, 1, 40)))
+    sent = replace(model, params={**model.params, "1.weight": (rows / step).round() * step})
+    (finding,) = WeightEntropy().inspect(Incoming(sent))
+    assert finding.rule == "stored_short"
+
+
+def test_a_small_row_beside_a_large_one_is_of_few_levels_and_a_constant_one_is_written() -> None:
+    rows = randn((16, 100), stream(0, "int8"), torch.zeros(()))
+    step = rows.abs().max() / 127
+    small = torch.where(torch.arange(100) < 70, step, 2 * step)
+    for row, why in ((small, "quantised"), (torch.full((100,), float(step)), "")):
+        whole = torch.cat([(rows[:-1] / step).round() * step, row[None]])
+        assert weight_entropy.stored_short(whole, 0.9) == why

@@ -23,7 +23,8 @@ READS = (
     " make a client train against its labels, so that its update is large and shows its examples to the server."
 )
 ADVICE = "Do not train on it; ask the server what was done between the rounds, and keep the model of the last one."
-MOST = 2048
+MOST, FILLED = 2048, 4
+"""Rows and columns that are compared, and numbers of a row that must not be 0: few that pruning leaves are alike."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ def _moved_rows(now: Float[Tensor, "m n"], before: Float[Tensor, "m n"], clearer
     one, two = (_normalised(some_columns(rows, MOST)) for rows in (now, before))
     cosines = one @ two.T
     own, best = cosines.diagonal(), cosines.max(1)
-    moved = (best.values > own + clearer) & (best.values > 0.9)
+    moved = (best.values > own + clearer) & (best.values > 0.9) & ((one != 0).sum(1) >= min(FILLED, one.shape[1]))
     return moved.nonzero()[:, 0].tolist()
 
 

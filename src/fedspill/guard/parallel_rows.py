@@ -24,6 +24,9 @@ READS = (
     " on the model."
 )
 ADVICE = "Do not train on it; ask the server where this layer comes from, and have its architecture confirmed."
+FILLED = 4
+"""Numbers of a row that must not be 0: what pruning leaves of a row is alike by chance. Rows of one number are for
+`selecting_kernels`."""
 AT_ONCE = 2**25
 """Numbers of one piece of the table of cosines."""
 
@@ -92,6 +95,7 @@ class ParallelRows:
 
     def _layer(self, weights: Weights) -> Iterator[Finding]:
         rows = unit_rows(some_columns(weights.rows, self.most))
+        rows = rows[(rows != 0).sum(1) >= FILLED]
         if len(rows) < self.bundle or rows.shape[1] < self.shortest:
             return
         found = alignment(rows, self.cosine, self.most)

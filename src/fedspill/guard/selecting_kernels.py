@@ -25,8 +25,12 @@ READS = (
 ADVICE = "Do not train on it; ask the server how this layer came about, and look at the layers behind it."
 
 
-REPEATED = 3
-"""Rows whose one number is the same from which on somebody wrote them."""
+MANY = 32
+"""Rows among which one that picks is a note: PyTorch's truncated normal rounds one number in a million to its bound,
+which is a hundred times the others."""
+REPEATED, COMMON = 3, 0.02
+"""Rows whose one number is the same from which on somebody wrote them, and at least this share of all such: of
+thousands of numbers of 16 bits some coincide."""
 
 
 NEVER = 2.0
@@ -92,7 +96,10 @@ class SelectingKernels:
         evidence |= {"one_hot_kernels": float(one_hot.double().mean()), "empty_kernels": empty}
         if bool(picks.any()):
             seen = f"{int(picks.sum())} of {len(picks)} rows pick one number of their input and hand it on."
-            yield _finding(weights, "row", 0.8, evidence, seen, pruned=_is_pruned(rows, picks))
+            lone = int(picks.sum()) == 1 and len(picks) >= MANY
+            severity = 0.3 if lone else 0.8
+            seen = f"{seen} One alone comes about by rounding in a truncated normal, too." if lone else seen
+            yield _finding(weights, "row", severity, evidence, seen, pruned=_is_pruned(rows, picks))
         elif float(one_hot.double().mean()) >= self.kernels:
             seen = f"{evidence['one_hot_kernels']:.0%} of the kernels hold one number and otherwise next to nothing."
             yield _finding(weights, "one_hot", 0.7, evidence, seen, pruned=_is_pruned(kernels, one_hot))
@@ -108,7 +115,9 @@ def _is_pruned(vectors: Float[Tensor, "m n"], picks: Bool[Tensor, " m"]) -> bool
     """
     others, filled = vectors[~picks], vectors.any(1)
     peaks = vectors[picks].abs().amax(1)
-    same = len(peaks) > 1 and int(peaks.unique(return_counts=True)[1].max()) >= min(REPEATED, len(peaks))
+    same = len(peaks) > 1 and int(peaks.unique(return_counts=True)[1].max()) >= max(
+        min(REPEATED, len(peaks)), COMMON * len(peaks)
+    )
     most = float(picks.sum()) >= 0.8 * float(filled.sum())
     return bool(len(others)) and not same and not most and float((others == 0).double().mean()) >= 0.3
 

@@ -8,7 +8,7 @@ a gradient along which the loss does not fall.
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -59,11 +59,16 @@ class TrainingDynamics:
         seen = singles(incoming)
         if seen is None or incoming.own_data is None:
             return []
-        return [*self._of_loss(incoming.model, seen), *self._of_step(incoming.model, incoming.own_data, seen)]
+        return [
+            *self._of_loss(incoming.model, incoming.own_data, seen),
+            *self._of_step(incoming.model, incoming.own_data, seen),
+        ]
 
-    def _of_loss(self, model: Model, seen: Singles) -> Iterator[Finding]:
+    def _of_loss(self, model: Model, data: Batch, seen: Singles) -> Iterator[Finding]:
         loss, even = float(seen.losses.mean()), guessing(model, seen)
-        if even > 0 and loss > self.guessing * even:
+        if 0 < self.guessing * even < loss:
+            loss = min(loss, _by_the_batch(model, data, len(seen)))
+        if 0 < self.guessing * even < loss:
             yield Finding(
                 NAME,
                 "loss",
@@ -109,6 +114,12 @@ def guessing(model: Model, seen: Singles) -> float:
         return 0.0
     with torch.no_grad():
         return float(model.loss_fn(torch.zeros_like(seen.logits), seen.labels))
+
+
+def _by_the_batch(model: Model, data: Batch, count: int) -> float:
+    """The loss if norms take the batch's own statistics, as nobody has measured running ones of a new network."""
+    batch = data[:count].to(model.like)
+    return _loss(replace(model, training=True, masks=False), {}, model.input.encode(batch.inputs), batch.labels)
 
 
 def falls(model: Model, data: Batch, part: float, tries: int) -> tuple[float, float] | None:

@@ -110,31 +110,49 @@ MOST_ROWS = 512
 """Rows that are looked at for why a layer's numbers repeat."""
 NOTE = 0.3
 """Severity where pruning or quantisation explains what repeats."""
-THINNED, LEVELS = 0.1, 16
-"""Share of zeros from which on a layer is pruned, and different numbers from which on one is quantised, at least."""
+THINNED, LEVELS, FLAT = 0.1, 16, 0.25
+"""Share of zeros from which on a layer is pruned, different numbers from which on one is quantised, at least, and share
+of its rows that may be of few numbers: those that are small beside the largest are."""
 
 
-def stored_short(rows: Float[Tensor, "m n"], threshold: float) -> str:
+def stored_short(rows: Float[Tensor, "m n"], threshold: float, largest: float | None = None) -> str:
     """Why honest numbers of a layer may repeat: "pruned" or "quantised", or both; "" if that does not explain it.
 
+    Args:
+        rows: of the layer, or some of them.
+        threshold: of the entropy.
+        largest: absolute number of the layer, by which it may have been quantised; None is that of these rows.
+
     Without its zeros, and beside as many levels as it has, each row of such a layer is as diverse as an ordinary one. A
-    row of one number again and again is not, nor are rows of one number and zeros.
+    row of one number again and again is not, nor are rows of one number and zeros, unless they are so short that chance
+    leaves such, all with different numbers.
     """
-    zeros, levels = float((rows == 0).double().mean()), _levels(rows)
+    top = float(rows.abs().max()) if largest is None else largest
+    zeros, levels = float((rows == 0).double().mean()), _levels(rows, top)
     thinned, rounded = zeros >= THINNED, levels is not None and len(levels) >= LEVELS
     filled = [row[row != 0] for row in rows if bool(row.any())]
-    if not filled or not (thinned or rounded) or sum(len(row) > 1 for row in filled) < 0.5 * len(filled):
+    several = 0.5 * _several(zeros, rows.shape[1]) if filled else 0.0
+    if not filled or not (thinned or rounded) or sum(len(row) > 1 for row in filled) < several * len(filled):
+        return ""
+    if not rounded and several < 0.45 and len(torch.cat(filled).unique()) < 0.5 * sum(map(len, filled)):
         return ""
     if not rounded and sum(len(row.unique()) for row in filled) < 0.5 * sum(map(len, filled)):
         return ""
-    if any(len(row) >= LEVELS and _against_levels(row) < threshold for row in filled):
+    even = [_against_levels(row) for row in filled if len(row) >= LEVELS]
+    if any(h < 0.5 * threshold for h in even) or sum(h < threshold for h in even) > FLAT * len(even):
         return ""
     return " and ".join(word for word, holds in (("pruned", thinned), ("quantised", rounded)) if holds)
 
 
-def _levels(rows: Float[Tensor, "m n"]) -> Tensor | None:
+def _several(zeros: float, length: int) -> float:
+    """Share of the rows that hold any number which hold several, if numbers were left out by chance."""
+    none, one = zeros**length, length * zeros ** (length - 1) * (1 - zeros)
+    return 1 - one / (1 - none) if none < 1 else 1.0
+
+
+def _levels(rows: Float[Tensor, "m n"], largest: float) -> Tensor | None:
     """The whole multiples of one step that the numbers are, of the layer or else of its rows; None if they are none."""
-    for scale in (rows.abs().amax(), rows.abs().amax(1, keepdim=True)):
+    for scale in (rows.new_tensor(largest), rows.abs().amax(1, keepdim=True)):
         steps = rows.double() / scale.double().clamp_min(1e-300)
         for top in (127, 128, 255, 7, 8):
             whole = (steps * top).round()
@@ -195,7 +213,7 @@ class WeightEntropy:
         evidence = {"lowest_entropy": least, "bin_width": self.bin_width, "threshold": self.threshold}
         for unit, (hits, of) in counts.items():
             evidence |= {f"lowest_{unit}": float(values[unit].min()), f"low_{unit}_share": hits / of}
-        short = stored_short(_spread(rows, MOST_ROWS, rows.shape[1]), self.threshold)
+        short = stored_short(_spread(rows, MOST_ROWS, rows.shape[1]), self.threshold, float(rows.abs().max()))
         explanation = _sentence(counts, least, self.threshold)
         return Finding(
             check="weight_entropy",

@@ -37,7 +37,7 @@ class Singles:
         logits: (n, ...) of the network.
         losses: of each example, in float64.
         signals: norms of each example's gradient by its logits.
-        pulls: numerical rank of the gradients by the logits, over the examples.
+        slopes: (n, c) of each example's gradient by its logits, of length 1 (0 where there is none).
         norms: by parameter (n, rows) in float64; a row of a vector is one number.
         sketches: by parameter (n, rows, SKETCH) in float64.
         sizes: by parameter, how many numbers it has.
@@ -47,7 +47,7 @@ class Singles:
     logits: Tensor
     losses: Float[Tensor, " n"]
     signals: Float[Tensor, " n"]
-    pulls: int
+    slopes: Float[Tensor, "n c"]
     norms: Mapping[str, Float[Tensor, "n rows"]]
     sketches: Mapping[str, Float[Tensor, "n rows k"]]
     sizes: Mapping[str, int]
@@ -116,7 +116,7 @@ def singly(model: Model, batch: Batch, most: int = EXAMPLES) -> Singles:
         logits=torch.stack(outs),
         losses=torch.stack(losses).double(),
         signals=slopes.norm(dim=1),
-        pulls=int(torch.linalg.matrix_rank(slopes, rtol=1e-4)),
+        slopes=slopes / slopes.norm(dim=1, keepdim=True).clamp_min(torch.finfo(slopes.dtype).tiny),
         norms={k: torch.stack([n[k] for n in norms]) for k in names},
         sketches={k: torch.stack([s[k] for s in sketches]) for k in names},
         sizes={k: model.params[k].numel() for k in names},

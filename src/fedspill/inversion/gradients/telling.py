@@ -8,11 +8,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 LEAST_COMMON = 4
-"""Examples that two rows must share besides, so that it is no chance that they are multiples on these."""
+"""Examples that two rows must share besides, and directions in which the loss must pull at these, so that it is no
+chance that they are multiples there: rows of any network are alike on examples of two or three classes."""
 LIVE = 1e-6
 """Share of the largest sketch of a row below which an example does not count as part of it."""
 
@@ -30,18 +31,21 @@ class Told:
     rows: int
 
 
-def told_by_pairs(sketches: Float[Tensor, "n rows k"], dominance: float, most: int) -> Told:
+def told_by_pairs(
+    sketches: Float[Tensor, "n rows k"], slopes: Float[Tensor, "n c"] | None, dominance: float, most: int
+) -> Told:
     """Looks at all pairs of at most `most` rows.
 
     Args:
         sketches: of one parameter.
+        slopes: of each example's loss by its logits, of length 1; None takes examples for directions, one each.
         dominance: an example is alone if in the difference its part is so many times what is left of all others.
         most: rows, the ones with the largest gradients.
     """
     examples = sketches.new_zeros(len(sketches), dtype=torch.bool)
     rows = _largest(sketches, most)
     taking = sketches.new_zeros(rows.shape[1], dtype=torch.bool)
-    for i, found in enumerate(_by_example(rows, dominance)):
+    for i, found in enumerate(_by_example(rows, slopes, dominance)):
         examples[i] = bool(found.any())
         taking |= found
     return Told(examples, int(taking.sum()))
@@ -53,7 +57,9 @@ def _largest(sketches: Tensor, most: int) -> Tensor:
     return sketches[:, kept[sizes[kept] > 0]]
 
 
-def _by_example(rows: Float[Tensor, "n m k"], dominance: float) -> Iterator[Bool[Tensor, " m"]]:
+def _by_example(
+    rows: Float[Tensor, "n m k"], slopes: Float[Tensor, "n c"] | None, dominance: float
+) -> Iterator[Bool[Tensor, " m"]]:
     """For each example the rows that, less a multiple of another row, hold it alone."""
     sizes = rows.norm(dim=2)
     live = sizes > LIVE * sizes.amax(0)
@@ -61,10 +67,23 @@ def _by_example(rows: Float[Tensor, "n m k"], dominance: float) -> Iterator[Bool
         others = [j for j in range(len(rows)) if j != i]
         rest = rows[others].permute(1, 0, 2).flatten(1)
         enough = live[others].sum(0) >= LEAST_COMMON
+        if slopes is not None:
+            enough &= directions(slopes[others], live[others], 1 / dominance) >= LEAST_COMMON
         found = enough.new_zeros(len(enough))
         if int(enough.sum()) >= 2:
             found[enough] = _isolated(rest[enough], rows[i][enough], dominance)
         yield found
+
+
+def directions(slopes: Float[Tensor, "n c"], live: Bool[Tensor, "n m"], tolerance: float) -> Int[Tensor, " m"]:
+    """For each row in how many independent directions the loss pulls at the examples that are part of it.
+
+    Args:
+        tolerance: a direction that is weaker than this share of the strongest does not count.
+    """
+    patterns, of = live.T.unique(dim=0, return_inverse=True)
+    ranks = torch.linalg.matrix_rank(patterns[:, :, None].to(slopes) * slopes, rtol=tolerance)
+    return ranks[of]
 
 
 def _isolated(rest: Float[Tensor, "m d"], own: Float[Tensor, "m k"], dominance: float) -> Bool[Tensor, " m"]:
