@@ -18,6 +18,7 @@ from fedspill.core.rng import stream
 from fedspill.core.roles import ClientContext, Stages
 from fedspill.core.types import Update, UpdateKind
 from fedspill.defences.clipping import Clipping
+from fedspill.defences.dp_sgd import DPSGD
 from fedspill.defences.gradient_noise import GradientNoise
 from fedspill.defences.local_dp import LocalDP
 from fedspill.federation.aggregation import collect
@@ -237,3 +238,14 @@ def test_opacus_accountant_says_the_same_of_one_release() -> None:
         warnings.simplefilter("ignore")
         theirs = accountant.get_epsilon(delta=1e-5)
     assert theirs == pytest.approx(LocalDP(noise_multiplier=1.0).cost().epsilon, abs=0.02)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_cannot_be_clipped_is_not_sent(value: float) -> None:
+    update = Update(UpdateKind.GRADIENT, {"w": torch.tensor([1.0, value])})
+    with pytest.raises(BadInput, match="NaN or infinite"):
+        clipped(update, 1.0)
+    per_example = DPSGD().stages().per_example
+    assert per_example is not None
+    with pytest.raises(BadInput, match="NaN or infinite"):
+        per_example({"w": torch.tensor([[1.0, value]])}, stream(0, "dp"))

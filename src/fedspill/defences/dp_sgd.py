@@ -18,6 +18,7 @@ from fedspill.core.roles import Card, ClientContext, Defence, PrivacyCost, Stage
 from fedspill.core.types import Params, Update
 from fedspill.privacy.gaussian import analytic_epsilon
 from fedspill.privacy.mechanisms import noised
+from fedspill.privacy.release import Step
 
 Relation = Literal["add-or-remove", "replacement"]
 UNITS: dict[Relation, str] = {
@@ -71,6 +72,17 @@ class DPSGD:
         sigma = self.noise_multiplier / (2 if self.relation == "replacement" else 1)
         return PrivacyCost(analytic_epsilon(sigma, self.delta), self.delta, UNITS[self.relation], self._of_sum())
 
+    def step(self, num_examples: int) -> Step:
+        """Clips every example and adds noise once to their sum; what is sent is the mean."""
+        return Step(
+            norm=self.clip / num_examples,
+            noise=self._of_sum() / num_examples,
+            unit="example",
+            relation=self.relation,
+            delta=self.delta,
+            buffers=False,
+        )
+
     def known(self, model: Model) -> KnownDefence:
         """How large the noise is; of how each example was scaled nothing."""
         return KnownDefence(("dp_sgd",), noise_of_sum=self._of_sum() or None, scale_free=True, per_example=True)
@@ -80,6 +92,8 @@ class DPSGD:
 
     def _clipped(self, gradients: Params, rng: torch.Generator) -> Params:
         norms = torch.stack([g.double().flatten(1).square().sum(1) for g in gradients.values()]).sum(0).sqrt()
+        if not bool(norms.isfinite().all()):
+            raise BadInput("a gradient holds NaN or infinite values, which cannot be clipped; nothing is sent")
         scale = (self.clip / norms.clamp_min(1e-300)).clamp_max(1.0)
         return {k: g * _beside(scale, g) for k, g in gradients.items()}
 

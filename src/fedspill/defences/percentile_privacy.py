@@ -17,6 +17,7 @@ from fedspill.core.local_training.update import FedAvg
 from fedspill.core.model import Model
 from fedspill.core.roles import Card, ClientContext, Defence, PrivacyCost, Stages
 from fedspill.core.types import Update
+from fedspill.privacy.release import Step
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,10 @@ class PercentilePrivacy:
     def cost(self) -> PrivacyCost | None:
         """Nothing is proven: there is no noise."""
         return None
+
+    def step(self, num_examples: int) -> Step:
+        """Post-processing: it looks at nothing but the update."""
+        return Step()
 
     def known(self, model: Model) -> KnownDefence:
         """What is 0 was not sent, and what is largest may have been larger."""

@@ -17,6 +17,7 @@ from fedspill.core.knowledge import KnownDefence
 from fedspill.core.model import Model
 from fedspill.core.roles import Card, ClientContext, Defence, PrivacyCost, Stages
 from fedspill.core.types import Params, Update
+from fedspill.privacy.release import Step
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,10 @@ class Pruning:
     def cost(self) -> PrivacyCost | None:
         """Nothing is proven."""
         return None
+
+    def step(self, num_examples: int) -> Step:
+        """Post-processing: it looks at nothing but the update."""
+        return Step()
 
     def known(self, model: Model) -> KnownDefence:
         """What is 0 was not sent."""

@@ -17,6 +17,7 @@ from fedspill.core.model import Model
 from fedspill.core.rng import rand
 from fedspill.core.roles import Card, ClientContext, Defence, PrivacyCost, Stages
 from fedspill.core.types import Update
+from fedspill.privacy.release import Step
 
 MOST_BITS = 16
 
@@ -50,6 +51,10 @@ class Quantisation:
     def cost(self) -> PrivacyCost | None:
         """Nothing is proven."""
         return None
+
+    def step(self, num_examples: int) -> Step:
+        """Post-processing: it looks at nothing but the update, whatever it draws."""
+        return Step()
 
     def known(self, model: Model) -> KnownDefence:
         """How many bits a value has; one less where it may be off by a whole step instead of half of one."""

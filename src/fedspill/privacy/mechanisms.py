@@ -1,17 +1,26 @@
 """Clipping and noise of a whole update, the parts that mechanisms are made of."""
 
+import math
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from fedspill.core.errors import BadInput
 from fedspill.core.rng import rand, randn
 from fedspill.core.types import Update
 
 
 def clipped(update: Update, norm: float) -> Update:
-    """The update u times min(1, norm / ||u||), over all values as one vector; BatchNorm statistics stay as they are."""
-    scale = min(1.0, norm / max(update.norm(), 1e-300))
+    """The update u times min(1, norm / ||u||), over all values as one vector; BatchNorm statistics stay as they are.
+
+    Raises:
+        BadInput: the update holds NaN or infinity, which no factor shortens.
+    """
+    size = update.norm()
+    if not math.isfinite(size):
+        raise BadInput("the update holds NaN or infinite values, which cannot be clipped; nothing is sent")
+    scale = min(1.0, norm / max(size, 1e-300))
     return Update(update.kind, {k: v * scale for k, v in update.values.items()}, update.buffers)
 
 
