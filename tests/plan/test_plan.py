@@ -128,3 +128,13 @@ def test_a_file_that_is_missing_or_no_toml(tmp_path: Path) -> None:
         read_plan(broken)
     with pytest.raises(BadInput, match="write SECTION.KEY=VALUE"):
         read_plan(PLANS / "quick.toml", ["budget=3"])
+
+
+def test_a_server_knows_the_defences_unless_the_plan_says_otherwise_and_older_plans_read_the_same() -> None:
+    server = parse_plan({"server": {"knows": ["labels"]}}).server
+    assert {k.value for k in server.granted} == {"labels", "defence"}
+    assert "knows_defence" not in server.model_dump(), "an older folder is known again"
+    unknowing = parse_plan({"server": {"knows_defence": False}}).server
+    assert set(unknowing.granted) == set(unknowing.knows)
+    with pytest.raises(BadInput, match="say one of them"):
+        parse_plan({"server": {"knows": ["defence"], "knows_defence": False}})
