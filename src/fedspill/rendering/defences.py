@@ -43,6 +43,14 @@ def _proven(defence: AppliedDefence) -> str:
     )
 
 
+def who_knows(report: AuditReport) -> str:
+    """Whether the attacks went by what they know of the defences."""
+    granted = any(grant.name == "defence" and grant.granted for grant in report.grants)
+    if granted:
+        return "The server knows of it, as it should be taken to; attacks that can go by that do."
+    return "The attacks know of none of it."
+
+
 def utility_sentence(report: AuditReport) -> str | None:
     """What was learnt under these defences; None if nobody asked."""
     found = report.utility

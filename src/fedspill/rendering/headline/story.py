@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fedspill.rendering import facts, numbers
+from fedspill.rendering.defences import who_knows
 from fedspill.rendering.headline.roles import title_of
 from fedspill.report.schema import AuditReport, RoleVerdict, VerdictName, WorstExample
 from fedspill.report.trial import Trial
@@ -49,7 +50,7 @@ def _defences(report: AuditReport) -> list[str]:
     if not report.defences:
         return []
     named = numbers.listing([d.title for d in report.defences], MOST_NAMED)
-    return [f"Before they sent, the clients protected their updates by: {named}. The attacks know of none of it."]
+    return [f"Before they sent, the clients protected their updates by: {named}. {who_knows(report)}"]
 
 
 def meaning(report: AuditReport) -> list[str]:

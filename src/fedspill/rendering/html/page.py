@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from fedspill.rendering import facts, numbers
 from fedspill.rendering.bins import BinsRead, embedded
-from fedspill.rendering.defences import defence_rows, utility_sentence
+from fedspill.rendering.defences import defence_rows, utility_sentence, who_knows
 from fedspill.rendering.drawing import figures, history
 from fedspill.rendering.drawing.pictures import DIFFERENCE_RANGE, Pair
 from fedspill.rendering.headline.advice import advice
@@ -94,6 +94,7 @@ def _context(
         "rounds": round_rows(report),
         "defences": defence_rows(report),
         "learnt": utility_sentence(report),
+        "who_knows": who_knows(report),
         "ranks": rank_table(report),
         "labels": labels,
         "granted_labels": any(row.source == "granted" for row in labels),
