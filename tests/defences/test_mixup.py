@@ -3,12 +3,13 @@
 import pytest
 import torch
 
+from fedspill.auditing.trial import _not_sure_of_mixtures
 from fedspill.core.errors import BadInput
 from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.local_training.losses import BinaryCrossEntropy
 from fedspill.core.local_training.update import FedAvg, FedSGD, local_update
 from fedspill.core.rng import split, stream
-from fedspill.core.types import Batch
+from fedspill.core.types import Batch, Reconstruction
 from fedspill.defences.mixup import MixUp
 from fedspill.federation.client import Client
 from fedspill.inversion.matching.hypotheses import Unknowns, hypotheses
@@ -72,6 +73,13 @@ def test_who_knows_of_it_expects_the_mean_of_what_may_be_drawn() -> None:
     many = [defence._blend(private, model, stream(i, "m")).labels for i in range(4000)]
     assert tried.label_method == "expected of mixtures"
     torch.testing.assert_close(torch.stack(many).mean(0), tried.labels, rtol=0, atol=0.02)
+
+
+def test_what_is_read_of_mixtures_is_never_called_certain() -> None:
+    model, sure = mlp(), Reconstruction(batch(2).inputs, converged=True)
+    knowledge = ServerKnowledge(model, defence=MixUp(2).known(model))
+    assert not _not_sure_of_mixtures(sure, knowledge).converged
+    assert _not_sure_of_mixtures(sure, ServerKnowledge(model)) is sure
 
 
 def test_the_first_layers_gradient_spans_the_examples_themselves() -> None:

@@ -4,7 +4,7 @@ import math
 import re
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from fedspill.auditing.resolving.scenario import Scenario
 from fedspill.auditing.servers import Seen, Sent, Servers
 from fedspill.auditing.watch import TrialWatch
 from fedspill.core.errors import NotApplicable
-from fedspill.core.knowledge import Knows
+from fedspill.core.knowledge import Knows, ServerKnowledge
 from fedspill.core.local_training.update import (
     LocalTraining,
     aggregate_update,
@@ -174,6 +174,7 @@ def judged(
     """What was returned beside the truth."""
     scenario, task, private, update = servers.scenario, posed.task, posed.private, posed.job.update
     served, sent, attack = posed.served, posed.served.model, posed.served.attack
+    returned = _not_sure_of_mixtures(returned, posed.job.knowledge)
     order = ranked(returned.confidence, len(returned.inputs), len(private))
     rebuilt = most_confident(returned, len(private))
     read, predicted = readings(returned, private.inputs, sent.input, _expected(attack, sent, private), order)
@@ -268,6 +269,16 @@ def _job(scenario: Scenario, served: Sent, update: Update, private: Batch, task:
         defence=scenario.known_defence(served.model),
     )
     return Job(update, knowledge, stream(task.seed, "attack", task.world.label, task.update))
+
+
+MIXED = "The clients mix their examples, so that what explains the update may be a mixture: nothing here is certain."
+
+
+def _not_sure_of_mixtures(returned: Reconstruction, knowledge: ServerKnowledge) -> Reconstruction:
+    """What an attack is sure of where clients mix their examples explains the update, and is no example."""
+    if knowledge.defence is None or not knowledge.defence.mixed or not returned.converged:
+        return returned
+    return replace(returned, converged=False, notes=(*returned.notes, MIXED))
 
 
 def _self_check(
