@@ -59,8 +59,7 @@ def test_shards_merged_are_the_whole_and_the_folder_is_gone_on_with(plan: Path) 
     assert [[r[k] for k in ("digest", *RESULTS)] for r in whole] == [
         [r[k] for k in ("digest", *RESULTS)] for r in merged
     ]
-    assert [r["defence"] for r in whole] == ["none", "gradient_noise(sigma=0.1)"] * 2
-    assert len({r["worst"] for r in whole if r["defence"] != "none"}) == 2
+    assert sorted(r["defence"] for r in whole) == ["gradient_noise(sigma=0.1)"] * 2 + ["none"] * 2
     assert {r["worst"] for r in whole if r["defence"] == "none"} == {"100.0"}
 
 
