@@ -22,6 +22,7 @@ class Outcome(Record):
         scored: private examples that have one; worst, median and mean are over these.
         worst: the closest of all.
         epsilon: the smallest that is proven of one update, with its delta; None if nothing is.
+        accuracy: after a short training, if the plan asked for one.
         seconds: that the audit took.
         timed: attacks' trials whose result depends on the clock: ended or shortened by the budget.
         skipped: why attacks were not run, if any were not.
@@ -41,6 +42,7 @@ class Outcome(Record):
     mean: float | None = None
     epsilon: float | None = None
     delta: float | None = None
+    accuracy: float | None = None
     seconds: float = 0.0
     timed: int = 0
     skipped: str | None = None

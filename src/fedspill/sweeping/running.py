@@ -64,6 +64,7 @@ def outcome_of(report: AuditReport) -> Outcome:
         mean=fmean(values) if values else None,
         epsilon=None if cost is None else cost.epsilon,
         delta=None if cost is None else cost.delta,
+        accuracy=None if report.utility is None else report.utility.accuracy,
         timed=sum(t.ended_by_budget or t.planned is not None for t in report.trials),
         skipped=_short("; ".join(skipped)) or None,
         device=report.environment.device,
