@@ -54,7 +54,7 @@ def _local(parser: argparse.ArgumentParser) -> None:
 def _whole(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--networks", nargs="+", default=[], choices=list(whole.SECONDS))
     parser.add_argument("--seconds", type=float, help="of the processor, for each search; else by the network")
-    parser.add_argument("--sides", nargs="+", default=[], choices=list(whole.SIDES))
+    parser.add_argument("--sides", nargs="+", default=[], choices=[*whole.SIDES, whole.PEER])
 
 
 def _nothing(parser: argparse.ArgumentParser) -> None:

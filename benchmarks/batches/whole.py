@@ -4,9 +4,12 @@ import argparse
 import time
 from dataclasses import dataclass, field
 
+from torch import Tensor
+
 from benchmarks.batches.convolutional import FIRST, built
 from benchmarks.batches.measuring import matched
 from benchmarks.batches.records import keep
+from benchmarks.common.clock import Probe
 from fedspill.attacks import disaggregated_inversion, inverting_gradients
 from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.local_training.update import FedSGD, local_update
@@ -23,6 +26,12 @@ SIDES: dict[str, Attack] = {
     "strong": with_fields(inverting_gradients.CARD.presets["strong"], steps=ENDLESS),
     "known targets": with_fields(disaggregated_inversion.CARD.presets["strong"], steps=ENDLESS),
 }
+
+
+PEER = "breaching"
+"""The peer's attack `invertinggradients`; wants the environment of `make bench-env`, and runs where it is asked for."""
+PACED = 100
+"""Iterations of the peer by which its pace is measured, since its step sizes fall over a number that it is given."""
 
 
 @dataclass
@@ -62,7 +71,8 @@ def run(args: argparse.Namespace) -> None:
     for network in args.networks or SECONDS:
         for size in args.sizes:
             for side in args.sides or SIDES:
-                found = _one(network, size, SIDES[side], args.seconds or SECONDS[network])
+                allowed = args.seconds or SECONDS[network]
+                found = _peer(network, size, allowed) if side == PEER else _one(network, size, SIDES[side], allowed)
                 keep(args, "whole", {f"{network}, B = {size}, {side}": found})
 
 
@@ -86,6 +96,41 @@ def _one(network: str, size: int, attack: Attack, allowed: float) -> dict[str, o
         "allowed_seconds": allowed,
         "seconds": round(seconds),
     }
+
+
+def _peer(network: str, size: int, allowed: float) -> dict[str, object]:
+    """The same of the peer, for as many iterations as it does in that time."""
+    from benchmarks.matching.peer import peer_run
+    from benchmarks.matching.world import of
+
+    private = data.load("cifar10", split="test", indices=range(FIRST, FIRST + size)).batch
+    given = of(built(network, 0), private[private.labels.argsort(stable=True).tolist()], FedSGD(), 0)
+    peer_run(given, PACED // 4, Probe(), 0)  # what is done once is no part of the pace
+    began = time.process_time()
+    peer_run(given, PACED, Probe(), 0)
+    iterations = max(PACED, int(PACED * allowed / (time.process_time() - began)))
+    kept, began = Kept(), time.process_time()
+    peer_run(given, iterations, kept, 0)
+    psnr, _ = matched(kept.pixels, given.private.inputs)
+    return {
+        "psnr": " ".join(f"{v:.1f}" for v in psnr.tolist()),
+        "mean_psnr": round(float(psnr.mean()), 1),
+        "ended": "",
+        "certified": 0,
+        "iterations": iterations,
+        "allowed_seconds": allowed,
+        "seconds": round(time.process_time() - began),
+    }
+
+
+class Kept(Probe):
+    """Keeps what the peer returned."""
+
+    pixels: Tensor
+
+    def end(self, done: int, pixels: Tensor, objective: float) -> None:
+        """They have values in [0, 1]."""
+        self.pixels = pixels
 
 
 def _ended(notes: tuple[str, ...]) -> str:
