@@ -80,7 +80,7 @@ def test_what_does_not_apply_is_skipped_by_standard_and_refused_by_name() -> Non
     report = audit(table, n=1, model=conv_bn()).report
     skipped = {t.attack: t.skipped for t in report.trials if t.skipped and not t.skipped.startswith("not needed")}
     reached = set(skipped) - {"cocktail_party"}  # the last search, before whose turn the budget may end
-    assert reached == {"dager", "linear_layer", "logistic_regression", "spear"}
+    assert reached == {"dager", "imprint_bins", "linear_layer", "logistic_regression", "spear"}
     with pytest.raises(NotApplicable, match="attack 'linear_layer:paper' does not apply"):
         audit({"audit": EXACT}, model=conv_bn())
 

@@ -49,6 +49,7 @@ def test_standard_takes_closed_forms_first_and_every_update_gets_a_first_answer(
     names = [task.world.name for task in turns]
     assert list(dict.fromkeys(names)) == [
         "dager",
+        "imprint_bins",
         "linear_layer",
         "logistic_regression",
         "softmax_disaggregation",
@@ -64,12 +65,12 @@ def test_standard_takes_closed_forms_first_and_every_update_gets_a_first_answer(
         "grad_inversion",
         "rgap",
     ]
-    assert [task.update for task in turns] == [0, 1, 2] * 15
+    assert [task.update for task in turns] == [0, 1, 2] * 16
 
 
 def test_fully_connected_networks_have_an_order_of_their_own() -> None:
     turns = in_turn(tasks_of(["standard"], 1), fully_connected=True)
-    assert [t.world.name for t in turns][5:] == [
+    assert [t.world.name for t in turns][6:] == [
         "nex",
         "tableak",
         "disaggregated_inversion",

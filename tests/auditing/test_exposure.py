@@ -121,8 +121,9 @@ def test_where_nothing_comes_of_all_examples_two_are_measured(monkeypatch: pytes
     assert (found.read.tolist(), found.failed) == ([False] * 2, "")
 
 
-def test_an_imprint_that_somebody_planted_is_read_without_its_secret() -> None:
-    model = relu_mlp(dtype=F64)
+def test_an_imprint_that_somebody_planted_is_read_without_its_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, card = relu_mlp(dtype=F64), catalogue.attacks()["imprint_bins"]
+    monkeypatch.setattr(exposure.catalogue, "attacks", lambda: {"imprint_bins": card})
     sent = catalogue.tamperings()["robbing_the_fed"].presets["quick"].tamper(model, None, 0, stream(0, "server")).model
     found = {one.attack: one for one in LONG(sent, batch(4, dtype=F64))}
     assert int(found["imprint_bins:quick"].read.sum()) >= 2

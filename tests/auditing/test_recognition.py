@@ -49,6 +49,7 @@ def test_a_picture_below_the_threshold_that_everyone_knows_fails_an_audit_unless
         "model": {"name": "mlp"},
         "data": {"name": "photos", "size": 16, "indices": "120"},
         "defences": [{"name": "gradient_noise", "sigma": 1e-2}],
+        "server": {"knows_defence": False},
     }
     report = fedspill.audit(plan).report
     (trial,) = report.trials

@@ -29,8 +29,10 @@ from tests.support import texts
 
 ATTACKS, TAMPERINGS, DEFENCES = catalogue.attacks(), catalogue.tamperings(), catalogue.defences()
 NETWORKS: tuple[Callable[[], Model], ...] = (relu_mlp, conv_bn, linear, mlp, imprinted)
-SHORT: dict[str, Any] = {**FEW, "steps": 4, "target": 0}
+SHORT: dict[str, Any] = {**FEW, "steps": 4, "target": 0, "turns": 20, "samples": 1000, "starts": 2, "guesses": 2}
 """Fields of the presets, where they have them: class 0 is in every batch."""
+WITHHELD = "withheld"
+"""In the words of a trial whose update was never sent, whatever the network."""
 HARMLESS = "clipping"
 """The defence that changes an update's length alone."""
 NEAR = 14.0
@@ -59,7 +61,7 @@ class Case:
         tried = ((network, n) for n in (2, 1) for network in NETWORKS)
         found = self._audited(*next(tried))
         for network, n in tried:
-            if found.trials[0].skipped is None:
+            if found.trials[0].skipped is None or WITHHELD in found.trials[0].skipped:
                 break
             found = self._audited(network, n)
         return found

@@ -16,6 +16,7 @@
 - `readings`: every candidate that was read, and which are scored.
 - `verdict/`: what the audit concludes, and for each kind of server.
 - `bounding/`: what no attack beats on a plan's updates.
+- `utility/`: accuracy after a short training by the plan's protocol and defences.
 - `exposure`: what a client's own update gives away, for the guard.
 - `capturing/`: one captured update, read, attacked, and judged where its truth is at hand.
 """

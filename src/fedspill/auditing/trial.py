@@ -174,7 +174,7 @@ def judged(
     """What was returned beside the truth."""
     scenario, task, private, update = servers.scenario, posed.task, posed.private, posed.job.update
     served, sent, attack = posed.served, posed.served.model, posed.served.attack
-    returned = _not_sure_of_mixtures(returned, posed.job.knowledge)
+    returned = _unsure(returned, posed.job.knowledge)
     order = ranked(returned.confidence, len(returned.inputs), len(private))
     rebuilt = most_confident(returned, len(private))
     read, predicted = readings(returned, private.inputs, sent.input, _expected(attack, sent, private), order)
@@ -274,11 +274,22 @@ def _job(scenario: Scenario, served: Sent, update: Update, private: Batch, task:
 MIXED = "The clients mix their examples, so that what explains the update may be a mixture: nothing here is certain."
 
 
-def _not_sure_of_mixtures(returned: Reconstruction, knowledge: ServerKnowledge) -> Reconstruction:
-    """What an attack is sure of where clients mix their examples explains the update, and is no example."""
-    if knowledge.defence is None or not knowledge.defence.mixed or not returned.converged:
+ALTERED = (
+    "What the clients sent is not the update of their examples (values were cut off, or a layer draws at random), so"
+    " that no certificate holds: nothing here is certain."
+)
+
+
+def _unsure(returned: Reconstruction, knowledge: ServerKnowledge) -> Reconstruction:
+    """What an attack is sure of where clients mix their examples, or alter the update, explains no example."""
+    known = knowledge.defence
+    if known is None or not returned.converged:
         return returned
-    return replace(returned, converged=False, notes=(*returned.notes, MIXED))
+    if known.mixed:
+        return replace(returned, converged=False, notes=(*returned.notes, MIXED))
+    if known.cut or known.random_layers:
+        return replace(returned, converged=False, notes=(*returned.notes, ALTERED))
+    return returned
 
 
 def _self_check(

@@ -13,7 +13,7 @@ from fedspill.core.errors import BadInput, NotApplicable
 from fedspill.core.inputs import ImageSpec, TableSpec
 from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.model import Model
-from fedspill.core.roles import UNWATCHED, Card, Prediction, Tampered, Tampering, Watch
+from fedspill.core.roles import UNWATCHED, Card, Prediction, Tampered, Tampering, Watch, nothing
 from fedspill.core.types import Batch, Reconstruction, ServerRole, Update
 from fedspill.inversion.analytic.candidates import ONE_EXAMPLE
 from fedspill.inversion.analytic.readout import single_example
@@ -139,6 +139,8 @@ class TrapReadout:
                 return self._single(update, knowledge, rng, x, residual)
         labels = known_labels(update, knowledge, rng, count)
         candidates = owned_rows(update, knowledge, self.way, None if labels is None else labels.values)
+        if not candidates:
+            return nothing(knowledge, "No row of the layer that holds the traps shows an input.")
         return self._reconstruction(knowledge, candidates)
 
     def _single(

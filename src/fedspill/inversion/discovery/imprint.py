@@ -6,6 +6,7 @@ direction w with biases -a are bins of <w, x> whoever looks at them, in whatever
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 
 import torch
 from jaxtyping import Float, Int
@@ -92,8 +93,8 @@ def _shown(model: Model, at: str) -> View:
 def found_imprints(model: Model) -> list[FoundImprint]:
     """Every linear layer with a bias that is given one flat row per example and holds bins, in the order of calls."""
     steps = [s for s in trace(model).steps if isinstance(s.module, nn.Linear) and len(s.input_shape) == 1]
-    pairs = zip(steps, [*steps[1:], None], strict=True)
-    return [found for step, after in pairs if (found := _found(model, step, after)) is not None]
+    pairs = zip_longest(steps, steps[1:])
+    return [found for step, after in pairs if step is not None and (found := _found(model, step, after)) is not None]
 
 
 def _found(model: Model, step: Step, after: Step | None) -> FoundImprint | None:
