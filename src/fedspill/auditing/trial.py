@@ -275,7 +275,7 @@ MIXED = "The clients mix their examples, so that what explains the update may be
 
 
 ALTERED = (
-    "What the clients sent is not the update of their examples (values were cut off, or a layer draws at random), so"
+    "What the clients sent is not the update of their examples (values were cut off or left out, or a layer draws), so"
     " that no certificate holds: nothing here is certain."
 )
 
@@ -287,7 +287,7 @@ def _unsure(returned: Reconstruction, knowledge: ServerKnowledge) -> Reconstruct
         return returned
     if known.mixed:
         return replace(returned, converged=False, notes=(*returned.notes, MIXED))
-    if known.cut or known.random_layers:
+    if known.cut or known.random_layers or (known.survivors and known.is_noisy):
         return replace(returned, converged=False, notes=(*returned.notes, ALTERED))
     return returned
 

@@ -32,6 +32,8 @@ class _Row:
     is_guess: bool
 
 
+PANEL_LETTERS = 44
+"""Of an attack's name over a panel of 320 pixels: many changed fields would leave the panel no room."""
 MOST_LETTERS = 30
 """Letters of a name on one line beside its row, at most; the table of attacks has it whole."""
 
@@ -175,7 +177,8 @@ def _draw_curves(axes: Axes, group: AttackGroup) -> None:
         axes.yaxis.set_minor_formatter(NullFormatter())
     axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
     axes.set_xlabel("iteration")
-    title = f"{group.label}, {count(len(trials), 'run')}"
+    name = group.label if len(group.label) <= PANEL_LETTERS else f"{group.label[: PANEL_LETTERS - 3]}..."
+    title = f"{name}, {count(len(trials), 'run')}"
     canvas.write(axes, 0.0, 1.05, title, transform=axes.transAxes, fontweight="bold")
 
 
