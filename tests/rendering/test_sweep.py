@@ -98,3 +98,10 @@ def test_long_names_are_cut_within_their_lines() -> None:
     assert figures._lines("robbing_the_fed", 8, 3) == "robbing_\nthe_fed"
     assert figures._lines("x" * 30, 8, 3) == "xxxxxx.."
     assert figures._lines("a_" * 30, 4, 2) == "a_a_\na_a_ .."
+
+
+def test_accuracy_has_a_column_where_a_trial_measured_it() -> None:
+    assert "Accuracy" not in page.render([row(0, "dlg", "none")])
+    text = page.render([row(0, "dlg", "none"), row(1, "dlg", "clipping", accuracy=0.425)])
+    assert "42.5 %" in text
+    assert text.count("Accuracy</th>") == 1

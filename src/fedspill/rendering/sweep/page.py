@@ -38,6 +38,7 @@ def render(rows: Sequence[SweepRow]) -> str:
         .get_template("sweep.html.j2")
         .render(
             rows=[_shown(row, keys) for row in ended[:MOST_ROWS]],
+            learnt=any(row.outcome is not None and row.outcome.accuracy is not None for row in ended),
             more=max(0, len(ended) - MOST_ROWS),
             keys=keys,
             states=facts.states(rows),
