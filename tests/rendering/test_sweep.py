@@ -1,9 +1,13 @@
 """The page of a sweep: every trial stands in it, pooled right, and nothing of a plan is read as HTML."""
 
+from statistics import stdev
+
 import pytest
 
 from fedspill.rendering.drawing.figures import NARROW, WIDE
-from fedspill.rendering.sweep import facts, figures, page
+from fedspill.rendering.sweep import facts, figures, page, trade_off
+from fedspill.rendering.sweep.gains import gains_of
+from fedspill.rendering.sweep.prices import Price, prices_of
 from fedspill.report.sweep import Outcome, SweepRow
 from tests.support.reports import HOSTILE, Strict
 
@@ -76,7 +80,7 @@ def test_the_page_holds_every_trial_and_says_what_limits_it() -> None:
     waiting = SweepRow(digest="w" * 64, number=9, attack="dlg", defence="none", state="waiting")
     text = page.render([*ROWS, row(5, "dlg", "none", torch="3", timed=1), waiting])
     assert "7 trials: 5 done, 1 refused, 1 waiting" in text
-    assert text.count('<th scope="row">') == 6
+    assert text[text.index('id="trials"') :].count('<th scope="row">') == 6
     assert "2 of 2" in text
     assert "1 of 8" in text
     assert "does not fit" in text
@@ -104,4 +108,63 @@ def test_accuracy_has_a_column_where_a_trial_measured_it() -> None:
     assert "Accuracy" not in page.render([row(0, "dlg", "none")])
     text = page.render([row(0, "dlg", "none"), row(1, "dlg", "clipping", accuracy=0.425)])
     assert "42.5 %" in text
-    assert text.count("Accuracy</th>") == 1
+    assert text.count("Accuracy</th>") == 2  # of every trial, and of every defence
+
+
+def knowing(number: int, knows: bool, mean: float, leaked: int, defence: str = "clipping", **more) -> SweepRow:
+    made = row(number, "dlg", defence, leaked, 8, mean=mean, **more)
+    return made.model_copy(
+        update={"values": {"server.knows_defence": knows, "defences": [defence], "audit.seeds": [number]}}
+    )
+
+
+def test_gains_are_of_pairs_that_differ_in_the_knowledge_alone() -> None:
+    pairs = [(0, 20.0, 8, 15.0, 2), (1, 30.0, 7, 17.0, 3)]
+    rows = [knowing(seed, True, more, hits) for seed, more, hits, _, _ in pairs]
+    rows += [knowing(seed, False, less, hits) for seed, _, _, less, hits in pairs]
+    alone = knowing(2, True, 99.0, 8)
+    other = knowing(0, False, 1.0, 0, "none")
+    (gain,) = gains_of([*rows, alone, other])
+    assert (gain.attack, gain.defence, gain.pairs, gain.leaked, gain.examples) == ("dlg", "clipping", 2, 10, 16)
+    assert gain.mean == pytest.approx(9.0)
+    assert gain.spread == pytest.approx(stdev([5.0, 13.0]))
+    assert not gain.below
+    assert "+9" in page.render(rows)
+    assert "dlg, plain" in page.render(rows)
+
+
+def test_a_gain_below_what_pairs_differ_by_is_told_from_one_above() -> None:
+    worse = [
+        knowing(0, True, 10.0, 0),
+        knowing(1, True, 11.0, 0),
+        knowing(0, False, 15.0, 0),
+        knowing(1, False, 15.5, 0),
+    ]
+    assert gains_of(worse)[0].below
+    assert gains_of([]) == []
+    assert gains_of([knowing(0, True, 1.0, 0), knowing(0, False, 1.0, 0, metric="bleu")]) == []
+
+
+def test_a_defence_is_priced_by_its_strongest_attack_and_all_that_was_learnt() -> None:
+    rows = [
+        row(0, "dlg", "none", 1, 8, accuracy=0.5),
+        row(1, "linear_layer", "none", 8, 8, accuracy=0.6),
+        row(2, "linear_layer", "none", 4, 8),
+        row(3, "dlg", "local_dp", 0, 8, accuracy=0.25, epsilon=8.0),
+        row(4, "dlg", "local_dp", 0, 8, epsilon=9.0),
+        row(5, "dlg", "refused", state="refused", leaked=None),
+    ]
+    none, local_dp = prices_of(rows)
+    assert (none.number, none.strongest, none.share, none.epsilon) == (1, "linear_layer", 12 / 16, None)
+    assert none.accuracy == pytest.approx(0.55)
+    assert none.spread == pytest.approx(stdev([0.5, 0.6]))
+    assert (local_dp.share, local_dp.accuracy, local_dp.spread, local_dp.epsilon) == (0.0, 0.25, None, 9.0)
+
+
+def test_the_trade_off_has_a_dot_for_each_defence_and_marks_those_that_none_beats() -> None:
+    prices = [Price(i, f"d{i}", "dlg", share, accuracy, None, None) for i, share, accuracy in
+              [(1, 1.0, 0.5), (2, 0.0, 0.2), (3, 0.5, 0.1), (4, 0.5, 0.4)]]  # fmt: skip
+    assert [p.number for p in trade_off._front(prices)] == [1, 2, 4]
+    drawn = trade_off.trade_off(prices) or ""
+    assert all(f">{p.number}<" in drawn for p in prices)
+    assert trade_off.trade_off(prices[:1]) is None

@@ -12,6 +12,7 @@ from fedspill.report.sweep import SweepRow
 
 SHOWN_AS_COLUMNS = ("audit.attacks", "defences")
 """Keys that the columns of attack and defence tell."""
+KNOWS = "server.knows_defence"
 
 
 @dataclass(frozen=True)
@@ -54,10 +55,20 @@ def grid_of(rows: Sequence[SweepRow]) -> Grid:
     metric, unit = metrics.pop() if len(metrics) == 1 else (None, "")
     pooled = dict[tuple[str, str], list[SweepRow]]()
     for row in done:
-        pooled.setdefault((row.attack, row.defence), []).append(row)
+        pooled.setdefault((attacker(row), row.defence), []).append(row)
     cells = {place: _cell(of, metric) for place, of in pooled.items()}
     attacks, defences = (list(dict.fromkeys(place[k] for place in pooled)) for k in (0, 1))
     return Grid(attacks, defences, cells, metric, unit or "")
+
+
+def attacker(row: SweepRow) -> str:
+    """The attack in words; with another name where the sweep keeps the defence from the server."""
+    return f"{row.attack}, plain" if is_plain(row) else row.attack
+
+
+def is_plain(row: SweepRow) -> bool:
+    """Whether the sweep says that the server knows of no defence."""
+    return row.values.get(KNOWS) is False
 
 
 def _cell(rows: Sequence[SweepRow], metric: str | None) -> Cell:

@@ -8,7 +8,9 @@ from markupsafe import Markup
 from fedspill.rendering.drawing.figures import NARROW, WIDE
 from fedspill.rendering.html.page import environment
 from fedspill.rendering.sweep import facts, figures
-from fedspill.rendering.sweep.facts import Grid
+from fedspill.rendering.sweep.gains import gains_of
+from fedspill.rendering.sweep.prices import prices_of
+from fedspill.rendering.sweep.trade_off import CAPTION, trade_off
 from fedspill.report.sweep import SweepRow
 
 MOST_ROWS = 2000
@@ -25,13 +27,14 @@ STYLES = {
 @dataclass(frozen=True)
 class _Shown:
     row: SweepRow
+    attack: str
     values: list[str]
     style: str
 
 
 def render(rows: Sequence[SweepRow]) -> str:
     """The whole page for a browser."""
-    grid, keys = facts.grid_of(rows), facts.varied(rows)
+    grid, keys, prices = facts.grid_of(rows), facts.varied(rows), prices_of(rows)
     ended = [row for row in rows if row.outcome is not None]
     return (
         environment()
@@ -46,19 +49,26 @@ def render(rows: Sequence[SweepRow]) -> str:
             seconds=sum((row.outcome.seconds for row in ended if row.outcome), 0.0),
             versions=facts.versions(rows),
             timed=sum(row.outcome.timed > 0 for row in ended if row.outcome),
-            shares=_both(figures.shares, grid),
-            medians=_both(figures.medians, grid),
+            shares=_both(lambda width: figures.shares(grid, width)),
+            medians=_both(lambda width: figures.medians(grid, width)),
             captions=figures.captions(grid),
+            prices=prices,
+            trade_off=_both(lambda width: trade_off(prices, width)),
+            trade_off_caption=CAPTION,
+            gains=gains_of(rows),
+            unit=grid.unit,
         )
     )
 
 
-def _both(draw: Callable[[Grid, int], str | None], grid: Grid) -> tuple[tuple[str, Markup], ...]:
+def _both(draw: Callable[[int], str | None]) -> tuple[tuple[str, Markup], ...]:
     """One figure for wide pages and one for narrow ones; empty if there is nothing to draw."""
-    drawn = (("wide", draw(grid, WIDE)), ("narrow", draw(grid, NARROW)))
+    drawn = (("wide", draw(WIDE)), ("narrow", draw(NARROW)))
     return tuple((name, Markup(svg)) for name, svg in drawn if svg is not None)
 
 
 def _shown(row: SweepRow, keys: Sequence[str]) -> _Shown:
     verdict = None if row.outcome is None else row.outcome.verdict
-    return _Shown(row, [facts.value_words(row, key) for key in keys], STYLES.get(verdict or "", "soft"))
+    return _Shown(
+        row, facts.attacker(row), [facts.value_words(row, key) for key in keys], STYLES.get(verdict or "", "soft")
+    )
