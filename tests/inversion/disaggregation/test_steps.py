@@ -127,6 +127,16 @@ def test_the_own_class_of_a_sure_example_is_as_noisy_as_one() -> None:
     assert found.tolist() == pytest.approx([0.0, 1.2e-7 / 4 * 26**0.5 * 0.5 / 3**0.5])
 
 
+def test_a_bias_gradient_that_was_not_sent_sets_no_noise() -> None:
+    rows = torch.randn(4, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    rows[1, -1] = 0.0
+    shares, labels = torch.full((2,), 0.5, dtype=torch.float64), torch.tensor([1, 2])
+    assert torch.equal(own_noise(rows, labels[:1], shares[:1], 1e-7), torch.zeros(4, dtype=torch.float64))
+    size = rows[2].norm() / rows[2, -1].abs()
+    expected = 1e-7 / 4 * size * 0.5 / 6**0.5
+    assert own_noise(rows, labels, shares, 1e-7)[1:3].tolist() == pytest.approx([float(expected)] * 2)
+
+
 def test_nothing_is_found_one_by_one_when_the_time_is_over() -> None:
     def never(labels: Tensor) -> System:
         raise AssertionError(labels)

@@ -61,10 +61,14 @@ def own_noise(
 ) -> Float[Tensor, " classes"]:
     """The same of what rounding does to 1 - p of the examples' own classes; a row that ends in the bias's is assumed.
 
-    Where the network is sure, 1 - p is computed as a difference of numbers near 1, and is as wrong as these.
+    Where the network is sure, 1 - p is computed as a difference of numbers near 1, and is as wrong as these. Nothing is
+    assumed where the bias's gradient was not sent for any of these classes.
     """
     own = rows[labels.unique()]
-    size = (own.norm(dim=1) / own[:, -1].abs().clamp_min(1e-300)).min()
+    own = own[own[:, -1] != 0]
+    if not len(own):
+        return torch.zeros_like(rows[:, 0])
+    size = (own.norm(dim=1) / own[:, -1].abs()).min()
     squares = torch.zeros_like(rows[:, 0]).index_add(0, labels, shares.square())
     return noise / 4 * size * squares.sqrt() / rows.shape[1] ** 0.5
 
