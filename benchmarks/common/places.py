@@ -2,5 +2,6 @@
 
 from pathlib import Path
 
+REPOSITORY = Path(__file__).parents[2]
 RESULTS = Path(__file__).parents[1] / "results"
-DOCS = Path(__file__).parents[2] / "docs"
+DOCS = REPOSITORY / "docs"

@@ -1,0 +1,222 @@
+"""The grid of docs/grid.md: defences at three strengths against attacks that know of them and that do not.
+
+It is `fedspill sweep plans/sweep/grid.toml`, and the same for plans/sweep/protocols.toml, run into a folder that git
+ignores; what the tables need of the rows is recorded. A run that was broken off goes on where it was.
+
+    python -m benchmarks.grid run
+    python -m benchmarks.grid table
+"""
+
+import argparse
+import csv
+import io
+import tomllib
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from benchmarks.common import places
+from benchmarks.common.records import conditions, run_or_table, write
+from fedspill.core.tensor_files import write_whole
+from fedspill.rendering.sweep.facts import KNOWS, is_plain
+from fedspill.rendering.sweep.gains import Gain, gains_of
+from fedspill.rendering.sweep.prices import prices_of
+from fedspill.report.sweep import Outcome, SweepRow
+from fedspill.sweeping.driving import Unwatched
+from fedspill.sweeping.engines.local import Local
+from fedspill.sweeping.ledger import Ledger
+from fedspill.sweeping.whole import run_sweep
+
+PLANS = ("grid", "protocols")
+RESULTS = places.RESULTS / "grid"
+FOLDERS = Path("runs") / "grid"
+"""Where the sweeps' own folders lie."""
+KEPT = ("leaked", "examples", "metric", "unit", "worst", "median", "mean", "epsilon", "delta", "accuracy", "seconds")
+VARIED = ("audit.seeds", KNOWS, "utility.seed", "client.num_examples", "client.clients", "client.epochs")
+SAME = 0.1
+"""dB that are no difference: float32 rounds otherwise from seed to seed."""
+SHORT = {
+    "softmax_disaggregation": "softmax_dis.",
+    "disaggregated_inversion": "dis._inversion",
+    "robbing_the_fed": "imprint",
+    "inverting_gradients:strong(analytic=False, steps=1000)": "inverting_gr.",
+    "cocktail_party:quick": "cocktail_party",
+    "idlg:quick(steps=60)": "idlg",
+    "spear:quick": "spear",
+}
+"""Heads of columns."""
+
+
+def run(args: argparse.Namespace) -> None:
+    """Runs what is left of both sweeps, and records the rows."""
+    for name in PLANS:
+        table = tomllib.loads((places.REPOSITORY / "plans" / "sweep" / f"{name}.toml").read_text(encoding="utf-8"))
+        swept = run_sweep(table, FOLDERS / name, lambda: Local("cpu", args.workers), retry=True, follower=Unwatched())
+        with closing(Ledger(FOLDERS / name)) as ledger:
+            rows = ledger.rows()
+        write_whole(RESULTS / f"{name}.csv", as_csv(rows))
+        told = {"trials": len(rows), "seconds of one thread": sum(o.seconds for o in outcomes(rows))}
+        write(RESULTS / f"{name}.json", {"conditions": conditions(args), **told})
+        print(swept.counts)
+
+
+def outcomes(rows: Iterable[SweepRow]) -> list[Outcome]:
+    """Of the rows that have one."""
+    return [row.outcome for row in rows if row.outcome is not None]
+
+
+def as_csv(rows: Sequence[SweepRow]) -> str:
+    """What the tables need."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("number", "attack", "defence", "state", *VARIED, *KEPT, "skipped"))
+    for row in rows:
+        out = row.outcome or Outcome(state="failed", error="not run")
+        said = (out.error or out.skipped or "")[:80]
+        varied = [_flat(row.values.get(key)) for key in VARIED]
+        writer.writerow(
+            (row.number, row.attack, row.defence, row.state, *varied, *(getattr(out, k) for k in KEPT), said)
+        )
+    return text.getvalue()
+
+
+def _flat(value: Any) -> Any:
+    return value[0] if isinstance(value, list) and len(value) == 1 else value
+
+
+def from_csv(path: Path) -> list[SweepRow]:
+    """The rows as they were recorded."""
+    with path.open(encoding="utf-8", newline="") as file:
+        return [_row(line) for line in csv.DictReader(file)]
+
+
+def _row(line: dict[str, str]) -> SweepRow:
+    values: dict[str, Any] = {key: _read(line[key]) for key in VARIED if line[key]}
+    kept = {key: line[key] or None for key in KEPT}
+    outcome = Outcome.model_validate(
+        {**kept, "state": line["state"], "scored": int(line["examples"] or 0), "skipped": line["skipped"] or None}
+    )
+    values |= {"defences": line["defence"], "audit.attacks": line["attack"]}
+    return SweepRow(
+        digest=line["number"],
+        number=int(line["number"]),
+        values=values,
+        attack=line["attack"],
+        defence=line["defence"],
+        state=outcome.state,
+        outcome=outcome,
+    )
+
+
+def _read(text: str) -> Any:
+    return {"True": True, "False": False}.get(text) if text in ("True", "False") else int(text)
+
+
+def lines() -> Iterator[str]:
+    """The tables of docs/grid.md."""
+    rows = from_csv(RESULTS / "grid.csv")
+    attacks = list(dict.fromkeys(row.attack for row in rows))
+    yield "\n**What leaks** to attackers who know the defence\n"
+    yield from _leaks(rows, attacks)
+    yield "\n**What knowing gains**, dB\n"
+    yield from _gains(rows, attacks)
+    yield from _below(rows)
+    yield "\n**Protocols**\n"
+    yield from _protocols(from_csv(RESULTS / "protocols.csv"))
+
+
+def _leaks(rows: Sequence[SweepRow], attacks: Sequence[str]) -> Iterator[str]:
+    """Defence by attack: leaked of the examples and mean PSNR, means over seeds; accuracy and epsilon."""
+    yield f"| defence | accuracy, % | epsilon | {' | '.join(SHORT.get(a, a) for a in attacks)} |"
+    yield f"|---|---|---|{'---|' * len(attacks)}"
+    told = [row for row in rows if not is_plain(row)]
+    for price in prices_of(told):
+        cells = [_cell([r for r in told if (r.attack, r.defence) == (a, price.defence)]) for a in attacks]
+        epsilon = "–" if price.epsilon is None else f"{price.epsilon:.3g}"
+        yield f"| {price.defence} | {_accuracy(price.accuracy, price.spread)} | {epsilon} | {' | '.join(cells)} |"
+
+
+def _accuracy(mean: float | None, spread: float | None) -> str:
+    return "–" if mean is None else f"{100 * mean:.0f}" + ("" if spread is None else f" ± {100 * spread:.0f}")
+
+
+def _cell(rows: Sequence[SweepRow]) -> str:
+    """Mean number of leaked examples, and mean PSNR; a dash where the attack does not apply in any trial."""
+    found = [o for o in outcomes(rows) if o.leaked is not None and o.mean is not None]
+    if not found:
+        return "–"
+    return f"{fmean(o.leaked or 0 for o in found):.3g}, {fmean(o.mean or 0 for o in found):.1f}"
+
+
+def _gains(rows: Sequence[SweepRow], attacks: Sequence[str]) -> Iterator[str]:
+    yield f"| defence | {' | '.join(SHORT.get(a, a) for a in attacks)} |"
+    yield f"|---|{'---|' * len(attacks)}"
+    found = {(gain.attack, gain.defence): gain for gain in gains_of(rows)}
+    for defence in dict.fromkeys(row.defence for row in rows):
+        cells = [_gain(found.get((attack, defence))) for attack in attacks]
+        if any(cell not in ("", "0") for cell in cells):
+            yield f"| {defence} | {' | '.join(cells)} |"
+
+
+def _gain(gain: Gain | None) -> str:
+    if gain is None:
+        return ""
+    if abs(gain.mean) < SAME and (gain.spread or 0) < SAME:
+        return "0"
+    return f"{gain.mean:+.1f}" + ("" if gain.spread is None else f" ± {gain.spread:.1f}")
+
+
+def _below(rows: Sequence[SweepRow]) -> Iterator[str]:
+    """The pairs of attack and defence in which knowing is worse by more than seeds differ."""
+    found = gains_of(rows)
+    worse = [g for g in found if g.mean < -max(SAME, g.spread or 0.0)]
+    yield f"\n{len(found)} pairs of attack and defence; below by more than the seeds' spread: {len(worse)}"
+    for gain in worse:
+        yield f"- {gain.attack}, {gain.defence}: {gain.mean:+.2f} ± {gain.spread or 0:.2f}, leaked {gain.leaked}"
+    alone = _refused_when_told(rows)
+    yield f"applied without the knowledge and not with it: {len(alone)}"
+    yield from (f"- {attack}, {defence}" for attack, defence in alone)
+
+
+def _refused_when_told(rows: Sequence[SweepRow]) -> list[tuple[str, str]]:
+    scored = {(r.attack, r.defence, is_plain(r)) for r in rows if r.outcome is not None and r.outcome.mean is not None}
+    return [
+        (attack, defence)
+        for attack, defence, plain in sorted(scored)
+        if plain and (attack, defence, False) not in scored
+    ]
+
+
+def _protocols(rows: Sequence[SweepRow]) -> Iterator[str]:
+    """One row for each protocol and attack."""
+    pooled = dict[tuple[str, str], list[SweepRow]]()
+    for row in rows:
+        pooled.setdefault((_protocol(row), row.attack), []).append(row)
+    attacks = list(dict.fromkeys(attack for _, attack in pooled))
+    yield f"| protocol | n | accuracy, % | {' | '.join(SHORT.get(a, a) for a in attacks)} |"
+    yield f"|---|---|---|{'---|' * len(attacks)}"
+    for protocol in dict.fromkeys(protocol for protocol, _ in pooled):
+        mine = [row for (which, _), of in pooled.items() if which == protocol for row in of]
+        learnt = [o.accuracy for o in outcomes(mine) if o.accuracy is not None]
+        spread = stdev(learnt) if len(learnt) > 1 else None
+        n = max((o.examples or 0 for o in outcomes(mine)), default=0)
+        cells = [_cell(pooled.get((protocol, attack), [])) for attack in attacks]
+        yield f"| {protocol} | {n} | {_accuracy(fmean(learnt) if learnt else None, spread)} | {' | '.join(cells)} |"
+
+
+def _protocol(row: SweepRow) -> str:
+    values = row.values
+    n, clients, epochs = (values.get(f"client.{key}") for key in ("num_examples", "clients", "epochs"))
+    sent = f"the change of {epochs} local steps" if epochs is not None else "one gradient"
+    return f"{sent} on {n} examples" + ("" if clients in (None, 1) else f" of {clients} clients")
+
+
+def own(parser: argparse.ArgumentParser) -> None:
+    """Options of this benchmark."""
+    parser.add_argument("--workers", type=int, default=2)
+
+
+if __name__ == "__main__":
+    run_or_table("grid", __doc__, own, run, lines)
