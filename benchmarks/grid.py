@@ -33,7 +33,20 @@ PLANS = ("grid", "protocols")
 RESULTS = places.RESULTS / "grid"
 FOLDERS = Path("runs") / "grid"
 """Where the sweeps' own folders lie."""
-KEPT = ("leaked", "examples", "metric", "unit", "worst", "median", "mean", "epsilon", "delta", "accuracy", "seconds")
+KEPT = (
+    "leaked",
+    "examples",
+    "metric",
+    "unit",
+    "worst",
+    "median",
+    "mean",
+    "guessed",
+    "epsilon",
+    "delta",
+    "accuracy",
+    "seconds",
+)
 VARIED = ("audit.seeds", KNOWS, "utility.seed", "client.num_examples", "client.clients", "client.epochs")
 SAME = 0.1
 """dB that are no difference: float32 rounds otherwise from seed to seed."""
@@ -143,11 +156,11 @@ def _accuracy(mean: float | None, spread: float | None) -> str:
 
 
 def _cell(rows: Sequence[SweepRow]) -> str:
-    """Mean number of leaked examples, and mean PSNR; a dash where the attack does not apply in any trial."""
-    found = [o for o in outcomes(rows) if o.leaked is not None and o.mean is not None]
+    """Mean number of leaked examples, and PSNR with grey for what was not read; a dash where no attack applies."""
+    found = [o for o in outcomes(rows) if o.leaked is not None and o.guessed is not None]
     if not found:
         return "–"
-    return f"{fmean(o.leaked or 0 for o in found):.3g}, {fmean(o.mean or 0 for o in found):.1f}"
+    return f"{fmean(o.leaked or 0 for o in found):.3g}, {fmean(o.guessed or 0 for o in found):.1f}"
 
 
 def _gains(rows: Sequence[SweepRow], attacks: Sequence[str]) -> Iterator[str]:
@@ -181,7 +194,9 @@ def _below(rows: Sequence[SweepRow]) -> Iterator[str]:
 
 
 def _refused_when_told(rows: Sequence[SweepRow]) -> list[tuple[str, str]]:
-    scored = {(r.attack, r.defence, is_plain(r)) for r in rows if r.outcome is not None and r.outcome.mean is not None}
+    scored = {
+        (r.attack, r.defence, is_plain(r)) for r in rows if r.outcome is not None and r.outcome.guessed is not None
+    }
     return [
         (attack, defence)
         for attack, defence, plain in sorted(scored)

@@ -17,8 +17,9 @@ from fedspill.sweeping import leases, ledger
 from fedspill.sweeping.grid import points
 from fedspill.sweeping.leases import LEASE_SECONDS, Holder, born_of, is_alive
 from fedspill.sweeping.ledger import LEDGER_FILE, Ledger, read_trials
+from fedspill.sweeping.merging import merge
 from fedspill.sweeping.trials import trials_of
-from tests.support.sweeps import TABLE, in_a_child
+from tests.support.sweeps import TABLE, in_a_child, swept
 
 TRIALS = trials_of(points(TABLE))
 DONE = Outcome(state="done", verdict="leaks", leaked=1, examples=2, worst=float("inf"), mean=0.1, timed=3)
@@ -184,6 +185,17 @@ def test_someone_elses_database_is_bad_input_and_is_not_changed(tmp_path: Path, 
     with closing(sqlite3.connect(tmp_path / LEDGER_FILE)) as other:
         names = [name for (name,) in other.execute("SELECT name FROM sqlite_master")]
     assert "trials" not in names
+
+
+def test_a_ledger_of_before_a_column_was_kept_is_gone_on_with_and_merged(tmp_path: Path) -> None:
+    made = swept(tmp_path / "old").counts
+    with closing(sqlite3.connect(tmp_path / "old" / LEDGER_FILE)) as sql:
+        sql.execute('ALTER TABLE trials DROP COLUMN "guessed"')
+    merge([tmp_path / "old"], tmp_path / "merged")
+    for folder in (tmp_path / "old", tmp_path / "merged"):
+        assert swept(folder).counts == made
+        with closing(Ledger(folder)) as ledger:
+            assert {row.outcome.guessed for row in ledger.rows() if row.outcome} == {None}
 
 
 def test_a_folder_without_a_ledger_holds_no_trials(tmp_path: Path) -> None:

@@ -119,12 +119,24 @@ def test_a_row_is_the_audit_that_it_names() -> None:
         values = [v for trial in report.trials for score in trial.scores for v in score.values]
         assert len(values) == 2
         assert outcome.worst == max(values)
-        assert outcome.mean == outcome.median == pytest.approx(sum(values) / 2, rel=1e-12)
+        assert outcome.mean == outcome.guessed == outcome.median == pytest.approx(sum(values) / 2, rel=1e-12)
         assert (outcome.leaked, outcome.examples) == (report.leakage_rate.hits, report.leakage_rate.n)
         assert (outcome.verdict, outcome.timed, outcome.scored) == (report.verdict.name.value, 0, 2)
         assert (outcome.metric, outcome.unit, outcome.epsilon) == ("psnr", "dB", None)
         assert (outcome.fedspill, outcome.device) == (fedspill.__version__, "cpu")
         assert outcome.seconds > 0
+
+
+def test_what_was_not_rebuilt_counts_as_a_guess_in_the_mean_over_all() -> None:
+    table = {k: v for k, v in TABLE.items() if k != "sweep"} | {"audit": {"attacks": ["nex"], "metrics": ["psnr"]}}
+    table |= {"model": {"name": "mlp", "hidden": [4]}, "client": {"num_examples": 2}}
+    outcome, report = run_trial(json.dumps(table), "cpu"), fedspill.audit(table, device="cpu").report
+    (trial,) = report.trials
+    (read,), (blank,) = trial.scores, trial.baselines[0].scores
+    assert None in read.values
+    expected = [guess if value is None else value for value, guess in zip(read.values, blank.values, strict=True)]
+    assert outcome.guessed == pytest.approx(sum(expected) / len(expected))
+    assert outcome.scored < len(expected)
 
 
 def test_a_proven_epsilon_is_in_the_row() -> None:

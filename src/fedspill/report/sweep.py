@@ -21,6 +21,7 @@ class Outcome(Record):
         metric: by which the closest reconstruction of each example is chosen, with its unit.
         scored: private examples that have one; worst, median and mean are over these.
         worst: the closest of all.
+        guessed: the mean over all private examples, where each that has none counts as a guess without the update.
         epsilon: the smallest that is proven of one update, with its delta; None if nothing is.
         accuracy: after a short training, if the plan asked for one.
         seconds: that the audit took.
@@ -40,6 +41,7 @@ class Outcome(Record):
     worst: float | None = None
     median: float | None = None
     mean: float | None = None
+    guessed: float | None = None
     epsilon: float | None = None
     delta: float | None = None
     accuracy: float | None = None

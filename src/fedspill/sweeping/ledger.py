@@ -6,7 +6,7 @@ Every change is one transaction of SQLite's, so that a kill leaves it done or no
 import json
 import sqlite3
 import time
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,7 +103,13 @@ class Ledger:
                     self._sql.execute(TABLE)
                     self._sql.execute(INDEX)
                     self._sql.execute(f"PRAGMA user_version = {VERSION}")
+                for name in OUTCOMES:  # what this version keeps of a trial and an earlier one did not
+                    if name not in self._columns():
+                        self._sql.execute(f'ALTER TABLE trials ADD COLUMN "{name}"')
             self._sql.execute("CREATE TEMP TABLE mine (digest TEXT PRIMARY KEY)")
+
+    def _columns(self) -> set[str]:
+        return {found["name"] for found in self._sql.execute("PRAGMA table_info(trials)")}
 
     @contextmanager
     def _transaction(self) -> Generator[None]:
@@ -237,13 +243,13 @@ class Ledger:
         with readable(self.folder / LEDGER_FILE):
             return [_row(found) for found in self._sql.execute("SELECT * FROM trials ORDER BY number, digest")]
 
-    def take(self, rows: Sequence[sqlite3.Row]) -> None:
+    def take(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Adds trials of other folders: what is done stays, what nobody finished waits."""
         with self._transaction():
             for row in rows:
                 self._take(row)
 
-    def _take(self, row: sqlite3.Row) -> None:
+    def _take(self, row: Mapping[str, Any]) -> None:
         names = ("digest", "number", "point", "plan", "attack", "defence", "crashes", "state", *OUTCOMES)
         values = [_settled(row) if name == "state" else row[name] for name in names]
         held = self._sql.execute("SELECT state FROM trials WHERE digest = ?", (row["digest"],)).fetchone()
@@ -254,8 +260,8 @@ class Ledger:
         self._sql.execute("INSERT OR IGNORE INTO mine VALUES (?)", (row["digest"],))
 
 
-def read_trials(folder: Path) -> list[sqlite3.Row]:
-    """The trials of a folder as they are stored, which is not changed.
+def read_trials(folder: Path) -> list[dict[str, Any]]:
+    """The trials of a folder as they are stored, which is not changed; None where an earlier version kept nothing.
 
     Raises:
         BadInput: it holds no ledger, or a broken one.
@@ -267,7 +273,8 @@ def read_trials(folder: Path) -> list[sqlite3.Row]:
         sql.row_factory = sqlite3.Row
         if is_new(sql, path):
             return []
-        return sql.execute("SELECT * FROM trials ORDER BY number, digest").fetchall()
+        found = sql.execute("SELECT * FROM trials ORDER BY number, digest").fetchall()
+        return [{**dict.fromkeys(OUTCOMES), **dict(row)} for row in found]
 
 
 def is_new(sql: sqlite3.Connection, path: Path) -> bool:
@@ -296,7 +303,7 @@ def _state(trial: SweepTrial) -> str:
     return "waiting" if trial.refused is None else "refused"
 
 
-def _settled(row: sqlite3.Row) -> str:
+def _settled(row: Mapping[str, Any]) -> str:
     return "waiting" if row["state"] == "running" else row["state"]
 
 

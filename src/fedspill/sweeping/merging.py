@@ -1,10 +1,10 @@
 """The folders of several machines as one."""
 
-import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from fedspill.core.errors import BadInput
 from fedspill.report.sweep import RESULTS
@@ -45,8 +45,8 @@ def merge(folders: Sequence[Path], out: Path) -> Merged:
         return Merged(ledger.counts(), _differing([earlier, *read]), written)
 
 
-def _differing(folders: Sequence[Sequence[sqlite3.Row]]) -> int:
-    first, differing = dict[str, sqlite3.Row](), set[str]()
+def _differing(folders: Sequence[Sequence[Mapping[str, Any]]]) -> int:
+    first, differing = dict[str, Mapping[str, Any]](), set[str]()
     for row in (row for rows in folders for row in rows if row["state"] == "done" and not row["timed"]):
         held = first.setdefault(row["digest"], row)
         if any(held[name] != row[name] for name in RESULTS):

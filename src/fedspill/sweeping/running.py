@@ -13,8 +13,10 @@ import fedspill
 from fedspill.auditing.run import run_audit
 from fedspill.core.errors import FedspillError
 from fedspill.plan.file import parse_plan
+from fedspill.rendering.facts import main_metric
 from fedspill.report.schema import AuditReport, Cost
 from fedspill.report.sweep import Outcome
+from fedspill.report.trial import Trial
 
 MOST_LETTERS = 500
 """Of a reason."""
@@ -48,7 +50,7 @@ def run_trial(plan: str, device: str = "auto") -> Outcome:
 
 def outcome_of(report: AuditReport) -> Outcome:
     """What a row keeps of a report: of each private example the closest that any attack came."""
-    share, cost = report.leakage_rate, _proven(report)
+    share, cost, main = report.leakage_rate, _proven(report), main_metric(report)
     values, first = [w.value for w in report.worst], report.worst[0] if report.worst else None
     skipped = dict.fromkeys(f"{t.attack}: {t.skipped}" for t in report.trials if t.skipped is not None)
     return Outcome(
@@ -56,12 +58,13 @@ def outcome_of(report: AuditReport) -> Outcome:
         verdict=report.verdict.name.value,
         leaked=None if share is None else share.hits,
         examples=None if share is None else share.n,
-        metric=None if first is None else first.metric,
-        unit=None if first is None else first.unit,
+        metric=None if main is None else main.name,
+        unit=None if main is None else main.unit,
         scored=len(values),
         worst=None if first is None else first.value,
         median=median(values) if values else None,
         mean=fmean(values) if values else None,
+        guessed=None if main is None else _with_guesses(report, main.name),
         epsilon=None if cost is None else cost.epsilon,
         delta=None if cost is None else cost.delta,
         accuracy=None if report.utility is None else report.utility.accuracy,
@@ -69,6 +72,26 @@ def outcome_of(report: AuditReport) -> Outcome:
         skipped=_short("; ".join(skipped)) or None,
         device=report.environment.device,
     )
+
+
+def _with_guesses(report: AuditReport, metric: str) -> float | None:
+    """The mean over every example, by its closest reconstruction or else by the first guess of a trial on it.
+
+    None where an example has neither.
+    """
+    closest: dict[tuple[int, int], float | None] = {(w.update, w.example): w.value for w in report.worst}
+    for trial in (t for t in report.trials if t.skipped is None):
+        for place, example in enumerate(trial.examples):
+            at = (trial.update, example)
+            if closest.get(at) is None:
+                closest[at] = _guess(trial, metric, place)
+    values = [v for v in closest.values() if v is not None]
+    return fmean(values) if len(values) == len(closest) else None
+
+
+def _guess(trial: Trial, metric: str, place: int) -> float | None:
+    scores = [s for b in trial.baselines[:1] for s in b.scores if s.metric == metric and s.not_computed is None]
+    return scores[0].values[place] if scores else None
 
 
 def _proven(report: AuditReport) -> Cost | None:

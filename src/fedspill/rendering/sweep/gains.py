@@ -15,7 +15,7 @@ class Gain:
 
     Attributes:
         pairs: trials of each kind.
-        mean: of the differences of the trials' means of the main metric, in its unit.
+        mean: of the differences in the main metric's mean over all examples (`Outcome.guessed`), in its unit.
         spread: their standard deviation over the pairs; None of a single one.
         leaked: examples that leaked with the knowledge, less those without, over all pairs; None if not judged.
         examples: of how many.
@@ -28,11 +28,6 @@ class Gain:
     spread: float | None
     leaked: int | None
     examples: int
-
-    @property
-    def below(self) -> bool:
-        """Whether knowing made it worse by more than pairs differ, for a metric where more is closer."""
-        return self.mean < -(self.spread or 0.0)
 
 
 def gains_of(rows: Sequence[SweepRow]) -> list[Gain]:
@@ -59,12 +54,12 @@ def _same(values: Mapping[str, object]) -> str:
 
 
 def _comparable(one: Outcome, other: Outcome) -> bool:
-    scored = one.mean is not None and other.mean is not None
+    scored = one.guessed is not None and other.guessed is not None
     return scored and (one.metric, one.unit) == (other.metric, other.unit)
 
 
 def _gain(attack: str, defence: str, pairs: list[tuple[Outcome, Outcome]]) -> Gain:
-    differences = [(knowing.mean or 0.0) - (plain.mean or 0.0) for knowing, plain in pairs]
+    differences = [(knowing.guessed or 0.0) - (plain.guessed or 0.0) for knowing, plain in pairs]
     judged = [(k.leaked - p.leaked, k.examples or 0) for k, p in pairs if k.leaked is not None and p.leaked is not None]
     return Gain(
         attack,
