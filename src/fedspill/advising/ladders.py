@@ -179,7 +179,7 @@ def _kept(facts: Facts, name: str) -> dict[str, Any]:
     return {key: own[key] for key in ("clip", "delta", "relation") if key in own}
 
 
-def _with(facts: Facts, name: str, field: str, strengths: Sequence[float]) -> Iterator[Settings]:
+def _with(facts: Facts, name: str, field: str, strengths: Sequence[float | int]) -> Iterator[Settings]:
     if not any(own["name"] == name for own in _entries(facts)):
         for strength in strengths:
             yield _defended(facts, {"name": name, field: strength})

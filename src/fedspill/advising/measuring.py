@@ -11,6 +11,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import torch
+
 from fedspill.auditing.resolving.scenario import prepare
 from fedspill.auditing.run import run_audit
 from fedspill.auditing.utility.short_training import utility
@@ -70,12 +72,13 @@ class Measurer(AbstractContextManager["Measurer"]):
 
     def __init__(self, folder: Path, device: str, told: Callable[[Outcome], None]) -> None:
         self.folder, self.device, self._told = folder, device, told
-        self._ledger, self._seen = Ledger(folder), set[str]()
+        self._ledger, self._seen, self._threads = Ledger(folder), set[str](), torch.get_num_threads()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._ledger.close()
+        torch.set_num_threads(self._threads)  # a measurement takes one
 
     def __call__(self, table: Mapping[str, Any], changed: Mapping[str, Any]) -> Measured:
         """Measures a plan, or reads what it measured before.
