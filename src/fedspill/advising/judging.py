@@ -85,6 +85,7 @@ def counted(report: AuditReport, seeds: Sequence[int]) -> Counted:
         examples=None if share is None else share.n,
         verdict=report.verdict.name.value,
         seeds=list(seeds),
+        converged=report.verdict.exit_code != 3,
     )
 
 

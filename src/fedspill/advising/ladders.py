@@ -15,6 +15,8 @@ from fedspill.report.advice import Kind
 TIMES = (2, 4, 8, 16, 32)
 """By which examples, clients and epochs are multiplied."""
 EPSILONS = (3000.0, 1000.0, 300.0, 100.0, 30.0, 10.0, 3.0, 1.0)
+COARSE = (1e7, 1e6, 1e5, 1e4)
+"""Before these where a plan has more epsilon than they."""
 DELTA = 1e-5
 MOST_FROZEN = 4
 MOST_LAYERS = 12
@@ -164,7 +166,8 @@ def _local_dp(facts: Facts) -> Iterator[Settings]:
 
 def _lower(facts: Facts, name: str) -> list[float]:
     """The values of epsilon below that of the plan's own."""
-    return [epsilon for epsilon in EPSILONS if epsilon < facts.proven.get(name, math.inf)]
+    own = facts.proven.get(name)
+    return list(EPSILONS) if own is None else [epsilon for epsilon in (*COARSE, *EPSILONS) if epsilon < own]
 
 
 def _upwards(value: float) -> float:

@@ -37,12 +37,15 @@ class Counted(Record):
         leaked: private examples that any attack leaked under any seed; None if that was not judged.
         verdict: its word.
         seeds: under which it was attacked.
+        converged: an audit of it concludes something; else no attack trusts what it read, which is what an attack says
+            that noise defeats, and what one says that needed more time.
     """
 
     leaked: int | None
     examples: int | None
     verdict: str
     seeds: list[int]
+    converged: bool = True
 
 
 class Bound(Record):
@@ -94,7 +97,6 @@ class Change(Record):
         before: the plan as it is, under the fresh seeds.
         after: the same with the change.
         bound: None where there is none, for `no_bound`.
-        notes: what limits it.
     """
 
     what: str
@@ -105,7 +107,6 @@ class Change(Record):
     price: Price = Price()
     bound: Bound | None = None
     no_bound: str | None = None
-    notes: list[str] = Field(default_factory=list[str])
 
 
 class Tried(Record):

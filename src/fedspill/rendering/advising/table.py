@@ -20,6 +20,8 @@ def show(advice: Advice, console: Console) -> None:
         console.print(_table(advice.changes))
         for place, change in enumerate(advice.changes, 1):
             _say(console, f"  {place}. {words.settings(change)}")
+            if not change.after.converged:
+                _say(console, f"     {words.UNTRUSTED}")
             if change.bound is not None:
                 _say(console, f"     {words.bound_sentence(change.bound)}")
         _say(console, next(filter(None, (words.priced(c.price) for c in advice.changes)), ""))
