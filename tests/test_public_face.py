@@ -54,6 +54,7 @@ NAMES = [
     "TokenSpec",
     "Update",
     "UpdateKind",
+    "advise",
     "attack",
     "attacks",
     "audit",

@@ -1,3 +1,4 @@
+from .api.advise import advise as advise
 from .api.attack import attack as attack
 from .api.audit import audit as audit
 from .api.filters import filters as filters

@@ -4,6 +4,7 @@ A bare `nn.Module` is enough; what it cannot tell (the shape and the normalisati
 for by name.
 
 - `arguments`: what callers say of a bare network, and how it is checked.
+- `advise`: what stops the leaks of a planned federation.
 - `attack`: of a captured update.
 - `audit`: of a planned federation.
 - `rank`: which layers of a network determine their input.

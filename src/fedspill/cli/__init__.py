@@ -12,6 +12,7 @@
 - `train`: `fedspill train`.
 - `bounds/`: `fedspill bounds`.
 - `demo/`: `fedspill demo`.
+- `advise/`: `fedspill advise`.
 - `sweep/`: `fedspill sweep`.
 - `doctor`: `fedspill doctor`.
 - `listing`: `fedspill list`, from `listing.json`.

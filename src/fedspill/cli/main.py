@@ -14,6 +14,7 @@ from rich.table import Table
 
 import fedspill
 from fedspill.cli import early
+from fedspill.cli.advise.command import advise_command
 from fedspill.cli.attack import capture_command
 from fedspill.cli.bounds.command import bounds_command
 from fedspill.cli.exits import exit_code_of
@@ -136,6 +137,10 @@ def audit(
     raise typer.Exit(audit_plan(read, folder, device, headline=headline, began=began, **kept))
 
 
+app.command(
+    name="advise",
+    epilog="Examples:  fedspill advise plan.toml  |  fedspill advise plan.toml --budget 10m --seeds 5",
+)(advise_command)
 app.add_typer(sweep_app)
 app.add_typer(train_app)
 app.command(

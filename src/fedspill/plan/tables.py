@@ -9,6 +9,8 @@ from fedspill.core.errors import BadInput
 from fedspill.plan.values import shortened, toml_value
 
 MOST_DIGITS = 10
+LISTS = ("defences",)
+"""Keys of no section."""
 
 
 def table_of(path: Path, settings: list[str] | None = None) -> dict[str, Any]:
@@ -30,7 +32,7 @@ def table_of(path: Path, settings: list[str] | None = None) -> dict[str, Any]:
 
 def _lay_over(table: dict[str, Any], setting: str) -> None:
     key, equals, text = setting.partition("=")
-    if not equals or "." not in key.strip():
+    if not equals or ("." not in key.strip() and key.strip() not in LISTS):
         raise BadInput(f"--set {shortened(setting)}: write SECTION.KEY=VALUE, for example client.num_examples=8")
     put(table, key.strip().split("."), toml_value(text), f"--set {shortened(setting)}")
 

@@ -8,6 +8,7 @@
 - `vetting/`: the same of a model that was vetted, and SARIF.
 - `filtering/`: a filter chain that was tested, as a table and as JSON.
 - `sweep/`: many audits compared.
+- `advising/`: what leaks, and what was measured to stop it.
 - `markdown`: the headline for a pull request.
 - `index`: one page that leads to several reports.
 - `drawing/`: pictures and plots.

@@ -6,6 +6,7 @@
 - `vetting`: what vetting an incoming model came to.
 - `filtering`: what a test of a client's filter chain came to.
 - `sweep`: what is kept of each trial of a sweep.
+- `advice`: what leaks, and which changes were measured to stop it.
 - `store`: the output folder: written whole, resumable, read again.
 """
 

@@ -3,6 +3,7 @@
 import json
 import platform
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from statistics import fmean, median
@@ -13,6 +14,7 @@ import fedspill
 from fedspill.auditing.run import run_audit
 from fedspill.core.errors import FedspillError
 from fedspill.plan.file import parse_plan
+from fedspill.plan.sections import AuditPlan
 from fedspill.rendering.facts import main_metric
 from fedspill.report.schema import AuditReport, Cost
 from fedspill.report.sweep import Outcome
@@ -29,11 +31,24 @@ def run_trial(plan: str, device: str = "auto") -> Outcome:
         plan: as JSON, as a person would have written it.
         device: "auto", "cpu" or "cuda".
     """
+    return measured(plan, lambda read: outcome_of(_report(read, device)))
+
+
+def _report(plan: AuditPlan, device: str) -> AuditReport:
+    return run_audit(plan, device=device, redact=True, command="fedspill sweep").report
+
+
+def measured(plan: str, measure: Callable[[AuditPlan], Outcome]) -> Outcome:
+    """What a measurement of a plan gives, on one thread; whatever it raises is an outcome, too.
+
+    Args:
+        plan: as JSON, as a person would have written it.
+        measure: what is measured of it.
+    """
     torch.set_num_threads(1)
     began = time.monotonic()
     try:
-        report = run_audit(parse_plan(json.loads(plan)), device=device, redact=True, command="fedspill sweep").report
-        outcome = outcome_of(report)
+        outcome = measure(parse_plan(json.loads(plan)))
     except FedspillError as error:
         outcome = Outcome(state="refused", error=_short(str(error)))
     except Exception as error:  # of fedspill or of the user's own code: one row of many must not take the others along

@@ -1,0 +1,1 @@
+"""Advice: the weakest change that stops what leaks."""
