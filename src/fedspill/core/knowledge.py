@@ -23,6 +23,7 @@ class KnownDefence:
         names: the defences, in the order in which they act.
         noise: standard deviation of the noise on every value of one client's update, in its unit.
         noise_of_sum: likewise of the sum over a client's examples, so that a mean of n has it over n.
+        noise_of_step: likewise of the update over its local steps, so that an update of s steps has it s times.
         noise_share: likewise as a share of the update's root mean square without noise.
         survivors: values that are exactly 0 were not sent; only the others are to be matched.
         cut: values that were larger were cut to the largest size that was sent, one for all tensors.
@@ -39,6 +40,7 @@ class KnownDefence:
     names: tuple[str, ...] = ()
     noise: float | None = None
     noise_of_sum: float | None = None
+    noise_of_step: float | None = None
     noise_share: float | None = None
     survivors: bool = False
     cut: bool = False
@@ -61,6 +63,7 @@ class KnownDefence:
             names=(*other.names, *self.names),
             noise=_together(None if self.signs else other.noise, self.noise),
             noise_of_sum=_together(None if self.signs else other.noise_of_sum, self.noise_of_sum),
+            noise_of_step=_together(None if self.signs else other.noise_of_step, self.noise_of_step),
             noise_share=_together(None if self.signs else other.noise_share, self.noise_share),
             survivors=self.survivors or (other.survivors and clean),
             cut=self.cut or (other.cut and clean),
@@ -80,23 +83,24 @@ class KnownDefence:
         return any(self.noises)
 
     @property
-    def noises(self) -> tuple[float, float, float]:
-        """Noise, noise of the sum, and noise as a share; 0 for none."""
-        return self.noise or 0.0, self.noise_of_sum or 0.0, self.noise_share or 0.0
+    def noises(self) -> tuple[float, float, float, float]:
+        """Noise, noise of the sum, of a step, and noise as a share; 0 for none."""
+        return self.noise or 0.0, self.noise_of_sum or 0.0, self.noise_of_step or 0.0, self.noise_share or 0.0
 
-    def deviation(self, update: Update, examples: int | None, clients: int = 1) -> float:
+    def deviation(self, update: Update, examples: int | None, clients: int = 1, steps: int = 1) -> float:
         """Standard deviation of the noise on every value of a mean over clients; 0 for none.
 
         Args:
             update: the mean that was observed; only noise that is a share of it asks for it.
             examples: n over all clients; None takes 1 each, which overstates the noise of a sum.
             clients: how many independent updates were averaged.
+            steps: local steps of a client.
         """
-        absolute, of_sum, share = self.noises
+        absolute, of_sum, of_step, share = self.noises
         size = sum(v.numel() for v in update.values.values())
         observed = update.norm() / max(size, 1) ** 0.5 if share else 0.0
         by_share = share * observed / math.sqrt(1 + share**2 / clients)
-        each = math.hypot(absolute, of_sum * clients / max(examples or clients, 1), by_share)
+        each = math.hypot(absolute, of_sum * clients / max(examples or clients, 1), of_step * steps, by_share)
         return each / math.sqrt(clients)
 
 

@@ -69,7 +69,12 @@ class SVTPrivacy:
 
     def known(self, model: Model) -> KnownDefence:
         """What is 0 was not sent; of the rest the noise is cut with the value, so that its length says nothing."""
-        return KnownDefence(("svt_privacy",), noise=self.gamma, survivors=True, scale_free=True)
+        noise = min(self.gamma, math.sqrt(2) * self._noise_scale)
+        return KnownDefence(("svt_privacy",), noise_of_step=noise, survivors=True, scale_free=True)
+
+    @property
+    def _noise_scale(self) -> float:
+        return 2 * self.gamma / self.noise_var
 
     def _protect(self, update: Update, context: ClientContext, rng: torch.Generator) -> Update:
         training = context.training
@@ -78,7 +83,7 @@ class SVTPrivacy:
         each = torch.cat([update.values[k].flatten().double().cpu() / steps for k in names])
         sent = torch.zeros_like(each)
         chosen = self._chosen(each, rng)
-        noisy = each[chosen] + laplace(2 * self.gamma / self.noise_var, len(chosen), rng)
+        noisy = each[chosen] + laplace(self._noise_scale, len(chosen), rng)
         sent[chosen] = noisy.clamp(-self.gamma, self.gamma)
         return replace(update, values=_like(update.values, names, sent * steps))
 

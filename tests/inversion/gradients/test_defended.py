@@ -14,8 +14,10 @@ from fedspill.defences.gradient_noise import GradientNoise
 from fedspill.defences.percentile_privacy import PercentilePrivacy
 from fedspill.defences.pruning import Pruning
 from fedspill.defences.quantisation import Quantisation
+from fedspill.defences.svt_privacy import SVTPrivacy
 from fedspill.inversion.gradients.layer import Layer, layer_gradient
-from fedspill.inversion.gradients.linear import layer_input, noisy_input, row_groups
+from fedspill.inversion.gradients.linear import layer_input, row_groups
+from fedspill.inversion.gradients.posterior import Entries, posterior_input
 from tests.support.worlds import batch, relu_mlp
 
 MODEL = relu_mlp()
@@ -51,6 +53,7 @@ def error_of(defence, known: bool, seed: int) -> float:
         (GradientNoise(1.0, relative=True, distribution="gaussian"), 2.0),
         (PercentilePrivacy(percentile=20.0, gamma=0.02), 1.5),
         (PercentilePrivacy(percentile=0.0, gamma=0.05), 1.5),
+        (SVTPrivacy(fraction=0.5, epsilon=10.0, noise_var=100.0, gamma=1.0, tau=0.0), 1.5),
     ],
 )
 def test_who_knows_the_defence_reads_the_input_better(defence, times: float) -> None:
@@ -78,15 +81,46 @@ def test_places_that_were_sent_are_averaged_by_the_rows_that_sent_them() -> None
     assert group.x.tolist() == [2.0, 3.0, 0.0], "what both sent is the bias alone, and there they agree"
 
 
-def test_the_input_under_noise_is_of_the_nearest_matrix_of_rank_one() -> None:
-    rng = torch.Generator().manual_seed(0)
-    both = torch.outer(*(torch.randn(k, generator=rng, dtype=torch.float64) for k in (12, 7)))
-    both = both + 0.1 * torch.randn(both.shape, generator=rng, dtype=torch.float64)
-    right = torch.linalg.svd(both).Vh[0]
-    strength = float(torch.linalg.svd(both).S[0])
-    exact = noisy_input(both[:, :-1], both[:, -1], 0.0)
-    torch.testing.assert_close(exact, right[:-1] / right[-1])
-    assert torch.equal(noisy_input(both[:, :-1], both[:, -1], strength), layer_input(both[:, :-1], both[:, -1]))
+def outer(noise: float, seed: int = 0, sent: float = 1.0) -> tuple[torch.Tensor, Entries]:
+    """A normal input with the entries of a layer of 12 rows that saw it, of which a share was sent."""
+    rng = torch.Generator().manual_seed(seed)
+    x, delta = (torch.randn(k, generator=rng, dtype=torch.float64) for k in (40, 12))
+    both = torch.outer(delta, torch.cat([x, torch.ones(1)]))
+    both = both + noise * torch.randn(both.shape, generator=rng, dtype=torch.float64)
+    mask = torch.rand(both.shape, generator=rng) < sent
+    return x, Entries(both[:, :-1], both[:, -1], mask[:, :-1], mask[:, -1], noise)
+
+
+def test_under_little_noise_the_input_is_of_the_nearest_matrix_of_rank_one() -> None:
+    _, entries = outer(1e-3)
+    right = torch.linalg.svd(torch.cat([entries.weight, entries.bias[:, None]], 1)).Vh[0]
+    torch.testing.assert_close(posterior_input(entries), right[:-1] / right[-1], rtol=1e-4, atol=1e-4)
+
+
+def test_without_noise_a_place_is_told_by_rows_whose_bias_was_not_sent() -> None:
+    x, entries = outer(0.0, sent=0.25)
+    told = entries.weight_sent.any(0)
+    told_at_once = (entries.weight_sent & entries.bias_sent[:, None]).any(0)
+    assert bool((told & ~told_at_once).any()), "or nothing is shown"
+    read = posterior_input(entries)
+    torch.testing.assert_close(read[told], x[told], rtol=1e-6, atol=1e-6)
+    assert float(read[~told].abs().sum()) == 0.0
+
+
+@pytest.mark.parametrize("noise", [0.3, 1.0, 3.0, 30.0])
+@pytest.mark.parametrize("sent", [1.0, 0.3])
+def test_what_noise_hides_is_shrunk_and_never_worse_than_the_mean(noise: float, sent: float) -> None:
+    errors = []
+    for seed in range(10):
+        x, entries = outer(noise, seed, sent)
+        errors.append(float((posterior_input(entries) - x).square().mean() / x.square().mean()))
+    assert sum(errors) / len(errors) < 1.05, "1 is that of the mean"
+
+
+def test_a_common_unit_of_the_gradient_changes_nothing() -> None:
+    _, entries = outer(0.2)
+    small = Entries(1e-9 * entries.weight, 1e-9 * entries.bias, entries.weight_sent, entries.bias_sent, 0.2e-9)
+    torch.testing.assert_close(posterior_input(small), posterior_input(entries))
 
 
 def test_the_noise_of_the_mean_is_the_rows_own() -> None:

@@ -9,9 +9,11 @@ from torch import Tensor
 
 from fedspill.core.errors import NotApplicable
 from fedspill.core.knowledge import KnownDefence, ServerKnowledge
+from fedspill.core.local_training.update import FedAvg
 from fedspill.core.types import Update, UpdateKind
-from fedspill.inversion.gradients.linear import RowGroup, layer_input, noisy_input, row_floor, row_groups
+from fedspill.inversion.gradients.linear import RowGroup, layer_input, row_floor, row_groups
 from fedspill.inversion.gradients.mean import check_proportional, mean_gradient
+from fedspill.inversion.gradients.posterior import Entries, posterior_input
 from fedspill.inversion.gradients.rounding import largest_rounding
 
 
@@ -50,7 +52,9 @@ class LayerGradient:
         noise: rounding error of one entry of `weight`; 0 where it is only relative.
         scale: by what the update was multiplied.
         deviation: of the clients' own noise on every entry, as far as the server knows it; 0 for none.
-        told: entries of `weight` that were sent as they are, as far as the server knows; None is all.
+        told: entries of `weight` that were sent as they are, in rows whose bias was, too, as far as the server knows;
+            None is all.
+        entries: what was sent of both as it is but for noise, where there is noise.
         plain: the input by all entries, for the places of which `told` has none.
     """
 
@@ -62,11 +66,12 @@ class LayerGradient:
     deviation: float = 0.0
     told: Bool[Tensor, "out d"] | None = None
     plain: Float[Tensor, " d"] | None = None
+    entries: Entries | None = None
 
     def input(self) -> Float[Tensor, " d"]:
         """The input of one example, by all rows; a mixture of several."""
-        if self.deviation and self.told is None:
-            return noisy_input(self.weight, self.bias, self.deviation)
+        if self.entries is not None:
+            return posterior_input(self.entries)
         told = layer_input(self.weight, self.bias, self.told)
         return told if self.told is None or self.plain is None else torch.where(self.told.any(0), told, self.plain)
 
@@ -78,7 +83,7 @@ class LayerGradient:
     def without(self, x: Tensor, bias_grad: Tensor) -> "LayerGradient":
         """What is left when one example's share is taken away; the floor and the rounding stay."""
         weight = self.weight - torch.outer(bias_grad, x)
-        return replace(self, weight=weight, bias=self.bias - bias_grad)
+        return replace(self, weight=weight, bias=self.bias - bias_grad, entries=None)
 
 
 def layer_gradient(update: Update, knowledge: ServerKnowledge, layer: Layer) -> LayerGradient:
@@ -112,18 +117,27 @@ def _defended(
     gradient: LayerGradient, update: Update, knowledge: ServerKnowledge, layer: Layer, known: KnownDefence
 ) -> LayerGradient:
     """With what is known of noise and rounding, and without the entries that were not sent as they are."""
-    clients, values = knowledge.num_clients, update.values
-    noise = known.deviation(update, knowledge.num_examples, clients)
-    step = float(values[layer.weight].abs().max()) / (2 ** (known.bits - 1) - 1) if known.bits else 0.0
-    gradient = replace(gradient, deviation=abs(gradient.scale) * math.hypot(noise, step / LEVELS) / abs(layer.gain))
-    if not (known.survivors or known.cut):
-        return gradient
+    deviation, values = _deviation(gradient.scale, update, knowledge, layer, known), update.values
     weight, bias = (_whole(values[name], _top(update), known) for name in (layer.weight, layer.bias))
     usable = weight & (bias & (values[layer.bias] != 0))[:, None]
     if not bool(usable.any()):
+        return replace(gradient, deviation=deviation)
+    entries = Entries(gradient.weight, gradient.bias, weight, bias, deviation) if deviation else None
+    gradient = replace(gradient, deviation=deviation, entries=entries)
+    if not (known.survivors or known.cut):
         return gradient
     plain = layer_input(gradient.weight, gradient.bias)
     return replace(gradient, bias=gradient.bias * bias.to(gradient.bias.device), told=usable, plain=plain)
+
+
+def _deviation(scale: float, update: Update, knowledge: ServerKnowledge, layer: Layer, known: KnownDefence) -> float:
+    """Of noise and rounding on every entry of the weight's gradient."""
+    clients, training = knowledge.num_clients, knowledge.local_training
+    each = max(1, (knowledge.num_examples or clients) // clients)
+    steps = training.local_steps(each) if isinstance(training, FedAvg) else 1
+    noise = known.deviation(update, knowledge.num_examples, clients, steps)
+    step = float(update.values[layer.weight].abs().max()) / (2 ** (known.bits - 1) - 1) if known.bits else 0.0
+    return abs(scale) * math.hypot(noise, step / LEVELS) / abs(layer.gain)
 
 
 def _top(update: Update) -> float:

@@ -41,43 +41,6 @@ def layer_input(
     return torch.where(each > 0, (weight_grad.double() * told).T @ delta / each.clamp_min(1e-300), 0.0)
 
 
-POWER_STEPS = 200
-SPREAD = 0.3
-"""Relative deviation of the root mean square of a normalised input from 1."""
-
-
-def noisy_input(
-    weight_grad: Float[Tensor, "out in"], bias_grad: Float[Tensor, " out"], deviation: float
-) -> Float[Tensor, " in"]:
-    """As `layer_input` where the same noise is on every value: of the matrix of rank one that is nearest to (dW, db).
-
-    The bias gradient alone is a noisy weight of the rows; here all columns tell it (total least squares; Eckart and
-    Young 1936). How long the rows' weights are is told by the bias gradient, and besides by the input's length, which
-    is that of one normalised to variance 1 up to `SPREAD`. Below the largest singular value of noise alone, deviation *
-    (sqrt(out) + sqrt(in + 1)), columns tell nothing of the rows, and the input is as of `layer_input`.
-
-    Args:
-        deviation: of the noise on every value, in the gradients' unit.
-
-    Raises:
-        NotApplicable: see `layer_input`.
-    """
-    both = torch.cat([weight_grad, bias_grad[:, None]], 1).double()
-    plain = layer_input(weight_grad, bias_grad)
-    rows = bias_grad.double()
-    for _ in range(POWER_STEPS):
-        rows = both @ (both.T @ rows)
-        rows = rows / rows.norm().clamp_min(1e-300)
-    shown = both.T @ rows
-    energy = float(shown.square().sum())
-    if energy**0.5 <= deviation * sum(size**0.5 for size in both.shape):
-        return plain
-    usual = energy**0.5 / shown.numel() ** 0.5
-    trust = deviation**2 / (deviation**2 + (SPREAD * usual) ** 2)
-    length = (1 - trust) * shown[-1].abs() + trust * usual
-    return shown[:-1] * shown[-1].sign() / length * (1 - shown.numel() * deviation**2 / energy)
-
-
 def rank_one_residual(
     weight_grad: Float[Tensor, "out in"], bias_grad: Float[Tensor, " out"], x: Float[Tensor, " in"]
 ) -> float:
