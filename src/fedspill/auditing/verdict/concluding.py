@@ -170,8 +170,8 @@ def _against_bound(reached: Level, bounds: Bounds | None) -> str:
         return ""
     return (
         f" A bound of {bounds.policy_success:.3g} on any attacker's success was computed at prior {bounds.prior:g}:"
-        f" that {share.hits} of {share.n} leaked is chance, or the prior is wrong, or a defence does not do what it says"
-        " (fedspill filters)."
+        f" that {share.hits} of {share.n} leaked is chance, or the prior is wrong, or a defence does not do what it"
+        " says (fedspill filters)."
     )
 
 
