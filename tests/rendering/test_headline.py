@@ -112,7 +112,7 @@ LEAKS = [
     Leak("honest-but-curious", VerdictName.LEAKS, ("Add updates up", "Compute each update on more", "Try a defence")),
     Leak("honest-but-curious", VerdictName.RECOGNISABLE, ("Add updates up", "Compute each", "Try a defence")),
     Leak("honest-but-curious", VerdictName.NOT_SHOWN, ("Give the attacks more time",)),
-    Leak("honest-but-curious", VerdictName.BOUNDED, ("Give the attacks more time",)),
+    Leak("honest-but-curious", VerdictName.BOUNDED, ("Measure again when anything changes",)),
 ]
 
 

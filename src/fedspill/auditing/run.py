@@ -5,7 +5,7 @@ import platform
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import fedspill
+from fedspill.auditing.bounding.recorded import recorded_bounds
 from fedspill.auditing.by_round.ledger import Ledger
 from fedspill.auditing.by_round.records import round_records
 from fedspill.auditing.exposure import MeasuresExposure
@@ -238,7 +239,8 @@ def _report(
     feeding: Feeding,
     redacted: bool,
 ) -> AuditReport:
-    conditions = _conditions(scenario, feeding)
+    bounds = recorded_bounds(scenario)
+    conditions = replace(_conditions(scenario, feeding), bounded=bounds is not None and not bounds.missing)
     rules = Rules(scenario.policy, bool(scenario.evaluation.thresholds), scenario.evaluation.main_metric)
     grants = [Grant(name=k.value, granted=k in scenario.knows, explanation=EXPLAINED[k]) for k in _asked(scenario)]
     limits = caveats.caveats(trials, conditions)
@@ -247,6 +249,7 @@ def _report(
         planted=planted_by(scenario),
         warnings=caveats.warnings(limits),
         looker=conditions.looker,
+        bounds=bounds,
     )
     return AuditReport(
         plan=scenario.plan.model_dump(mode="json", exclude_none=True),
@@ -260,6 +263,7 @@ def _report(
         caveats=limits,
         not_tested=caveats.not_tested(trials, conditions),
         verdict=verdict(trials, rules, known),
+        bounds=bounds,
         redacted=redacted,
     )
 

@@ -423,16 +423,21 @@ class PolicySection(Section):
     Attributes:
         max_leakage_rate: share of examples that may leak, or be recognisable.
         max_psnr: in dB; no example may be rebuilt better.
-        require_bound: without a bound there is no pass.
+        require_bound: without a bound that lies under the policy there is no pass.
+        prior: the probability, at most, with which somebody who saw no update rebuilds an example so closely that it
+            counts as leaked; an assumption that nothing here checks. None: no bound is held against the policy.
+        max_success: the largest success probability of any attacker that the policy accepts.
         fails: the verdicts that end with exit code 1.
         strict: warnings, and whatever else is no pass without reserve, end with exit code 1 as well.
     """
 
-    _later: ClassVar[frozenset[str]] = frozenset({"fails", "strict"})
+    _later: ClassVar[frozenset[str]] = frozenset({"fails", "strict", "prior", "max_success"})
 
     max_leakage_rate: float = Field(default=0.0, ge=0, le=1)
     max_psnr: Annotated[float, Field(allow_inf_nan=False)] | None = None
     require_bound: bool = False
+    prior: Annotated[float, Field(gt=0, lt=1)] | None = None
+    max_success: float = Field(default=0.05, gt=0, lt=1)
     fails: tuple[Literal["leaks", "recognisable", "not shown", "not tested"], ...] = ("leaks", "recognisable")
     strict: bool = False
 

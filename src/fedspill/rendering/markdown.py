@@ -5,6 +5,7 @@ import re
 from fedspill.rendering import numbers
 from fedspill.rendering.defences import utility_sentence
 from fedspill.rendering.headline.advice import Advice, advice
+from fedspill.rendering.headline.guarantees import blocks
 from fedspill.rendering.headline.roles import RoleRow, role_rows
 from fedspill.rendering.headline.words import WORDS
 from fedspill.report.schema import AuditReport
@@ -24,6 +25,7 @@ def markdown(report: AuditReport) -> str:
             f"{text_of(report.verdict.sentence)} **{words.always}**",
             "",
             *_table(role_rows(report)),
+            *_apart(report),
             "**What to change first**",
             "",
             *(_item(k, item) for k, item in enumerate(advice(report), 1)),
@@ -51,6 +53,15 @@ def _table(rows: list[RoleRow]) -> list[str]:
 def _cells(row: RoleRow) -> list[str]:
     facts = [text for _, text in row.facts] if row.attack else ["none was run", *["–"] * 5]
     return [text_of(row.role), f"**{row.words.word.lower()}**", *map(text_of, facts)]
+
+
+def _apart(report: AuditReport) -> list[str]:
+    """What was measured, declared and bounded, a paragraph each."""
+    return [
+        line
+        for b in blocks(report)
+        for line in (f"**{b.name}** ({text_of(b.about)})", "", *(f"- {text_of(said)}" for said in b.lines), "")
+    ]
 
 
 def _item(number: int, item: Advice) -> str:

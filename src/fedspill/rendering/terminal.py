@@ -11,6 +11,7 @@ from fedspill.rendering.bins import bins_read
 from fedspill.rendering.defences import defence_rows, utility_sentence
 from fedspill.rendering.facts import MetricInfo
 from fedspill.rendering.headline.advice import Advice, advice
+from fedspill.rendering.headline.guarantees import blocks
 from fedspill.rendering.headline.roles import RoleRow, role_rows
 from fedspill.rendering.headline.words import WORDS
 from fedspill.rendering.html import view
@@ -36,6 +37,8 @@ def summary(report: AuditReport, console: Console, texts: Texts | None = None) -
     console.print(_verdict(report))
     for row in role_rows(report):
         console.print(_role(row))
+    for block in blocks(report):
+        _bullets(console, f"{block.name} {block.about}", [escape(line) for line in block.lines])
     _bullets(console, "What to change first", [_advised(item) for item in advice(report)])
     console.print()
     console.print(_headline(report))

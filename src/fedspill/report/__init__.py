@@ -2,6 +2,7 @@
 
 - `schema`: report.json, and what of it may be shared.
 - `trial`: one trial of it.
+- `bounds`: what no attack beats on its updates.
 - `leakage`: which private examples leaked, and what share of them.
 - `vetting`: what vetting an incoming model came to.
 - `filtering`: what a test of a client's filter chain came to.

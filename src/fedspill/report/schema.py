@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
+from fedspill.report.bounds import Bounds
 from fedspill.report.leakage import thresholds_of, with_leak_flags
 from fedspill.report.trial import Rate, Record, Trial
 
@@ -298,6 +299,8 @@ class AuditReport(Record):
         ranks: how far closed forms come in the network as it is agreed on; None without convolutions on pictures, and
             in reports of before it was analysed.
         utility: what the protocol and the defences cost in accuracy; None if the plan did not ask.
+        bounds: what no attack beats, apart from what attacks reached; None where nobody asked (no defence, no prior,
+            no bound required), and in reports of before they were held against the policy.
 
     Example:
         >>> import fedspill
@@ -323,6 +326,7 @@ class AuditReport(Record):
     rounds: list[RoundRecord] = Field(default_factory=list[RoundRecord])
     ranks: Ranks | None = None
     utility: Utility | None = None
+    bounds: Bounds | None = None
     pictures: Pictures = Pictures()
     redacted: bool = False
 

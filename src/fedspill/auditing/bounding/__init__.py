@@ -2,4 +2,5 @@
 
 - `chain`: the plan's defences in the accountants' terms.
 - `bounds`: epsilon, reconstruction, error and identifiability of the plan's updates.
+- `recorded`: those of them that an audit holds against its policy, for the report.
 """

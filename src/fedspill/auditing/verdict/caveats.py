@@ -44,6 +44,7 @@ class Conditions:
         small_stem: the network is a ResNet with the stem for small pictures, on large ones, which the plan did not ask
             for.
         looker: the client that looks on; None is the server.
+        bounded: a bound on any attack was computed.
     """
 
     training: bool
@@ -59,6 +60,7 @@ class Conditions:
     small_stem: bool = False
     looker: int | None = None
     known_defence: bool = False
+    bounded: bool = False
 
 
 def _more_time(trials: Sequence[Trial]) -> list[Caveat]:
@@ -221,7 +223,7 @@ def not_tested(trials: Sequence[Trial], conditions: Conditions) -> list[str]:
         *_other_rounds(trials),
         *([SERVER_SEES_MORE.format(conditions.looker)] if conditions.looker is not None else []),
         "Inference of membership or of properties: only reconstruction of inputs was tried.",
-        "A bound on what any attack could reach: none was computed.",
+        *([] if conditions.bounded else ["A bound on what any attack could reach: none was computed."]),
         *(f"A server of {role}." for role in roles[boldest + 1 :]),
     ]
 

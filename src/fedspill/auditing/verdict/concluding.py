@@ -1,12 +1,14 @@
 """The verdict of a whole audit: a word, a sentence that names the server, and the exit code that the policy wants."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 from fedspill.auditing.verdict.levels import Level, Rules, is_useful, level
 from fedspill.auditing.verdict.roles import Circumstances, by_role
 from fedspill.core.types import ServerRole
 from fedspill.plan.sections import PolicySection
+from fedspill.report.bounds import Bounds
 from fedspill.report.schema import RoleVerdict, Verdict, VerdictName
 from fedspill.report.trial import Rate, Trial
 
@@ -15,20 +17,26 @@ SERVERS = {
     ServerRole.MALICIOUS_PARAMETERS.value: "a server that plants parameters",
     ServerRole.MALICIOUS_ARCHITECTURE.value: "a server that changes the architecture and plants parameters",
 }
+UNRECOGNISED = "whether examples are recognisable was not judged"
 UNJUDGED = "the leak thresholds could not be judged"
 SHOWN = (VerdictName.LEAKS, VerdictName.RECOGNISABLE)
 
 
 def verdict(trials: Sequence[Trial], rules: Rules, known: Circumstances) -> Verdict:
-    """The conclusion of docs/plan.md: leaks, recognisable, not shown or not tested (bounds are not computed yet)."""
+    """The conclusion of docs/plan.md: leaks, recognisable, bounded, not shown or not tested."""
     reached, roles = level(trials, rules), by_role(trials, rules, known)
-    incomplete = _incomplete(trials, rules)
+    incomplete = _incomplete(trials, rules, known.bounds)
+    if _is_bounded(reached, incomplete, rules, known.bounds):
+        reached, roles, incomplete = replace(reached, name=VerdictName.BOUNDED), _bounded_roles(roles), []
     if reached.name in SHOWN:
-        sentence = _shown(reached, roles, trials, rules, known) + _besides(incomplete)
+        said = _shown(reached, roles, trials, rules, known)
+        sentence = said + _against_bound(reached, known.bounds) + _besides(incomplete)
+    elif reached.name is VerdictName.BOUNDED:
+        sentence = _bounded(known.bounds)
     elif reached.name is VerdictName.NOT_TESTED:
         sentence = _nothing_tested(trials)
     else:
-        sentence = _not_shown(trials, rules)
+        sentence = _not_shown(rules, incomplete, known.bounds)
     return _judged(reached, sentence, roles, incomplete, rules.policy, known)
 
 
@@ -129,15 +137,55 @@ def _allowed(reached: Level, policy: PolicySection) -> str:
     return f"{share}, and {policy.max_psnr:g} dB" if _too_close(reached, policy) else share
 
 
-def _not_shown(trials: Sequence[Trial], rules: Rules) -> str:
+def _is_bounded(reached: Level, incomplete: Sequence[str], rules: Rules, bounds: Bounds | None) -> bool:
+    """Nothing was shown though it was looked for and judged, and a bound lies under the policy.
+
+    That attacks failed, or were broken off, matters no more: the bound is of all of them.
+    """
+    looked = reached.name is VerdictName.NOT_SHOWN and rules.judged and not {UNJUDGED, UNRECOGNISED} & set(incomplete)
+    return looked and bounds is not None and bounds.under_policy
+
+
+def _bounded_roles(roles: Sequence[RoleVerdict]) -> list[RoleVerdict]:
+    """The bound is of any model sent, and so of every kind of server that something was tried for."""
+    name = VerdictName.BOUNDED
+    return [r.model_copy(update={"name": name}) if r.name is VerdictName.NOT_SHOWN else r for r in roles]
+
+
+def _bounded(bounds: Bounds | None) -> str:
+    assert bounds is not None, "a verdict that rests on a bound"
+    assert bounds.policy_success is not None, "and on a prior"
+    releases = "the update" if bounds.rounds == 1 else f"the updates of {bounds.rounds} rounds"
+    return (
+        f"No attacker, whatever model he sends, rebuilds a given example from {releases} with a probability above"
+        f" {bounds.policy_success:.3g} (the policy accepts {bounds.max_success:g}), if whoever saw none does so with"
+        f" {bounds.prior:g} at most, and if the defences do what they say. No leak was shown either."
+    )
+
+
+def _against_bound(reached: Level, bounds: Bounds | None) -> str:
+    """That what was measured is more than what a bound allows, if it is."""
+    share = reached.leaked
+    if bounds is None or bounds.policy_success is None or share is None or share.rate <= bounds.policy_success:
+        return ""
+    return (
+        f" A bound of {bounds.policy_success:.3g} on any attacker's success was computed at prior {bounds.prior:g}:"
+        f" that {share.hits} of {share.n} leaked is chance, or the prior is wrong, or a defence does not do what it"
+        " says (fedspill filters)."
+    )
+
+
+def _not_shown(rules: Rules, why: Sequence[str], bounds: Bounds | None) -> str:
     """That nothing was shown, and why that may not count."""
     shown = "No leak above the thresholds was shown" if rules.judged else "No leak threshold was set"
-    sentence = f"{shown}, and no bound was computed: this is not evidence of safety"
-    why = _incomplete(trials, rules)
+    none = "no bound was computed" if bounds is None or bounds.missing else "no bound lies under the policy"
+    if bounds is not None and not bounds.missing and bounds.under_policy:
+        none = "though a bound lies under the policy, leaks were not judged"
+    sentence = f"{shown}, and {none}: this is not evidence of safety"
     return f"{sentence} ({'; '.join(why)})." if why else f"{sentence}."
 
 
-def _incomplete(trials: Sequence[Trial], rules: Rules) -> list[str]:
+def _incomplete(trials: Sequence[Trial], rules: Rules, bounds: Bounds | None) -> list[str]:
     """What keeps an audit that showed nothing from being a pass."""
     ran = [t for t in trials if t.skipped is None]
     if not ran:
@@ -148,11 +196,18 @@ def _incomplete(trials: Sequence[Trial], rules: Rules) -> list[str]:
         "no attack converged": none,
         f"no attack converged on {len(without)} of the updates": bool(without) and not none,
         UNJUDGED: rules.judged and all(t.leakage_rate is None for t in ran),
-        "whether examples are recognisable was not judged": _unrecognised(ran, rules),
+        UNRECOGNISED: _unrecognised(ran, rules),
         "the budget ended before the attacks did": any(t.ended_by_budget for t in ran),
-        "the policy requires a bound and none was computed": rules.policy.require_bound,
+        _no_bound(bounds): rules.policy.require_bound and not (bounds is not None and bounds.under_policy),
     }
     return [words for words, holds in found.items() if holds]
+
+
+def _no_bound(bounds: Bounds | None) -> str:
+    if bounds is None or bounds.missing:
+        why = "" if bounds is None else f" ({bounds.missing})"
+        return f"the policy requires a bound and none was computed{why}"
+    return f"the policy requires a bound and none lies under it: {bounds.short}"
 
 
 def _unrecognised(ran: Sequence[Trial], rules: Rules) -> bool:

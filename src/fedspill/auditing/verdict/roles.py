@@ -7,6 +7,7 @@ from fedspill.auditing.resolving.scenario import Scenario
 from fedspill.auditing.verdict.levels import Rules, leaked_examples, level
 from fedspill.auditing.verdict.worst import worst_examples
 from fedspill.core.types import ServerRole
+from fedspill.report.bounds import Bounds
 from fedspill.report.schema import RoleVerdict, VerdictName, WorstExample
 from fedspill.report.trial import Trial
 
@@ -23,12 +24,14 @@ class Circumstances:
         planted: by "attack:preset", what the server changed in the model that it sent, without how many parameters.
         warnings: why the numbers may not mean what they seem to.
         looker: the client that looks on; None is the server.
+        bounds: what no attack beats; None if that was not computed.
     """
 
     assumed: Sequence[str] = ()
     planted: Mapping[str, str] = field(default_factory=dict[str, str])
     warnings: Sequence[str] = ()
     looker: int | None = None
+    bounds: Bounds | None = None
 
 
 def planted_by(scenario: Scenario) -> dict[str, str]:

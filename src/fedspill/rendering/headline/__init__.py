@@ -3,5 +3,6 @@
 - `words`: what stands for each verdict.
 - `roles`: one verdict line for each kind of server.
 - `story`: what was tried, and what came out of it, in plain words.
+- `guarantees`: what was measured, declared and bounded, apart.
 - `advice`: what to change first.
 """

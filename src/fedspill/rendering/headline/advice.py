@@ -128,6 +128,8 @@ def _defend(report: AuditReport) -> Advice:
 
 
 def _unshown(report: AuditReport) -> list[Advice]:
+    if report.verdict.name is VerdictName.BOUNDED:
+        return []  # more time for an attack changes no bound
     ran = [t for t in report.trials if t.skipped is None]
     advised = [*_skips(report)] if not ran or report.verdict.name is VerdictName.NOT_TESTED else []
     cut = [t for t in ran if t.ended_by_budget or not t.converged]

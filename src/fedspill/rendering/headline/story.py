@@ -56,11 +56,11 @@ def _defences(report: AuditReport) -> list[str]:
 def meaning(report: AuditReport) -> list[str]:
     """What follows from the verdicts, a kind of server in each text, and what does not follow."""
     roles = report.verdict.by_role
-    said = [_against(verdict) for verdict in roles] or [_overall(report)]
+    said = [_against(verdict, report) for verdict in roles] or [_overall(report)]
     return [*said, "All of this holds for the model, the data and the settings that were audited, and for no others."]
 
 
-def _against(verdict: RoleVerdict) -> str:
+def _against(verdict: RoleVerdict, report: AuditReport) -> str:
     who = title_of(verdict.role)
     match verdict.name:
         case VerdictName.LEAKS:
@@ -71,7 +71,7 @@ def _against(verdict: RoleVerdict) -> str:
                 " enough to count as leaked. Take it for a leak."
             )
         case VerdictName.BOUNDED:
-            return f"Against {who} a bound was computed that lies under the policy."
+            return f"Against {who} no leak was shown. {_any_attack(report)}"
         case VerdictName.NOT_SHOWN:
             return (
                 f"Against {who} no leak was shown: these attacks did not succeed in the time that they had. That is not"
@@ -93,6 +93,18 @@ def _closeness(worst: WorstExample | None) -> str:
     return ", the closest as a copy that no eye tells from the original" if exact else ""
 
 
+def _any_attack(report: AuditReport) -> str:
+    """A bound in plain words, with what it rests on."""
+    bounds = report.bounds
+    if bounds is None or bounds.policy_success is None:
+        return "A bound was computed that lies under the policy."
+    return (
+        "More than that: by the noise that the clients add, no attack, also none that nobody knows yet, rebuilds an"
+        f" example with a probability above {bounds.policy_success:.3g}. That rests on what the plan declares: that"
+        f" without any update a guess is right with {bounds.prior:g} at most, and that the defences do what they say."
+    )
+
+
 def _overall(report: AuditReport) -> str:
     match report.verdict.name:
         case VerdictName.LEAKS:
@@ -102,7 +114,7 @@ def _overall(report: AuditReport) -> str:
         case VerdictName.RECOGNISABLE:
             return "What was rebuilt tells more of the private examples than any guess made without the updates."
         case VerdictName.BOUNDED:
-            return "A bound was computed that lies under the policy."
+            return _any_attack(report)
         case VerdictName.NOT_SHOWN | VerdictName.NOT_TESTED:
             return "No leak was shown. That is not evidence of safety; another attack, or more time, may succeed."
 

@@ -29,7 +29,12 @@ WORDS = {
         "What was rebuilt tells more of the private data than any guess made without the updates.",
         "magenta",
     ),
-    VerdictName.BOUNDED: VerdictWords("bounded", "Bounded", "A valid bound lies under the policy.", "green"),
+    VerdictName.BOUNDED: VerdictWords(
+        "bounded",
+        "Bounded",
+        "A bound on every attack lies under the policy, as far as what is declared is true.",
+        "green",
+    ),
     VerdictName.NOT_SHOWN: VerdictWords("unshown", "Not shown", "This is not evidence of safety.", "yellow"),
     VerdictName.NOT_TESTED: VerdictWords(
         "untested", "Not tested", "Nothing is known of it, and that is not evidence of safety.", "cyan"

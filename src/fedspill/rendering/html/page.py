@@ -12,6 +12,7 @@ from fedspill.rendering.defences import defence_rows, utility_sentence, who_know
 from fedspill.rendering.drawing import figures, history
 from fedspill.rendering.drawing.pictures import DIFFERENCE_RANGE, Pair
 from fedspill.rendering.headline.advice import advice
+from fedspill.rendering.headline.guarantees import blocks
 from fedspill.rendering.headline.story import meaning, tried
 from fedspill.rendering.headline.words import WORDS
 from fedspill.rendering.html import cards, view
@@ -77,6 +78,7 @@ def _context(
         "roles": cards.role_cards(report, pairs, texts),
         "tried": tried(report),
         "meaning": meaning(report),
+        "blocks": blocks(report),
         "advice": advice(report),
         "tiles": view.tiles(report),
         "cards": view.cards(report, pairs),
