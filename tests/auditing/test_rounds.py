@@ -277,7 +277,7 @@ def test_noise_on_an_update_of_nothing_is_attacked_and_not_divided_by() -> None:
         "audit": {"attacks": ["linear_layer"], "metrics": ["psnr"], "budget": 5.0},
         "model": {"name": "mlp", "hidden": [4]},
         "data": {"name": "photos", "size": 4, "indices": "0:2"},
-        "client": {"protocol": "fedavg", "lr": 1e-300},
+        "client": {"protocol": "fedavg", "lr": 1e-20},
         "federation": {"rounds": 2, "sizes": [1, 1]},
         "defences": [{"name": "gradient_noise", "sigma": 1e-3}],
     }
