@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+import fedspill
 from fedspill.attacks.linear_layer import LinearLayer
 from fedspill.auditing.run import AuditResult
 from fedspill.auditing.scheduling import schedule
@@ -269,3 +270,17 @@ def test_lost_rounds_of_an_altering_server_are_run_again(tmp_path: Path) -> None
     assert run(federation, attacks=attacks, n=4, **more).report.rounds == first
     assert [r.number for r in first] == [0, 1]
     assert first[1].leakage is not None
+
+
+def test_noise_on_an_update_of_nothing_is_attacked_and_not_divided_by() -> None:
+    still = {
+        "audit": {"attacks": ["linear_layer"], "metrics": ["psnr"], "budget": 5.0},
+        "model": {"name": "mlp", "hidden": [4]},
+        "data": {"name": "photos", "size": 4, "indices": "0:2"},
+        "client": {"protocol": "fedavg", "lr": 1e-20},
+        "federation": {"rounds": 2, "sizes": [1, 1]},
+        "defences": [{"name": "gradient_noise", "sigma": 1e-3}],
+    }
+    (trial,) = fedspill.audit(still).report.trials
+    assert trial.skipped is None
+    assert trial.self_check is None

@@ -32,6 +32,7 @@ HELD_OUT = (200, 20)
 """Examples by which accuracy is counted: as many as there are enough for."""
 ALONE = (
     "changes were tried one at a time, each against every attack of the plan; other attacks were not tried",
+    "fresh seeds change what is drawn, not the plan's examples: with few of these a change may fail on others",
     "accuracy is of one short training each: differences of a few examples are chance",
 )
 PLANTED = (

@@ -303,7 +303,8 @@ def _self_check(
     clients = scenario.clients
     if seen is not None:
         bare, again = seen.again()
-        return _apart(bare if clients.defences else update, again)
+        observed = bare if clients.defences else update
+        return None if observed.norm() == 0 else _apart(observed, again)
     if clients.micro_batch is not None and len(private) > clients.micro_batch:
         private = private[: clients.micro_batch]
         update = _in_halves(served.sent_to(0), private, clients.training)

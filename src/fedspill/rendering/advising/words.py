@@ -5,9 +5,7 @@ import shlex
 from fedspill.report.advice import Advice, Bound, Change, Counted, LadderWalk, Leak, Price, Tried
 
 MEASURED_ONLY = "measured only: not evidence of safety"
-UNTRUSTED = (
-    "no attack converged on it: each ran to its end, and trusts nothing of what it read (fedspill audit: exit 3)"
-)
+UNTRUSTED = "no attack converged on it: each ran to its end and trusts nothing of what it read (fedspill audit: exit 3)"
 VACUOUS = 0.5
 """A success, from a prior of a thousandth, above which a bound is not called one."""
 FOUND = {
