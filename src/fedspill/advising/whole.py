@@ -32,9 +32,9 @@ HELD_OUT = (200, 20)
 """Examples by which accuracy is counted: as many as there are enough for."""
 ALONE = (
     "changes were tried one at a time, each against every attack of the plan; other attacks were not tried",
-    "fresh seeds change what is drawn, not the plan's examples: with few of these a change may fail on others",
     "accuracy is of one short training each: differences of a few examples are chance",
 )
+NO_OTHERS = "the plan's source has no other examples to try a change on: with few of them it may fail on others"
 PLANTED = (
     "some of this leaks to a server that alters the model: clients that refuse what `fedspill vet` finds stop it before"
     " they answer; only changes of the protocol were tried here"
@@ -108,6 +108,7 @@ class _Search:
         self._device = pick_device(measurer.device)
         self._before: AuditReport
         self._base: Counted | None = None
+        self._tried_on_others = False
 
     def advice(self) -> Advice:
         """Attacks the plan as it is, and walks its ladders if it leaks."""
@@ -118,7 +119,8 @@ class _Search:
             walks, found = self._walks()
             changes = self._priced_all(found)
         leaky = leaks_of(self._before) if leaking else []
-        planted = any(leak.role.startswith("malicious") for leak in leaky)
+        notes = [*ALONE, *([] if self._tried_on_others else [NO_OTHERS])] if leaking else []
+        notes += [PLANTED] if any(leak.role.startswith("malicious") for leak in leaky) else []
         return Advice(
             sentence=self._before.verdict.sentence,
             verdict=self._before.verdict.name.value,
@@ -133,7 +135,7 @@ class _Search:
             seconds=self._purse.spent,
             fedspill=fedspill.__version__,
             torch=torch.__version__,
-            notes=[*(ALONE if leaking else ()), *((PLANTED,) if planted else ())],
+            notes=notes,
         )
 
     def _report(self, measured: Measured) -> AuditReport:
@@ -159,9 +161,28 @@ class _Search:
         return walks, found
 
     def _tried(self, settings: Settings) -> Tried:
-        """One strength under the searching seeds, and, if that stops, under fresh ones."""
+        """One strength under the searching seeds and, as long as that stops, under fresh ones and on other examples."""
         tried = self._under(settings, self._seeds, "")
-        return self._under(settings, self._fresh, "on fresh seeds") if tried.found == "stops" else tried
+        if tried.found == "stops":
+            tried = self._under(settings, self._fresh, "on fresh seeds")
+        if tried.found == "stops" and (others := self._others(settings)):
+            elsewhere = self._under((*settings, *others), self._fresh, "on other examples")
+            self._tried_on_others = True
+            return tried if elsewhere.found == "stops" else elsewhere.model_copy(update={"settings": texts(settings)})
+        return tried
+
+    def _others(self, settings: Settings) -> Settings:
+        """The examples that follow those of the plan with a change, as many; nothing where there are none."""
+        plan = parse_plan(laid_over(self._table, settings))
+        if plan.data.indices is None:
+            return ()
+        places = prepare(plan, self._device).pool.indices
+        following: Settings = (("data.indices", f"{max(places) + 1}:{max(places) + 1 + len(places)}"),)
+        try:
+            prepare(parse_plan(laid_over(self._table, (*settings, *following))), self._device)
+        except BadInput:
+            return ()
+        return following
 
     def _under(self, settings: Settings, seeds: Sequence[int], where: str) -> Tried:
         told = texts(settings)
