@@ -5,9 +5,9 @@ Inverting Gradients (preset "strong" without its exact reading, so that the sear
 labels and the protocol are granted to both. What differs is the grant "defence" alone. PSNR with the best assignment,
 mean over the batch. Seconds are those of one thread, process time.
 
-    python -m benchmarks.defences run --attack linear_layer --seeds 3
-    python -m benchmarks.defences run --attack inverting_gradients
-    python -m benchmarks.defences run --attack inverting_gradients --seeds 2 --defences pruning
+    python -m benchmarks.defences run --attack linear_layer --first 20 --seeds 6
+    python -m benchmarks.defences run --attack inverting_gradients --first 20 --seeds 6
+    python -m benchmarks.defences run --attack dlg --first 20 --seeds 1
     python -m benchmarks.defences table
 """
 
@@ -22,7 +22,7 @@ import torch
 
 from benchmarks.common import places
 from benchmarks.common.records import conditions, read, run_or_table, write
-from fedspill.attacks import inverting_gradients, linear_layer
+from fedspill.attacks import dlg, inverting_gradients, linear_layer
 from fedspill.core.errors import NotApplicable
 from fedspill.core.knowledge import KnownDefence, ServerKnowledge
 from fedspill.core.local_training.update import FedSGD, local_update
@@ -104,6 +104,7 @@ ATTACKS: dict[str, tuple[str, Attack]] = {
         with_fields(inverting_gradients.CARD.presets["strong"], analytic=False, steps=150),
     ),
     "linear_layer": ("mlp", linear_layer.CARD.presets["paper"]),
+    "dlg": ("lenet", with_fields(dlg.CARD.presets["granted_labels"], steps=20, restarts=1)),
 }
 
 
@@ -215,7 +216,7 @@ def own(parser: argparse.ArgumentParser) -> None:
     """Options of this benchmark."""
     parser.add_argument("--attack", choices=tuple(ATTACKS), default="linear_layer")
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--first", type=int, default=1, help="settings were chosen on seeds 0 and 5")
+    parser.add_argument("--first", type=int, default=1, help="settings were chosen on seeds 0 and 5 to 11")
     parser.add_argument("--defences", nargs="+", choices=tuple(DEFENCES), default=tuple(DEFENCES))
     parser.add_argument("--examples", type=int, default=1)
 

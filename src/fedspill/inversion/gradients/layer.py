@@ -117,9 +117,9 @@ def _defended(
     gradient: LayerGradient, update: Update, knowledge: ServerKnowledge, layer: Layer, known: KnownDefence
 ) -> LayerGradient:
     """With what is known of noise and rounding, and without the entries that were not sent as they are."""
-    deviation, values = _deviation(gradient.scale, update, knowledge, layer, known), update.values
-    weight, bias = (_whole(values[name], _top(update), known) for name in (layer.weight, layer.bias))
-    usable = weight & (bias & (values[layer.bias] != 0))[:, None]
+    deviation = noise_on(layer.weight, update, knowledge, known, gradient.scale) / abs(layer.gain)
+    weight, bias = (as_it_was(update, name, known) for name in (layer.weight, layer.bias))
+    usable = weight & (bias & (update.values[layer.bias] != 0))[:, None]
     if not bool(usable.any()):
         return replace(gradient, deviation=deviation)
     entries = Entries(gradient.weight, gradient.bias, weight, bias, deviation) if deviation else None
@@ -130,24 +130,24 @@ def _defended(
     return replace(gradient, bias=gradient.bias * bias.to(gradient.bias.device), told=usable, plain=plain)
 
 
-def _deviation(scale: float, update: Update, knowledge: ServerKnowledge, layer: Layer, known: KnownDefence) -> float:
-    """Of noise and rounding on every entry of the weight's gradient."""
+def noise_on(name: str, update: Update, knowledge: ServerKnowledge, known: KnownDefence, scale: float) -> float:
+    """Standard deviation of noise and rounding on every entry of a tensor that was multiplied by `scale`."""
     clients, training = knowledge.num_clients, knowledge.local_training
     each = max(1, (knowledge.num_examples or clients) // clients)
     steps = training.local_steps(each) if isinstance(training, FedAvg) else 1
     noise = known.deviation(update, knowledge.num_examples, clients, steps)
-    step = float(update.values[layer.weight].abs().max()) / (2 ** (known.bits - 1) - 1) if known.bits else 0.0
-    return abs(scale) * math.hypot(noise, step / LEVELS) / abs(layer.gain)
+    step = float(update.values[name].abs().max()) / (2 ** (known.bits - 1) - 1) if known.bits else 0.0
+    return abs(scale) * math.hypot(noise, step / LEVELS)
 
 
-def _top(update: Update) -> float:
-    return max(float(v.abs().max()) for v in update.values.values())
-
-
-def _whole(value: Tensor, top: float, known: KnownDefence) -> Tensor:
-    """Values that were sent, and that were not cut."""
-    sent = value != 0 if known.survivors else torch.ones_like(value, dtype=torch.bool)
-    return sent & (value.abs() < top * (1 - EQUAL)) if known.cut else sent
+def as_it_was(update: Update, name: str, known: KnownDefence) -> Bool[Tensor, " ..."]:
+    """Entries of a tensor that were sent, and that were not cut."""
+    value = update.values[name]
+    kept = value != 0 if known.survivors else torch.ones_like(value, dtype=torch.bool)
+    if not known.cut:
+        return kept
+    top = max(float(v.abs().max()) for v in update.values.values())
+    return kept & (value.abs() < top * (1 - EQUAL))
 
 
 EXACT_FLOOR = 1e-7

@@ -74,13 +74,30 @@ def posterior_input(entries: Entries) -> Float[Tensor, " in"]:
 
     The sign and the length of the rows are told by the bias gradient: of a sign that it leaves open the mean is 0.
     """
+    read = _posteriors(entries)
+    return entries.weight.new_zeros(entries.weight.shape[1]).double() if read is None else read.input
+
+
+def posterior_rows(entries: Entries) -> Float[Tensor, " out"]:
+    """The posterior mean of the rows' weights, dL/db but for noise; of a sign that the bias leaves open, in either."""
+    read = _posteriors(entries)
+    return entries.bias.new_zeros(len(entries.bias)).double() if read is None else read.rows
+
+
+@dataclass(frozen=True)
+class _Read:
+    input: Tensor
+    rows: Tensor
+
+
+def _posteriors(entries: Entries) -> _Read | None:
+    """Of both factors; None where nothing was sent."""
     values, mask = entries.joined()
     # In units of the entries: gradients may be so small that their squares are lost.
     unit = float((values.square().sum() / mask.sum().clamp_min(1)).sqrt())
     if not unit > 0:
-        return values.new_zeros(values.shape[1] - 1)
-    values = values / unit
-    noise = max((entries.deviation / unit) ** 2, EXACT**2)
+        return None
+    values, noise = values / unit, max((entries.deviation / unit) ** 2, EXACT**2)
     rows = Factor(values[:, -1], torch.zeros_like(values[:, -1]))
     columns = _columns(values, mask, rows, noise, sure=True)
     for sweep in range(SURE + UNSURE):
@@ -89,7 +106,7 @@ def posterior_input(entries: Entries) -> Float[Tensor, " in"]:
         factor = _scale(values, mask, rows, columns, noise)
         rows, columns = rows.times(factor), _bias_is_1(columns.times(1 / factor))
     told = float((values[:, -1] * rows.mean * mask[:, -1]).sum()) / noise
-    return columns.mean[:-1] * math.tanh(told)
+    return _Read(columns.mean[:-1] * math.tanh(told), rows.mean * unit)
 
 
 def _columns(values: Tensor, mask: Tensor, rows: Factor, noise: float, *, sure: bool) -> Factor:

@@ -20,7 +20,7 @@ from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.probing.head import last_linear
 from fedspill.core.rng import stream
 from fedspill.core.types import Update
-from fedspill.inversion.gradients.head import ClassifierGradient, head_gradient
+from fedspill.inversion.gradients.head import ClassifierGradient, head_gradient, read_behind_noise
 from fedspill.inversion.gradients.losses import Evidence, evidence
 from fedspill.inversion.gradients.mean import is_proportional, one_step
 from fedspill.inversion.labels.fitted import fitted
@@ -110,7 +110,7 @@ def infer(
 
 def _in_scale(update: Update, knowledge: ServerKnowledge, num_examples: int) -> ClassifierGradient:
     """The head's gradient in the scale of the mean gradient, whatever multiple of it was sent."""
-    gradient = head_gradient(update, knowledge, num_examples)
+    gradient = read_behind_noise(head_gradient(update, knowledge, num_examples), update, knowledge)
     told = head_multiple(update, knowledge, num_examples) if gradient.scaled else None
     if told is not None and not told.allows(1.0):
         return replace(gradient, values={k: v / told.factor for k, v in gradient.values.items()})
@@ -144,7 +144,7 @@ def default_method(update: Update, knowledge: ServerKnowledge, num_examples: int
     """
     _check_classes(knowledge)
     loss = evidence(knowledge.model)
-    if not is_proportional(update, knowledge):
+    if _leaves_signs(update, knowledge):
         return _of_signs(update, knowledge, num_examples, loss)
     if not loss.exact:
         if not loss.separable:
@@ -157,6 +157,13 @@ def default_method(update: Update, knowledge: ServerKnowledge, num_examples: int
         return "idlg"
     seen = probe(knowledge, head, knowledge.model.params, stream(0, "label_features"))
     return "llg" if seen.smallest >= 0 else "column_minimum"
+
+
+def _leaves_signs(update: Update, knowledge: ServerKnowledge) -> bool:
+    """What is known of the clients' optimiser, or of their defence, leaves no more of a gradient than its signs."""
+    known = knowledge.defence
+    sent_as_signs = known is not None and known.signs and knowledge.num_clients == 1
+    return sent_as_signs or not is_proportional(update, knowledge)
 
 
 def _of_signs(update: Update, knowledge: ServerKnowledge, num_examples: int, loss: Evidence) -> LabelMethod:

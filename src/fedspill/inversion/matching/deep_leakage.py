@@ -17,7 +17,8 @@ from fedspill.inversion.gradients.scale import multiple_note
 from fedspill.inversion.labels.scale import head_multiple
 from fedspill.inversion.matching.hypotheses import Hypothesis, Unknowns, hypotheses, observed_by
 from fedspill.inversion.matching.outcome import conclude
-from fedspill.inversion.objective.distances import squared_distance
+from fedspill.inversion.objective.adapted import adapted
+from fedspill.inversion.objective.distances import Distance, squared_distance
 from fedspill.inversion.objective.matching import Matching
 from fedspill.inversion.search.problem import Problem
 from fedspill.inversion.search.sequential import Search
@@ -66,10 +67,11 @@ class DeepLeakage:
         found = observed_by(update, knowledge)
         observed, knowledge = found.update, found.knowledge
         tried = hypotheses(observed, knowledge, self.unknowns, rng, infer=not joint_labels, notes=found.notes)
-        factors = [_factor(observed, knowledge, h) for h in tried]
+        told = [_factor(observed, knowledge, h) for h in tried]
+        factors = [f or 1.0 for f in told]
         matchings = [
-            Matching(knowledge.model, _divided(observed, f), h.training, knowledge.num_clients, squared_distance)
-            for h, f in zip(tried, factors, strict=True)
+            Matching(knowledge.model, _divided(observed, f), h.training, knowledge.num_clients, _distance(knowledge, t))
+            for h, f, t in zip(tried, factors, told, strict=True)
         ]
         problems = [_problem(m, h) for m, h in zip(matchings, tried, strict=True)]
         search = Search(self.rule, self.steps, self.restarts, self.tolerance, self.give_up)
@@ -82,10 +84,22 @@ class DeepLeakage:
         )
 
 
-def _factor(observed: Update, knowledge: ServerKnowledge, tried: Hypothesis) -> float:
-    """By what a squared distance must divide the update: 1 unless the classification layer tells that it is no mean."""
+def _factor(observed: Update, knowledge: ServerKnowledge, tried: Hypothesis) -> float | None:
+    """By what a squared distance must divide the update: None where the classification layer does not tell it."""
     told = head_multiple(observed, replace(knowledge, labels=tried.labels), tried.num_examples)
-    return 1.0 if told is None or told.allows(1.0) else told.factor
+    return None if told is None else 1.0 if told.allows(1.0) else told.factor
+
+
+def _distance(knowledge: ServerKnowledge, told: float | None) -> Distance:
+    """The squared one, adapted to what is known of a defence; a length that the head tells is known though clipped.
+
+    Not to layers that were altered: without bounds and a prior, L-BFGS read less where a layer was left out.
+    """
+    known = knowledge.defence
+    if known is None:
+        return squared_distance
+    known = replace(known, left_out=frozenset[str](), scale_free=known.scale_free and told is None)
+    return adapted(squared_distance, known, knowledge.num_clients)
 
 
 def _divided(update: Update, factor: float) -> Update:
@@ -93,7 +107,7 @@ def _divided(update: Update, factor: float) -> Update:
 
 
 def _scale_notes(got: Reconstruction, matching: Matching, z: Tensor, labels: Tensor, factor: float) -> tuple[str, ...]:
-    if factor != 1 or got.converged:
+    if factor != 1 or got.converged or matching.distance is not squared_distance:
         return multiple_note(factor)
     return () if _fits_in_size(matching, z, labels) else (UNSCALED,)
 
