@@ -128,3 +128,14 @@ def test_the_noise_of_the_mean_is_the_rows_own() -> None:
     knowledge = ServerKnowledge(MODEL, num_examples=4, defence=KnownDefence(noise=0.3, noise_of_sum=1.6))
     gradient = layer_gradient(update, knowledge, Layer(WEIGHT, BIAS, gain=2.0))
     assert gradient.deviation == pytest.approx(math.hypot(0.3, 0.4) / 2)
+
+
+def test_few_entries_with_a_little_noise_never_make_the_input_larger_than_inputs_are() -> None:
+    rng = torch.Generator().manual_seed(3)
+    truth, delta = (torch.randn(n, generator=rng, dtype=torch.float64) for n in (768, 64))
+    clean, sent = torch.outer(delta, truth), torch.rand(64, 768, generator=rng) < 0.02
+    bias_sent = torch.rand(64, generator=rng) < 0.02
+    noisy = clean + 0.01 * torch.randn(64, 768, generator=rng, dtype=torch.float64)
+    bias = delta + 0.01 * torch.randn(64, generator=rng, dtype=torch.float64)
+    read = posterior_input(Entries(noisy * sent, bias * bias_sent, sent, bias_sent, 0.01))
+    assert float((read - truth).square().mean()) < 0.4 * float(truth.square().mean())

@@ -11,6 +11,7 @@ whose bias was not sent are joined to the others by the columns that both have (
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -19,10 +20,14 @@ SURE, UNSURE = 100, 100
 """Sweeps of point estimates, which find the direction, and then of posteriors, which shrink it."""
 USUAL = 5.0
 """Entries that the prior's variance of 1 counts as; it is off by about a third."""
-FACTORS = torch.linspace(math.log(0.5), math.log(2), 201, dtype=torch.float64)
+LARGEST = 4.0
+"""Variance of an input beyond which it is none: where few rows join the columns, it would grow without an end."""
+FACTORS = np.linspace(math.log(0.5), math.log(2), 201)
 """Logarithms of what the scale that x and delta share is changed by in a sweep; a sweep itself hardly moves it."""
 FINER = (1.0, 1e-2, 1e-4, 1e-6)
 """Grids of factors, one around the best of the one before."""
+SETTLED = 1e-9
+"""Of a sweep, the share of the input's length that it moves, below which its kind of sweeps ends."""
 EXACT = 1e-7
 """Noise that is taken where there is none, as a share of the entries' root mean square."""
 TINY = 1e-300
@@ -100,11 +105,15 @@ def _posteriors(entries: Entries) -> _Read | None:
     values, noise = values / unit, max((entries.deviation / unit) ** 2, EXACT**2)
     rows = Factor(values[:, -1], torch.zeros_like(values[:, -1]))
     columns = _columns(values, mask, rows, noise, sure=True)
-    for sweep in range(SURE + UNSURE):
-        rows = _rows(values, mask, columns, noise, rows, sure=sweep < SURE)
-        columns = _columns(values, mask, rows, noise, sure=sweep < SURE)
-        factor = _scale(values, mask, rows, columns, noise)
-        rows, columns = rows.times(factor), _bias_is_1(columns.times(1 / factor))
+    for most, sure in ((SURE, True), (UNSURE, False)):
+        for _ in range(most):
+            before = columns.mean
+            rows = _rows(values, mask, columns, noise, rows, sure=sure)
+            columns = _columns(values, mask, rows, noise, sure=sure)
+            factor = _scale(values, mask, rows, columns, noise)
+            rows, columns = rows.times(factor), _bias_is_1(columns.times(1 / factor))
+            if float((columns.mean - before).norm()) <= SETTLED * float(columns.mean.norm()):
+                break
     told = float((values[:, -1] * rows.mean * mask[:, -1]).sum()) / noise
     return _Read(columns.mean[:-1] * math.tanh(told), rows.mean * unit)
 
@@ -114,7 +123,7 @@ def _columns(values: Tensor, mask: Tensor, rows: Factor, noise: float, *, sure: 
     energy, shown = mask.T @ rows.square, values.T @ rows.mean
     found = _posterior(shown, energy, noise, 1.0, sure=sure)
     spread = float(found.square[:-1].sum())
-    spread = (USUAL + spread) / (USUAL + len(found.mean) - 1)
+    spread = min((USUAL + spread) / (USUAL + len(found.mean) - 1), LARGEST)
     return _bias_is_1(_posterior(shown, energy, noise, spread, sure=sure))
 
 
@@ -135,12 +144,12 @@ def _bias_is_1(columns: Factor) -> Factor:
 
 def _scale(values: Tensor, mask: Tensor, rows: Factor, columns: Factor, noise: float) -> float:
     """The factor that rows take from columns: what the bias gradient says of their length, and the usual input's."""
-    sent, inputs = mask[:, -1], columns.square[:-1]
-    energy, shown = float((sent * rows.square).sum()), float((values[:, -1] * rows.mean).sum())
-    counts, best = USUAL + len(inputs), 0.0
+    energy, shown = float((mask[:, -1] * rows.square).sum()), float((values[:, -1] * rows.mean).sum())
+    size, number = float(columns.square[:-1].sum()), len(columns.mean) - 1
+    best = 0.0
     for finer in FINER:
         logs = best + finer * FACTORS
-        of_bias = ((2 * logs).exp() * energy / 2 - logs.exp() * shown) / noise
-        of_input = counts / 2 * (USUAL + float(inputs.sum()) * (-2 * logs).exp()).log() + len(inputs) * logs
+        of_bias = (np.exp(2 * logs) * energy / 2 - np.exp(logs) * shown) / noise
+        of_input = (USUAL + number) / 2 * np.log(USUAL + size * np.exp(-2 * logs)) + number * logs
         best = float(logs[int((of_bias + of_input).argmin())])
     return math.exp(best)
