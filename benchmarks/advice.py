@@ -25,7 +25,7 @@ RESULTS = Path("benchmarks/results/advice")
 NAMES = ("mlp", "lenet", "federation")
 BUDGET = 300
 SEEDS = [5001, 5002, 5003]
-OTHERS = 100
+OTHERS = 500
 """Added to the places of the plan's images for other ones."""
 
 
