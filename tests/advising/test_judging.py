@@ -1,10 +1,11 @@
 """Nothing leaked is a stop only where every attack did what it did before."""
 
+import math
 from typing import Any
 
 import pytest
 
-from fedspill.advising.judging import judged
+from fedspill.advising.judging import by_luck, judged
 from fedspill.plan.sections import PolicySection
 from fedspill.report.leakage import rate
 from fedspill.report.schema import AuditReport, Environment, Verdict, VerdictName
@@ -69,3 +70,11 @@ def test_what_a_change_comes_to(after: AuditReport, found: str, why: str) -> Non
 def test_what_the_policy_allows_is_no_leak() -> None:
     lenient = PolicySection(fails=("leaks",))
     assert judged(report(VerdictName.RECOGNISABLE, ONE, TWO), BEFORE, lenient) == ("stops", "")
+
+
+@pytest.mark.parametrize(
+    ("hits", "n", "luck"), [(1, 48, True), (3, 48, True), (5, 48, False), (2, 6, False), (1, 6, True)]
+)
+def test_what_is_recognised_no_more_often_than_strangers_is_luck(hits: int, n: int, luck: bool) -> None:
+    exactly = [math.comb(n, k) * (2 / 101) ** k * (1 - 2 / 101) ** (n - k) for k in range(hits, n + 1)]
+    assert by_luck(hits, n) is luck is (sum(exactly) > 0.01)

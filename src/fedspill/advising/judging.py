@@ -7,7 +7,10 @@ from fedspill.report.advice import Counted, Found, Leak
 from fedspill.report.leakage import example_of, leaked_share
 from fedspill.report.schema import AuditReport, VerdictName
 from fedspill.report.trial import Trial
+from fedspill.scoring.recognition import DISTRACTORS
 
+RARE = 0.01
+"""Probability from which luck is taken to explain what was recognised."""
 LEAST_SEARCHED = 0.5
 """Of the iterations that a search was given on the plan as it is; clocks differ from run to run."""
 
@@ -18,15 +21,31 @@ def leaks(report: AuditReport, policy: PolicySection) -> bool:
     return report.verdict.name is VerdictName.LEAKS or seen
 
 
-def judged(report: AuditReport, before: AuditReport, policy: PolicySection) -> tuple[Found, str]:
+def by_chance(report: AuditReport) -> bool:
+    """Whether no more was recognisable than strangers' reconstructions would be, by a binomial test; nothing leaked."""
+    flags = [flag for t in report.trials if t.skipped is None for flag in t.recognisable or []]
+    return report.verdict.name is VerdictName.RECOGNISABLE and by_luck(sum(flags), len(flags))
+
+
+def by_luck(hits: int, n: int) -> bool:
+    """Whether that many of n may be told from others where nothing was rebuilt; either of two metrics may tell them."""
+    from scipy.stats import binom
+
+    return bool(binom.sf(hits - 1, n, 2 / (DISTRACTORS + 1)) > RARE)
+
+
+def judged(
+    report: AuditReport, before: AuditReport, policy: PolicySection, *, chance: bool = False
+) -> tuple[Found, str]:
     """What a change came to, and why.
 
     Args:
         report: of the plan with the change.
         before: of the plan as it is.
         policy: of the plan.
+        chance: does not count as a leak what is recognisable no more often than by luck.
     """
-    if leaks(report, policy):
+    if leaks(report, policy) and not (chance and by_chance(report)):
         return "leaks", report.verdict.name.value
     why = untested(report, before, policy)
     return ("untested", why) if why else ("stops", "")

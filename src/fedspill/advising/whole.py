@@ -28,6 +28,8 @@ BUDGET = 180.0
 SEEDS = 3
 FRESH = 1000
 """Added to the largest searching seed for the first fresh one."""
+OTHERS = (4, 1)
+"""Times the plan's examples that follow them and are tried, too: as many as there are enough for."""
 HELD_OUT = (200, 20)
 """Examples by which accuracy is counted: as many as there are enough for."""
 ALONE = (
@@ -166,32 +168,36 @@ class _Search:
         if tried.found == "stops":
             tried = self._under(settings, self._fresh, "on fresh seeds")
         if tried.found == "stops" and (others := self._others(settings)):
-            elsewhere = self._under((*settings, *others), self._fresh, "on other examples")
             self._tried_on_others = True
+            elsewhere = self._under((*settings, *others), self._fresh, "on other examples", chance=True)
             return tried if elsewhere.found == "stops" else elsewhere.model_copy(update={"settings": texts(settings)})
         return tried
 
     def _others(self, settings: Settings) -> Settings:
-        """The examples that follow those of the plan with a change, as many; nothing where there are none."""
+        """The examples that follow those of the plan with a change, more of them if there are; else nothing."""
         plan = parse_plan(laid_over(self._table, settings))
         if plan.data.indices is None:
             return ()
         places = prepare(plan, self._device).pool.indices
-        following: Settings = (("data.indices", f"{max(places) + 1}:{max(places) + 1 + len(places)}"),)
-        try:
-            prepare(parse_plan(laid_over(self._table, (*settings, *following))), self._device)
-        except BadInput:
-            return ()
-        return following
+        first = max(places) + 1
+        ways = [(("data.indices", f"{first}:{first + times * len(places)}"),) for times in OTHERS]
+        return next((way for way in ways if self._can_be_prepared((*settings, *way))), ())
 
-    def _under(self, settings: Settings, seeds: Sequence[int], where: str) -> Tried:
+    def _can_be_prepared(self, settings: Settings) -> bool:
+        try:
+            prepare(parse_plan(laid_over(self._table, settings)), self._device)
+        except BadInput:
+            return False
+        return True
+
+    def _under(self, settings: Settings, seeds: Sequence[int], where: str, *, chance: bool = False) -> Tried:
         told = texts(settings)
         if not self._purse.open():
             return Tried(settings=told, found="unmeasured", why=where)
         measured = self._attacked(settings, seeds, f"{' '.join(told)} {where}".strip())
         if measured.report is None:
             return Tried(settings=told, found="refused", why=measured.reason)
-        found, why = judged(measured.report, self._before, self._plan.policy)
+        found, why = judged(measured.report, self._before, self._plan.policy, chance=chance)
         words = " ".join(filter(None, (why, where)))
         return Tried(settings=told, found=found, why=words, counted=counted(measured.report, seeds))
 
