@@ -54,7 +54,7 @@ SHORT = {
     "softmax_disaggregation": "softmax_dis.",
     "disaggregated_inversion": "dis._inversion",
     "robbing_the_fed": "imprint",
-    "inverting_gradients:strong(analytic=False, steps=1000)": "inverting_gr.",
+    "inverting_gradients:strong(analytic=False,steps=1000)": "inverting_gr.",
     "cocktail_party:quick": "cocktail_party",
     "idlg:quick(steps=60)": "idlg",
     "spear:quick": "spear",
@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> None:
         table = tomllib.loads((places.REPOSITORY / "plans" / "sweep" / f"{name}.toml").read_text(encoding="utf-8"))
         swept = run_sweep(table, FOLDERS / name, lambda: Local("cpu", args.workers), retry=True, follower=Unwatched())
         with closing(Ledger(FOLDERS / name)) as ledger:
-            rows = ledger.rows()
+            rows = [row for row in ledger.rows() if row.outcome is not None]
         write_whole(RESULTS / f"{name}.csv", as_csv(rows))
         told = {"trials": len(rows), "seconds of one thread": sum(o.seconds for o in outcomes(rows))}
         write(RESULTS / f"{name}.json", {"conditions": conditions(args), **told})
