@@ -23,6 +23,7 @@ from fedspill.core.tensor_files import write_whole
 from fedspill.rendering.sweep.facts import KNOWS, is_plain
 from fedspill.rendering.sweep.gains import Gain, gains_of
 from fedspill.rendering.sweep.prices import prices_of
+from fedspill.rendering.sweep.trade_off import trade_off
 from fedspill.report.sweep import Outcome, SweepRow
 from fedspill.sweeping.driving import Unwatched
 from fedspill.sweeping.engines.local import Local
@@ -60,6 +61,8 @@ SHORT = {
     "spear:quick": "spear",
 }
 """Heads of columns."""
+LONG = (",relative=True,distribution=gaussian", ",epsilon=10", ",gamma=0.16,tau=0.0016")
+"""What all strengths of a defence share."""
 
 
 def run(args: argparse.Namespace) -> None:
@@ -131,6 +134,7 @@ def lines() -> Iterator[str]:
     """The tables of docs/grid.md."""
     rows = from_csv(RESULTS / "grid.csv")
     attacks = list(dict.fromkeys(row.attack for row in rows))
+    _draw(rows)
     yield "\n**What leaks** to attackers who know the defence\n"
     yield from _leaks(rows, attacks)
     yield "\n**What knowing gains**, dB\n"
@@ -138,6 +142,14 @@ def lines() -> Iterator[str]:
     yield from _below(rows)
     yield "\n**Protocols**\n"
     yield from _protocols(from_csv(RESULTS / "protocols.csv"))
+
+
+def _draw(rows: Sequence[SweepRow]) -> None:
+    """The picture of docs/grid.md: accuracy against what leaks to the strongest attack that knows, by number."""
+    drawn = trade_off(prices_of([row for row in rows if not is_plain(row)]))
+    if drawn is not None:
+        ink = drawn.replace("currentColor", "#555555").replace("var(--line)", "#cccccc")
+        write_whole(places.DOCS / "grid.svg", ink)
 
 
 def _leaks(rows: Sequence[SweepRow], attacks: Sequence[str]) -> Iterator[str]:
@@ -148,7 +160,16 @@ def _leaks(rows: Sequence[SweepRow], attacks: Sequence[str]) -> Iterator[str]:
     for price in prices_of(told):
         cells = [_cell([r for r in told if (r.attack, r.defence) == (a, price.defence)]) for a in attacks]
         epsilon = "–" if price.epsilon is None else f"{price.epsilon:.3g}"
-        yield f"| {price.defence} | {_accuracy(price.accuracy, price.spread)} | {epsilon} | {' | '.join(cells)} |"
+        learnt = _accuracy(price.accuracy, price.spread)
+        yield f"| {price.number} {_named(price.defence)} | {learnt} | {epsilon} | {' | '.join(cells)} |"
+
+
+def _named(defence: str) -> str:
+    for same in LONG:
+        defence = defence.replace(same, "") if "local_dp" not in defence else defence
+    return (
+        defence.replace("(", " ").replace(")", "").replace(",", ", ").replace("=", " ").replace("whole True", "top-k")
+    )
 
 
 def _accuracy(mean: float | None, spread: float | None) -> str:
@@ -170,7 +191,7 @@ def _gains(rows: Sequence[SweepRow], attacks: Sequence[str]) -> Iterator[str]:
     for defence in dict.fromkeys(row.defence for row in rows):
         cells = [_gain(found.get((attack, defence))) for attack in attacks]
         if any(cell not in ("", "0") for cell in cells):
-            yield f"| {defence} | {' | '.join(cells)} |"
+            yield f"| {_named(defence)} | {' | '.join(cells)} |"
 
 
 def _gain(gain: Gain | None) -> str:
@@ -187,7 +208,8 @@ def _below(rows: Sequence[SweepRow]) -> Iterator[str]:
     worse = [g for g in found if g.mean < -max(SAME, g.spread or 0.0)]
     yield f"\n{len(found)} pairs of attack and defence; below by more than the seeds' spread: {len(worse)}"
     for gain in worse:
-        yield f"- {gain.attack}, {gain.defence}: {gain.mean:+.2f} ± {gain.spread or 0:.2f}, leaked {gain.leaked}"
+        pair = f"{SHORT.get(gain.attack, gain.attack)}, {_named(gain.defence)}"
+        yield f"- {pair}: {gain.mean:+.2f} ± {gain.spread or 0:.2f}, leaked {gain.leaked}"
     alone = _refused_when_told(rows)
     yield f"applied without the knowledge and not with it: {len(alone)}"
     yield from (f"- {attack}, {defence}" for attack, defence in alone)
