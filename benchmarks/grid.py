@@ -140,8 +140,9 @@ def lines() -> Iterator[str]:
     yield "\n**What knowing gains**, dB\n"
     yield from _gains(rows, attacks)
     yield from _below(rows)
-    yield "\n**Protocols**\n"
-    yield from _protocols(from_csv(RESULTS / "protocols.csv"))
+    if (RESULTS / "protocols.csv").is_file():
+        yield "\n**Protocols**\n"
+        yield from _protocols(from_csv(RESULTS / "protocols.csv"))
 
 
 def _draw(rows: Sequence[SweepRow]) -> None:
@@ -158,7 +159,8 @@ def _leaks(rows: Sequence[SweepRow], attacks: Sequence[str]) -> Iterator[str]:
     yield f"|---|---|---|{'---|' * len(attacks)}"
     told = [row for row in rows if not is_plain(row)]
     for price in prices_of(told):
-        cells = [_cell([r for r in told if (r.attack, r.defence) == (a, price.defence)]) for a in attacks]
+        mine = [r for r in told if r.defence == price.defence and "utility.seed" not in r.values]
+        cells = [_cell([r for r in mine if r.attack == attack]) for attack in attacks]
         epsilon = "–" if price.epsilon is None else f"{price.epsilon:.3g}"
         learnt = _accuracy(price.accuracy, price.spread)
         yield f"| {price.number} {_named(price.defence)} | {learnt} | {epsilon} | {' | '.join(cells)} |"
