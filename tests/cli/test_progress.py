@@ -45,8 +45,8 @@ def test_only_one_bar_shows_it(several: bool) -> None:
     with listener:
         listener.trial(1, 3 if several else 1, "dlg")
         listener.progress(50, 100, 0.5)
-        listener._bars.refresh()
-        shown = listener._bars.get_renderable()
+        listener.drawn.refresh()
+        shown = listener.drawn.get_renderable()
         console = Console(file=io.StringIO(), width=120)
         with console.capture() as capture:
             console.print(shown)

@@ -3,8 +3,10 @@
 import math
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from types import TracebackType
+from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import (
@@ -60,7 +62,34 @@ class _Left(ProgressColumn):
         return Text(self._whole.words(time.monotonic()) if task.id == self._beside() else "")
 
 
-class TerminalListener:
+class Bars(AbstractContextManager[Any]):
+    """Bars that are drawn while it is entered, where the output is a terminal; else lines, `PLAIN_SECONDS` apart."""
+
+    def __init__(self, console: Console, *columns: ProgressColumn) -> None:
+        self.console, self.live = console, console.is_terminal
+        self.drawn = Progress(SpinnerColumn(), *columns, console=console, transient=True)
+        self._told = time.monotonic()
+
+    def __enter__(self) -> Self:
+        if self.live:
+            self.drawn.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.live:
+            self.drawn.stop()
+
+    def line_is_due(self) -> bool:
+        """Whether a line is to be written now; counts as written."""
+        now = time.monotonic()
+        due = not self.live and now - self._told > PLAIN_SECONDS
+        self._told = now if due else self._told
+        return due
+
+
+class TerminalListener(Bars):
     """Two bars: the trials of the audit, and below it the clients' examples or the attack's iterations.
 
     Where the output is no terminal (a log, CI) a plain line is written every `PLAIN_SECONDS` instead.
@@ -70,38 +99,24 @@ class TerminalListener:
     """
 
     def __init__(self, console: Console, end: float | None = None) -> None:
-        self._console = console
         self._whole, self._place, self._several = WholeTime(end), (0, 1), False
-        self._live = console.is_terminal
-        self._bars = Progress(
-            SpinnerColumn(),
+        super().__init__(
+            console,
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             _Left(self._whole, lambda: self._trials if self._several else self._steps),
             TextColumn("{task.fields[note]}"),
-            console=console,
-            transient=True,
         )
-        self._trials = self._bars.add_task("trials", total=None, note="", visible=False)
-        self._steps = self._bars.add_task("iterations", total=None, note="", visible=False)
-        self._trial, self._counted, self._told = "", "", time.monotonic()
-
-    def __enter__(self) -> "TerminalListener":
-        if self._live:
-            self._bars.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._bars.stop()
+        self._trials = self.drawn.add_task("trials", total=None, note="", visible=False)
+        self._steps = self.drawn.add_task("iterations", total=None, note="", visible=False)
+        self._trial, self._counted = "", ""
 
     def trial(self, number: int, total: int, name: str) -> None:
         """Moves the upper bar and empties the lower one."""
         self._trial, self._counted = f"trial {number} of {total}: {name}", ""
         self._place, self._several, self._whole.done = (number - 1, total), total > 1, (number - 1) / total
-        self._bars.update(self._trials, completed=number - 1, total=total, description=name, visible=total > 1)
+        self.drawn.update(self._trials, completed=number - 1, total=total, description=name, visible=total > 1)
         self._count("iterations")
 
     def progress(self, done: int, total: int, objective: float) -> None:
@@ -115,22 +130,22 @@ class TerminalListener:
     def _count(self, what: str) -> None:
         if what != self._counted:
             self._counted = what
-            self._bars.reset(self._steps, total=None, note="", visible=True, description=what)
+            self.drawn.reset(self._steps, total=None, note="", visible=True, description=what)
 
     def _step(self, what: str, done: int, total: int, note: str) -> None:
         self._count(what)
-        self._bars.update(self._steps, completed=done, total=total, note=note)
-        now, (before, trials) = time.monotonic(), self._place
+        self.drawn.update(self._steps, completed=done, total=total, note=note)
+        before, trials = self._place
         self._whole.done = (before + done / max(1, total)) / trials
-        if not self._live and now - self._told > PLAIN_SECONDS:
-            words = f"{done} of {total} {what}, {note}, {self._whole.words(now)}".replace(", ,", ",").rstrip(", ")
-            self._console.print(f"{self._trial}: {words}" if self._trial else words)
-            self._told = now
+        if self.line_is_due():
+            left = self._whole.words(time.monotonic())
+            words = f"{done} of {total} {what}, {note}, {left}".replace(", ,", ",").rstrip(", ")
+            self.console.print(f"{self._trial}: {words}" if self._trial else words)
 
     def message(self, text: str) -> None:
         """A line above the bars."""
-        self._console.print(text, style="yellow", markup=False)
+        self.console.print(text, style="yellow", markup=False)
 
     def found(self, text: str) -> None:
         """A line above the bars, of what came out."""
-        self._console.print(text, style="bold", markup=False)
+        self.console.print(text, style="bold", markup=False)

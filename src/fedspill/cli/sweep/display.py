@@ -1,12 +1,11 @@
 """Progress of a sweep with an estimate of the time that is left."""
 
 import time
-from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 
-from fedspill.cli.progress import PLAIN_SECONDS
+from fedspill.cli.progress import Bars
 from fedspill.rendering.numbers import brief, duration
 from fedspill.report.sweep import Outcome
 from fedspill.sweeping.ledger import Counts
@@ -15,35 +14,15 @@ LETTERS = 160
 """Of a reason on the screen; the row has it whole."""
 
 
-class TerminalFollower:
+class TerminalFollower(Bars):
     """A bar of the trials; where the output is no terminal a line every `PLAIN_SECONDS` instead."""
 
     def __init__(self, console: Console) -> None:
-        self._console, self._live = console, console.is_terminal
-        self._bars = Progress(
-            SpinnerColumn(),
-            TextColumn("trials"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}"),
-            console=console,
-            transient=True,
-        )
-        self._bar = self._bars.add_task("trials", total=None, note="")
-        self._told = time.monotonic()
+        note = TextColumn("{task.fields[note]}")
+        super().__init__(console, TextColumn("trials"), BarColumn(bar_width=24), MofNCompleteColumn(), note)
+        self._bar = self.drawn.add_task("trials", total=None, note="")
         self._before: int | None = None
         self._first: tuple[float, int] | None = None
-
-    def __enter__(self) -> "TerminalFollower":
-        if self._live:
-            self._bars.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._live:
-            self._bars.stop()
 
     def counts(self, counts: Counts, own: int) -> None:
         """Moves the bar."""
@@ -51,11 +30,9 @@ class TerminalFollower:
         if self._first is None and counts.ended > self._before:
             self._first = time.monotonic(), counts.ended
         note = self._note(counts, own)
-        self._bars.update(self._bar, completed=counts.ended, total=counts.total, note=note)
-        now = time.monotonic()
-        if not self._live and now - self._told > PLAIN_SECONDS:
-            self._console.print(f"{counts.ended} of {counts.total} trials, {note}", markup=False, highlight=False)
-            self._told = now
+        self.drawn.update(self._bar, completed=counts.ended, total=counts.total, note=note)
+        if self.line_is_due():
+            self.console.print(f"{counts.ended} of {counts.total} trials, {note}", markup=False, highlight=False)
 
     def _note(self, counts: Counts, own: int) -> str:
         """Who runs the others, and how long the rest takes at the speed so far, of all processes together."""
@@ -78,4 +55,4 @@ class TerminalFollower:
 
     def message(self, text: str) -> None:
         """A line above the bar."""
-        self._console.print(brief(text, LETTERS), style="yellow", markup=False, highlight=False)
+        self.console.print(brief(text, LETTERS), style="yellow", markup=False, highlight=False)
