@@ -2,6 +2,7 @@
 
 import shlex
 
+from fedspill.rendering.headline.roles import title_of
 from fedspill.report.advice import Advice, Bound, Change, Counted, LadderWalk, Leak, Price, Tried
 
 MEASURED_ONLY = "measured only: not evidence of safety"
@@ -22,7 +23,7 @@ def leak(one: Leak) -> str:
     parts = [f"{one.leaked} of {one.examples} private examples leaked"] if one.leaked else []
     if one.recognisable and one.recognisable > one.leaked:
         parts.append(f"{one.recognisable} of {one.examples} can be told from others")
-    return f"to a server of role '{one.role}', by {one.attack}: {', '.join(parts)}"
+    return f"to {title_of(one.role)}, by {one.attack}: {', '.join(parts)}"
 
 
 def settings(change: Change) -> str:

@@ -14,8 +14,8 @@ class Price:
 
     Attributes:
         number: its place in the sweep, from 1; its dot's in the figure.
-        strongest: the attack that leaked the largest share; None if none was judged.
-        share: of the private examples that this one leaked, in [0, 1].
+        strongest: the attack that leaked the largest share; None if none leaked any.
+        share: of the private examples that this one leaked, in [0, 1]; None if no attack was judged.
         accuracy: mean over the trials that measured it; None if none did.
         spread: its standard deviation over these; None of a single one.
         epsilon: the largest that a trial proved of one update; None if any proved nothing.
@@ -56,14 +56,15 @@ def _price(number: int, defence: str, rows: list[SweepRow]) -> Price:
 
 
 def _strongest(rows: list[SweepRow]) -> tuple[str | None, float | None]:
-    """The attack with the largest share of leaked examples, the first of several, and that share."""
+    """The attack with the largest share of leaked examples, the first of several, and that share; none has 0."""
     pooled = dict[str, list[Outcome]]()
     for row in rows:
         if row.outcome is not None and row.outcome.leaked is not None and row.outcome.examples:
             pooled.setdefault(attacker(row), []).append(row.outcome)
     shares = {name: _share(of) for name, of in pooled.items()}
     name = max(shares, key=lambda attack: shares[attack], default=None)
-    return name, None if name is None else shares[name]
+    share = None if name is None else shares[name]
+    return name if share else None, share
 
 
 def _share(outcomes: list[Outcome]) -> float:

@@ -26,8 +26,8 @@ def trade_off(prices: Sequence[Price], width: int = WIDE) -> str | None:
     drawn = canvas.figure(width, HEIGHT)
     axes = canvas.axes(drawn, left=64, right=20, bottom=54, top=16)
     front = _front(shown)
-    for at, prices_there in _by_place(shown).items():
-        _dot(axes, at, prices_there, ahead=any(p in front for p in prices_there))
+    for place, (at, there) in enumerate(sorted(_by_place(shown).items(), key=lambda dot: (dot[0][1], dot[0][0]))):
+        _dot(axes, at, there, ahead=any(p in front for p in there), below=place % 2 == 1)
     _frame(axes)
     return canvas.svg(drawn, f"sweep-trade-off-{width}")
 
@@ -57,15 +57,18 @@ def _by_place(prices: Sequence[Price]) -> dict[tuple[float, float], list[Price]]
     return found
 
 
-def _dot(axes: Axes, at: tuple[float, float], prices: Sequence[Price], *, ahead: bool) -> None:
+def _dot(axes: Axes, at: tuple[float, float], prices: Sequence[Price], *, ahead: bool, below: bool) -> None:
+    """Its numbers stand above or below it, so that those of neighbours do not lie upon each other."""
     axes.plot([at[0]], [at[1]], "o", color=VERMILION if ahead else BLUE, markersize=7, alpha=0.85, clip_on=False)
     numbers = [str(p.number) for p in prices]
     text = ", ".join(numbers) if len(numbers) <= 4 else f"{', '.join(numbers[:3])} +{len(numbers) - 3}"
-    axes.annotate(text, at, xytext=(6, 5), textcoords="offset points", color=INK, fontsize=canvas.FONT - 2)
+    axes.annotate(
+        text, at, xytext=(4, -14 if below else 5), textcoords="offset points", color=INK, fontsize=canvas.FONT - 2
+    )
 
 
 def _frame(axes: Axes) -> None:
-    axes.set_ylim(-0.04, 1.06)
+    axes.set_ylim(-0.08, 1.08)
     axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axes.set_xlabel("accuracy")
