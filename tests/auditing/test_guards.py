@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from fedspill.auditing import parse_plan, run_audit
+from fedspill.auditing.judge import judge, prior_only
 from fedspill.auditing.readings import most_confident
 from fedspill.auditing.resolving.defaults import resolved
 from fedspill.auditing.resolving.evaluation import evaluation_of
@@ -22,6 +23,7 @@ from fedspill.core.types import Batch, Reconstruction
 from fedspill.rendering.folder import write_views
 from fedspill.report.leakage import leaked_share, with_leak_flags
 from fedspill.report.schema import AuditReport
+from fedspill.scoring.baselines import mean_image
 from fedspill.zoo.data import from_tensors
 from tests.support.audits import BRIEF, EXACT, audit
 from tests.support.worlds import SPEC, batch, conv_bn, draw_weights, mlp
@@ -85,6 +87,22 @@ def test_a_lax_threshold_is_called_so() -> None:
     plan = parse_plan({"audit": {**BRIEF, "leak_threshold": {"psnr": 10.0}}})
     report = run_audit(plan, model=mlp(), data=(images, torch.zeros(1, dtype=torch.long)), device="cpu").report
     assert "lax threshold" in {c.topic for c in report.caveats}
+
+
+@pytest.mark.parametrize(("shade", "leaks"), [(0.0, False), (0.002, False), (None, True)])
+def test_what_a_guess_meets_too_leaks_only_where_it_is_rebuilt_more_closely(shade: float | None, leaks: bool) -> None:
+    picture = rand((1, 3, 8, 8), stream(0, "flat"), torch.zeros(())) * 0.01 + 0.5
+    table = {"audit": {**BRIEF, "leak_threshold": {"psnr": 10.0}}}
+    pool = from_tensors(picture, torch.zeros(1, dtype=torch.long))
+    scenario = prepare(parse_plan(table), torch.device("cpu"), model=mlp(), pool=pool)
+    private = scenario.private(0)
+    rebuilt = Reconstruction(private.inputs if shade is None else mean_image(SPEC, 1).to(private.inputs) + shade)
+    guesses = prior_only(scenario, private, 0)
+    assert judge(scenario, rebuilt, private).leaked == [True]
+    judged = judge(scenario, rebuilt, private, guesses)
+    assert judged.leaked == [leaks]
+    assert judged.leakage_rate is not None
+    assert judged.leakage_rate.hits == leaks
 
 
 def test_a_threshold_that_could_not_be_judged_is_no_pass() -> None:

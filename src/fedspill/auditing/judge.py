@@ -1,12 +1,13 @@
 """Opens the truth: scores of a reconstruction, and of guesses made without any update."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from fedspill.auditing.prior_only import tv_only
-from fedspill.auditing.recognition import recognisable
+from fedspill.auditing.recognition import beyond_guesses, recognisable
 from fedspill.auditing.resolving.evaluation import Evaluation
 from fedspill.auditing.resolving.scenario import Scenario
 from fedspill.core.inputs import ImageSpec, TableSpec, TokenSpec
@@ -52,7 +53,8 @@ class Judged:
     Attributes:
         scores: per metric, as report.json holds them.
         matched: for each private example the index of its reconstruction, None if it got none.
-        leaked: per private example; None where a threshold could not be judged.
+        leaked: per private example: it meets the thresholds, and where a guess without the update does so too, it is
+            clearly closer than that guess; None where a threshold could not be judged.
         recognisable: per private example; None where it could not be judged.
         cut: the time was up before that was known.
     """
@@ -67,10 +69,17 @@ class Judged:
     cut: bool = False
 
 
-def judge(scenario: Scenario, rebuilt: Reconstruction, private: Batch, hard: float | None = None) -> Judged:
+def judge(
+    scenario: Scenario,
+    rebuilt: Reconstruction,
+    private: Batch,
+    guesses: Sequence[Baseline] = (),
+    hard: float | None = None,
+) -> Judged:
     """Matches, scores, and compares with the plan's thresholds.
 
     Args:
+        guesses: what is scored without the update.
         hard: `time.monotonic()` from which on it is not asked any more what is recognisable; None never.
     """
     evaluation = scenario.evaluation
@@ -78,7 +87,7 @@ def judge(scenario: Scenario, rebuilt: Reconstruction, private: Batch, hard: flo
         rebuilt.inputs, private.inputs, evaluation.metrics, rebuilt.labels, private.labels, evaluation.table
     )
     scores = [as_score(values) for values in scored.metrics]
-    flags = leak_flags(scores, evaluation.thresholds)
+    flags = _leaked(scenario, rebuilt, private, scored, leak_flags(scores, evaluation.thresholds), guesses)
     told, cut = None, False
     try:
         with until(hard):
@@ -95,6 +104,29 @@ def judge(scenario: Scenario, rebuilt: Reconstruction, private: Batch, hard: flo
         recognisable=told,
         cut=cut,
     )
+
+
+def _leaked(
+    scenario: Scenario,
+    rebuilt: Reconstruction,
+    private: Batch,
+    scored: Scored,
+    flags: list[bool] | None,
+    guesses: Sequence[Baseline],
+) -> list[bool] | None:
+    """What meets the thresholds, less what a guess without the update meets as well and is about as close to."""
+    lax = [i for i, hit in enumerate(flags or []) if hit and _is_guessed(guesses, scenario.evaluation, i)]
+    if flags is None or not lax:
+        return flags
+    clear = beyond_guesses(scenario, rebuilt.inputs, private, scored.matched, lax)
+    drop = {i for i, far in zip(lax, clear, strict=True) if not far}
+    return [hit and i not in drop for i, hit in enumerate(flags)]
+
+
+def _is_guessed(guesses: Sequence[Baseline], evaluation: Evaluation, place: int) -> bool:
+    """Whether a guess meets the thresholds for one example; choosing the best public example needs the truth."""
+    every = [leak_flags(g.scores, evaluation.thresholds) for g in guesses if not g.name.startswith("best public")]
+    return any(flags is not None and flags[place] for flags in every)
 
 
 def _leakage_rate(evaluation: Evaluation, flags: list[bool] | None) -> Rate | None:

@@ -9,6 +9,7 @@ from torch import Tensor
 from fedspill.auditing.resolving.scenario import Scenario
 from fedspill.core.inputs import ImageSpec, TableSpec, TokenSpec
 from fedspill.core.rng import stream
+from fedspill.core.roles import Metric
 from fedspill.core.types import Batch
 from fedspill.scoring import baselines, recognition
 from fedspill.scoring.metrics.rows import FEATURE_ACCURACY
@@ -50,16 +51,49 @@ def recognisable(
     return flags
 
 
+def beyond_guesses(
+    scenario: Scenario, rebuilt: Tensor, private: Batch, matched: Sequence[int | None], places: Sequence[int]
+) -> list[bool]:
+    """Whether what was rebuilt is clearly closer than a guess without the update, by the margins of what is recognisable.
+
+    A picture by 3 dB or by 0.2 of SSIM, a sentence or row by 15 % of its positions or cells. Where there is no guess,
+    or such inputs cannot be compared, it is.
+
+    Args:
+        matched: for each private example the index of its reconstruction.
+        places: the private examples that are asked about; each is matched.
+    """
+    spec, public = scenario.model.input, None if scenario.public is None else scenario.public.batch
+    if not isinstance(spec, ImageSpec | TokenSpec | TableSpec):
+        return [True] * len(places)
+    picked = rebuilt[[matched[i] for i in places]].detach().cpu()
+    truth = private.inputs[list(places)].cpu()
+    if isinstance(spec, ImageSpec):
+        guess = recognition.thumbnails(baselines.mean_image(spec, 1, public))[0]
+        pairs = zip(recognition.thumbnails(picked), recognition.thumbnails(truth), strict=True)
+        return [recognition.closeness(one, target, guess).clear for one, target in pairs]
+    metric, margins, guess = _guess_of(spec, public, truth)
+    if guess is None:
+        return [True] * len(places)
+    return (metric(picked, truth) - metric(guess, truth) >= margins.told).tolist()
+
+
+def _guess_of(
+    spec: TokenSpec | TableSpec, public: Batch | None, truth: Tensor
+) -> tuple[Metric, recognition.Margins, Tensor | None]:
+    """By what sentences or rows are compared, and the guess without the update, if there is one."""
+    if isinstance(spec, TableSpec):
+        guess = baselines.commonest_row(spec, len(truth), public).to(truth)
+        return FEATURE_ACCURACY.of(spec), recognition.CELLS, guess
+    guess = None if public is None else baselines.commonest_token(public, len(truth)).to(truth)
+    return TOKEN_ACCURACY, recognition.TOKENS, guess
+
+
 def _right(scenario: Scenario, spec: TokenSpec | TableSpec, picked: Tensor, truth: Tensor) -> list[bool]:
     """Sentences and rows of which clearly more is right than of a guess, and than of others."""
-    public, n = None if scenario.public is None else scenario.public.batch, len(truth)
-    if isinstance(spec, TableSpec):
-        metric, margins = FEATURE_ACCURACY.of(spec), recognition.CELLS
-        guess = baselines.commonest_row(spec, n, public).to(truth)
-    else:
-        metric, margins = TOKEN_ACCURACY, recognition.TOKENS
-        guess = None if public is None else baselines.commonest_token(public, n).to(truth)
-    guessed = [recognition.UNGUESSED] * n if guess is None else metric(guess, truth).tolist()
+    public = None if scenario.public is None else scenario.public.batch
+    metric, margins, guess = _guess_of(spec, public, truth)
+    guessed = [recognition.UNGUESSED] * len(truth) if guess is None else metric(guess, truth).tolist()
     others = _drawn(scenario, None)
     rows = zip(picked, truth, guessed, strict=True)
     return [recognition.told(metric, one, target, others, least, margins) for one, target, least in rows]

@@ -390,7 +390,7 @@ def _record(
     guesses: list[Baseline],
     hard: float | None,
 ) -> Trial:
-    judged = judge(scenario, rebuilt, private, hard)
+    judged = judge(scenario, rebuilt, private, guesses, hard)
     cut = [UNCHECKED.format("what is recognisable was")] if judged.cut else []
     confidence = [] if rebuilt.confidence is None else [float(c) for c in rebuilt.confidence]
     return blank(scenario, task).model_copy(

@@ -161,7 +161,8 @@ class Trial(Record):
         objective: the curve of the best run, thinned to at most 200 points as [iteration, value].
         searched: share of its iterations, by the attack's own count, that were made when the budget ended it; None if
             it was not ended.
-        leaked: whether each private example meets the plan's leak thresholds; None where it could not be judged.
+        leaked: whether each private example meets the plan's leak thresholds, and where a guess without the update
+            does so too, is clearly closer than that guess; None where it could not be judged.
         recognisable: whether each private example leaked, or can be told from others by what was rebuilt
             (docs/verdicts.md); None where that was not judged.
         confidence: the attack's own, one per reconstruction, in the order of the tensors stored.

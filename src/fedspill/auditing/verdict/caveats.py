@@ -134,8 +134,9 @@ def caveats(trials: Sequence[Trial], conditions: Conditions) -> list[Caveat]:
         _about(
             ran,
             "lax threshold",
-            "A guess made without the update meets the leak thresholds too, so meeting them proves no leak here;"
-            " compare with the baselines, or raise the thresholds.",
+            "A guess made without the update meets the leak thresholds too, so meeting them proves no leak here: of"
+            " such examples only those count as leaked that are clearly closer than the guess (3 dB, 0.2 of SSIM, 15 %"
+            " of a sentence or row). Raise the thresholds.",
             lambda t: any(b.leakage_rate is not None and b.leakage_rate.hits > 0 for b in t.baselines),
         ),
         _about(
