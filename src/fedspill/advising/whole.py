@@ -133,6 +133,7 @@ class _Search:
             walks=walks,
             seeds=self._seeds,
             fresh_seeds=self._fresh,
+            other_examples=self._tried_on_others,
             budget=self._purse.limit,
             seconds=self._purse.spent,
             fedspill=fedspill.__version__,

@@ -143,6 +143,7 @@ class Advice(Record):
         walks: all that was tried.
         seeds: under which changes were searched.
         fresh_seeds: under which they were confirmed; disjoint from `seeds`.
+        other_examples: they were confirmed on examples, too, that the plan does not name.
         budget: seconds.
         seconds: that all measurements took, those of earlier calls among them.
         notes: what a reader might believe to be covered and is not.
@@ -157,6 +158,7 @@ class Advice(Record):
     walks: list[LadderWalk]
     seeds: list[int]
     fresh_seeds: list[int]
+    other_examples: bool = False
     budget: float
     seconds: float
     fedspill: str

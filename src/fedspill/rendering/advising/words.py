@@ -84,7 +84,8 @@ def conclusion(advice: Advice) -> str:
     """What to make of it, in one sentence."""
     if advice.changes:
         seeds = ", ".join(map(str, advice.fresh_seeds))
-        return f"Each of these stopped every leak under the searching seeds and again under seeds {seeds}:"
+        others = ", also on examples that the plan does not name" if advice.other_examples else ""
+        return f"Each of these stopped every leak under the searching seeds and again under seeds {seeds}{others}:"
     if advice.leaking:
         return "No change was found within the budget that stops every leak."
     if not advice.complete:
