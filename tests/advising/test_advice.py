@@ -35,7 +35,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("short")
 def test_advice_holds_in_a_plain_audit_under_other_seeds(tmp_path: Path) -> None:
-    advice = fedspill.advise(TINY, out=tmp_path, budget=60, seeds=2)
+    advice = fedspill.advise(TINY, out=tmp_path, budget=600, seeds=2)
     (change,) = advice.changes
     assert [tried.found for tried in advice.walks[0].tried] == ["leaks", "stops"]
     assert (advice.exit_code, advice.leaking, [leak.attack for leak in advice.leaks]) == (
@@ -77,12 +77,12 @@ def test_a_search_that_was_killed_goes_on_and_measures_nothing_twice(
     monkeypatch.setattr(measuring, "run_audit", audited)
     monkeypatch.setattr(measuring, "utility", learnt)
     with pytest.raises(KeyboardInterrupt):
-        fedspill.advise(TINY, out=tmp_path, budget=60, seeds=1)
+        fedspill.advise(TINY, out=tmp_path, budget=600, seeds=1)
     alive = 100
-    second = fedspill.advise(TINY, out=tmp_path, budget=60, seeds=1)
+    second = fedspill.advise(TINY, out=tmp_path, budget=600, seeds=1)
     assert len(attacked) == len({*attacked}) == 6
     assert len(trained) == len({*trained}) == 2
-    assert fedspill.advise(TINY, out=tmp_path, budget=60, seeds=1) == second
+    assert fedspill.advise(TINY, out=tmp_path, budget=600, seeds=1) == second
     assert (len(attacked), len(trained)) == (6, 2)
 
 
