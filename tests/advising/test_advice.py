@@ -17,6 +17,7 @@ from fedspill.core.errors import BadInput
 from fedspill.plan.tables import table_of
 from fedspill.rendering.html.plan_text import plan_text
 from fedspill.report.advice import Advice
+from fedspill.report.sweep import Outcome
 from tests.support.advice import TINY
 
 SHORT = ("the update clipped, and noise (local DP)",)
@@ -90,6 +91,29 @@ def test_a_search_that_was_killed_goes_on_and_measures_nothing_twice(
 def test_a_budget_that_is_used_up_advises_nothing(tmp_path: Path) -> None:
     advice = fedspill.advise(TINY, out=tmp_path, budget=1e-3)
     assert (advice.exit_code, advice.changes, advice.walks[0].tried[0].found) == (3, [], "unmeasured")
+
+
+def test_where_nothing_was_found_a_broken_ladder_goes_on_with_what_the_others_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A measurement is said to take 10 s: the first ladder leaves of its share, the second needs more than its own."""
+    run, attacked = measuring.Measurer._run, list[str]()
+
+    def slow(self: measuring.Measurer, plan: str, device: str) -> Outcome:
+        attacked.append(plan)
+        return run(self, plan, device).model_copy(update={"seconds": 10.0})
+
+    def two(facts: Facts) -> list[Ladder]:
+        weak = [(("defences", [{"name": "local_dp", "epsilon": epsilon}]),) for epsilon in (1e9, 1e8)]
+        steps = [(("defences", [{"name": "dp_sgd", "noise_multiplier": z}]),) for z in (1e-9, 1e-8, 1e-7, 10.0)]
+        return [Ladder("one", "noise", tuple(weak)), Ladder("other", "noise", tuple(steps))]
+
+    monkeypatch.setattr(measuring.Measurer, "_run", slow)
+    monkeypatch.setattr(whole, "ladders_of", two)
+    advice = fedspill.advise(TINY, out=tmp_path, budget=100, seeds=1)
+    assert [len(walk.tried) for walk in advice.walks] == [2, 4]
+    assert [change.what for change in advice.changes] == ["other"]
+    assert len(attacked) == len({*attacked})
 
 
 def test_nothing_leaks(tmp_path: Path) -> None:

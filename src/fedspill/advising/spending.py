@@ -6,6 +6,8 @@ from fedspill.core.errors import BadInput
 
 SEARCHING = 0.75
 """Of the budget; the rest is for accuracy."""
+AGAIN = 0.9
+"""Of the budget, where nothing was found for which accuracy would be asked."""
 MEASUREMENTS = 12
 """By which the budget is divided for the attacks of one plan that sets no budget of its own."""
 LEAST = 5.0
@@ -34,6 +36,10 @@ class Purse:
     def next_ladder(self, left: int) -> None:
         """Sets what the next of `left` ladders may use."""
         self.until = self.spent + max(0.0, SEARCHING * self.limit - self.spent) / left
+
+    def once_more(self, left: int) -> None:
+        """Sets what the next of `left` ladders may use that are gone on with, as nothing was found in their shares."""
+        self.until = self.spent + max(0.0, AGAIN * self.limit - self.spent) / left
 
     def open(self) -> bool:
         """Whether the ladder may begin another measurement."""

@@ -93,6 +93,13 @@ def advise_plan(
         return _Search(table, measurer, purse, seeds, watcher or Unwatching()).advice()
 
 
+_Walked = list[tuple[Settings, Tried]]
+
+
+def _stops(walked: _Walked) -> bool:
+    return walked[-1][1].found == "stops"
+
+
 class _Search:
     """One search: the plan as it is, its ladders, and what was spent."""
 
@@ -102,8 +109,10 @@ class _Search:
         self._said = parse_plan(dict(table)).utility
         self._priced = table.get("utility")
         plan = parse_plan(dict(self._table))
+        self._more_time: Settings = ()
         if plan.audit.budget is None:
             self._table = laid_over(self._table, (("audit.budget", purse.attacks),))
+            self._more_time = (("audit.budget", max(OTHERS) * purse.attacks),)
         self._plan: AuditPlan = parse_plan(dict(self._table))
         self._seeds = list(plan.audit.seeds)
         self._fresh = [max(self._seeds) + FRESH + k for k in range(seeds)]
@@ -153,15 +162,28 @@ class _Search:
 
     def _walks(self) -> tuple[list[LadderWalk], list[tuple[Ladder, Settings, Counted]]]:
         ladders = ladders_of(facts_of(self._table, self._plan, prepare(self._plan, self._device)))
-        walks, found = list[LadderWalk](), list[tuple[Ladder, Settings, Counted]]()
+        walks = list[_Walked]()
         for place, ladder in enumerate(ladders):
             self._purse.next_ladder(len(ladders) - place)
-            walked = walk(ladder.rungs, self._tried)
-            walks.append(LadderWalk(what=ladder.what, kind=ladder.kind, tried=[tried for _, tried in walked]))
-            settings, last = walked[-1]
-            if last.found == "stops" and last.counted is not None:
-                found.append((ladder, settings, last.counted))
-        return walks, found
+            walks.append(walk(ladder.rungs, self._tried))
+        if not any(map(_stops, walks)):
+            walks = self._again(ladders, walks)
+        told = [
+            LadderWalk(what=ladder.what, kind=ladder.kind, tried=[tried for _, tried in walked])
+            for ladder, walked in zip(ladders, walks, strict=True)
+        ]
+        last = [(ladder, *walked[-1]) for ladder, walked in zip(ladders, walks, strict=True) if _stops(walked)]
+        return told, [(ladder, settings, tried.counted) for ladder, settings, tried in last if tried.counted]
+
+    def _again(self, ladders: Sequence[Ladder], walks: Sequence[_Walked]) -> list[_Walked]:
+        """Nothing was found: ladders that were broken off are gone on with, by what the others left."""
+        again, short = list(walks), [k for k, walked in enumerate(walks) if walked[-1][1].found == "unmeasured"]
+        for place, k in enumerate(short):
+            self._purse.once_more(len(short) - place)
+            again[k] = walk(ladders[k].rungs, self._tried)  # what was measured is not measured again
+            if _stops(again[k]):
+                break
+        return again
 
     def _tried(self, settings: Settings) -> Tried:
         """One strength under the searching seeds and, as long as that stops, under fresh ones and on other examples."""
@@ -170,7 +192,8 @@ class _Search:
             tried = self._under(settings, self._fresh, "on fresh seeds")
         if tried.found == "stops" and (others := self._others(settings)):
             self._tried_on_others = True
-            elsewhere = self._under((*settings, *others), self._fresh, "on other examples", chance=True)
+            more = (*settings, *others, *self._more_time)
+            elsewhere = self._under(more, self._fresh, "on other examples", chance=True)
             return tried if elsewhere.found == "stops" else elsewhere.model_copy(update={"settings": texts(settings)})
         return tried
 

@@ -54,7 +54,7 @@ def recognisable(
 def beyond_guesses(
     scenario: Scenario, rebuilt: Tensor, private: Batch, matched: Sequence[int | None], places: Sequence[int]
 ) -> list[bool]:
-    """Whether what was rebuilt is clearly closer than a guess without the update, by the margins of what is recognisable.
+    """Whether what was rebuilt is clearly closer than a guess without the update: by the margins of recognition.
 
     A picture by 3 dB or by 0.2 of SSIM, a sentence or row by 15 % of its positions or cells. Where there is no guess,
     or such inputs cannot be compared, it is.
