@@ -161,3 +161,11 @@ def test_the_trade_off_has_a_dot_for_each_defence_and_marks_those_that_none_beat
     drawn = trade_off.trade_off(prices) or ""
     assert all(f">{p.number}<" in drawn for p in prices)
     assert trade_off.trade_off(prices[:1]) is None
+
+
+def test_no_letter_of_a_long_name_is_lost_in_a_narrow_column() -> None:
+    name = "softmax_disaggregation:paper(steps=3)"
+    for letters in (6, 9, 18, 60):
+        lines = figures._lines(name, letters, 9).split("\n")
+        assert "".join(lines) == name
+        assert max(map(len, lines)) <= letters

@@ -1,5 +1,6 @@
 """What leaked by defence and attack: a panel of the shares and one of the main metric's medians."""
 
+import math
 import re
 from collections.abc import Callable
 
@@ -101,14 +102,22 @@ def _names(axes: Axes, attacks: list[str], defences: list[str], wide: float, lef
 
 
 def _lines(name: str, letters: int, most: int) -> str:
-    """A name on a few lines, broken after its signs where that can be."""
+    """A name on a few lines, broken after its signs where that can be, else within a word."""
     lines = [""]
-    for piece in re.split(r"(?<=[_:(, ])", _plain(name)):
+    for piece in _pieces(_plain(name), letters):
         if lines[-1] and len(lines[-1]) + len(piece) > letters:
             lines.append("")
         lines[-1] += piece
-    shown = [line.strip() if len(line) <= letters else f"{line[: letters - 2]}.." for line in lines[:most]]
-    return "\n".join(shown) + (" .." if len(lines) > most else "")
+    return "\n".join(line.strip() for line in lines[:most]) + (" .." if len(lines) > most else "")
+
+
+def _pieces(name: str, letters: int) -> list[str]:
+    """Pieces of at most so many letters; a longer word in equal parts."""
+    pieces = list[str]()
+    for word in re.split(r"(?<=[_:(, ])", name):
+        part = math.ceil(len(word) / max(1, math.ceil(len(word) / letters)))
+        pieces += [word[k : k + part] for k in range(0, len(word), max(1, part))]
+    return pieces
 
 
 def _plain(text: str) -> str:
