@@ -98,9 +98,9 @@ def test_what_stands_in_a_plan_is_never_read_as_html() -> None:
     assert "<script>alert(1)</script>" in read.text
 
 
-def test_long_names_are_cut_within_their_lines() -> None:
+def test_long_names_take_no_more_lines_than_there_are() -> None:
     assert figures._lines("robbing_the_fed", 8, 3) == "robbing_\nthe_fed"
-    assert figures._lines("x" * 30, 8, 3) == "xxxxxx.."
+    assert figures._lines("x" * 30, 8, 3) == "xxxxxxxx\nxxxxxxxx\nxxxxxxxx .."
     assert figures._lines("a_" * 30, 4, 2) == "a_a_\na_a_ .."
 
 
