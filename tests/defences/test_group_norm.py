@@ -121,3 +121,10 @@ def test_an_audit_in_train_mode_has_no_statistics_left() -> None:
     plain, made = (audit(d, SHORT, model=conv_bn(training=True)).report for d in ([], [{"name": "group_norm"}]))
     assert plain.trials[0].self_check == pytest.approx(0, abs=1e-6)
     assert made.trials[0].self_check == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize(("model", "idle"), [(mlp(), True), (conv_bn(), False)])
+def test_a_report_says_where_it_had_nothing_to_change(model: Model, idle: bool) -> None:
+    report = audit([{"name": "group_norm"}], SHORT, model=model).report
+    said = [c.text for c in report.caveats if c.topic == "idle defence"]
+    assert [text.startswith("group_norm found nothing to change") for text in said] == [True] * idle

@@ -337,6 +337,7 @@ def _conditions(scenario: Scenario, feeding: Feeding) -> caveats.Conditions:
         private=any(d.component.cost() is not None for d in scenario.defences),
         drawn=scenario.clients.draws and Knows.DRAWS not in scenario.knows,
         looker=_looker(scenario),
+        idle=scenario.idle,
     )
 
 

@@ -97,6 +97,7 @@ class Scenario:
         knows: what the server is granted.
         normalisation: who says what the model's images are normalised by; None if it is not known, or there are none.
         captured: its one update was sent by somebody else's trainer.
+        idle: names of defences that have nothing to change in this network.
     """
 
     plan: AuditPlan
@@ -118,6 +119,7 @@ class Scenario:
     rounds: Rounds | None = None
     normalisation: str | None = None
     captured: bool = False
+    idle: tuple[str, ...] = ()
 
     def private(self, update: int) -> Batch:
         """The examples behind one update, on the model's device; where they are if clients take micro-batches."""
@@ -197,8 +199,7 @@ def prepare(
         model = _callers_model(plan, pool, model, device)
     if plan.client.loss is not None:
         model = model.with_loss(loss_of(plan.client.loss))
-    for defence in clients.defences:
-        model = defence.prepare(model)
+    model, idle = _prepared(model, components, clients)
     check_kinds(components, model.input)
     plan = resolved(plan, model.input)
     scenario = Scenario(
@@ -219,12 +220,23 @@ def prepare(
         limits=Limits(_limit(plan.audit.budget), plan.audit.quality, plan.audit.at_once),
         policy=plan.policy,
         normalisation=normalisation,
+        idle=idle,
     )
     first = _first(scenario)
     draws = check_fit(model, first, pool.batch.labels, clients.training, clients.defences, clients.micro_batch)
     clients = replace(clients, draws=draws)
     scenario = replace(scenario, clients=clients)
     return scenario if plan.federation is None else _in_rounds(scenario, plan.federation)
+
+
+def _prepared(model: Model, components: Components, clients: Clients) -> tuple[Model, tuple[str, ...]]:
+    """The model as the defences change it, and the names of those that could change it alone and did not."""
+    idle = list[str]()
+    for chosen, stages in zip(components.defences, clients.defences, strict=True):
+        before, model = model, stages.prepare(model)
+        if model is before and stages == Stages(prepare=stages.prepare):
+            idle.append(chosen.name)
+    return model, tuple(idle)
 
 
 def _limit(budget: float | None) -> float | None:

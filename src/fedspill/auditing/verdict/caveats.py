@@ -45,6 +45,7 @@ class Conditions:
             for.
         looker: the client that looks on; None is the server.
         bounded: a bound on any attack was computed.
+        idle: defences that found nothing to change.
     """
 
     training: bool
@@ -61,6 +62,7 @@ class Conditions:
     looker: int | None = None
     known_defence: bool = False
     bounded: bool = False
+    idle: tuple[str, ...] = ()
 
 
 def _more_time(trials: Sequence[Trial]) -> list[Caveat]:
@@ -186,6 +188,7 @@ def _general(conditions: Conditions, in_rounds: bool) -> list[Caveat]:
         " does not know; attacks assumed a network without dropout, and examples as they are, in one order.",
         "stem": "The ResNet has the stem for small pictures (a 3x3 convolution at full resolution), which is the"
         ' default at every size; for pictures this large torchvision has another: model.stem = "imagenet". State one.',
+        "idle defence": f"{', '.join(conditions.idle)} found nothing to change in this network, and did nothing.",
         "no labels": NO_LABELS_CAPTURED if conditions.captured else NO_LABELS,
     }
     if not conditions.one_seed:
@@ -204,6 +207,8 @@ def _general(conditions: Conditions, in_rounds: bool) -> list[Caveat]:
         del texts["privacy cost"]
     if not conditions.drawn:
         del texts["random draws"]
+    if not conditions.idle:
+        del texts["idle defence"]
     return [Caveat(topic=topic, text=text) for topic, text in texts.items()]
 
 
