@@ -338,6 +338,7 @@ def _conditions(scenario: Scenario, feeding: Feeding) -> caveats.Conditions:
         drawn=scenario.clients.draws and Knows.DRAWS not in scenario.knows,
         looker=_looker(scenario),
         idle=scenario.idle,
+        repeats=scenario.repeats,
     )
 
 

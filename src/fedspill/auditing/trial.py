@@ -31,7 +31,7 @@ from fedspill.core.roles import Attack, Card, Forecast, Job, Prediction, Predict
 from fedspill.core.tensor_files import sha256
 from fedspill.core.types import Batch, Reconstruction, ServerRole, Update
 from fedspill.core.watching.clock import OutOfTime, until
-from fedspill.federation.aggregation import collect
+from fedspill.federation.aggregation import collect, mean_of_answers
 from fedspill.federation.client import Client, shared_out
 from fedspill.federation.threat import observe
 from fedspill.inversion.objective.distances import cosine_distance
@@ -242,9 +242,14 @@ def _tensors(returned: Reconstruction, rebuilt: Reconstruction, order: Ranked) -
 
 
 def _answer(scenario: Scenario, served: Sent, private: Batch, task: Task, watch: TrialWatch) -> Update | None:
+    """The mean of what the server gets; of several answers to one model, each with draws of its own, the mean again."""
     clients = _clients(scenario, task, private, scenario.clients.defences)
-    rng = stream(task.seed, "clients", task.update)
-    return collect(served.model, clients, rng, watch.listener.clients, served.for_client)
+    again = [stream(task.seed, "clients", task.update, "again", k) for k in range(1, scenario.repeats)]
+    answers = (
+        collect(served.model, clients, rng, watch.listener.clients, served.for_client)
+        for rng in (stream(task.seed, "clients", task.update), *again)
+    )
+    return mean_of_answers(answers)
 
 
 def _clients(scenario: Scenario, task: Task, private: Batch, defences: tuple[Stages, ...]) -> list[Client]:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -76,6 +76,18 @@ class KnownDefence:
             mixed=_times(self.mixed, other.mixed),
             random_layers=self.random_layers | other.random_layers,
         )
+
+    def averaged(self, answers: int) -> "KnownDefence":
+        """What is known of the mean of several answers to one model, with noise drawn anew for each."""
+        fields = ("noise", "noise_of_sum", "noise_of_step", "noise_share")
+        drawn = {k: getattr(self, k) for k in fields if getattr(self, k) is not None}
+        return replace(self, **{k: v / math.sqrt(answers) for k, v in drawn.items()})
+
+    @property
+    def averages(self) -> bool:
+        """Whether the mean of several answers is one answer with less noise: nothing but noise is drawn or cut off."""
+        kept = self.survivors or self.cut or self.signs or self.step is not None or self.bits is not None
+        return not (kept or self.mixed or self.random_layers)
 
     @property
     def is_noisy(self) -> bool:

@@ -1,15 +1,16 @@
 """What reaches the server of several clients' updates."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
+from torch import Tensor
 
 from fedspill.core.errors import BadInput
 from fedspill.core.local_training.update import mean_update
 from fedspill.core.model import Model
 from fedspill.core.rng import split
 from fedspill.core.roles import ForClient
-from fedspill.core.types import Update
+from fedspill.core.types import Params, Update
 from fedspill.federation.client import Client
 
 Told = Callable[[int, int], None]
@@ -52,3 +53,25 @@ def collect(
     ]
     sent = [u for u in answers if u is not None]
     return mean_update(sent) if sent else None
+
+
+def mean_of_answers(answers: Iterable[Update | None]) -> Update | None:
+    """The mean of what the same clients sent in several rounds, one after another; a single answer as it is.
+
+    It is taken in float64, so that equal answers have themselves for their mean. None if nothing was ever sent.
+    """
+    sent = (answer for answer in answers if answer is not None)
+    if (first := next(sent, None)) is None:
+        return None
+    count, values, buffers = 1, _doubled(first.values), _doubled(first.buffers or {})
+    for answer in sent:
+        count += 1
+        values = {k: v + answer.values[k].double() for k, v in values.items()}
+        buffers = {k: v + (answer.buffers or {})[k].double() for k, v in buffers.items()}
+    mean = {k: (v / count).to(first.values[k].dtype) for k, v in values.items()}
+    kept = None if first.buffers is None else {k: (buffers[k] / count).to(v.dtype) for k, v in first.buffers.items()}
+    return first if count == 1 else Update(first.kind, mean, kept)
+
+
+def _doubled(values: Params) -> dict[str, Tensor]:
+    return {k: v.double() for k, v in values.items()}

@@ -395,15 +395,18 @@ class ServerSection(Section):
         public: examples from the clients' distribution, checked to be disjoint from the private ones.
         knows_defence: attacks adapt to the clients' defences, of whose settings only the random draws stay hidden;
             false asks what attacks reach that know of none.
+        repeats: rounds in which the server sends the same model and is answered on the same examples; it takes the mean
+            of the answers, so that noise that is drawn anew each time falls by the root of their number.
     """
 
-    _later: ClassVar[frozenset[str]] = frozenset({"knows_defence"})
+    _later: ClassVar[frozenset[str]] = frozenset({"knows_defence", "repeats"})
 
     knows: tuple[Knows, ...] = (Knows.LABELS, Knows.NUM_EXAMPLES, Knows.LOCAL_TRAINING)
     role: ServerRole = ServerRole.HONEST_BUT_CURIOUS
     tampering: Annotated[AttackEntry | None, BeforeValidator(_as_entry)] = None
     public: PoolSection | None = None
     knows_defence: bool = True
+    repeats: int = Field(default=1, ge=1, le=10_000)
 
     @model_validator(mode="after")
     def _check(self) -> "ServerSection":

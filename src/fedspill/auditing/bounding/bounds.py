@@ -106,7 +106,7 @@ def bounds_of(scenario: Scenario, assumed: Assumed, seconds: float) -> PlanBound
     """The bounds of a plan that is resolved; arguments as of `plan_bounds`."""
     chain = chain_of(scenario)
     release = chain.release
-    rounds = 1 if scenario.plan.federation is None else scenario.plan.federation.rounds
+    rounds = scenario.releases
     success = () if release is None else tuple(robustness(release, prior, rounds=rounds) for prior in PRIORS)
     floor, why_no_floor = _floor(scenario, chain, assumed, rounds)
     told, why_not = _identifiable(scenario, seconds)

@@ -24,7 +24,7 @@ def recorded_bounds(scenario: Scenario) -> Bounds | None:
     policy = scenario.policy
     if not scenario.defences and policy.prior is None and not policy.require_bound:
         return None
-    start = Bounds(rounds=_rounds(scenario), prior=policy.prior, max_success=policy.max_success)
+    start = Bounds(rounds=scenario.releases, prior=policy.prior, max_success=policy.max_success)
     try:
         release, missing = _release(scenario)
         bounds = (
@@ -33,10 +33,6 @@ def recorded_bounds(scenario: Scenario) -> Bounds | None:
     except BadInput as reason:  # a library is missing, or a defence of somebody else's says what cannot be
         bounds = start.model_copy(update={"missing": str(reason)})
     return bounds.model_copy(update={"short": _short(bounds, policy)})
-
-
-def _rounds(scenario: Scenario) -> int:
-    return 1 if scenario.plan.federation is None else scenario.plan.federation.rounds
 
 
 def _release(scenario: Scenario) -> tuple[Release | None, str]:

@@ -140,7 +140,18 @@ class Scenario:
 
     def known_defence(self, model: Model) -> KnownDefence | None:
         """What a server knows of the clients' defences that is granted their settings."""
-        return known_defence([d.component for d in self.defences], model)
+        known = known_defence([d.component for d in self.defences], model)
+        return known if known is None or self.repeats == 1 else known.averaged(self.repeats)
+
+    @property
+    def repeats(self) -> int:
+        """Answers to one model of which the server takes the mean."""
+        return self.plan.server.repeats
+
+    @property
+    def releases(self) -> int:
+        """Updates that the server gets of one client's examples, over all rounds."""
+        return self.repeats if self.plan.federation is None else self.plan.federation.rounds
 
     def key(self, *, redact: bool) -> str:
         """A digest of everything that decides what a folder holds; budget, `at_once` and policy do not."""
@@ -226,6 +237,7 @@ def prepare(
     draws = check_fit(model, first, pool.batch.labels, clients.training, clients.defences, clients.micro_batch)
     clients = replace(clients, draws=draws)
     scenario = replace(scenario, clients=clients)
+    _check_repeats(scenario)
     return scenario if plan.federation is None else _in_rounds(scenario, plan.federation)
 
 
@@ -237,6 +249,20 @@ def _prepared(model: Model, components: Components, clients: Clients) -> tuple[M
         if model is before and stages == Stages(prepare=stages.prepare):
             idle.append(chosen.name)
     return model, tuple(idle)
+
+
+def _check_repeats(scenario: Scenario) -> None:
+    if scenario.repeats == 1:
+        return
+    got = f"server.repeats = {scenario.repeats}"
+    if scenario.plan.federation is not None:
+        raise BadInput(f"{got}: a federation has rounds of its own; leave repeats out, or [federation]")
+    if scenario.clients.draws:
+        raise BadInput(f"{got}: these clients draw masks, views or orders anew each time; no mean is taken of that")
+    known = known_defence([d.component for d in scenario.defences], scenario.model)
+    if known is not None and not known.averages:
+        names = " and ".join(known.names)
+        raise BadInput(f"{got}: of {names} no mean is taken; it is for noise, and clipping before it")
 
 
 def _limit(budget: float | None) -> float | None:

@@ -46,6 +46,7 @@ class Conditions:
         looker: the client that looks on; None is the server.
         bounded: a bound on any attack was computed.
         idle: defences that found nothing to change.
+        repeats: answers to the same model of which the server took the mean.
     """
 
     training: bool
@@ -63,6 +64,7 @@ class Conditions:
     known_defence: bool = False
     bounded: bool = False
     idle: tuple[str, ...] = ()
+    repeats: int = 1
 
 
 def _more_time(trials: Sequence[Trial]) -> list[Caveat]:
@@ -189,6 +191,8 @@ def _general(conditions: Conditions, in_rounds: bool) -> list[Caveat]:
         "stem": "The ResNet has the stem for small pictures (a 3x3 convolution at full resolution), which is the"
         ' default at every size; for pictures this large torchvision has another: model.stem = "imagenet". State one.',
         "idle defence": f"{', '.join(conditions.idle)} found nothing to change in this network, and did nothing.",
+        "same model": f"The server sent the same model in {conditions.repeats} rounds and took the mean of the answers,"
+        " each with noise of its own; a client that compares what it receives would see it.",
         "no labels": NO_LABELS_CAPTURED if conditions.captured else NO_LABELS,
     }
     if not conditions.one_seed:
@@ -207,6 +211,8 @@ def _general(conditions: Conditions, in_rounds: bool) -> list[Caveat]:
         del texts["privacy cost"]
     if not conditions.drawn:
         del texts["random draws"]
+    if conditions.repeats == 1:
+        del texts["same model"]
     if not conditions.idle:
         del texts["idle defence"]
     return [Caveat(topic=topic, text=text) for topic, text in texts.items()]
