@@ -15,6 +15,7 @@ from fedspill.cli.exits import BAD_INPUT, exit_code_of
 from fedspill.cli.main import app
 from fedspill.core.errors import BadInput
 from fedspill.plan.tables import table_of
+from fedspill.rendering.advising.words import elsewhere
 from fedspill.rendering.html.plan_text import plan_text
 from fedspill.report.advice import Advice
 from fedspill.report.sweep import Outcome
@@ -46,6 +47,9 @@ def test_advice_holds_in_a_plain_audit_under_other_seeds(tmp_path: Path) -> None
     )
     assert not {*advice.seeds} & {*advice.fresh_seeds}
     assert (change.before.leaked, change.after.leaked, change.after.seeds) == (1, 0, advice.fresh_seeds)
+    assert change.elsewhere is not None
+    assert (change.elsewhere.leaked, change.elsewhere.examples) == (0, 4)
+    assert "up to 49% may" in elsewhere(change.elsewhere)
     assert change.bound is not None
     assert change.bound.epsilon == pytest.approx(30.0, rel=1e-3)
     assert None not in (change.price.before, change.price.after)
@@ -126,7 +130,7 @@ def test_nothing_leaks(tmp_path: Path) -> None:
 def test_the_command_says_what_leaks_and_what_to_paste(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("plan.toml").write_text(plan_text(TINY))
-    words = ["advise", "plan.toml", "--device", "cpu", "--seeds", "1", "--budget", "60s"]
+    words = ["advise", "plan.toml", "--device", "cpu", "--seeds", "1", "--budget", "10m"]
     done = CliRunner(env={"COLUMNS": "120"}).invoke(app, words)
     assert done.exit_code == 0, done.exception
     assert "leaks to an honest-but-curious server" in done.stdout

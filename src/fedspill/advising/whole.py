@@ -160,7 +160,7 @@ class _Search:
         table = laid_over(self._table, (*settings, ("audit.seeds", list(seeds))))
         return self._measurer(table, {**dict(settings), "audit.seeds": list(seeds)})
 
-    def _walks(self) -> tuple[list[LadderWalk], list[tuple[Ladder, Settings, Counted]]]:
+    def _walks(self) -> tuple[list[LadderWalk], list[tuple[Ladder, Settings, Tried]]]:
         ladders = ladders_of(facts_of(self._table, self._plan, prepare(self._plan, self._device)))
         walks = list[_Walked]()
         for place, ladder in enumerate(ladders):
@@ -172,8 +172,7 @@ class _Search:
             LadderWalk(what=ladder.what, kind=ladder.kind, tried=[tried for _, tried in walked])
             for ladder, walked in zip(ladders, walks, strict=True)
         ]
-        last = [(ladder, *walked[-1]) for ladder, walked in zip(ladders, walks, strict=True) if _stops(walked)]
-        return told, [(ladder, settings, tried.counted) for ladder, settings, tried in last if tried.counted]
+        return told, [(ladder, *walked[-1]) for ladder, walked in zip(ladders, walks, strict=True) if _stops(walked)]
 
     def _again(self, ladders: Sequence[Ladder], walks: Sequence[_Walked]) -> list[_Walked]:
         """Nothing was found: ladders that were broken off are gone on with, by what the others left."""
@@ -194,7 +193,9 @@ class _Search:
             self._tried_on_others = True
             more = (*settings, *others, *self._more_time)
             elsewhere = self._under(more, self._fresh, "on other examples", chance=True)
-            return tried if elsewhere.found == "stops" else elsewhere.model_copy(update={"settings": texts(settings)})
+            if elsewhere.found == "stops":
+                return tried.model_copy(update={"elsewhere": elsewhere.counted})
+            return elsewhere.model_copy(update={"settings": texts(settings)})
         return tried
 
     def _others(self, settings: Settings) -> Settings:
@@ -225,7 +226,7 @@ class _Search:
         words = " ".join(filter(None, (why, where)))
         return Tried(settings=told, found=found, why=words, counted=counted(measured.report, seeds))
 
-    def _priced_all(self, found: list[tuple[Ladder, Settings, Counted]]) -> list[Change]:
+    def _priced_all(self, found: list[tuple[Ladder, Settings, Tried]]) -> list[Change]:
         """The changes, cheapest in accuracy first; those whose price is not known last."""
         if not found:
             return []
@@ -235,15 +236,17 @@ class _Search:
         changes = [self._change(*one) for one in found]
         return sorted(changes, key=lambda c: (c.price.cost is None, c.price.cost or 0.0))
 
-    def _change(self, ladder: Ladder, settings: Settings, after: Counted) -> Change:
+    def _change(self, ladder: Ladder, settings: Settings, tried: Tried) -> Change:
         assert self._base is not None, "the caller measured it"
+        assert tried.counted is not None, "what stops was counted"
         bound, why = bound_of(parse_plan(laid_over(self._table, settings)), self._device)
         return Change(
             what=ladder.what,
             kind=ladder.kind,
             settings=texts(settings),
             before=self._base,
-            after=after,
+            after=tried.counted,
+            elsewhere=tried.elsewhere,
             price=self._price(settings),
             bound=bound,
             no_bound=None if bound is not None else why,

@@ -96,6 +96,7 @@ class Change(Record):
         settings: "KEY=VALUE" each, as `fedspill audit PLAN.toml --set` takes them.
         before: the plan as it is, under the fresh seeds.
         after: the same with the change.
+        elsewhere: the change on examples that the plan does not name; None where there were none.
         bound: None where there is none, for `no_bound`.
     """
 
@@ -104,6 +105,7 @@ class Change(Record):
     settings: list[str]
     before: Counted
     after: Counted
+    elsewhere: Counted | None = None
     price: Price = Price()
     bound: Bound | None = None
     no_bound: str | None = None
@@ -115,12 +117,14 @@ class Tried(Record):
     Attributes:
         why: in words, if there is more to say.
         counted: under the searching seeds; under fresh ones if it was confirmed, or refuted, by these.
+        elsewhere: under fresh ones on other examples, where it was confirmed on these, too.
     """
 
     settings: list[str]
     found: Found
     why: str = ""
     counted: Counted | None = None
+    elsewhere: Counted | None = None
 
 
 class LadderWalk(Record):

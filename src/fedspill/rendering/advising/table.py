@@ -20,6 +20,8 @@ def show(advice: Advice, console: Console) -> None:
         console.print(_table(advice.changes))
         for place, change in enumerate(advice.changes, 1):
             _say(console, f"  {place}. {words.settings(change)}")
+            if change.elsewhere is not None:
+                _say(console, f"     {words.elsewhere(change.elsewhere)}")
             if not change.after.converged:
                 _say(console, f"     {words.UNTRUSTED}")
             if change.bound is not None:

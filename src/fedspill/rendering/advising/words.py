@@ -4,6 +4,7 @@ import shlex
 
 from fedspill.rendering.headline.roles import title_of
 from fedspill.report.advice import Advice, Bound, Change, Counted, LadderWalk, Leak, Price, Tried
+from fedspill.scoring.leakage import wilson
 
 MEASURED_ONLY = "measured only: not evidence of safety"
 UNTRUSTED = "no attack converged on it: each ran to its end and trusts nothing of what it read (fedspill audit: exit 3)"
@@ -34,6 +35,17 @@ def settings(change: Change) -> str:
 def share(counted: Counted) -> str:
     """K of n; without a judgement the verdict."""
     return counted.verdict if counted.leaked is None else f"{counted.leaked} of {counted.examples}"
+
+
+def elsewhere(counted: Counted) -> str:
+    """What other examples say of those that were never tried: what still may leak, by Wilson's interval."""
+    if counted.leaked is None or not counted.examples:
+        return f"On examples that the plan does not name: {counted.verdict}."
+    most = wilson(counted.leaked, counted.examples).high
+    return (
+        f"On examples that the plan does not name {counted.leaked} of {counted.examples} leaked: of all such up"
+        f" to {most:.0%} may (95 % interval)."
+    )
 
 
 def accuracy(price: Price) -> str:
