@@ -21,8 +21,8 @@ from fedspill.inversion.codebooks.lattice import nearest
 from fedspill.inversion.gradients.firing import gated, layer_outputs
 from fedspill.inversion.gradients.layer import row_gradient, sent
 from fedspill.inversion.gradients.linear import layer_input, rank_one_residual
-from fedspill.inversion.labels.known import known_labels
 from fedspill.inversion.identity.pixel_map import INTERPOLATED
+from fedspill.inversion.labels.known import known_labels
 from fedspill.inversion.network.layers import layer_inputs
 from fedspill.inversion.network.trace import probe_inputs
 from fedspill.inversion.traps.owned_rows import OwnedRows, owned_rows

@@ -6,14 +6,15 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from fedspill.core.knowledge import KnownDefence, ServerKnowledge
+from fedspill.auditing.certifying.doubts import doubt
+from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.types import Reconstruction
 
 SURE = 1 - 1e-3
 """Confidence of a candidate that an attack holds a certificate of."""
-Basis = Literal["certificate", "search"]
+Basis = Literal["certificate", "objective"]
 """What a claim stands on: a blind certificate, of the candidate or of the whole update, which a closed form reproduces;
-or a search that ended below the level that it states."""
+or an objective that fell below the level which the attack states, after a search or without one."""
 
 
 @dataclass(frozen=True)
@@ -44,22 +45,14 @@ def claims(rebuilt: Reconstruction, knowledge: ServerKnowledge) -> Claims:
     """
     m, basis = len(rebuilt.inputs), basis_of(rebuilt)
     which = torch.zeros(m, dtype=torch.bool)
-    if m and (rebuilt.marks or rebuilt.converged) and not alters(knowledge.defence):
-        which = torch.ones_like(which) if basis == "search" else _marked(rebuilt) & _sure(rebuilt)
+    if m and (rebuilt.marks or rebuilt.converged) and doubt(knowledge.defence) is None:
+        which = torch.ones_like(which) if basis == "objective" else _marked(rebuilt) & _sure(rebuilt)
     return Claims(basis, which & _first(rebuilt))
 
 
 def basis_of(rebuilt: Reconstruction) -> Basis:
     """What the claims of this attack stand on."""
-    return "search" if len(rebuilt.objective) > 1 and not rebuilt.marks else "certificate"
-
-
-def alters(defence: KnownDefence | None) -> bool:
-    """Whether inputs are mixed, or values cut off or drawn anew, so that what explains the update need be no example."""
-    if defence is None:
-        return False
-    hidden = defence.survivors and defence.is_noisy
-    return bool(defence.mixed or defence.cut or defence.random_layers or hidden)
+    return "objective" if rebuilt.objective and not rebuilt.marks else "certificate"
 
 
 def _marked(rebuilt: Reconstruction) -> Tensor:
