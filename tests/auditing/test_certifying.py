@@ -2,6 +2,7 @@
 
 import io
 from dataclasses import dataclass, replace
+from functools import cache
 
 import pytest
 import torch
@@ -141,9 +142,14 @@ def replace_in(one: Certified, **changes: object) -> Certified:
     return one.model_copy(update=changes)
 
 
+@cache
+def setting_of(units: int) -> Setting:
+    return certificates.setting(World("linear_layer", "paper", options={"hidden": (units,)}))
+
+
 def attacked() -> tuple[Setting, Reconstruction, ServerKnowledge, fedspill.Batch]:
     """A real reading of two examples."""
-    setting = certificates.setting(World("linear_layer", "paper", options={"hidden": (64,)}))
+    setting = setting_of(64)
     private = setting.pool.batch[500:502]
     knowledge = ServerKnowledge(setting.model, num_examples=2, local_training=FedSGD())
     update = local_update(setting.model, private, FedSGD())
@@ -167,7 +173,7 @@ def test_a_false_certificate_is_counted() -> None:
 
 def test_a_group_of_rows_within_known_noise_confirms_nothing() -> None:
     """Rows that agree only as noise is granted to them: what they show would be claimed without the bound on it."""
-    setting = certificates.setting(World("linear_layer", "paper", options={"hidden": (256,)}))
+    setting = setting_of(256)
     case = certificates.CASES["8 bits, known"]
     counts = Counts()
     for k in range(4):
