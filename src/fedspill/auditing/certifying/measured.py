@@ -33,6 +33,7 @@ class Measured:
 
 
 MEASURED: Mapping[tuple[str, Basis], Measured] = {
+    ("disaggregated_inversion", "certificate"): Measured(8, 16, 0, 0, 0),
     ("imprint_bins", "certificate"): Measured(28, 324, 2, 2, 1),
     ("input_to_head", "certificate"): Measured(47, 162, 42, 30, 7),
     ("linear_first", "certificate"): Measured(66, 262, 3, 3, 2),
@@ -45,6 +46,7 @@ MEASURED: Mapping[tuple[str, Basis], Measured] = {
     ("robbing_linear_layer", "certificate"): Measured(106, 1267, 13, 10, 7),
     ("robbing_the_fed", "certificate"): Measured(470, 4804, 59, 21, 41),
     ("scale_mia", "certificate"): Measured(16, 221, 4, None, 2),
+    ("softmax_disaggregation", "certificate"): Measured(27, 51, 0, 0, 0),
     ("spear", "certificate"): Measured(74, 326, 1, 1, 1),
     ("sub_models", "certificate"): Measured(50, 308, 0, 0, 0),
     ("trap_weights", "certificate"): Measured(245, 698, 27, 9, 11),
