@@ -5,7 +5,7 @@ from typing import Literal
 from fedspill.report.record import Record
 
 NO_CERTIFICATE = 0.05
-"""Probability of a wrong claim from which an attack's word is not called a certificate."""
+"""Share of wrong claims beyond which an attack's word is not called a certificate."""
 
 
 class Certified(Record):
@@ -40,7 +40,7 @@ class Certified(Record):
     @property
     def is_certificate(self) -> bool:
         """Whether the claim may be called certified: a certificate that was not measured to be worth little."""
-        return self.basis == "certificate" and (self.limit is None or self.limit < NO_CERTIFICATE)
+        return self.basis == "certificate" and self.wrong <= NO_CERTIFICATE * self.measured
 
     def sentence(self) -> str:
         """What is claimed, in a sentence, with the probability that such a claim is wrong."""
