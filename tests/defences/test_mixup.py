@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fedspill.auditing.trial import _unsure
+from fedspill.auditing.certifying.doubts import unsure
 from fedspill.core.errors import BadInput
 from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.local_training.losses import BinaryCrossEntropy
@@ -78,8 +78,8 @@ def test_who_knows_of_it_expects_the_mean_of_what_may_be_drawn() -> None:
 def test_what_is_read_of_mixtures_is_never_called_certain() -> None:
     model, sure = mlp(), Reconstruction(batch(2).inputs, converged=True)
     knowledge = ServerKnowledge(model, defence=MixUp(2).known(model))
-    assert not _unsure(sure, knowledge).converged
-    assert _unsure(sure, ServerKnowledge(model)) is sure
+    assert not unsure(sure, knowledge).converged
+    assert unsure(sure, ServerKnowledge(model)) is sure
 
 
 def test_the_first_layers_gradient_spans_the_examples_themselves() -> None:

@@ -1,6 +1,7 @@
 """`fedspill.attack`: inputs rebuilt from one captured update; with the truth at hand, judged."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, get_args, overload
 
@@ -20,7 +21,7 @@ from fedspill.api.arguments import (
     with_loss,
 )
 from fedspill.api.results import AuditResult, with_views
-from fedspill.auditing.capturing.attacking import Kind, attack_captured, run_key
+from fedspill.auditing.capturing.attacking import Captured, Kind, attack_captured, run_key
 from fedspill.auditing.capturing.in_turn import entry_of, tries_of
 from fedspill.auditing.capturing.scoring import Judging
 from fedspill.auditing.capturing.truths import Truth, read_truth
@@ -226,7 +227,13 @@ def attack(
         turned=sent.turned,
         judging=judging,
     )
-    return captured.reconstruction if captured.result is None else with_views(captured.result, folder)
+    return _said(captured) if captured.result is None else with_views(captured.result, folder)
+
+
+def _said(captured: Captured) -> Reconstruction:
+    """With what is certified as the first note, as nothing else can be believed without the truth."""
+    rebuilt, claim = captured.reconstruction, captured.certified
+    return rebuilt if claim is None else replace(rebuilt, notes=(claim.sentence(), *rebuilt.notes))
 
 
 def _check_captured(

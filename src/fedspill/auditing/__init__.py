@@ -19,6 +19,7 @@
 - `utility/`: accuracy after a short training by the plan's protocol and defences.
 - `exposure`: what a client's own update gives away, for the guard.
 - `capturing/`: one captured update, read, attacked, and judged where its truth is at hand.
+- `certifying/`: what attacks claim to have read verbatim, and how often such claims were wrong.
 """
 
 from fedspill.auditing.run import AuditResult, run_audit

@@ -57,8 +57,8 @@ def readings(
     """
     if not rebuilt.origins and expected is None:
         return [], None
-    copies = _copies(rebuilt, private, spec, expected)
-    success = None if expected is None else _predicted(rebuilt, expected, copies)
+    same = copies(rebuilt, private, spec, expected)
+    success = None if expected is None else _predicted(rebuilt, expected, same)
     stored = {k: i for i, k in enumerate(places.scored)}
     spare = {k: i for i, k in enumerate(places.unscored)}
     confidence = None if rebuilt.confidence is None else rebuilt.confidence.tolist()
@@ -70,17 +70,17 @@ def readings(
             scored=stored.get(k),
             unscored=spare.get(k),
             holds=[] if expected is None else _holders(expected, origin),
-            exact=int(copies[k].long().argmax()) if bool(copies[k].any()) else None,
+            exact=int(same[k].long().argmax()) if bool(same[k].any()) else None,
         )
         for k, origin in enumerate(rebuilt.origins)
     ]
     return records, success
 
 
-def _copies(
+def copies(
     rebuilt: Reconstruction, private: Tensor, spec: InputSpec, expected: Prediction | None
 ) -> Bool[Tensor, "m n"]:
-    """Which candidate equals which example, or which representation which."""
+    """Which candidate equals which example, or, of a readout that reads these, which representation which."""
     if expected is None or expected.representations is None or rebuilt.representations is None:
         return exact_copies(rebuilt.inputs, private, spec)
     got, true = (v.detach().cpu().double() for v in (rebuilt.representations, expected.representations))

@@ -4,20 +4,23 @@ import math
 import re
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from fedspill.auditing.certifying.claims import claims
+from fedspill.auditing.certifying.counting import certified
+from fedspill.auditing.certifying.doubts import unsure
 from fedspill.auditing.judge import judge
-from fedspill.auditing.readings import Ranked, most_confident, ranked, readings
+from fedspill.auditing.readings import Ranked, copies, most_confident, ranked, readings
 from fedspill.auditing.resolving.components import Chosen, misfit
 from fedspill.auditing.resolving.scenario import Scenario
 from fedspill.auditing.servers import Seen, Sent, Servers
 from fedspill.auditing.watch import TrialWatch
 from fedspill.core.errors import NotApplicable
-from fedspill.core.knowledge import Knows, ServerKnowledge
+from fedspill.core.knowledge import Knows
 from fedspill.core.local_training.update import (
     LocalTraining,
     aggregate_update,
@@ -35,7 +38,8 @@ from fedspill.federation.aggregation import collect, mean_of_answers
 from fedspill.federation.client import Client, shared_out
 from fedspill.federation.threat import observe
 from fedspill.inversion.objective.distances import cosine_distance
-from fedspill.report.trial import Baseline, SearchForecast, Trial
+from fedspill.report.certified import Certified
+from fedspill.report.trial import Baseline, Reading, SearchForecast, Trial
 
 JUDGING = 2.5
 """Times what the clients took: an attack judges what it found by computing the update of it, and of a blank guess."""
@@ -174,10 +178,12 @@ def judged(
     """What was returned beside the truth."""
     scenario, task, private, update = servers.scenario, posed.task, posed.private, posed.job.update
     served, sent, attack = posed.served, posed.served.model, posed.served.attack
-    returned = _unsure(returned, posed.job.knowledge)
+    returned = unsure(returned, posed.job.knowledge)
     order = ranked(returned.confidence, len(returned.inputs), len(private))
     rebuilt = most_confident(returned, len(private))
-    read, predicted = readings(returned, private.inputs, sent.input, _expected(attack, sent, private), order)
+    expected = _expected(attack, sent, private)
+    read, predicted = readings(returned, private.inputs, sent.input, expected, order)
+    claimed = _claimed(posed, returned, read, expected)
     check, guesses, unchecked = None, list[Baseline](), list[str]()
     try:
         with until(watch.hard):
@@ -196,6 +202,7 @@ def judged(
         update={
             "readings": read,
             "predicted": predicted,
+            "certified": claimed,
             "seconds": seconds,
             "ended_by_budget": watch.ended or watch.poor is not None,
             "searched": watch.searched * (watch.poor or 1.0) if watch.ended or watch.poor is not None else None,
@@ -210,6 +217,21 @@ def judged(
         }
     )
     return Finished(record, _tensors(returned, rebuilt, order))
+
+
+def _claimed(
+    posed: Posed, returned: Reconstruction, read: list[Reading], expected: Prediction | None
+) -> Certified | None:
+    """What the attack claims without the truth, and how much of it is true."""
+    found, private = claims(returned, posed.job.knowledge), posed.private
+    if not len(found):
+        return None
+    exact = (
+        torch.tensor([r.exact is not None for r in read], dtype=torch.bool)
+        if read
+        else copies(returned, private.inputs, posed.served.model.input, expected).any(1)
+    )
+    return certified(posed.task.world.name, found, returned, len(private), int((exact & found.which).sum()))
 
 
 def _forecast(watch: TrialWatch, returned: Reconstruction) -> SearchForecast | None:
@@ -274,27 +296,6 @@ def _job(scenario: Scenario, served: Sent, update: Update, private: Batch, task:
         defence=scenario.known_defence(served.model),
     )
     return Job(update, knowledge, stream(task.seed, "attack", task.world.label, task.update))
-
-
-MIXED = "The clients mix their examples, so that what explains the update may be a mixture: nothing here is certain."
-
-
-ALTERED = (
-    "What the clients sent is not the update of their examples (values were cut off or left out, or a layer draws), so"
-    " that no certificate holds: nothing here is certain."
-)
-
-
-def _unsure(returned: Reconstruction, knowledge: ServerKnowledge) -> Reconstruction:
-    """What an attack is sure of where clients mix their examples, or alter the update, explains no example."""
-    known = knowledge.defence
-    if known is None or not returned.converged:
-        return returned
-    if known.mixed:
-        return replace(returned, converged=False, notes=(*returned.notes, MIXED))
-    if known.cut or known.random_layers or (known.survivors and known.is_noisy):
-        return replace(returned, converged=False, notes=(*returned.notes, ALTERED))
-    return returned
 
 
 def _self_check(

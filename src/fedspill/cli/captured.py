@@ -38,6 +38,9 @@ def show(captured: Captured, out: Path) -> int:
     state = "converged by its own measure" if found.converged else "did NOT converge by its own measure"
     best = "" if found.confidence is None else f", confidence up to {float(found.confidence.max()):.3f}"
     console.print(f"{len(found.inputs)} inputs were rebuilt; the attack {state}{best}.", markup=False)
+    if captured.certified is not None:
+        style = "bold" if captured.certified.is_certificate else "yellow"
+        console.print(captured.certified.sentence(), markup=False, style=style)
     for note in found.notes:
         console.print(note, markup=False, style="yellow")
     if captured.result is not None:

@@ -1,7 +1,9 @@
 """What an audit leaves behind.
 
 - `schema`: report.json, and what of it may be shared.
+- `record`: what every part of a report is.
 - `trial`: one trial of it.
+- `certified`: what an attack claims to have read verbatim, and how often such claims were wrong.
 - `bounds`: what no attack beats on its updates.
 - `leakage`: which private examples leaked, and what share of them.
 - `vetting`: what vetting an incoming model came to.

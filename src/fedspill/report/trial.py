@@ -2,15 +2,11 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from fedspill.core.types import Mark
-
-
-class Record(BaseModel):
-    """A part of a report: whole, unchanging, and read back as it was written."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="null")
+from fedspill.report.certified import Certified
+from fedspill.report.record import Record as Record
 
 
 class Score(Record):
@@ -169,6 +165,8 @@ class Trial(Record):
         matched: for each private example the index of its reconstruction, None if it got none.
         readings: every candidate that the attack returned, in its order, if it says where it read them.
         predicted: of a readout whose success can be predicted.
+        certified: what the attack claims to have read verbatim, by its own word; None if it claims nothing, and in
+            reports of before this was counted.
         foreseen: of a search.
         planned: seconds for which a search was planned with fewer iterations than its preset asks for, if it was.
         skipped: why the trial was not run, if it was not.
@@ -207,6 +205,7 @@ class Trial(Record):
     notes: list[str] = Field(default_factory=list)
     readings: list[Reading] = Field(default_factory=list)
     predicted: Predicted | None = None
+    certified: Certified | None = None
     foreseen: SearchForecast | None = None
     planned: float | None = None
     skipped: str | None = None

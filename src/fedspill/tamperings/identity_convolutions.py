@@ -22,7 +22,7 @@ from fedspill.inversion.analytic.readout import by_class
 from fedspill.inversion.gradients.layer import Layer
 from fedspill.inversion.gradients.mean import mean_gradient
 from fedspill.inversion.identity.lanes import identity_params
-from fedspill.inversion.identity.pixel_map import PixelMap, pictures, pixel_map
+from fedspill.inversion.identity.pixel_map import INTERPOLATED, PixelMap, pictures, pixel_map
 from fedspill.inversion.labels.known import known_labels
 from fedspill.inversion.network.dense import dense_layers
 from fedspill.inversion.network.trace import Trace, trace
@@ -93,9 +93,15 @@ class PictureReadout:
         if len(layers) == 1 and count is not None and count > 1:
             several = by_class(update, knowledge, Layer(layers[0].weight, layers[0].bias or ""), rng)
             if several is not None:
-                return replace(several, inputs=self._pictures(several.inputs, knowledge))
+                return self._trusted(replace(several, inputs=self._pictures(several.inputs, knowledge)), knowledge)
         features, residual = recursive_input(layers, knowledge.model.params, gradient)
-        return self._one(features, residual, update, knowledge, rng)
+        return self._trusted(self._one(features, residual, update, knowledge, rng), knowledge)
+
+    def _trusted(self, read: Reconstruction, knowledge: ServerKnowledge) -> Reconstruction:
+        """One example's features are read exactly; its picture only where every pixel was shown."""
+        if read.confidence is None or self.seen.is_whole(image_spec(knowledge.model.input)):
+            return read
+        return replace(read, confidence=read.confidence.clamp_max(INTERPOLATED))
 
     def _pictures(self, features: Float[Tensor, "m f"], knowledge: ServerKnowledge) -> Tensor:
         return pictures(self.seen, features, image_spec(knowledge.model.input)).to(knowledge.model.like)

@@ -43,6 +43,9 @@ SAME = 1e-2
 """Distance between two candidates, relative to their length, up to which they are one example."""
 SLACK = 0.02
 """Share of a factor by which it may lie beyond what its bin allows."""
+STRETCHED, AS_STORED = 0.75, 1e-3
+"""Confidence of one example's picture that is stretched beyond how it is stored, and the factor's error up to which it
+is not."""
 
 
 @dataclass(frozen=True)
@@ -187,7 +190,7 @@ class LokiReadout:
         return Reconstruction(
             inputs=inputs.to(like),
             confidence=readings.confidence.to(like),
-            converged=bool((readings.confidence >= SURE).any()),
+            converged="alone" in readings.marks,
             notes=self._notes(parts, knowledge),
             origins=readings.origins,
             marks=readings.marks,
@@ -277,11 +280,12 @@ def _of_group(
     other: Mark = "mixture" if bool(alone.any()) else "unsure"
     trust = size[filled].argsort().argsort().to(directions) / max(1, len(filled))
     doubt = DOUBTFUL if other == "mixture" else OPEN
+    shown = torch.tensor([f is not None and (stored or abs(f - 1) < AS_STORED) for f in factors], device=size.device)
     return Readings(
         directions * best[:, None],
         tuple(names[place] for place in filled.tolist()),
         tuple("alone" if f is not None else other for f in factors),
-        torch.where(alone, directions.new_tensor(SURE), doubt * (0.5 + 0.5 * trust)),
+        torch.where(shown, SURE, torch.where(alone, STRETCHED, doubt * (0.5 + 0.5 * trust))),
         size[filled],
     )
 

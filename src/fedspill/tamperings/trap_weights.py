@@ -4,7 +4,7 @@ Boenisch, Dziedzic, Schuster, Shamsabadi, Shumailov, Papernot: "When the Curious
 Is Not Private", EuroS&P 2023, arXiv:2112.02918. Parameters only: the architecture stays as it is.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from fedspill.inversion.codebooks.lattice import nearest
 from fedspill.inversion.gradients.firing import gated, layer_outputs
 from fedspill.inversion.gradients.layer import row_gradient, sent
 from fedspill.inversion.gradients.linear import layer_input, rank_one_residual
+from fedspill.inversion.identity.pixel_map import INTERPOLATED
 from fedspill.inversion.labels.known import known_labels
 from fedspill.inversion.network.layers import layer_inputs
 from fedspill.inversion.network.trace import probe_inputs
@@ -147,8 +148,11 @@ class TrapReadout:
         self, update: Update, knowledge: ServerKnowledge, rng: torch.Generator, x: Tensor, residual: float
     ) -> Reconstruction:
         z = self.way.encoded(x[None], knowledge.model.input).flatten()
-        names = (self.way.layer.weight, self.way.layer.bias)
-        return single_example(update, knowledge, names, z, residual, known_labels(update, knowledge, rng, 1))
+        names, spec = (self.way.layer.weight, self.way.layer.bias), knowledge.model.input
+        read = single_example(update, knowledge, names, z, residual, known_labels(update, knowledge, rng, 1))
+        if read.confidence is None or self.way.is_whole(spec):
+            return read
+        return replace(read, confidence=read.confidence.clamp_max(INTERPOLATED))
 
     def _reconstruction(self, knowledge: ServerKnowledge, candidates: list[OwnedRows]) -> Reconstruction:
         spec, like, count = knowledge.model.input, knowledge.model.like, knowledge.num_examples
@@ -160,9 +164,10 @@ class TrapReadout:
         z = self.way.encoded(torch.stack([c.x for c in kept]), spec)
         if self.snap and sure:
             z = torch.cat([nearest(spec, z[:sure]), z[sure:]])
+        trust = like.new_tensor([c.confidence for c in kept])
         return Reconstruction(
             inputs=spec.decode(z).to(like),
-            confidence=like.new_tensor([c.confidence for c in kept]),
+            confidence=trust if self.way.is_whole(spec) else trust.clamp_max(INTERPOLATED),
             converged=sure > 0,
             notes=self._notes(candidates, sure, count),
             origins=tuple(f"row {int(c.rows[0])}" for c in kept),

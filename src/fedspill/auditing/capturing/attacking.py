@@ -11,11 +11,13 @@ from pathlib import Path
 import torch
 
 import fedspill
-from fedspill.auditing.capturing.assumed import without_unknown_draws
+from fedspill.auditing.capturing.assumed import VIEWS, without_unknown_draws
 from fedspill.auditing.capturing.in_turn import answered, tries_of
 from fedspill.auditing.capturing.kinds import Kind as Kind
 from fedspill.auditing.capturing.scoring import Judging, concluded, scenario_of, settled
 from fedspill.auditing.capturing.updates import Sent
+from fedspill.auditing.certifying.claims import claims
+from fedspill.auditing.certifying.counting import certified
 from fedspill.auditing.resolving.digests import loss_digits, weights_sha256
 from fedspill.auditing.run import AuditResult
 from fedspill.auditing.watch import Listener, TrialWatch, duration
@@ -28,6 +30,7 @@ from fedspill.core.tensor_files import sha256, write_tensors, write_whole
 from fedspill.core.types import Reconstruction, Update
 from fedspill.core.watching.clock import OutOfTime
 from fedspill.plan.sections import AttackEntry
+from fedspill.report.certified import Certified
 from fedspill.report.store import TENSOR_FILE
 
 
@@ -38,11 +41,13 @@ class Captured:
     Attributes:
         summary: what `attack.json` holds.
         result: scores and verdict, if the truth was at hand.
+        certified: what the attack claims to have read verbatim, by its own word; None if nothing.
     """
 
     reconstruction: Reconstruction
     summary: Mapping[str, object]
     result: AuditResult | None = None
+    certified: Certified | None = None
 
 
 def attack_captured(
@@ -95,7 +100,9 @@ def attack_captured(
     entry, rebuilt = answer.by.entry, answer.rebuilt
     rebuilt = replace(rebuilt, notes=(*notes, *assumed, *rebuilt.notes))
     seconds = time.monotonic() - began
+    claim = _claimed(entry, rebuilt, knowledge, assumed)
     summary = _summary(entry, update, knowledge, rebuilt, seconds, command) | _told(judging)
+    summary |= {"certified": None if claim is None else {**claim.model_dump(), "sentence": claim.sentence()}}
     result = None
     if scenario is not None and judging is not None:
         scenario = scenario if len(tries) == 1 else scenario_of(judging, entry, job, seed, drawn=bool(assumed))
@@ -108,7 +115,15 @@ def attack_captured(
         write_whole(out / "attack.json", json.dumps(summary, indent=1))
     if checkpoint is not None and not watch.ended:
         checkpoint.unlink(missing_ok=True)
-    return Captured(rebuilt, summary, result)
+    return Captured(rebuilt, summary, result, claim)
+
+
+def _claimed(
+    entry: AttackEntry, rebuilt: Reconstruction, knowledge: ServerKnowledge, assumed: Sequence[str]
+) -> Certified | None:
+    """What is claimed; nothing where the client augments its examples, as then what is read is no record."""
+    found = claims(rebuilt, knowledge)
+    return None if VIEWS in assumed else certified(entry.name, found, rebuilt, knowledge.num_examples)
 
 
 def _told(judging: Judging | None) -> dict[str, object]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from fedspill import catalogue
+from fedspill.auditing.certifying.doubts import unsure
 from fedspill.auditing.resolving.components import configure, misfit
 from fedspill.auditing.scheduling.shares import CLOSED, IN_ORDER, READS
 from fedspill.auditing.watch import TrialWatch
@@ -112,7 +113,8 @@ def answered(tries: list[Try], job: Job, seed: int, watch: TrialWatch) -> Answer
     for one in tries:
         try:
             rng = stream(seed, "attack", one.entry.label, 0)
-            rebuilt = one.attack.reconstruct(job.update, job.knowledge, rng, _watch(one, watch))
+            returned = one.attack.reconstruct(job.update, job.knowledge, rng, _watch(one, watch))
+            rebuilt = unsure(returned, job.knowledge)
         except NotApplicable as error:
             if len(tries) == 1:
                 raise

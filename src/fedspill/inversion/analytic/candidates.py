@@ -26,6 +26,9 @@ ONE_EXAMPLE = 1e-3
 EXPLAINED = 1e-2
 """Relative error below which a candidate accounts for its rows on one gradient."""
 IN_RANGE = 1e-2
+PRECISE = 1e-3
+"""Error by known noise and rounding, over an input's root mean square, beyond which rows that agree confirm nothing:
+mixtures of little weight agree within it, too."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,8 @@ class Check:
     def explained(self, gradient: LayerGradient, group: RowGroup) -> Explanation | None:
         """The explanation of a group of rows by the network, if there is one."""
         if len(group.rows) < 2 or not len(self.labels) or not in_range(self.model.input, group.x):
+            return None
+        if gradient.error_of(group) > PRECISE:
             return None
         fit = self.told(gradient, group.x, group.rows)
         return fit if fit.residual < EXPLAINED else None

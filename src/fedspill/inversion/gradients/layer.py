@@ -43,6 +43,9 @@ class Layer:
     gain: float = 1.0
 
 
+TINY = 1e-300
+
+
 @dataclass(frozen=True)
 class LayerGradient:
     """A layer's mean gradient in float64, with the size of its rounding.
@@ -79,6 +82,11 @@ class LayerGradient:
         """Rows that agree on their input."""
         floor, noise = max(self.floor, self.deviation), math.hypot(self.noise, self.deviation)
         return row_groups(self.weight, self.bias, floor=floor, noise=noise, told=self.told)
+
+    def error_of(self, group: RowGroup) -> float:
+        """Standard deviation by noise and rounding of an input read by least squares, over its root mean square."""
+        strength, size = float(self.bias[group.rows].norm()), float(group.x.square().mean().sqrt())
+        return math.hypot(self.noise, self.deviation) / max(strength * size, TINY)
 
     def without(self, x: Tensor, bias_grad: Tensor) -> "LayerGradient":
         """What is left when one example's share is taken away; the floor and the rounding stay."""

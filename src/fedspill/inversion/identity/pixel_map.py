@@ -20,6 +20,8 @@ from fedspill.inversion.network.layers import layer_inputs
 
 CHUNK = 8
 """Pictures at a time."""
+INTERPOLATED = 0.9
+"""The most confidence in a picture of which some pixels were not shown, but interpolated."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,10 @@ class PixelMap:
         """How many different pixels (or windows) of the first channel the features show."""
         seen = self.alive & (self.colour == 0)
         return len((self.first[seen] + self.last[seen]).round().unique(dim=0))
+
+    def is_whole(self, spec: ImageSpec) -> bool:
+        """Whether the features show every pixel, so that none is interpolated."""
+        return self.resolution() == spec.shape[1] * spec.shape[2]
 
     def pixels(self, features: Float[Tensor, "m f"]) -> Float[Tensor, "m f"]:
         """Each feature's pixel value, by linear interpolation in `answers`, clamped to `grey`."""

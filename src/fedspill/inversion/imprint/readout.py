@@ -13,6 +13,7 @@ from fedspill.core.model import Model
 from fedspill.core.roles import UNWATCHED, Prediction, Watch
 from fedspill.core.types import Reconstruction, Update
 from fedspill.inversion.gradients.layer import Layer
+from fedspill.inversion.identity.pixel_map import INTERPOLATED
 from fedspill.inversion.imprint.bin_readout import SURE, Readings, candidates, read_bins
 from fedspill.inversion.imprint.certificate import Outlet, share_test
 from fedspill.inversion.imprint.contents import contents
@@ -79,7 +80,7 @@ class ImprintReadout:
         return decode(held, self.imprint, self.look.codebook, accounts)
 
     def _reconstruction(self, readings: Readings, knowledge: ServerKnowledge) -> Reconstruction:
-        like = knowledge.model.like
+        like, trust = knowledge.model.like, readings.confidence
         inputs = self.look.inputs(readings.features)
         inputs = inputs.to(like) if inputs.is_floating_point() else inputs
         labels = None if self.classifier is None else _predicted(self.classifier, inputs)
@@ -87,8 +88,8 @@ class ImprintReadout:
             inputs=inputs,
             labels=labels,
             label_method=None if labels is None else "the model's own prediction",
-            confidence=readings.confidence.to(like),
-            converged=bool((readings.confidence >= SURE).any()),
+            confidence=(trust if self.look.whole else trust.clamp_max(INTERPOLATED)).to(like),
+            converged=bool((trust >= SURE).any()),
             notes=self.notes(readings, knowledge.num_examples),
             origins=readings.origins,
             marks=readings.marks,

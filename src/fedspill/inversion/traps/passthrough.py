@@ -56,6 +56,10 @@ class PassThrough:
         weight[:, self.used] = rows.double() * self.gain[self.used]
         return weight, rows.double() @ self.offset[self.used]
 
+    def is_whole(self, spec: InputSpec) -> bool:
+        """Whether the layer sees every value of the input, so that none is interpolated."""
+        return self.seen is None or not isinstance(spec, ImageSpec) or self.seen.is_whole(spec)
+
     def encoded(self, features: Float[Tensor, "n d"], spec: InputSpec) -> Float[Tensor, "n ..."]:
         """The network's encoded inputs, float64; pixels that no feature shows are interpolated."""
         if self.seen is None:

@@ -3,6 +3,7 @@
 - `words`: what stands for each verdict.
 - `roles`: one verdict line for each kind of server.
 - `story`: what was tried, and what came out of it, in plain words.
-- `guarantees`: what was measured, declared and bounded, apart.
+- `certified`: what attacks read verbatim by their own certificates, and how far these may be believed.
+- `guarantees`: what was measured, certified, declared and bounded, apart.
 - `advice`: what to change first.
 """

@@ -1,8 +1,9 @@
-"""Three kinds of word on a leak, never blended: what attacks reached, what was declared, and what no attack beats."""
+"""Words on a leak, never blended: what attacks reached, what they certify, what was declared, what none beats."""
 
 from dataclasses import dataclass
 
 from fedspill.rendering import numbers
+from fedspill.rendering.headline.certified import certified_lines
 from fedspill.rendering.headline.roles import score_of
 from fedspill.report.bounds import Bounds
 from fedspill.report.schema import AuditReport
@@ -13,7 +14,7 @@ class Block:
     """One kind of word.
 
     Attributes:
-        name: "Measured", "Declared" or "Bounded".
+        name: "Measured", "Certified", "Declared" or "Bounded".
         about: what such words are worth.
     """
 
@@ -23,12 +24,14 @@ class Block:
 
 
 def blocks(report: AuditReport) -> list[Block]:
-    """Measured, declared, bounded; none of a report whose plan has no defence and asked for no bound."""
-    bounds = report.bounds
+    """What is certified, if anything; with it measured, declared and bounded, if the plan has a defence or a bound."""
+    bounds, told = report.bounds, certified_lines(report)
+    claimed = [Block("Certified", "by the attacks themselves, without the private data", told)] if told else []
     if bounds is None:
-        return []
+        return claimed
     return [
         Block("Measured", "by the attacks that were run; others may do better", _measured(report)),
+        *claimed,
         Block("Declared", "by the plan; nothing here checks it", _declared(report, bounds)),
         Block("Bounded", "for every attack, as far as what is declared is true", _bounded(bounds)),
     ]
