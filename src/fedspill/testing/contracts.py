@@ -76,7 +76,8 @@ def worlds(
                 continue
             assert tampered.readout is not None, "a card that `reads` brings a readout"
             model, attack = tampered.model, tampered.readout
-        yield attack, local_update(model, private, protocol), observe(model, private, 1, protocol, public, EVERYTHING)
+        held = observe(model, private, 1, protocol, public, EVERYTHING, stages=())
+        yield attack, local_update(model, private, protocol), held
 
 
 def first_result(component: Component, n: int, protocol: LocalTraining) -> Reconstruction:

@@ -32,7 +32,7 @@ from fedspill.core.local_training.losses import loss_of
 from fedspill.core.local_training.protocol import LocalTraining
 from fedspill.core.model import Model
 from fedspill.core.rng import stream
-from fedspill.core.roles import Stages, UpdateExposure, known_defence, measured
+from fedspill.core.roles import NeedsExposure, Stages, UpdateExposure, known_defence, measured
 from fedspill.core.tensor_files import sha256
 from fedspill.core.types import Batch
 from fedspill.plan.build import described_network
@@ -139,6 +139,14 @@ class Scenario:
     def known_defence(self, model: Model) -> KnownDefence | None:
         """What a server knows of the clients' defences that is granted their settings."""
         return known_defence([d.component for d in self.defences], model)
+
+    @property
+    def simulated_stages(self) -> tuple[Stages, ...] | None:
+        """The clients' defences as the server knows them, to run such clients itself; None where one attacks updates."""
+        if Knows.DEFENCE not in self.knows:
+            return ()
+        costly = any(isinstance(d.component, NeedsExposure) for d in self.defences)
+        return None if costly else self.clients.defences
 
     def key(self, *, redact: bool) -> str:
         """A digest of everything that decides what a folder holds; budget, `at_once` and policy do not."""
