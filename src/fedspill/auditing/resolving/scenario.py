@@ -142,7 +142,7 @@ class Scenario:
 
     @property
     def simulated_stages(self) -> tuple[Stages, ...] | None:
-        """The clients' defences as the server knows them, to run such clients itself; None where one attacks updates."""
+        """The clients' defences as the server knows them, to simulate such clients; None where one attacks updates."""
         if Knows.DEFENCE not in self.knows:
             return ()
         costly = any(isinstance(d.component, NeedsExposure) for d in self.defences)
