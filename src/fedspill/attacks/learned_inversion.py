@@ -78,4 +78,5 @@ CARD: Card[Attack] = Card(
     presets={"paper": _PAPER, "quick": with_fields(_STRONG, pairs=500, epochs=0), "strong": _STRONG},
     needs=frozenset({Knows.PUBLIC_DATA, Knows.NUM_EXAMPLES, Knows.LOCAL_TRAINING}),
     accepts=frozenset({ImageSpec, TableSpec}),
+    standard=False,  # it takes a training for every update
 )

@@ -28,6 +28,8 @@ TINY = 1e-12
 class Features:
     """How updates of one kind become rows of numbers: what is read first, then the hash, then each tensor's size.
 
+    A multiple of an update has the same row, so that a gradient which was scaled on its way is read as itself.
+
     Attributes:
         names: the tensors of an update, in order.
         layers: weight and bias of linear layers whose inputs are read.
@@ -78,13 +80,19 @@ class Features:
         # Of their own size, or that of the example's loss would drown what tells the example.
         scaled = [(t / s.to(t)).flatten() if float(s) > 0 else t.flatten() for t, s in zip(tensors, sizes, strict=True)]
         read = [_read(update.values[w], update.values[b]) for w, b in self.layers]
-        rest = [self._hashed(torch.cat(scaled).float()), sizes.clamp_min(TINY).log().float()]
-        return torch.cat([*read, *rest])
+        return torch.cat([*read, self._hashed(torch.cat(scaled).float()), _relative(sizes)])
 
     def _hashed(self, values: Float[Tensor, " v"]) -> Float[Tensor, " f"]:
         if self.bins is None or self.signs is None:
             return values
         return values.new_zeros(self.length).index_add_(0, self.bins, values * self.signs)
+
+
+def _relative(sizes: Float[Tensor, " k"]) -> Float[Tensor, " k"]:
+    """Logarithms of sizes, less their mean; 0 for a tensor that is 0."""
+    there = sizes > 0
+    logs = torch.where(there, sizes, 1.0).log()
+    return torch.where(there, logs - logs.sum() / there.sum().clamp_min(1), 0.0).float()
 
 
 def _linear(update: Update) -> list[tuple[str, str]]:

@@ -4,6 +4,7 @@ Behind few public examples a large network learns them by heart; a linear map sh
 does not. Not in the paper.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from fedspill.inversion.learned.pairs import Pairs
 
-PENALTIES = tuple(10.0**k for k in range(-2, 6))
+PENALTIES = (0.1, 10.0, 100.0, 1000.0, 10000.0)
 """Of squared coefficients, beside squared errors summed over pairs, with features of unit variance."""
 
 
@@ -57,15 +58,12 @@ def ridge(pairs: Pairs, held_out: Pairs, read: int) -> Linear:
     return best
 
 
-def _maps(features: Tensor, targets: Tensor) -> list[Linear]:
-    """One for each penalty; the smaller of the two square matrices is taken apart once, in float64."""
+def _maps(features: Tensor, targets: Tensor) -> Iterator[Linear]:
+    """One for each penalty, from the smaller of the two square matrices, in float64."""
     x, offset = features.double(), targets.double().mean(0)
     y, wide = targets.double() - offset, x.shape[1] > len(x)
-    values, vectors = torch.linalg.eigh(x @ x.T if wide else x.T @ x)
-    turned = vectors.T @ (y if wide else x.T @ y)
-    found = list[Linear]()
+    products, aimed = (x @ x.T, y) if wide else (x.T @ x, x.T @ y)
     for penalty in PENALTIES:
-        inside = vectors @ (turned / (values.clamp_min(0) + penalty)[:, None])
-        weight = x.T @ inside if wide else inside
-        found.append(Linear(weight.float(), offset.float()))
-    return found
+        factor = torch.linalg.cholesky(products + penalty * torch.eye(len(products)).to(products))
+        solved = torch.cholesky_solve(aimed, factor)
+        yield Linear((x.T @ solved if wide else solved).float(), offset.float())

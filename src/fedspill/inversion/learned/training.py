@@ -89,12 +89,17 @@ class Training:
     def run(self, watch: Watch) -> Learned:
         """Until its epochs, its patience or the time is over; a broken training goes on where it was."""
         self._begin(watch.load())
+        if self.settings.epochs == 0:
+            return self._learned()
         total = self.before + self.settings.epochs * self.steps
         while not self.is_over:
             if watch.out_of_time() or not self._epoch(watch, total):
                 break
             ended = watch.out_of_time()
             watch.save(self._state, last=ended)
+        return self._learned()
+
+    def _learned(self) -> Learned:
         self.network.load_state_dict(self.best)
         return Learned(self.network.eval().requires_grad_(False), tuple(self.curve))
 
@@ -116,11 +121,12 @@ class Training:
         start = ridge(aimed, held, self.read) if self.settings.linear else mean
         count, features = self.pairs.targets.shape[1], self.pairs.features.shape[1]
         self.network = fresh(start, features, self.settings.hidden, count, stream(self.seed, "weights"))
-        self.optimiser = torch.optim.Adam(self.network.body.parameters(), self.settings.lr)
         self.scale = max(float((self.held_out.targets.flatten(1) - mean.offset).square().mean()), 1e-30)
         self.epoch, self.since_best = 0, 0
         self.curve = [1.0, self._error()]
         self.best = _copied(self.network)
+        if self.settings.epochs:
+            self.optimiser = torch.optim.Adam(self.network.body.parameters(), self.settings.lr)
         if state is not None and state["pairs"] == len(self.pairs):
             self._resume(state)
 
