@@ -58,12 +58,12 @@ _PAPER = LearnedInversion()
 # Chosen on public photographs alone.
 _STRONG = with_fields(
     _PAPER,
-    pairs=4000,
-    features=1024,
+    pairs=3000,
+    features=2048,
     reads=True,
     labels="private",
     hidden=512,
-    epochs=20,
+    epochs=10,
     minibatch=128,
     lr=3e-4,
     patience=4,
@@ -75,7 +75,7 @@ CARD: Card[Attack] = Card(
     paper="Wu et al., UAI 2023, arXiv:2210.10880",
     summary="Trains a network on simulated updates of public examples, defences included, to invert updates.",
     iterative=True,
-    presets={"paper": _PAPER, "quick": with_fields(_STRONG, pairs=500, epochs=0), "strong": _STRONG},
+    presets={"paper": _PAPER, "quick": with_fields(_STRONG, pairs=500, features=1024, epochs=0), "strong": _STRONG},
     needs=frozenset({Knows.PUBLIC_DATA, Knows.NUM_EXAMPLES, Knows.LOCAL_TRAINING}),
     accepts=frozenset({ImageSpec, TableSpec}),
     standard=False,  # it takes a training for every update

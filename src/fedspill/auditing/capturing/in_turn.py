@@ -93,13 +93,8 @@ def _standard(knowledge: ServerKnowledge, preset: str) -> Iterator[Try]:
 
 
 def _fits(card: Card[Attack], knowledge: ServerKnowledge) -> bool:
-    honest = card.role is ServerRole.HONEST_BUT_CURIOUS
-    return (
-        card.in_standard
-        and honest
-        and not knowledge.missing(card.needs)
-        and misfit(card, knowledge.model.input) is None
-    )
+    honest, held = card.role is ServerRole.HONEST_BUT_CURIOUS, not knowledge.missing(card.needs)
+    return card.in_standard and honest and held and misfit(card, knowledge.model.input) is None
 
 
 def answered(tries: list[Try], job: Job, seed: int, watch: TrialWatch) -> Answer:
