@@ -1,12 +1,12 @@
 """Learned inversion under defences that other attacks do not invert, beside attacks that were told of the same defence.
 
-One gradient of one picture (3 x 16 x 16, untrained network, eval mode; labels and protocol granted). The public examples
-are the public tiles of `photos`, which every installation holds, or CIFAR-10's training images at 16 x 16, if FEDSPILL_DATA
-names a folder with the official files; the private ones are the private tiles, or CIFAR-10's test images. A network is
-trained once per defence and seed, under one label, and reads every picture with that label; a seed has its own network,
-pictures, label, public draws and noise. Beside it: a flat grey, the mean of the public pictures, `linear_layer` and
-`inverting_gradients` ("strong" without its exact reading, 150 iterations), all told of the defence. Seconds are those of
-one thread, process time, of one training.
+One gradient of one picture (3 x 16 x 16, untrained network, eval mode; labels and protocol granted). The public
+examples are the public tiles of `photos`, which every installation holds, or CIFAR-10's training images at 16 x 16, if
+FEDSPILL_DATA names a folder with the official files; the private ones are the private tiles, or CIFAR-10's test images.
+A network is trained once per defence and seed, under one label, and reads every picture with that label; a seed has its
+own network, pictures, label, public draws and noise. Beside it: a flat grey, the mean of the public pictures,
+`linear_layer` and `inverting_gradients` ("strong" without its exact reading, 150 iterations), all told of the defence.
+Seconds are those of one thread, process time, of one training.
 
     python -m benchmarks.learned_inversion run --network mlp --seeds 3
     python -m benchmarks.learned_inversion run --network lenet --seeds 3
@@ -193,7 +193,8 @@ def lines() -> Iterator[str]:
         record: list[dict[str, Any]] = read(path)["rows"]
         attacks = list(dict.fromkeys(r["attack"] for r in record))
         seeds, count = len({r["seed"] for r in record}), len(record[0]["psnr"])
-        yield f"\n{record[0]['network']}, public examples of {record[0]['public']}, {seeds} seeds, {count} pictures each\n"
+        first = record[0]
+        yield f"\n{first['network']}, public examples of {first['public']}, {seeds} seeds, {count} pictures each\n"
         yield f"| defence | {' | '.join(attacks)} |"
         yield "|---" * (len(attacks) + 1) + "|"
         for name in dict.fromkeys(r["defence"] for r in record):

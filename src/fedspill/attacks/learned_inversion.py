@@ -55,7 +55,7 @@ class LearnedInversion:
 
 
 _PAPER = LearnedInversion()
-# Chosen on public photographs alone.
+# Chosen on public photographs, and on private ones that are in no table (docs/defences.md).
 _STRONG = with_fields(
     _PAPER,
     pairs=3000,

@@ -10,6 +10,7 @@ from torch import Tensor
 from fedspill.core.errors import BadInput, NotApplicable
 from fedspill.core.inputs import ImageSpec, InputSpec
 from fedspill.core.knowledge import ServerKnowledge, Simulate
+from fedspill.core.rng import stream
 from fedspill.core.roles import Watch
 from fedspill.core.settings import Group
 from fedspill.core.types import Batch, Reconstruction, Update
@@ -21,7 +22,9 @@ from fedspill.inversion.learned.pairs import LEAST, Pairs, Public, gathered
 from fedspill.inversion.learned.training import Learned, Learning, Training
 
 ODD = 1.5
-"""Times the largest root mean square of a held-out update's standardised features: beyond, an update is unlike them."""
+"""Times the largest distance of a held-out update from that of what is read of it: beyond, an update is unexplained."""
+CHECKED = 32
+"""Held-out updates of which that is measured."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,8 @@ class Inversion:
         held_out: what it was judged by.
         mean: of the encoded public examples, flat.
         labels: of the examples that it gives, in their order; None where they are not known.
+        assumed: labels with which what is read can be simulated again; None where they are not known.
+        source: of the public examples.
         complete: False where the budget ended before the training did.
     """
 
@@ -73,19 +78,17 @@ class Inversion:
     held_out: Pairs
     mean: Float[Tensor, " d"]
     labels: Labels | None
+    assumed: Tensor | None
+    source: Public
     complete: bool
 
     def read(self, update: Update) -> Float[Tensor, "n d"]:
         """The encoded examples of one update, flat."""
         with torch.no_grad():
-            return self.learned.network(self._row(update))[0]
+            return self.learned.network(self.row(update))[0]
 
-    def is_odd(self, update: Update) -> bool:
-        """Whether the update lies beyond the public ones, so that nothing was learned of its kind."""
-        usual = float(self.held_out.features.square().mean(1).sqrt().max())
-        return float(self._row(update).square().mean().sqrt()) > ODD * usual
-
-    def _row(self, update: Update) -> Float[Tensor, "1 f"]:
+    def row(self, update: Update) -> Float[Tensor, "1 f"]:
+        """Of standardised features."""
         return self.standardised(self.features(update)[None])
 
     def held_out_read(self) -> tuple[Float[Tensor, "m d"], Float[Tensor, "m d"]]:
@@ -113,7 +116,8 @@ def learn(
     """
     simulate, public, count = _means(knowledge)
     seed = int(torch.randint(2**31, (), generator=rng))
-    labels = _labels(update, knowledge, count, rng) if simulation.labels == "private" else None
+    told = _labels(update, knowledge, count, rng)
+    labels = told if simulation.labels == "private" else None
     values, spec = None if labels is None else labels.values, knowledge.model.input
     source = Public.of(public, count, spec, seed, labels=values, mirror=simulation.mirror)
     features = Features.of(update, simulation.features, seed, reads=simulation.reads)
@@ -134,10 +138,9 @@ def learn(
     pairs, held_out = (Pairs(standardised(p.features), p.targets) for p in (own, aside))
     training = Training(learning, pairs, held_out, exchangeable(values, count), features.read, seed, held + most)
     learned = training.run(watch)
-    complete = whole and training.is_over
-    return Inversion(
-        features, standardised, learned, len(pairs), held_out, pairs.targets.mean((0, 1)), labels, complete
-    )
+    mean, complete = pairs.targets.mean((0, 1)), whole and training.is_over
+    assumed = told.values if told is not None and (labels is not None or count == 1) else None
+    return Inversion(features, standardised, learned, len(pairs), held_out, mean, labels, assumed, source, complete)
 
 
 def _means(knowledge: ServerKnowledge) -> tuple[Simulate, Batch, int]:
@@ -174,18 +177,40 @@ def concluded(
     """
     spec, labels, curve = knowledge.model.input, inversion.labels, inversion.learned.curve
     z = inversion.read(update).to(knowledge.model.like).view(-1, *spec.encoded_shape)
-    odd = inversion.is_odd(update)
+    inputs = spec.decode(spec.project(z))
+    explained = _explains(inversion, update, inputs, knowledge)
     return Reconstruction(
-        inputs=spec.decode(spec.project(z)),
+        inputs=inputs,
         labels=None if labels is None else labels.values,
         label_method=None if labels is None else labels.method,
         objective=curve,
-        converged=curve[-1] < converged_below and not odd,
-        notes=_notes(inversion, spec, odd=odd),
+        converged=curve[-1] < converged_below and explained is True,
+        notes=_notes(inversion, spec, explained),
     )
 
 
-def _notes(inversion: Inversion, spec: InputSpec, *, odd: bool) -> tuple[str, ...]:
+def _explains(inversion: Inversion, update: Update, inputs: Tensor, knowledge: ServerKnowledge) -> bool | None:
+    """Whether an update that is simulated of what was read is about as near to the observed one as is usual.
+
+    None where that takes labels which are not known.
+    """
+    simulate, spec, assumed = knowledge.simulate, knowledge.model.input, inversion.assumed
+    if assumed is None or simulate is None:
+        return None
+
+    def apart(batch: Batch, row: Float[Tensor, "1 f"], number: int) -> float:
+        again = simulate(batch, stream(inversion.source.seed, "again", number))
+        return torch.inf if again is None else float((inversion.row(again) - row).square().mean().sqrt())
+
+    usual, rows = list[float](), inversion.held_out.features[:CHECKED]
+    for number, (row, batch) in enumerate(zip(rows, inversion.source.batches(held_out=True), strict=False)):
+        with torch.no_grad():
+            z = inversion.learned.network(row[None])[0].to(inputs).view(-1, *spec.encoded_shape)
+        usual.append(apart(Batch(spec.decode(spec.project(z)), batch.labels), row[None], number + 1))
+    return apart(Batch(inputs, assumed), inversion.row(update), 0) <= ODD * max(usual)
+
+
+def _notes(inversion: Inversion, spec: InputSpec, explained: bool | None) -> tuple[str, ...]:
     made, targets = inversion.held_out_read()
     means = inversion.mean.expand_as(made)
     read, guess = (_closeness(z, targets, spec) for z in (made, means))
@@ -198,8 +223,13 @@ def _notes(inversion: Inversion, spec: InputSpec, *, odd: bool) -> tuple[str, ..
     ]
     if inversion.learned.curve[-1] >= 1:
         notes.append("Nothing was learned that beats the mean of the public examples, which is what is returned.")
-    if odd:
-        notes.append("This update is unlike those of the public examples, so that nothing was learned of its kind.")
+    if explained is False:
+        notes.append(
+            "The update that is simulated of what was read is further from the observed one than is usual of held-out"
+            " public examples: what was learned does not hold of this update."
+        )
+    if explained is None:
+        notes.append("Whether what was read explains the update was not tried, for want of labels.")
     if not inversion.complete:
         notes.append("The budget ended before the training did; the best state until then has read.")
     return tuple(notes)
