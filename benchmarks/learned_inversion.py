@@ -8,8 +8,9 @@ own network, pictures, label, public draws and noise. Beside it: a flat grey, th
 `linear_layer` and `inverting_gradients` ("strong" without its exact reading, 150 iterations), all told of the defence.
 Seconds are those of one thread, process time, of one training.
 
-    python -m benchmarks.learned_inversion run --network mlp --seeds 3
-    python -m benchmarks.learned_inversion run --network lenet --seeds 3
+    python -m benchmarks.learned_inversion run --network mlp --seeds 3 --presets quick
+    python -m benchmarks.learned_inversion run --network lenet --seeds 3 --presets quick
+    python -m benchmarks.learned_inversion run --network mlp --seeds 1
     python -m benchmarks.learned_inversion table
 """
 
@@ -203,6 +204,8 @@ def lines() -> Iterator[str]:
 
 
 def _cell(record: list[dict[str, Any]]) -> str:
+    if not record:
+        return "not run"
     means = [m for r in record if (m := _mean(r["psnr"])) is not None]
     if not means:
         return "does not apply"
