@@ -1,7 +1,7 @@
 """Ridge regression of examples on features, with the penalty that does best on held-out pairs.
 
-Behind few public examples a large network learns them by heart; a linear map shrunk by how little a direction varies
-does not. Not in the paper.
+With few public examples a large network may learn them by heart, a linear map shrunk by how little a direction varies
+less so. Not in the paper.
 """
 
 from collections.abc import Iterator
