@@ -36,6 +36,7 @@ LEFT_OUT = {
     "gias": "needs a trained generator's file",
     "grad_inversion": "needs BatchNorm, whose batch statistics the bound is not of",
     "imprint_bins": "reads a layer that somebody planted bins in; this network has none",
+    "learned_inversion": "needs public examples: tests/inversion/learned",
     "logistic_regression": "reads networks of one linear layer",
     "tableak": "reads rows of tables",
 }

@@ -144,7 +144,7 @@ class MeasuresExposure:
 
 def _reads(name: str, card: Card[Attack], knowledge: ServerKnowledge) -> bool:
     closed = not card.iterative or name in READS or (name in OF_ONE and knowledge.num_examples == 1)
-    ours = (card.standard or not card.origin) and card.role is ServerRole.HONEST_BUT_CURIOUS
+    ours = card.in_standard and card.role is ServerRole.HONEST_BUT_CURIOUS
     return closed and ours and not knowledge.missing(card.needs) and misfit(card, knowledge.model.input) is None
 
 

@@ -30,7 +30,7 @@ class OnIsolated:
             alone = self.readout.isolated(update, knowledge)
         except NobodyIsolated as nobody:
             return nothing(knowledge, str(nobody))
-        return _told(alone, self.attack.reconstruct(alone.update, alone.knowledge, rng, watch))
+        return _told(alone, self.attack.reconstruct(alone.update, _of_few(alone.knowledge), rng, watch))
 
     def reconstruct_many(self, jobs: Sequence[Job], watch: Watch = UNWATCHED) -> list[Reconstruction]:
         """Each job as by `reconstruct`, at once where the attack can.
@@ -42,7 +42,9 @@ class OnIsolated:
             return [self.reconstruct(job.update, job.knowledge, job.rng, watch) for job in jobs]
         alone = [self._isolated(job) for job in jobs]
         handed = [
-            Job(a.update, a.knowledge, j.rng) for a, j in zip(alone, jobs, strict=True) if isinstance(a, Isolated)
+            Job(a.update, _of_few(a.knowledge), j.rng)
+            for a, j in zip(alone, jobs, strict=True)
+            if isinstance(a, Isolated)
         ]
         got = iter(self.attack.reconstruct_many(handed, watch) if handed else [])
         return [_told(a, next(got)) if isinstance(a, Isolated) else a for a in alone]
@@ -52,6 +54,11 @@ class OnIsolated:
             return self.readout.isolated(job.update, job.knowledge)
         except NobodyIsolated as nobody:
             return nothing(job.knowledge, str(nobody))
+
+
+def _of_few(knowledge: ServerKnowledge) -> ServerKnowledge:
+    """Without the simulated clients, whose updates are those of whole batches."""
+    return replace(knowledge, simulate=None)
 
 
 def _told(alone: Isolated, got: Reconstruction) -> Reconstruction:

@@ -294,6 +294,7 @@ def _job(scenario: Scenario, served: Sent, update: Update, private: Batch, task:
         micro_batch=clients.micro_batch,
         sizes=None if seen is None else seen.sizes,
         defence=scenario.known_defence(served.model),
+        stages=scenario.simulated_stages if served.for_client is None else None,
     )
     return Job(update, knowledge, stream(task.seed, "attack", task.world.label, task.update))
 

@@ -1,9 +1,10 @@
 """What the server holds when it attacks."""
 
 import math
-from collections.abc import Mapping, Set
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, replace
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -125,6 +126,11 @@ def _times(one: int | None, other: int | None) -> int | None:
     return one if other is None else other if one is None else one * other
 
 
+Simulate = Callable[[Batch, torch.Generator], Update | None]
+"""Examples, as many as are behind the attacked update, and a source of draws, to what the server would receive of them;
+None where the clients' defences withhold it."""
+
+
 @dataclass(frozen=True)
 class ServerKnowledge:
     """Data that the server holds; a field that it does not hold is None, there are no flags.
@@ -141,6 +147,8 @@ class ServerKnowledge:
             the mean over clients is then weighted by them.
         defence: what the clients do to their updates; None also where they do nothing.
         bn_statistics: mean and variance of the private batch at every BatchNorm layer: "NAME.mean", "NAME.var".
+        simulate: this protocol's clients, defences included where those are known, run on examples of the server's own;
+            None where it cannot run them. What they draw comes from the given generator, never from the real clients'.
 
     Example:
         >>> import fedspill, torch
@@ -160,6 +168,7 @@ class ServerKnowledge:
     bn_statistics: Params | None = None
     client_sizes: tuple[int, ...] | None = None
     defence: KnownDefence | None = None
+    simulate: Simulate | None = None
 
     @property
     def draws(self) -> int | None:

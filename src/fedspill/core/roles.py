@@ -465,7 +465,7 @@ class Card(Generic[R]):
         accepts: the kinds of inputs that it works on.
         iterative: it searches, so it can use up any budget; under a budget the others go first.
         reads: of a tampering: it brings the attack that reads the answers, so it is an entry of `attacks`.
-        standard: of a component from outside: it is part of `standard`, as fedspill's own always are.
+        standard: it is part of `standard`; None: if it is fedspill's own.
         origin: the package that a component from outside comes from, such as "my-attacks 1.0"; the catalogue sets it.
         own_data: of a check: it looks at what the client's own examples give, and is not run without any.
     """
@@ -479,6 +479,11 @@ class Card(Generic[R]):
     accepts: frozenset[Kind] = frozenset({ImageSpec})
     iterative: bool = False
     reads: bool = False
-    standard: bool = False
+    standard: bool | None = None
     origin: str = ""
     own_data: bool = False
+
+    @property
+    def in_standard(self) -> bool:
+        """Whether `standard` runs it where it fits."""
+        return not self.origin if self.standard is None else self.standard

@@ -2,7 +2,7 @@
 
 Each floor uses those below it, and the folders of a floor do not import each other:
 
-    traps | low_rank | fishing | reversible | per_example
+    traps | low_rank | fishing | reversible | per_example | generators | learned | discovery
     matching | analytic | imprint | bilevel
     exclusivity | labels | representations | disaggregation | subspace
     objective | recursion | identity | gradients | codebooks

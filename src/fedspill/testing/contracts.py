@@ -32,7 +32,7 @@ MODELS: Models = (mlp, relu_mlp, linear, conv_bn)
 PLANTED: Models = (imprinted,)
 """For what reads nothing but a model that somebody made to leak."""
 """In the order in which they are tried, until one fits."""
-FEW: dict[str, Any] = {"steps": 12, "restarts": 1}
+FEW: dict[str, Any] = {"steps": 12, "restarts": 1, "pairs": 48}
 """Fields that are cut, where a component has them, so that a contract takes no time."""
 EVERYTHING = frozenset(Knows)
 World = tuple[Attack, Update, ServerKnowledge]
@@ -76,7 +76,8 @@ def worlds(
                 continue
             assert tampered.readout is not None, "a card that `reads` brings a readout"
             model, attack = tampered.model, tampered.readout
-        yield attack, local_update(model, private, protocol), observe(model, private, 1, protocol, public, EVERYTHING)
+        held = observe(model, private, 1, protocol, public, EVERYTHING, stages=())
+        yield attack, local_update(model, private, protocol), held
 
 
 def first_result(component: Component, n: int, protocol: LocalTraining) -> Reconstruction:

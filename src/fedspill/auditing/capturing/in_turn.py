@@ -94,9 +94,8 @@ def _standard(knowledge: ServerKnowledge, preset: str) -> Iterator[Try]:
 
 
 def _fits(card: Card[Attack], knowledge: ServerKnowledge) -> bool:
-    of_the_house = card.standard or not card.origin
-    honest = card.role is ServerRole.HONEST_BUT_CURIOUS
-    return of_the_house and honest and not knowledge.missing(card.needs) and misfit(card, knowledge.model.input) is None
+    honest, held = card.role is ServerRole.HONEST_BUT_CURIOUS, not knowledge.missing(card.needs)
+    return card.in_standard and honest and held and misfit(card, knowledge.model.input) is None
 
 
 def answered(tries: list[Try], job: Job, seed: int, watch: TrialWatch) -> Answer:

@@ -146,7 +146,7 @@ def _standard(plan: AuditPlan, entry: AttackEntry) -> list[Chosen]:
         raise BadInput(f"'standard' has no fields of its own, got {', '.join(entry.overrides)}")
     cards: dict[str, Card[Any]] = {**catalogue.attacks(), **_readable()}
     limit = _ROLES.index(plan.server.role)
-    cards = {n: c for n, c in cards.items() if c.standard or not c.origin}
+    cards = {n: c for n, c in cards.items() if c.in_standard}
     fitting = {n: c for n, c in cards.items() if c.needs <= _grants(plan) and _ROLES.index(c.role) <= limit}
     wanted = "strong" if entry.preset == STANDARD else entry.preset
     presets = {n: wanted if wanted in c.presets else "paper" for n, c in fitting.items()}

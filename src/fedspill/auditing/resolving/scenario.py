@@ -32,7 +32,7 @@ from fedspill.core.local_training.losses import loss_of
 from fedspill.core.local_training.protocol import LocalTraining
 from fedspill.core.model import Model
 from fedspill.core.rng import stream
-from fedspill.core.roles import Stages, UpdateExposure, known_defence, measured
+from fedspill.core.roles import NeedsExposure, Stages, UpdateExposure, known_defence, measured
 from fedspill.core.tensor_files import sha256
 from fedspill.core.types import Batch
 from fedspill.plan.build import described_network
@@ -152,6 +152,14 @@ class Scenario:
     def releases(self) -> int:
         """Updates that the server gets of one client's examples, over all rounds."""
         return self.repeats if self.plan.federation is None else self.plan.federation.rounds
+
+    @property
+    def simulated_stages(self) -> tuple[Stages, ...] | None:
+        """The clients' defences as the server knows them, to simulate such clients; None where one attacks updates."""
+        if Knows.DEFENCE not in self.knows:
+            return ()
+        costly = any(isinstance(d.component, NeedsExposure) for d in self.defences)
+        return None if costly else self.clients.defences
 
     def key(self, *, redact: bool) -> str:
         """A digest of everything that decides what a folder holds; budget, `at_once` and policy do not."""
