@@ -1,5 +1,6 @@
 """The examples behind the gradient of a network's first fully connected layer."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.model import Model
 from fedspill.core.types import Mark, Reconstruction, Update
 from fedspill.inversion.gradients import layer as layers
+from fedspill.inversion.gradients.defended.completion import completion
 from fedspill.inversion.gradients.firing import gated
 from fedspill.inversion.gradients.mean import mean_gradient, one_step
 from fedspill.inversion.gradients.scale import multiple_note
@@ -95,7 +97,9 @@ def read_batch(update: Update, knowledge: ServerKnowledge, sparsity: float, sear
     first, model = first_layer(knowledge.model), knowledge.model
     gradient = first_gradient(update, knowledge, first)
     eps = torch.finfo(update.values[first.names.weight].dtype).eps
-    found = factors(gradient, knowledge.num_examples, eps)
+    told = completion(update, knowledge).of(first.names.weight)
+    deviation = told.error if told is not None and math.isfinite(told.error) else 0.0
+    found = factors(gradient, knowledge.num_examples, eps, deviation)
     weight, bias = model.params[first.names.weight].to(gradient), model.params[first.names.bias].to(gradient)
     at = layer(found, weight, bias, torch.finfo(model.like.dtype).eps, sparsity)
     if at.least > len(found.rows):

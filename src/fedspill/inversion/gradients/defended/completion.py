@@ -79,6 +79,12 @@ class Completion:
             values[name] = value if told is None else told
         return replace(self.update, values=values)
 
+    @property
+    def names(self) -> frozenset[str]:
+        """Of what is completed."""
+        told = ((name, self.of(name)) for name in self.update.values)
+        return frozenset(name for name, found in told if found is not None and math.isfinite(found.error))
+
 
 _LAST: list[tuple[weakref.ReferenceType[Update], weakref.ReferenceType[ServerKnowledge], Completion]] = []
 """Of the update that was asked of last: one attack asks several times."""
