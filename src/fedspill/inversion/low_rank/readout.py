@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -107,7 +107,22 @@ def read_batch(update: Update, knowledge: ServerKnowledge, sparsity: float, sear
             f"{found.rank} examples need {at.least} units that are off for each; {len(found.rows)} have a gradient"
         )
     columns = search(at)
-    return _reconstruction(at, columns, verdicts(at, columns, knowledge, first.names.bias), knowledge)
+    read = _reconstruction(at, columns, verdicts(at, columns, knowledge, first.names.bias), knowledge)
+    known = knowledge.defence
+    return _uncertain(read) if known is not None and deviation and (known.survivors or known.cut) else read
+
+
+COMPLETED = (
+    "What the clients left out or cut of the first layer's gradient was completed by its rank. How far off that is shows"
+    " in what was sent alone, so that no example is certified."
+)
+
+
+def _uncertain(read: Reconstruction) -> Reconstruction:
+    """Of a gradient that was completed: nothing is certified."""
+    marks: tuple[Mark, ...] = tuple("unsure" if m == "alone" else m for m in read.marks)
+    confidence = None if read.confidence is None else read.confidence.clamp_max(0.5)
+    return replace(read, converged=False, confidence=confidence, marks=marks, notes=(*read.notes, COMPLETED))
 
 
 def _reconstruction(at: Layer, columns: Columns, said: Verdicts, knowledge: ServerKnowledge) -> Reconstruction:

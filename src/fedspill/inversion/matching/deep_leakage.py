@@ -15,7 +15,6 @@ from fedspill.core.types import Reconstruction, Update
 from fedspill.inversion.gradients.losses import takes_probabilities
 from fedspill.inversion.gradients.scale import multiple_note
 from fedspill.inversion.labels.scale import head_multiple
-from fedspill.inversion.matching.forward_model import before_defence
 from fedspill.inversion.matching.hypotheses import Hypothesis, Unknowns, hypotheses, observed_by
 from fedspill.inversion.matching.outcome import conclude
 from fedspill.inversion.objective.adapted import adapted
@@ -69,16 +68,9 @@ class DeepLeakage:
         observed, knowledge = found.update, found.knowledge
         tried = hypotheses(observed, knowledge, self.unknowns, rng, infer=not joint_labels, notes=found.notes)
         told = [_factor(observed, knowledge, h) for h in tried]
-        observed, completed = before_defence(observed, knowledge)
         factors = [f or 1.0 for f in told]
         matchings = [
-            Matching(
-                knowledge.model,
-                _divided(observed, f),
-                h.training,
-                knowledge.num_clients,
-                _distance(knowledge, t, completed),
-            )
+            Matching(knowledge.model, _divided(observed, f), h.training, knowledge.num_clients, _distance(knowledge, t))
             for h, f, t in zip(tried, factors, told, strict=True)
         ]
         problems = [_problem(m, h) for m, h in zip(matchings, tried, strict=True)]
@@ -98,7 +90,7 @@ def _factor(observed: Update, knowledge: ServerKnowledge, tried: Hypothesis) -> 
     return None if told is None else 1.0 if told.allows(1.0) else told.factor
 
 
-def _distance(knowledge: ServerKnowledge, told: float | None, completed: frozenset[str]) -> Distance:
+def _distance(knowledge: ServerKnowledge, told: float | None) -> Distance:
     """The squared one, adapted to what is known of a defence; a length that the head tells is known though clipped.
 
     Not to layers that were altered: without bounds and a prior, L-BFGS read less where a layer was left out.
@@ -107,7 +99,7 @@ def _distance(knowledge: ServerKnowledge, told: float | None, completed: frozens
     if known is None:
         return squared_distance
     known = replace(known, left_out=frozenset[str](), scale_free=known.scale_free and told is None)
-    return adapted(squared_distance, known, knowledge.num_clients, completed)
+    return adapted(squared_distance, known, knowledge.num_clients)
 
 
 def _divided(update: Update, factor: float) -> Update:

@@ -92,7 +92,8 @@ def error_of(known: Incomplete, rank: int, found: Float[Tensor, "m d"]) -> tuple
     """The root mean square error of the entries, judged by what was sent alone, and what an entry of 0 would have.
 
     Both are infinite where nothing was sent as it is. Where all was sent it is the noise that a matrix of this rank
-    keeps; else a fit is asked for entries that it was not told, of which the sent ones are a sample.
+    keeps; else a fit is asked for sent entries that it was not told. Where the larger ones were sent these are told the
+    best: rows and columns of which hardly anything was sent may be many times further off.
     """
     held = known.sent & _drawn(known.values)
     if not bool(held.any()):
