@@ -97,7 +97,7 @@ class CocktailParty:
         noise = deviation * (unmixing @ white.turn).norm(dim=1) if deviation else None
         by_bias = self.scale == "bias" and told is not None
         pictures = (
-            by_bias_scale(spec, sources, told, deviation * (unmixing @ white.turn).norm(dim=1))
+            by_bias_scale(spec, sources, told, noise)
             if by_bias and told is not None
             else stretched(spec, sources, told)
         )

@@ -10,11 +10,11 @@ from torch import Tensor
 from fedspill.core.errors import NotApplicable
 from fedspill.core.knowledge import KnownDefence, ServerKnowledge
 from fedspill.core.types import Update, UpdateKind
-from fedspill.inversion.gradients.linear import RowGroup, layer_input, row_floor, row_groups
-from fedspill.inversion.gradients.mean import check_proportional, mean_gradient, one_step
 from fedspill.inversion.gradients.defended.completion import completion
 from fedspill.inversion.gradients.defended.posterior import Entries, posterior_input
 from fedspill.inversion.gradients.defended.sent import as_it_was, noise_on
+from fedspill.inversion.gradients.linear import RowGroup, layer_input, row_floor, row_groups
+from fedspill.inversion.gradients.mean import check_proportional, mean_gradient, one_step
 from fedspill.inversion.gradients.rounding import largest_rounding
 
 

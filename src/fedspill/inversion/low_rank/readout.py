@@ -113,8 +113,8 @@ def read_batch(update: Update, knowledge: ServerKnowledge, sparsity: float, sear
 
 
 COMPLETED = (
-    "What the clients left out or cut of the first layer's gradient was completed by its rank. How far off that is shows"
-    " in what was sent alone, so that no example is certified."
+    "What the clients left out or cut of the first layer's gradient was completed by its rank. How far off that is"
+    " shows in what was sent alone, so that no example is certified."
 )
 
 
