@@ -14,6 +14,7 @@ from fedspill import catalogue
 from fedspill.attacks.dlg import DLG
 from fedspill.attacks.inverting_gradients import CARD as INVERTING
 from fedspill.attacks.linear_layer import LinearLayer
+from fedspill.core.errors import NotApplicable
 from fedspill.core.knowledge import KnownDefence, ServerKnowledge
 from fedspill.core.local_training.update import FedSGD, local_update
 from fedspill.core.model import Model
@@ -32,9 +33,10 @@ from fedspill.defences.soteria import Soteria
 from fedspill.defences.svt_privacy import SVTPrivacy
 from fedspill.federation.client import Client
 from fedspill.inversion.labels.known import known_labels
+from fedspill.scoring.baselines import mean_image
 from fedspill.scoring.metrics import PSNR
 from fedspill.scoring.score import score_all
-from fedspill.testing.worlds import batch, mlp, relu_mlp
+from fedspill.testing.worlds import SPEC, batch, mlp, relu_mlp
 
 ELSEWHERE = {"precode", "group_norm", "mixup", "gating"}
 """They change the network or the data, or send an update as it is or not at all: tests/defences."""
@@ -106,10 +108,14 @@ def read(attack: str, model: Model, private: Batch, sent: Update, known: KnownDe
     knowledge = ServerKnowledge(
         model, num_examples=len(private), labels=private.labels, local_training=FedSGD(), defence=known
     )
-    got = ATTACKS[attack][1].reconstruct(sent, knowledge, stream(0, "attack")).inputs
+    # What was not read counts as a guess without the update. DLG has neither bounds nor a prior: what is further off
+    # than that guess it did not read, by whatever amount.
+    greys = PSNR()(mean_image(SPEC, len(private)).to(private.inputs), private.inputs).double()
+    try:
+        got = ATTACKS[attack][1].reconstruct(sent, knowledge, stream(0, "attack")).inputs
+    except NotApplicable:  # nothing was left to read
+        return float(greys.mean())
     shown = got.clamp(0, 1).nan_to_num(0.5).to(private.inputs)
-    # DLG has neither bounds nor a prior: what is further off than grey it did not read, by whatever amount.
-    greys = PSNR()(torch.full_like(private.inputs, 0.5), private.inputs).double()
     grey = float(greys.mean())
     found = score_all(shown[: len(private)], private.inputs, [PSNR()]).metrics[0].values
     score = float(torch.where(found.isnan(), greys, found).mean())

@@ -126,6 +126,10 @@ class ForwardModel:
         return (AS_ONE.format(steps=steps),) if self.corrects else ()
 
 
+MOST = 0.9
+"""Share of the update's values in completed layers from which on these are matched: others are adapted to as ever."""
+
+
 def before_defence(observed: Update, knowledge: ServerKnowledge) -> tuple[Update, frozenset[str]]:
     """What is to be matched, with those layers whose rank tells what was not sent of them; and their parameters.
 
@@ -135,6 +139,9 @@ def before_defence(observed: Update, knowledge: ServerKnowledge) -> tuple[Update
     if known is None or not (known.survivors or known.cut) or not one_step(observed, knowledge):
         return observed, frozenset()
     told = completion(observed, knowledge)
+    values = {k: v.numel() for k, v in observed.values.items()}
+    if sum(values[k] for k in told.names) < MOST * sum(values.values()):
+        return observed, frozenset()
     return told.whole(told.names).to(knowledge.model.like), told.names
 
 
