@@ -4,6 +4,7 @@ Kariyappa, Guo, Maeng, Xiong, Suh, Qureshi, Lee: "Cocktail Party Attack: Breakin
 Learning Using Independent Component Analysis", ICML 2023, arXiv:2209.05578.
 """
 
+import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -16,8 +17,10 @@ from fedspill.core.inputs import ImageSpec, image_spec
 from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.roles import UNWATCHED, Attack, Card, Watch
 from fedspill.core.types import Reconstruction, Update
+from fedspill.inversion.gradients.defended.completion import completion
+from fedspill.inversion.gradients.defended.sent import noise_on
 from fedspill.inversion.gradients.layer import sent
-from fedspill.inversion.gradients.mean import mean_gradient
+from fedspill.inversion.gradients.mean import mean_gradient, one_step
 from fedspill.inversion.low_rank.readout import input_layer
 from fedspill.inversion.low_rank.unmixing import Contrast, Whitened, unit_rows, whitened
 from fedspill.inversion.search.problem import Found, Problem
@@ -65,12 +68,13 @@ class CocktailParty:
         spec, step = image_spec(knowledge.model.input), input_layer(knowledge.model)
         weight, bias = step.parameter("weight"), step.parameter("bias")
         sent(update, weight, "the first layer's weight")
-        mean = mean_gradient(update, knowledge, [n for n in (weight, bias) if n is not None]).values
-        white = whitened(mean[weight or ""], knowledge.num_examples)
+        mean = mean_gradient(update, knowledge, [n for n in (weight, bias) if n is not None])
+        white = whitened(mean.values[weight or ""], knowledge.num_examples)
         found = Search(SignedAdam(self.lr, signed=False, decay_at=()), self.steps).run(
             [self._problem(white, spec)], rng, watch
         )
-        return self._shown(white, found, mean.get(bias or ""), knowledge)
+        deviation = _deviation(update, knowledge, weight or "") * mean.scale
+        return self._shown(white, found, mean.values.get(bias or ""), knowledge, abs(deviation))
 
     def _problem(self, white: Whitened, spec: ImageSpec) -> Problem:
         def draw(rng: torch.Generator) -> list[Tensor]:
@@ -84,13 +88,18 @@ class CocktailParty:
 
         return Problem(draw, value, project)
 
-    def _shown(self, white: Whitened, found: Found, bias: Tensor | None, knowledge: ServerKnowledge) -> Reconstruction:
+    def _shown(
+        self, white: Whitened, found: Found, bias: Tensor | None, knowledge: ServerKnowledge, deviation: float
+    ) -> Reconstruction:
         unmixing, like = unit_rows(found.variables[0].detach()), knowledge.model.like
         spec, sources = image_spec(knowledge.model.input), white.sources(unmixing)
         told = None if bias is None else unmixing @ white.turn @ bias
+        noise = deviation * (unmixing @ white.turn).norm(dim=1) if deviation else None
         by_bias = self.scale == "bias" and told is not None
         pictures = (
-            by_bias_scale(spec, sources, told) if by_bias and told is not None else stretched(spec, sources, told)
+            by_bias_scale(spec, sources, told, noise)
+            if by_bias and told is not None
+            else stretched(spec, sources, told)
         )
         near = (unmixing @ unmixing.T).abs().fill_diagonal_(0).amax(1)
         count, number = knowledge.num_examples, len(sources)
@@ -109,9 +118,25 @@ class CocktailParty:
         )
 
 
-def by_bias_scale(spec: ImageSpec, sources: Float[Tensor, "n d"], told: Float[Tensor, " n"]) -> Tensor:
-    """Sources over what the bias has in their place, which is 1 for an input itself."""
+def _deviation(update: Update, knowledge: ServerKnowledge, weight: str) -> float:
+    """Standard deviation of an entry of the layer's gradient, as far as the server knows it; 0 for none."""
+    if knowledge.defence is None:
+        return 0.0
+    told = completion(update, knowledge).of(weight) if one_step(update, knowledge) else None
+    if told is not None and math.isfinite(told.error):
+        return told.error
+    return noise_on(weight, update, knowledge, knowledge.defence, 1.0)
+
+
+def by_bias_scale(
+    spec: ImageSpec, sources: Float[Tensor, "n d"], told: Float[Tensor, " n"], noise: Float[Tensor, " n"] | None = None
+) -> Tensor:
+    """Sources over what the bias has in their place, which is 1 for an input itself.
+
+    Behind noise of this deviation the posterior mean of a normalised input, of mean 0 and variance 1.
+    """
     safe = torch.where(told.abs() > 0, told, torch.ones_like(told))
+    safe = safe if noise is None else safe + noise.square() / safe
     return spec.decode((sources / safe[:, None]).view(-1, *spec.shape))
 
 

@@ -15,9 +15,9 @@ from fedspill.defences.percentile_privacy import PercentilePrivacy
 from fedspill.defences.pruning import Pruning
 from fedspill.defences.quantisation import Quantisation
 from fedspill.defences.svt_privacy import SVTPrivacy
+from fedspill.inversion.gradients.defended.posterior import Entries, posterior_input
 from fedspill.inversion.gradients.layer import Layer, layer_gradient
 from fedspill.inversion.gradients.linear import layer_input, row_groups
-from fedspill.inversion.gradients.posterior import Entries, posterior_input
 from tests.support.worlds import batch, relu_mlp
 
 MODEL = relu_mlp()

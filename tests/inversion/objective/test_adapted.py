@@ -1,5 +1,7 @@
 """Distances of an attacker who knows the defence: 0 at every update that the client may have computed."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -129,8 +131,13 @@ def test_the_objective_of_a_search_is_the_adapted_one_and_stays_as_it_is_without
         knowledge = ServerKnowledge(MODEL, num_examples=2, labels=PRIVATE.labels, defence=known)
         sent = SENT if defence is None else Update(SENT.kind, protected(defence, SENT.values))
         made = ForwardModel.of(hypothesis, knowledge, sent, cosine_distance, shorten=False)
-        assert (made.matching.distance is cosine_distance) == reads
-        assert float(made.matching(z, PRIVATE.labels)) == pytest.approx(0.0, abs=5e-3)
+        assert made.matching.distance is cosine_distance, "layers of low rank are completed, and matched as they were"
+        unknown = replace(knowledge, num_examples=None)  # of an unknown number no rank is known
+        apart = ForwardModel.of(hypothesis, unknown, sent, cosine_distance, shorten=False)
+        assert (apart.matching.distance is cosine_distance) == reads
+        assert float(apart.matching(z, PRIVATE.labels)) == pytest.approx(0.0, abs=5e-3)
+        bare = float(cosine_distance(SENT.values, sent.values))
+        assert float(made.matching(z, PRIVATE.labels)) < 0.7 * bare + 1e-4, "closer than what was sent"
         one = ForwardModel.of(
             Hypothesis(1, PRIVATE.labels[:1], FedSGD(), ""), knowledge, sent, cosine_distance, shorten=False
         )

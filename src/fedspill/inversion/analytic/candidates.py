@@ -197,11 +197,14 @@ def labels_to_try(model: Model, labels: Tensor | None) -> Int[Tensor, " candidat
 
 
 def _unsure(spec: InputSpec, gradient: LayerGradient, sure: list[Candidate], count: int | None) -> list[Candidate]:
+    """Rows that nothing confirms, up to n: valid inputs, and behind a known defence's noise then all others."""
     room = max(0, (count or len(gradient.bias)) - len(sure))
-    candidates = list[Candidate]()
-    for group in gradient.groups():
-        if len(candidates) < room and in_range(spec, group.x) and not _is_known(group.x, [*sure, *candidates]):
-            candidates.append(Candidate(group.x, 0.5 if len(group.rows) > 1 else 0.1, False, group.rows))
+    groups, candidates = gradient.groups(), list[Candidate]()
+    for valid in (True, False) if gradient.altered and count is not None else (True,):
+        for group in groups:
+            x = gradient.likely(group)
+            if len(candidates) < room and in_range(spec, x) == valid and not _is_known(x, [*sure, *candidates]):
+                candidates.append(Candidate(x, 0.5 if len(group.rows) > 1 else 0.1, False, group.rows))
     return candidates
 
 

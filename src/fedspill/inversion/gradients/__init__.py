@@ -4,7 +4,7 @@
 - `rounding`: the error that a recovered gradient has from being the difference of rounded parameters.
 - `layer`: one layer's mean gradient, and its rows.
 - `linear`: inputs of a linear layer: weight gradient over bias gradient, by rows that agree, or by class.
-- `posterior`: the input of one example where values are missing or noisy, shrunk by how little tells it.
+- `defended/`: what it was before a defence that the server knows.
 - `head`: the classification layer's gradient and the weights that it was taken at.
 - `scale`: one factor between an update and the mean gradient, from candidates that fit it.
 - `losses`: what the loss's derivative by the logits says of labels, asked of the loss itself.

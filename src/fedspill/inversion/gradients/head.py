@@ -9,9 +9,10 @@ from fedspill.core.errors import NotApplicable
 from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.probing.head import Head, last_linear
 from fedspill.core.types import Params, Update
-from fedspill.inversion.gradients.layer import as_it_was, noise_on, sent
+from fedspill.inversion.gradients.defended.posterior import Entries, posterior_rows
+from fedspill.inversion.gradients.defended.sent import as_it_was, noise_on
+from fedspill.inversion.gradients.layer import sent
 from fedspill.inversion.gradients.mean import client_path, signed_gradient
-from fedspill.inversion.gradients.posterior import Entries, posterior_rows
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,12 @@ from torch import Tensor
 
 from fedspill.core.errors import NotApplicable
 from fedspill.core.knowledge import KnownDefence, ServerKnowledge
-from fedspill.core.local_training.update import FedAvg
 from fedspill.core.types import Update, UpdateKind
+from fedspill.inversion.gradients.defended.completion import completion
+from fedspill.inversion.gradients.defended.posterior import Entries, posterior_input
+from fedspill.inversion.gradients.defended.sent import as_it_was, noise_on
 from fedspill.inversion.gradients.linear import RowGroup, layer_input, row_floor, row_groups
-from fedspill.inversion.gradients.mean import check_proportional, mean_gradient
-from fedspill.inversion.gradients.posterior import Entries, posterior_input
+from fedspill.inversion.gradients.mean import check_proportional, mean_gradient, one_step
 from fedspill.inversion.gradients.rounding import largest_rounding
 
 
@@ -28,6 +29,10 @@ def sent(update: Update, name: str | None, what: str) -> Tensor:
     if name not in update.values:
         raise NotApplicable(f"{what} {name!r} is needed, but the update does not hold it: it was not trained")
     return update.values[name]
+
+
+LOOSEST = 0.4
+"""Angle (radians) by which rows may differ, at most, to be one example's behind the clients' noise."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,7 @@ class LayerGradient:
             None is all.
         entries: what was sent of both as it is but for noise, where there is noise.
         plain: the input by all entries, for the places of which `told` has none.
+        drowned: none of it stands out of the noise.
     """
 
     weight: Float[Tensor, "out d"]
@@ -70,6 +76,12 @@ class LayerGradient:
     told: Bool[Tensor, "out d"] | None = None
     plain: Float[Tensor, " d"] | None = None
     entries: Entries | None = None
+    drowned: bool = False
+
+    @property
+    def altered(self) -> bool:
+        """A defence that the server knows changed it."""
+        return bool(self.deviation) or self.told is not None
 
     def input(self) -> Float[Tensor, " d"]:
         """The input of one example, by all rows; a mixture of several."""
@@ -81,7 +93,15 @@ class LayerGradient:
     def groups(self) -> list[RowGroup]:
         """Rows that agree on their input."""
         floor, noise = max(self.floor, self.deviation), math.hypot(self.noise, self.deviation)
-        return row_groups(self.weight, self.bias, floor=floor, noise=noise, told=self.told)
+        loosest = LOOSEST if self.deviation else math.inf
+        return row_groups(self.weight, self.bias, floor=floor, noise=noise, told=self.told, loosest=loosest)
+
+    def likely(self, group: RowGroup) -> Float[Tensor, " d"]:
+        """The posterior mean of a group's input, of a normalised one's mean 0 and variance 1, given the noise on it."""
+        if self.drowned:
+            return torch.zeros_like(group.x)
+        energy = float(self.bias[group.rows].square().sum())
+        return group.x * (energy / (energy + self.deviation**2)) if self.deviation else group.x
 
     def error_of(self, group: RowGroup) -> float:
         """Standard deviation by noise and rounding of an input read by least squares, over its root mean square."""
@@ -115,17 +135,15 @@ def layer_gradient(update: Update, knowledge: ServerKnowledge, layer: Layer) -> 
     return gradient if knowledge.defence is None else _defended(gradient, update, knowledge, layer, knowledge.defence)
 
 
-LEVELS = math.sqrt(12)
-"""Steps of rounding over its standard deviation."""
-EQUAL = 1e-5
-"""Relative difference below which a value is the largest one."""
-
-
 def _defended(
     gradient: LayerGradient, update: Update, knowledge: ServerKnowledge, layer: Layer, known: KnownDefence
 ) -> LayerGradient:
     """With what is known of noise and rounding, and without the entries that were not sent as they are."""
+    found = completion(update, knowledge).of(layer.weight) if one_step(update, knowledge) else None
+    if found is not None and found.bias is not None and math.isfinite(found.error):
+        return replace(gradient, deviation=found.error * abs(gradient.scale / layer.gain))
     deviation = noise_on(layer.weight, update, knowledge, known, gradient.scale) / abs(layer.gain)
+    gradient = replace(gradient, drowned=found is not None and math.isinf(found.error))
     weight, bias = (as_it_was(update, name, known) for name in (layer.weight, layer.bias))
     usable = weight & (bias & (update.values[layer.bias] != 0))[:, None]
     if not bool(usable.any()):
@@ -136,26 +154,6 @@ def _defended(
         return gradient
     plain = layer_input(gradient.weight, gradient.bias)
     return replace(gradient, bias=gradient.bias * bias.to(gradient.bias.device), told=usable, plain=plain)
-
-
-def noise_on(name: str, update: Update, knowledge: ServerKnowledge, known: KnownDefence, scale: float) -> float:
-    """Standard deviation of noise and rounding on every entry of a tensor that was multiplied by `scale`."""
-    clients, training = knowledge.num_clients, knowledge.local_training
-    each = max(1, (knowledge.num_examples or clients) // clients)
-    steps = training.local_steps(each) if isinstance(training, FedAvg) else 1
-    noise = known.deviation(update, knowledge.num_examples, clients, steps)
-    step = float(update.values[name].abs().max()) / (2 ** (known.bits - 1) - 1) if known.bits else 0.0
-    return abs(scale) * math.hypot(noise, step / LEVELS)
-
-
-def as_it_was(update: Update, name: str, known: KnownDefence) -> Bool[Tensor, " ..."]:
-    """Entries of a tensor that were sent, and that were not cut."""
-    value = update.values[name]
-    kept = value != 0 if known.survivors else torch.ones_like(value, dtype=torch.bool)
-    if not known.cut:
-        return kept
-    top = max(float(v.abs().max()) for v in update.values.values())
-    return kept & (value.abs() < top * (1 - EQUAL))
 
 
 EXACT_FLOOR = 1e-7

@@ -5,6 +5,7 @@ row of dL/dW is a multiple of x. With several, a row whose delta is non-zero for
 All sums are done in float64. A scale common to dW and db, such as a learning rate, cancels.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -77,6 +78,7 @@ def row_groups(
     tolerance: float = 1e-4,
     noise: float = 0.0,
     told: Bool[Tensor, "out in"] | None = None,
+    loosest: float = math.inf,
 ) -> list[RowGroup]:
     """Rows with a usable bias gradient, those that agree put together; largest groups first.
 
@@ -90,6 +92,7 @@ def row_groups(
         tolerance: the angle (radians, at most about 0.1) below which two rows agree.
         noise: standard deviation of rounding in one entry of dW; weak rows are given more tolerance for it.
         told: entries of dW that were sent as they are; rows are compared by those that both have. None takes all.
+        loosest: the tolerance from which on a row agrees with none: so weak a one would agree with all.
     """
     weight, delta = weight_grad.double(), bias_grad.double()
     order = delta.abs().argsort(descending=True)
@@ -102,6 +105,8 @@ def row_groups(
     cosine = unit @ unit.T if told is None else _of_shared(pointing, told[order])
     angle = (2 - 2 * cosine).clamp_min(0).sqrt()
     agree = angle <= torch.maximum(slack[:, None], slack[None, :])
+    weak = slack > loosest
+    agree = agree & ~(weak[:, None] | weak[None, :]) | torch.eye(len(order), dtype=torch.bool, device=agree.device)
     groups, free = list[RowGroup](), torch.ones(len(order), dtype=torch.bool, device=delta.device)
     for first in range(len(order)):
         if free[first]:

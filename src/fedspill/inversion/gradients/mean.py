@@ -8,6 +8,7 @@ from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.local_training.path import LocalPath, local_path
 from fedspill.core.local_training.update import FedAvg
 from fedspill.core.types import Params, Update, UpdateKind
+from fedspill.inversion.gradients.defended.completion import completion
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,8 @@ def mean_gradient(
 ) -> MeanGradient:
     """The named tensors of `update` as mean gradients; names that were not trained are left out.
 
+    Those of linear layers are what they were before a defence that the server knows (`defended.completion`).
+
     Args:
         update: gradient or delta.
         knowledge: the model as sent, the protocol, the number of clients.
@@ -90,7 +93,14 @@ def mean_gradient(
         NotApplicable: the clients' optimiser is known to leave no more of gradients than signs.
     """
     check_proportional(update, knowledge)
-    return signed_gradient(update, knowledge, names, num_examples)
+    names = list(names)
+    told = _before_defence(update, knowledge, names) if knowledge.defence is not None else update
+    return signed_gradient(told, knowledge, names, num_examples)
+
+
+def _before_defence(update: Update, knowledge: ServerKnowledge, names: Iterable[str]) -> Update:
+    """The named tensors as they were before the clients' defence, as far as the rank of one step's gradient tells."""
+    return completion(update, knowledge).whole(names) if one_step(update, knowledge) else update
 
 
 def signed_gradient(

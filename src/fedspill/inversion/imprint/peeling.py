@@ -93,7 +93,9 @@ class Peel:
     @classmethod
     def of(cls, held: Sequence[Contents], imprint: Imprint) -> "Peel":
         """A copy to work on."""
-        copies = [Contents(h.weight.clone(), h.bias.clone(), h.noise.clone(), h.rough.clone()) for h in held]
+        copies = [
+            Contents(h.weight.clone(), h.bias.clone(), h.noise.clone(), h.rough.clone(), h.deviation) for h in held
+        ]
         return cls(imprint, copies, [torch.ones_like(h.bias, dtype=torch.bool) for h in copies])
 
     def take(self, x: Float[Tensor, " f"], group: int, place: int) -> float | None:

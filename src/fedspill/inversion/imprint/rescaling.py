@@ -22,7 +22,7 @@ SLACK = 0.02
 def mended(held: Contents, group: Group, codebook: Codebook) -> Contents:
     """The same, with better sums of c where the bias is too rough: from the lattice, else from the bin's middle."""
     poor = ((held.weight.norm(dim=1) > held.rough) & (held.noise > GOOD * held.bias.abs())).nonzero()[:, 0].tolist()
-    if not poor:
+    if not poor or held.deviation:  # no lattice shows behind noise
         return held
     bias, noise = held.bias.clone(), held.noise.clone()
     for place in poor:

@@ -55,24 +55,26 @@ class Factors:
         return (self.unit @ q).abs() <= BEYOND * noise
 
 
-def factors(gradient: Float[Tensor, "m columns"], count: int | None, eps: float) -> Factors:
+def factors(gradient: Float[Tensor, "m columns"], count: int | None, eps: float, deviation: float = 0.0) -> Factors:
     """The factors of a layer's gradient.
 
     Args:
         gradient: [dW | db], float64.
         count: n, if granted.
         eps: relative rounding of the numbers that were sent.
+        deviation: standard deviation of an entry, where the gradient was completed to this rank, so that nothing is
+            left over to tell it.
 
     Raises:
         NotApplicable: the rank does not stand out from noise, or n is not below the number of rows.
     """
     u, s, v = torch.linalg.svd(gradient, full_matrices=False)
     eps = max(eps, FINEST)
-    rank = _rank(s, count, eps)
+    rank = _rank(s, count, eps, deviation * sum(size**0.5 for size in gradient.shape))
     hidden = rank if count is None else count
     tail = s[hidden:].square().sum() / max(1, (len(gradient) - hidden) * (gradient.shape[1] - hidden))
     length = gradient.norm(dim=1)
-    noise = torch.maximum(tail.sqrt(), eps * length / gradient.shape[1] ** 0.5)
+    noise = torch.maximum(tail.sqrt().clamp_min(deviation), eps * length / gradient.shape[1] ** 0.5)
     # Examples too weak to be told apart are no white noise: each adds its whole input to the rows that it fires.
     noise = noise + (u[:, rank:hidden] * s[rank:hidden]).norm(dim=1)
     kept = (length > BEYOND * noise * rank**0.5).nonzero()[:, 0]
@@ -89,7 +91,7 @@ def factors(gradient: Float[Tensor, "m columns"], count: int | None, eps: float)
     )
 
 
-def _rank(sizes: Float[Tensor, " k"], count: int | None, eps: float) -> int:
+def _rank(sizes: Float[Tensor, " k"], count: int | None, eps: float, least: float) -> int:
     if not float(sizes[0]) > 0:
         raise NotApplicable("the gradient of the first layer is 0: the update holds nothing of its input")
     floor = eps * float(sizes[0])
@@ -104,7 +106,7 @@ def _rank(sizes: Float[Tensor, " k"], count: int | None, eps: float) -> int:
         return best + 1
     if count >= len(sizes):
         raise NotApplicable(f"{count} examples are too many for a layer of {len(sizes)} units: fewer are needed")
-    noise = max(float(sizes[count]), floor)
+    noise = max(float(sizes[count]), floor, least)
     rank = int((sizes[:count] > GAP * noise).sum())
     if rank == 0 or (rank < count and float(sizes[rank]) > GAP * floor):
         raise NotApplicable(

@@ -1,7 +1,8 @@
 """The examples behind the gradient of a network's first fully connected layer."""
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from fedspill.core.knowledge import ServerKnowledge
 from fedspill.core.model import Model
 from fedspill.core.types import Mark, Reconstruction, Update
 from fedspill.inversion.gradients import layer as layers
+from fedspill.inversion.gradients.defended.completion import completion
 from fedspill.inversion.gradients.firing import gated
 from fedspill.inversion.gradients.mean import mean_gradient, one_step
 from fedspill.inversion.gradients.scale import multiple_note
@@ -95,7 +97,9 @@ def read_batch(update: Update, knowledge: ServerKnowledge, sparsity: float, sear
     first, model = first_layer(knowledge.model), knowledge.model
     gradient = first_gradient(update, knowledge, first)
     eps = torch.finfo(update.values[first.names.weight].dtype).eps
-    found = factors(gradient, knowledge.num_examples, eps)
+    told = completion(update, knowledge).of(first.names.weight)
+    deviation = told.error if told is not None and math.isfinite(told.error) else 0.0
+    found = factors(gradient, knowledge.num_examples, eps, deviation)
     weight, bias = model.params[first.names.weight].to(gradient), model.params[first.names.bias].to(gradient)
     at = layer(found, weight, bias, torch.finfo(model.like.dtype).eps, sparsity)
     if at.least > len(found.rows):
@@ -103,7 +107,22 @@ def read_batch(update: Update, knowledge: ServerKnowledge, sparsity: float, sear
             f"{found.rank} examples need {at.least} units that are off for each; {len(found.rows)} have a gradient"
         )
     columns = search(at)
-    return _reconstruction(at, columns, verdicts(at, columns, knowledge, first.names.bias), knowledge)
+    read = _reconstruction(at, columns, verdicts(at, columns, knowledge, first.names.bias), knowledge)
+    known = knowledge.defence
+    return _uncertain(read) if known is not None and deviation and (known.survivors or known.cut) else read
+
+
+COMPLETED = (
+    "What the clients left out or cut of the first layer's gradient was completed by its rank. How far off that is"
+    " shows in what was sent alone, so that no example is certified."
+)
+
+
+def _uncertain(read: Reconstruction) -> Reconstruction:
+    """Of a gradient that was completed: nothing is certified."""
+    marks: tuple[Mark, ...] = tuple("unsure" if m == "alone" else m for m in read.marks)
+    confidence = None if read.confidence is None else read.confidence.clamp_max(0.5)
+    return replace(read, converged=False, confidence=confidence, marks=marks, notes=(*read.notes, COMPLETED))
 
 
 def _reconstruction(at: Layer, columns: Columns, said: Verdicts, knowledge: ServerKnowledge) -> Reconstruction:

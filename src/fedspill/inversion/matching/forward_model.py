@@ -8,6 +8,8 @@ from torch import Tensor
 from fedspill.core.knowledge import KnownDefence, ServerKnowledge
 from fedspill.core.local_training.update import FedAvg, FedSGD
 from fedspill.core.types import Params, Update
+from fedspill.inversion.gradients.defended.completion import completion
+from fedspill.inversion.gradients.mean import one_step
 from fedspill.inversion.matching.hypotheses import Hypothesis
 from fedspill.inversion.matching.outcome import distance_to
 from fedspill.inversion.objective.adapted import adapted
@@ -60,7 +62,8 @@ class ForwardModel:
         whole = knowledge.defence is None or not knowledge.defence.left_out
         if shorten and whole and isinstance(training, FedAvg):
             surrogate = find_surrogate(model, observed, training, labels, clients)
-        distance = adapted(distance, knowledge.defence, clients)
+        observed, completed = before_defence(observed, knowledge)
+        distance = adapted(distance, knowledge.defence, clients, completed)
         sure = isinstance(training, FedSGD) or knowledge.local_training is not None
         matching = Matching(model, observed, training, clients, distance)
         return cls(hypothesis, labels, matching, surrogate, sure, knowledge.defence)
@@ -121,6 +124,25 @@ class ForwardModel:
             return ()
         steps = training.local_steps(len(self.labels) // self.matching.clients)
         return (AS_ONE.format(steps=steps),) if self.corrects else ()
+
+
+MOST = 0.9
+"""Share of the update's values in completed layers from which on these are matched: others are adapted to as ever."""
+
+
+def before_defence(observed: Update, knowledge: ServerKnowledge) -> tuple[Update, frozenset[str]]:
+    """What is to be matched, with those layers whose rank tells what was not sent of them; and their parameters.
+
+    Behind noise alone a candidate's own rank is as low as theirs, so that nothing is gained.
+    """
+    known = knowledge.defence
+    if known is None or not (known.survivors or known.cut) or not one_step(observed, knowledge):
+        return observed, frozenset()
+    told = completion(observed, knowledge)
+    values = {k: v.numel() for k, v in observed.values.items()}
+    if sum(values[k] for k in told.names) < MOST * sum(values.values()):
+        return observed, frozenset()
+    return told.whole(told.names).to(knowledge.model.like), told.names
 
 
 def _is_partial(defence: KnownDefence) -> bool:

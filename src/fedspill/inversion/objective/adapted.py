@@ -31,7 +31,9 @@ EQUAL = 1e-5
 """Relative difference below which a value is the largest one."""
 
 
-def adapted(distance: Distance, known: KnownDefence | None, clients: int = 1) -> Distance:
+def adapted(
+    distance: Distance, known: KnownDefence | None, clients: int = 1, completed: frozenset[str] = frozenset()
+) -> Distance:
     """The distance of an attacker who knows the defence: the same one where there is none, or nothing to adapt to.
 
     Args:
@@ -39,6 +41,7 @@ def adapted(distance: Distance, known: KnownDefence | None, clients: int = 1) ->
         known: what the server knows of the defence. To noise and rounding nothing is adapted: there the plain distances
             are the likeliest already, and a tolerance of half a step was measured to read less (docs/defences.md).
         clients: updates in the mean; of several no more than what was sent at all and what was left out is told.
+        completed: parameters of which the observed update holds what the client computed, as their rank told.
     """
     if known is None:
         return distance
@@ -53,8 +56,11 @@ def adapted(distance: Distance, known: KnownDefence | None, clients: int = 1) ->
         bounded=known.survivors and alone,
         cut=known.cut and alone,
         left_out=known.left_out,
+        completed=completed,
     )
-    return rule if rule.says_something else distance
+    # Of what is completed without noise the plain distance was measured to read more: cut values bound hardly anything.
+    nothing = not rule.says_something or (completed and not known.is_noisy and not known.left_out)
+    return distance if nothing else rule
 
 
 @dataclass(frozen=True)
@@ -87,6 +93,7 @@ class Consistent:
         bounded: these are no larger than the smallest value of their tensor that was sent.
         cut: the largest values may have been larger.
         left_out: parameters that are not compared.
+        completed: parameters that are compared as they are.
     """
 
     squared: bool = False
@@ -94,6 +101,7 @@ class Consistent:
     bounded: bool = False
     cut: bool = False
     left_out: frozenset[str] = frozenset()
+    completed: frozenset[str] = frozenset()
 
     @property
     def says_something(self) -> bool:
@@ -103,9 +111,12 @@ class Consistent:
     def __call__(self, guess: Params, observed: Params) -> Float[Tensor, ""]:
         """Differentiable once in the guess."""
         names = _compared(observed, self.left_out)
-        top = max(float(observed[k].abs().max()) for k in names) * (1 - EQUAL)
+        altered = [k for k in names if k not in self.completed]
+        top = max((float(observed[k].abs().max()) for k in altered), default=0.0) * (1 - EQUAL)
         scale = 1.0 if self.squared else self._scale(guess, observed, names, top)
-        off = {k: self._off(scale * guess[k], observed[k], top) for k in names}
+        off = {k: scale * guess[k] - observed[k] for k in names if k in self.completed}
+        off |= {k: self._off(scale * guess[k], observed[k], top) for k in altered}
+        off = {k: off[k] for k in names}
         if self.squared:
             return torch.stack([v.square().sum() for v in off.values()]).sum()
         seen = {k: observed[k] for k in names}
@@ -131,7 +142,12 @@ class Consistent:
 
     def _scale(self, guess: Params, observed: Params, names: list[str], top: float) -> Tensor | float:
         """By what a guess is multiplied to be as long as what was sent of whole values; no more than a constant."""
-        whole = {k: self._whole(observed[k], top) for k in names}
+        whole = {
+            k: observed[k].new_ones(()).bool().expand_as(observed[k])
+            if k in self.completed
+            else self._whole(observed[k], top)
+            for k in names
+        }
         sent = sum(int((observed[k] != 0).sum()) for k in names)
         if sum(int(w.sum()) for w in whole.values()) < TOLD * sent:
             return 1.0
