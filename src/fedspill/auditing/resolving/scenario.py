@@ -155,7 +155,12 @@ class Scenario:
 
     @property
     def simulated_stages(self) -> tuple[Stages, ...] | None:
-        """The clients' defences as the server knows them, to simulate such clients; None where one attacks updates."""
+        """The clients' defences as the server knows them, to simulate such clients.
+
+        None where one attacks updates, or where the mean of several answers would have to be simulated each time.
+        """
+        if self.repeats > 1:
+            return None
         if Knows.DEFENCE not in self.knows:
             return ()
         costly = any(isinstance(d.component, NeedsExposure) for d in self.defences)

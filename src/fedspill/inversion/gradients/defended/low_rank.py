@@ -74,9 +74,10 @@ def of_rank(known: Incomplete, rank: int) -> Float[Tensor, "m d"]:
 
 def _projected(matrix: Float[Tensor, "m d"], rank: int, noise: float) -> Float[Tensor, "m d"]:
     """The nearest matrix of a rank, shrunk by the noise that it holds."""
+    rows, columns = matrix.shape
     squares, turn = torch.linalg.eigh(matrix @ matrix.T)
     squares, turn = squares[-rank:].clamp_min(0), turn[:, -rank:]
-    return (turn * _kept(squares, *matrix.shape, noise)) @ (turn.T @ matrix)
+    return (turn * _kept(squares, rows, columns, noise)) @ (turn.T @ matrix)
 
 
 def _kept(squares: Float[Tensor, " r"], rows: int, columns: int, noise: float) -> Float[Tensor, " r"]:
