@@ -70,7 +70,7 @@ class Check:
         """The explanation of a group of rows by the network, if there is one."""
         if len(group.rows) < 2 or not len(self.labels) or not in_range(self.model.input, group.x):
             return None
-        if gradient.error_of(group) > PRECISE:
+        if gradient.guessed or gradient.error_of(group) > PRECISE:
             return None
         fit = self.told(gradient, group.x, group.rows)
         return fit if fit.residual < EXPLAINED else None

@@ -65,6 +65,7 @@ class LayerGradient:
         entries: what was sent of both as it is but for noise, where there is noise.
         plain: the input by all entries, for the places of which `told` has none.
         drowned: none of it stands out of the noise.
+        guessed: entries that were not sent are what the rank tells of them, so that nothing read of it is certain.
     """
 
     weight: Float[Tensor, "out d"]
@@ -77,6 +78,7 @@ class LayerGradient:
     plain: Float[Tensor, " d"] | None = None
     entries: Entries | None = None
     drowned: bool = False
+    guessed: bool = False
 
     @property
     def altered(self) -> bool:
@@ -141,7 +143,8 @@ def _defended(
     """With what is known of noise and rounding, and without the entries that were not sent as they are."""
     found = completion(update, knowledge).of(layer.weight) if one_step(update, knowledge) else None
     if found is not None and found.bias is not None and math.isfinite(found.error):
-        return replace(gradient, deviation=found.error * abs(gradient.scale / layer.gain))
+        deviation = found.error * abs(gradient.scale / layer.gain)
+        return replace(gradient, deviation=deviation, guessed=known.survivors or known.cut)
     deviation = noise_on(layer.weight, update, knowledge, known, gradient.scale) / abs(layer.gain)
     gradient = replace(gradient, drowned=found is not None and math.isinf(found.error))
     weight, bias = (as_it_was(update, name, known) for name in (layer.weight, layer.bias))
