@@ -291,7 +291,7 @@ def test_what_is_recognisable_is_not_asked_after_the_time_is_up() -> None:
     scenario = prepare(parse_plan({"audit": {"metrics": ["psnr"]}}), CPU, model=conv_bn(), pool=POOL)
     private = scenario.private(0)
     blurred = Reconstruction(0.5 * private.inputs + 0.25)
-    asked, late = (judge(scenario, blurred, private, hard) for hard in (None, time.monotonic() - 1))
+    asked, late = (judge(scenario, blurred, private, hard=hard) for hard in (None, time.monotonic() - 1))
     assert (asked.cut, late.cut, late.recognisable) == (False, True, None)
     assert asked.recognisable is not None
     assert [s.values for s in asked.scores] == [s.values for s in late.scores]

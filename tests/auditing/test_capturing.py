@@ -284,7 +284,7 @@ def test_a_folder_is_the_mean_of_its_clients(tmp_path: Path) -> None:
     with pytest.raises(fedspill.BadInput, match="clients=3 was given, and the folder holds updates of 2"):
         fedspill.attack(tmp_path, model, attack="linear_layer", num_examples=6, clients=3)
     told = fedspill.attack(tmp_path, model, attack="linear_layer", num_examples=2)
-    assert told.notes[0].startswith("The update is the mean of 2 clients")
+    assert any(note.startswith("The update is the mean of 2 clients") for note in told.notes)
     save_file({"1.bias": parts[0]["1.bias"]}, tmp_path / "client2.safetensors")
     with pytest.raises(fedspill.BadInput, match=r"'client2.safetensors' holds other tensors than"):
         read_update(tmp_path, "gradient", model)
