@@ -28,6 +28,8 @@ GOOD = 0.5
 """Error of entries that were held out, over their size, below which what was left out counts as told."""
 LARGEST, LARGEST_IN_TURNS = 2**26, 2**20
 """Entries of a layer up to which one projection, and many of them, are computed."""
+SHORTER, SHORTER_IN_TURNS = 2048, 256
+"""Its shorter side up to which they are: each takes the eigenvectors of a matrix of that side, seconds in all."""
 
 
 @dataclass(frozen=True)
@@ -134,8 +136,9 @@ def _completed(step: Step, update: Update, knowledge: ServerKnowledge, known: Kn
         return None
     bias = bias if bias in update.values else None
     incomplete, unit, wider = _joined(update, knowledge, known, weight, bias)
-    size = incomplete.values.numel()
-    if min(incomplete.values.shape) < ROOM * n or size > (LARGEST if incomplete.whole else LARGEST_IN_TURNS):
+    side, size = min(incomplete.values.shape), incomplete.values.numel()
+    longest, largest = (SHORTER, LARGEST) if incomplete.whole else (SHORTER_IN_TURNS, LARGEST_IN_TURNS)
+    if side < ROOM * n or side > longest or size > largest:
         return None
     found = of_rank(incomplete, n)
     error, most = error_of(incomplete, n, found)
