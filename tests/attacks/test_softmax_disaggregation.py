@@ -109,7 +109,9 @@ def test_nothing_wrong_is_certified_under_noise() -> None:
 
 
 def test_behind_convolutions_it_says_how_far_it_could_read_and_makes_up_no_picture() -> None:
-    with pytest.raises(NotApplicable, match=r"^Features and probabilities of 4 of 4 .* inputs of 1 of 3 layers\. That"):
+    # Whether the second layer's equations leave anything open hangs on rounding: processors without AVX-512 say not.
+    told = r"^Features and probabilities of 4 of 4 .* inputs of [12] of 3 layers\. That"
+    with pytest.raises(NotApplicable, match=told):
         attacked(conv_bn(dtype=torch.float64))
 
 
