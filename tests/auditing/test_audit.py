@@ -78,11 +78,12 @@ def test_the_worst_case_is_over_all_attacks() -> None:
 def test_what_does_not_apply_is_skipped_by_standard_and_refused_by_name() -> None:
     table = {"audit": {"attacks": ["standard"], "budget": "20s", "metrics": ["psnr"]}}
     report = audit(table, n=1, model=conv_bn()).report
-    # On a slow processor the budget may end before the turn of some, cocktail_party's as the last.
-    late = ("not needed", "not started", "its share of the budget")
-    skipped = {t.attack: t.skipped for t in report.trials if t.skipped and not t.skipped.startswith(late)}
+    skipped = {t.attack: t.skipped for t in report.trials if t.skipped and not t.skipped.startswith("not needed")}
+    # cocktail_party is the last search, before whose turn the budget may end. Whether softmax_disaggregation reads this
+    # update hangs on rounding (processors without AVX-512: it does not); where it does, nex and tableak are not needed.
     reached = set(skipped) - {"cocktail_party"}
-    assert reached == {"dager", "imprint_bins", "linear_layer", "logistic_regression", "spear"}
+    always = {"dager", "imprint_bins", "linear_layer", "logistic_regression", "spear"}
+    assert reached in (always, always | {"softmax_disaggregation", "nex", "tableak"})
     with pytest.raises(NotApplicable, match="attack 'linear_layer:paper' does not apply"):
         audit({"audit": EXACT}, model=conv_bn())
 
