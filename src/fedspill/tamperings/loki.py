@@ -197,7 +197,8 @@ class LokiReadout:
         )
 
     def _client(self, update: Update, knowledge: ServerKnowledge, rng: torch.Generator, place: int) -> Readings:
-        held = contents(*self._own(update, knowledge, place), OWN, self.imprint)
+        own = replace(OWN, gain=self.layout.scaling)
+        held = contents(*self._own(update, knowledge, place), own, self.imprint)
         if isinstance(self.layout, Blocks):
             found = _stretched(held, self.imprint, self.layout, self.look.codebook, stored=self.read == "stored")
         else:
@@ -211,8 +212,9 @@ class LokiReadout:
     def _own(self, update: Update, knowledge: ServerKnowledge, place: int) -> tuple[Update, ServerKnowledge]:
         """What this client sent of a linear layer of its own."""
         values = self._columns(sent(update, WEIGHT, "the planted layer's weight"), place)
-        model = replace(knowledge.model, params=self._columns(knowledge.model.params[WEIGHT], place))
-        return Update(update.kind, values), replace(knowledge, model=model)
+        # The network's own stay: it is run, too, where a defence is known.
+        params = {**knowledge.model.params, **self._columns(knowledge.model.params[WEIGHT], place)}
+        return Update(update.kind, values), replace(knowledge, model=replace(knowledge.model, params=params))
 
     def _columns(self, weight: Tensor, place: int) -> dict[str, Tensor]:
         own, scaling = self.layout.columns(place), self.layout.scaling
@@ -220,7 +222,7 @@ class LokiReadout:
         # ones, how bright a row is tells whether this client sent anything of it.
         told = weight[:, own.pixels if own.ones is None else own.ones]
         return {
-            OWN.weight: weight[:, own.pixels] / scaling,
+            OWN.weight: weight[:, own.pixels],
             OWN.bias: (told.double().mean(1) / scaling).to(weight),
         }
 
@@ -280,7 +282,8 @@ def _of_group(
     other: Mark = "mixture" if bool(alone.any()) else "unsure"
     trust = size[filled].argsort().argsort().to(directions) / max(1, len(filled))
     doubt = DOUBTFUL if other == "mixture" else OPEN
-    shown = torch.tensor([f is not None and (stored or abs(f - 1) < AS_STORED) for f in factors], device=size.device)
+    as_stored = [f is not None and (stored or abs(f - 1) < AS_STORED) for f in factors]
+    shown = directions.new_tensor(as_stored, dtype=torch.bool)
     return Readings(
         directions * best[:, None],
         tuple(names[place] for place in filled.tolist()),
