@@ -1,5 +1,7 @@
 """LOKI against the plain twin: one client's gradient lies in its columns only, and a sum over clients is read apart."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -7,7 +9,7 @@ from torch.nn import functional
 
 from fedspill.core.errors import BadInput, NotApplicable
 from fedspill.core.inputs import ImageSpec
-from fedspill.core.knowledge import Knows, ServerKnowledge
+from fedspill.core.knowledge import KnownDefence, Knows, ServerKnowledge
 from fedspill.core.local_training.optimizers import Adam
 from fedspill.core.local_training.update import FedAvg, FedSGD, LocalTraining, encoded_update, local_update
 from fedspill.core.model import Model
@@ -40,8 +42,12 @@ def parts_of(sizes: tuple[int, ...], dtype: torch.dtype = DOUBLE) -> list[Batch]
     return [whole[end - size : end] for end, size in zip(ends, sizes, strict=True)]
 
 
-def read(tampered: Tampered, parts: list[Batch], training: LocalTraining) -> Reconstruction:
-    """What is read of the mean, weighted by examples, of what each client computes of its own model."""
+def read(tampered: Tampered, parts: list[Batch], training: LocalTraining, noise: float | None = None) -> Reconstruction:
+    """What is read of the mean, weighted by examples, of what each client computes of its own model.
+
+    Args:
+        noise: standard deviation of what is added to every value of the mean, known to the server.
+    """
     updates = [(len(p), local_update(tampered.sent_to(k), p, training)) for k, p in enumerate(parts)]
     sizes = tuple(map(len, parts))
     known = ServerKnowledge(
@@ -50,9 +56,16 @@ def read(tampered: Tampered, parts: list[Batch], training: LocalTraining) -> Rec
         sum(sizes),
         local_training=training,
         client_sizes=sizes if len(set(sizes)) > 1 else None,
+        # Of the mean; the server knows what each client added.
+        defence=None if noise is None else KnownDefence(noise=noise * len(parts) ** 0.5),
     )
+    update = weighted(updates)
+    if noise is not None:
+        drawn = stream(9, "noise")
+        noisy = {k: v + noise * torch.randn(v.shape, generator=drawn, dtype=v.dtype) for k, v in update.values.items()}
+        update = replace(update, values=noisy)
     assert tampered.readout is not None
-    return tampered.readout.reconstruct(weighted(updates), known, stream(0, "attack"))
+    return tampered.readout.reconstruct(update, known, stream(0, "attack"))
 
 
 def gaps(found: Reconstruction, parts: list[Batch]) -> Tensor:
@@ -136,6 +149,18 @@ def test_strong_reads_every_picture_of_every_client_exactly(training: LocalTrain
     sure = torch.tensor([m == "alone" for m in found.marks])
     assert int(sure.sum()) == sum(sizes), "each is certified once"
     assert float(gaps(found, parts)[sure].min(1).values.max()) < 1e-6
+
+
+@pytest.mark.parametrize("scaling", [1 / 16, 16.0, 5000.0])
+def test_noise_is_as_small_beside_a_scaled_row_as_the_scaling_makes_it(scaling: float) -> None:
+    """Noise of a millionth of the gradient leaves every picture, however the rows are scaled."""
+    parts = parts_of((3, 3, 3))
+    tampered = planted(replace(STRONG, scaling=scaling), 3)
+    largest = max(
+        float(local_update(tampered.sent_to(k), p, FedSGD()).values[WEIGHT].abs().max()) for k, p in enumerate(parts)
+    )
+    found = read(tampered, parts, FedSGD(), noise=1e-6 * largest)
+    assert float(gaps(found, parts).min(0).values.max()) < 1e-2
 
 
 def test_float32_clients_over_many_steps_lose_nothing_to_rounding() -> None:
