@@ -1,9 +1,9 @@
 """The grid of docs/grid.md: defences at three strengths against attacks that know of them and that do not.
 
-It is `fedspill sweep plans/sweep/grid.toml`, and the same for plans/sweep/protocols.toml, run into a folder that git
-ignores; what the tables need of the rows is recorded. A run that was broken off goes on where it was.
+It is `fedspill sweep plans/sweep/grid.toml`, and the same for protocols.toml and repeats.toml there, run into a folder
+that git ignores; what the tables need of the rows is recorded. A run that was broken off goes on where it was.
 
-    python -m benchmarks.grid run
+    python -m benchmarks.grid run [--only grid protocols repeats] [--trainings recorded]
     python -m benchmarks.grid table
 """
 
@@ -19,6 +19,7 @@ from typing import Any
 
 from benchmarks.common import places
 from benchmarks.common.records import conditions, run_or_table, write
+from fedspill.core.errors import BadInput
 from fedspill.core.tensor_files import write_whole
 from fedspill.rendering.sweep.facts import KNOWS, is_plain
 from fedspill.rendering.sweep.gains import Gain, gains_of
@@ -27,10 +28,12 @@ from fedspill.rendering.sweep.trade_off import trade_off
 from fedspill.report.sweep import Outcome, SweepRow
 from fedspill.sweeping.driving import Unwatched
 from fedspill.sweeping.engines.local import Local
-from fedspill.sweeping.ledger import Ledger
+from fedspill.sweeping.grid import points
+from fedspill.sweeping.ledger import Ledger, read_trials
+from fedspill.sweeping.trials import trials_of
 from fedspill.sweeping.whole import run_sweep
 
-PLANS = ("grid", "protocols")
+PLANS = ("grid", "protocols", "repeats")
 RESULTS = places.RESULTS / "grid"
 FOLDERS = Path("runs") / "grid"
 """Where the sweeps' own folders lie."""
@@ -48,7 +51,10 @@ KEPT = (
     "accuracy",
     "seconds",
 )
-VARIED = ("audit.seeds", KNOWS, "utility.seed", "client.num_examples", "client.clients", "client.epochs")
+TRAINED = "utility.seed"
+"""What the trials of trainings vary, and no other."""
+REPEATS = "server.repeats"
+VARIED = ("audit.seeds", KNOWS, TRAINED, "client.num_examples", "client.clients", "client.epochs", REPEATS)
 SAME = 0.1
 """dB that are no difference: float32 rounds otherwise from seed to seed."""
 SHORT = {
@@ -59,6 +65,7 @@ SHORT = {
     "cocktail_party:quick": "cocktail_party",
     "idlg:quick(steps=60)": "idlg",
     "spear:quick": "spear",
+    "inverting_gradients:strong(analytic=False,steps=300)": "inverting_gr.",
 }
 """Heads of columns."""
 LONG = (",relative=True,distribution=gaussian", ",epsilon=10", ",gamma=0.16,tau=0.0016")
@@ -66,9 +73,11 @@ LONG = (",relative=True,distribution=gaussian", ",epsilon=10", ",gamma=0.16,tau=
 
 
 def run(args: argparse.Namespace) -> None:
-    """Runs what is left of both sweeps, and records the rows."""
-    for name in PLANS:
+    """Runs what is left of the sweeps, and records the rows."""
+    for name in args.only:
         table = tomllib.loads((places.REPOSITORY / "plans" / "sweep" / f"{name}.toml").read_text(encoding="utf-8"))
+        if args.trainings == "recorded":
+            take_recorded(name, table)
         swept = run_sweep(table, FOLDERS / name, lambda: Local("cpu", args.workers), retry=True, follower=Unwatched())
         with closing(Ledger(FOLDERS / name)) as ledger:
             rows = [row for row in ledger.rows() if row.outcome is not None]
@@ -76,6 +85,26 @@ def run(args: argparse.Namespace) -> None:
         told = {"trials": len(rows), "seconds of one thread": sum(o.seconds for o in outcomes(rows))}
         write(RESULTS / f"{name}.json", {"conditions": conditions(args), **told})
         print(swept.counts)
+
+
+def take_recorded(name: str, table: dict[str, Any]) -> None:
+    """Has a sweep's folder hold the recorded trials of trainings: no attack changes what a defence costs.
+
+    Raises:
+        BadInput: the record is of another plan.
+    """
+    recorded = {row.number: row for row in from_csv(RESULTS / f"{name}.csv") if TRAINED in row.values}
+    with closing(Ledger(FOLDERS / name)) as ledger:
+        ledger.add(trials_of(points(table)))
+        taken = list[dict[str, Any]]()
+        for stored in read_trials(FOLDERS / name):
+            row = recorded.get(stored["number"])
+            if row is None or row.outcome is None or row.outcome.accuracy is None:
+                continue
+            if row.defence != stored["defence"]:
+                raise BadInput(f"trial {row.number} is of {stored['defence']}, recorded is one of {row.defence}")
+            taken.append({**stored, **row.outcome.model_dump()})
+        ledger.take(taken)
 
 
 def outcomes(rows: Iterable[SweepRow]) -> list[Outcome]:
@@ -109,7 +138,7 @@ def from_csv(path: Path) -> list[SweepRow]:
 
 
 def _row(line: dict[str, str]) -> SweepRow:
-    values: dict[str, Any] = {key: _read(line[key]) for key in VARIED if line[key]}
+    values: dict[str, Any] = {key: _read(line[key]) for key in VARIED if line.get(key)}
     kept = {key: line[key] or None for key in KEPT}
     outcome = Outcome.model_validate(
         {**kept, "state": line["state"], "scored": int(line["examples"] or 0), "skipped": line["skipped"] or None}
@@ -143,6 +172,9 @@ def lines() -> Iterator[str]:
     if (RESULTS / "protocols.csv").is_file():
         yield "\n**Protocols**\n"
         yield from _protocols(from_csv(RESULTS / "protocols.csv"))
+    if (RESULTS / "repeats.csv").is_file():
+        yield "\n**Answers to one model** (docs/defences.md)\n"
+        yield from _repeats(from_csv(RESULTS / "repeats.csv"))
 
 
 def _draw(rows: Sequence[SweepRow]) -> None:
@@ -159,7 +191,7 @@ def _leaks(rows: Sequence[SweepRow], attacks: Sequence[str]) -> Iterator[str]:
     yield f"|---|---|---|{'---|' * len(attacks)}"
     told = [row for row in rows if not is_plain(row)]
     for price in prices_of(told):
-        mine = [r for r in told if r.defence == price.defence and "utility.seed" not in r.values]
+        mine = [r for r in told if r.defence == price.defence and TRAINED not in r.values]
         cells = [_cell([r for r in mine if r.attack == attack]) for attack in attacks]
         epsilon = "–" if price.epsilon is None else f"{price.epsilon:.3g}"
         learnt = _accuracy(price.accuracy, price.spread)
@@ -252,8 +284,23 @@ def _protocol(row: SweepRow) -> str:
     return f"{sent} on {n} examples" + ("" if clients in (None, 1) else f" of {clients} clients")
 
 
+def _repeats(rows: Sequence[SweepRow]) -> Iterator[str]:
+    """One row for each defence and attack, one column for each number of answers."""
+    counts = sorted({int(row.values[REPEATS]) for row in rows})
+    yield f"| defence | attack | {' | '.join(f'{k:,}' for k in counts)} |"
+    yield f"|---|---|{'---|' * len(counts)}"
+    pooled = dict[tuple[str, str], dict[int, list[SweepRow]]]()
+    for row in rows:
+        pooled.setdefault((row.defence, row.attack), {}).setdefault(int(row.values[REPEATS]), []).append(row)
+    for (defence, attack), of in pooled.items():
+        cells = " | ".join(_cell(of.get(k, [])) for k in counts)
+        yield f"| {_named(defence)} | {SHORT.get(attack, attack)} | {cells} |"
+
+
 def own(parser: argparse.ArgumentParser) -> None:
     """Options of this benchmark."""
+    parser.add_argument("--only", nargs="+", choices=PLANS, default=PLANS, help="these sweeps")
+    parser.add_argument("--trainings", choices=("new", "recorded"), default="new", help="where accuracies come from")
     parser.add_argument("--workers", type=int, default=2)
 
 

@@ -5,7 +5,7 @@ import torch
 
 from fedspill.core.errors import NotApplicable
 from fedspill.core.rng import randn, stream
-from fedspill.inversion.matching.newton import Newton, solved
+from fedspill.inversion.matching.newton import Newton, _Errors, solved
 from fedspill.inversion.recursion.graph import Dataflow
 from fedspill.inversion.recursion.known_activations import Below, below
 from fedspill.inversion.recursion.single_head import heads_of_one
@@ -43,6 +43,17 @@ def test_a_step_is_the_least_squares_solution() -> None:
     matrix, target = (randn(s, stream(0, "test", str(s)), LIKE) for s in ((7, 4), (7,)))
     found = solved(lambda x: matrix @ x, lambda y: matrix.T @ y, target, 20)
     torch.testing.assert_close(found, torch.linalg.lstsq(matrix, target[:, None]).solution[:, 0])
+
+
+def test_the_jacobian_written_down_gives_the_products_that_autograd_gives() -> None:
+    known, z = left(HARDLY), picture()
+    errors = _Errors(known, frozenset(known.gradient))
+    near = z + 0.02 * randn(tuple(z.shape), stream(0, "test", "near"), LIKE)
+    rest, *written = errors.linearised(near, z.numel())
+    _, *asked = errors.linearised(near, 0)
+    for ours, autograds, like in zip(written, asked, (near, rest), strict=True):
+        values = randn(tuple(like.shape), stream(0, "test", "values"), LIKE)
+        torch.testing.assert_close(ours(values), autograds(values), rtol=1e-9, atol=1e-12)
 
 
 def test_too_few_equations_are_not_begun_with() -> None:

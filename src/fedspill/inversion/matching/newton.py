@@ -33,6 +33,8 @@ RIGHT = 1e-3
 """What these must make of the squared error to be believed; they are wrong where a unit is on the wrong side."""
 SOLVED = 1e-8
 """Share of the first gradient at which conjugate gradients have solved a step."""
+LARGEST = 2**24
+"""Entries of a Jacobian that is written down."""
 
 Product = Callable[[Tensor], Tensor]
 
@@ -79,7 +81,7 @@ class Newton:
         value = errors.squared(z)
         if value < ENOUGH:
             return z, False
-        rest, forward, back = errors.linearised(z)
+        rest, forward, back = errors.linearised(z, self.products)
         change = solved(forward, back, -rest, self.products)
         for halving in range(HALVINGS):
             tried = z + change / 2**halving
@@ -114,8 +116,12 @@ class _Errors:
         value = float(self(z).detach().square().sum()) / (1 + len(self.leaves))
         return value if value < float("inf") else float("inf")
 
-    def linearised(self, z: Tensor) -> tuple[Tensor, Product, Product]:
-        """The errors at a candidate, and products with their Jacobian and with its transpose."""
+    def linearised(self, z: Tensor, products: int) -> tuple[Tensor, Product, Product]:
+        """The errors at a candidate, and products with their Jacobian and with its transpose.
+
+        Args:
+            products: how many of each are likely; the Jacobian of no more inputs is written down once.
+        """
         leaf = z.detach().clone().requires_grad_()
         rest = self(leaf, create_graph=True)
         dual = torch.zeros_like(rest).requires_grad_()
@@ -128,7 +134,11 @@ class _Errors:
         def back(values: Tensor) -> Tensor:
             return torch.autograd.grad(rest, leaf, values, retain_graph=True)[0]
 
-        return rest.detach(), forward, back
+        if leaf.numel() > products or leaf.numel() * rest.numel() > LARGEST:
+            return rest.detach(), forward, back
+        units = torch.eye(leaf.numel(), dtype=leaf.dtype, device=leaf.device).view(-1, *leaf.shape)
+        columns = torch.stack([forward(unit) for unit in units])  # the transposed Jacobian
+        return rest.detach(), lambda change: change.flatten() @ columns, lambda values: (columns @ values).view_as(leaf)
 
 
 def solved(forward: Product, back: Product, target: Tensor, most: int) -> Tensor:
