@@ -3,7 +3,7 @@
 It is `fedspill sweep plans/sweep/grid.toml`, and the same for protocols.toml and repeats.toml there, run into a folder
 that git ignores; what the tables need of the rows is recorded. A run that was broken off goes on where it was.
 
-    python -m benchmarks.grid run [--only grid protocols repeats] [--trainings recorded]
+    python -m benchmarks.grid run [--only grid protocols repeats] [--again DEFENCES]
     python -m benchmarks.grid table
 """
 
@@ -76,8 +76,8 @@ def run(args: argparse.Namespace) -> None:
     """Runs what is left of the sweeps, and records the rows."""
     for name in args.only:
         table = tomllib.loads((places.REPOSITORY / "plans" / "sweep" / f"{name}.toml").read_text(encoding="utf-8"))
-        if args.trainings == "recorded":
-            take_recorded(name, table)
+        if args.again:
+            take_recorded(name, table, args.again)
         swept = run_sweep(table, FOLDERS / name, lambda: Local("cpu", args.workers), retry=True, follower=Unwatched())
         with closing(Ledger(FOLDERS / name)) as ledger:
             rows = [row for row in ledger.rows() if row.outcome is not None]
@@ -87,24 +87,29 @@ def run(args: argparse.Namespace) -> None:
         print(swept.counts)
 
 
-def take_recorded(name: str, table: dict[str, Any]) -> None:
-    """Has a sweep's folder hold the recorded trials of trainings: no attack changes what a defence costs.
+def take_recorded(name: str, table: dict[str, Any], again: Sequence[str]) -> None:
+    """Has a sweep's folder hold the recorded trials, but for attackers that know of some defences.
 
     Raises:
         BadInput: the record is of another plan.
     """
-    recorded = {row.number: row for row in from_csv(RESULTS / f"{name}.csv") if TRAINED in row.values}
+    recorded = {row.number: row for row in from_csv(RESULTS / f"{name}.csv") if row.state == "done"}
     with closing(Ledger(FOLDERS / name)) as ledger:
         ledger.add(trials_of(points(table)))
         taken = list[dict[str, Any]]()
         for stored in read_trials(FOLDERS / name):
             row = recorded.get(stored["number"])
-            if row is None or row.outcome is None or row.outcome.accuracy is None:
+            if row is None or row.outcome is None or _is_again(row, again):
                 continue
-            if row.defence != stored["defence"]:
+            if (row.attack, row.defence) != (stored["attack"], stored["defence"]):
                 raise BadInput(f"trial {row.number} is of {stored['defence']}, recorded is one of {row.defence}")
             taken.append({**stored, **row.outcome.model_dump()})
         ledger.take(taken)
+
+
+def _is_again(row: SweepRow, again: Sequence[str]) -> bool:
+    trained, told = TRAINED in row.values, not is_plain(row)
+    return told and not trained and any(part.split("(")[0] in again for part in row.defence.split(" + "))
 
 
 def outcomes(rows: Iterable[SweepRow]) -> list[Outcome]:
@@ -300,7 +305,7 @@ def _repeats(rows: Sequence[SweepRow]) -> Iterator[str]:
 def own(parser: argparse.ArgumentParser) -> None:
     """Options of this benchmark."""
     parser.add_argument("--only", nargs="+", choices=PLANS, default=PLANS, help="these sweeps")
-    parser.add_argument("--trainings", choices=("new", "recorded"), default="new", help="where accuracies come from")
+    parser.add_argument("--again", nargs="+", default=(), help="defences whose knowing attackers alone are run anew")
     parser.add_argument("--workers", type=int, default=2)
 
 
