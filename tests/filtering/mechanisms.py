@@ -124,3 +124,26 @@ def laplace() -> Filter:
         return -STD / 2**0.5 * u.sign() * (1 - 2 * u.abs()).clamp_min(1e-9).log()
 
     return lambda update: {k: v + draw(v) for k, v in clipped(floats(update)).items()}
+
+
+def largest() -> Filter:
+    """The larger part of every tensor, and of nothing else."""
+
+    def kept(value: Tensor) -> Tensor:
+        least = value.abs().flatten().kthvalue(max(1, int(0.7 * value.numel()))).values
+        return value * (value.abs() > least)
+
+    return lambda update: {k: kept(v) for k, v in floats(update).items()}
+
+
+def loud(std: float = 0.3) -> Filter:
+    rng = fresh()
+    return lambda update: {k: v + std / STD * noise_like(v, rng) for k, v in floats(update).items()}
+
+
+def loud_once() -> Filter:
+    def chain(update: Params) -> Params:
+        rng = torch.Generator().manual_seed(7)
+        return {k: v + 6 * noise_like(v, rng) for k, v in floats(update).items()}
+
+    return chain

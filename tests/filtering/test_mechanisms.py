@@ -1,14 +1,18 @@
 """Every broken mechanism is caught, and the right one is not."""
 
+from collections.abc import Sequence
 from functools import cache
 
 import pytest
+from dp_accounting.pld import privacy_loss_distribution
 
 from fedspill.core.model import Model
+from fedspill.core.roles import Exposed
 from fedspill.core.types import Batch
 from fedspill.defences.local_dp import analytic_epsilon
 from fedspill.filtering.chains.loading import chain_of
 from fedspill.filtering.known import usual_batch, usual_model
+from fedspill.filtering.proven import _of_laplace
 from fedspill.filtering.verdict import filtered
 from fedspill.report.filtering import Filtering
 from tests.filtering import mechanisms as of
@@ -94,7 +98,38 @@ def test_noise_that_grows_with_the_update_is_told() -> None:
     assert "the noise grows with the update" in done.privacy.reasons
 
 
-def test_laplace_noise_is_known_as_such() -> None:
+def test_laplace_noise_has_the_epsilon_of_the_largest_sum_that_the_norm_admits() -> None:
     done = outcome_of("laplace")
+    size = sum(f.size for f in done.fates if f.sent)
     assert done.law == "Laplace"
-    assert any("Laplace" in reason for reason in done.privacy.reasons)
+    assert done.privacy.epsilon == pytest.approx(2 * of.CLIP * size**0.5 / (of.STD / 2**0.5), rel=0.05)
+
+
+@pytest.mark.parametrize(("size", "rounds"), [(4, 1), (4, 25), (9, 400)])
+def test_a_laplace_epsilon_bounds_that_of_the_worst_pair_and_is_no_more_than_its_loss(size: int, rounds: int) -> None:
+    """The worst pair differs alike in every value, so that it is that many releases of one value."""
+    scale, sensitivity = 20.0, 1.0
+    one, composed = _of_laplace(scale * 2**0.5, sensitivity, size, rounds, 1e-5)
+    pld = privacy_loss_distribution.from_laplace_mechanism(scale, sensitivity / size**0.5)
+    assert one == pytest.approx(sensitivity * size**0.5 / scale)
+    assert pld.self_compose(size).get_epsilon_for_delta(1e-9) <= one * (1 + 1e-2)
+    assert pld.self_compose(size * rounds).get_epsilon_for_delta(1e-5) <= composed * (1 + 1e-2)
+    assert composed <= rounds * one * (1 + 1e-9)
+
+
+@pytest.mark.usefixtures("linear_layer_alone")
+def test_a_server_that_knows_the_chain_and_one_that_asks_again_read_more() -> None:
+    model = usual_model()
+    few, one = usual_batch(model, 4), usual_batch(model, 1)
+    kept = filtered(chain_of(of.largest, "largest"), "largest", model, few, seconds=300.0)
+    assert (read(kept.after), read(kept.knowing), kept.averaged) == (0, 1, ())
+    assert "leaks.knowing" in alarms(kept)
+    loud = filtered(chain_of(of.loud, "loud"), "loud", model, one, pushes=64, seconds=300.0)
+    assert (read(loud.after), read(loud.knowing), read(loud.averaged)) == (0, 0, 1)
+    assert "leaks.averaged" in alarms(loud)
+    same = filtered(chain_of(of.loud_once, "loud_once"), "loud_once", model, one, seconds=300.0)
+    assert same.averaged == (), "the same noise in every answer is left in their mean"
+
+
+def read(attacks: Sequence[Exposed]) -> int:
+    return max(int(one.read.sum()) for one in attacks)

@@ -18,7 +18,7 @@ from fedspill.auditing.scheduling.shares import CLOSED, READS
 from fedspill.auditing.watch import Silent, TrialWatch
 from fedspill.core.errors import BadInput, NotApplicable
 from fedspill.core.inputs import TableSpec
-from fedspill.core.knowledge import ServerKnowledge
+from fedspill.core.knowledge import KnownDefence, ServerKnowledge
 from fedspill.core.local_training.update import FedSGD, LocalTraining, local_update
 from fedspill.core.model import Model
 from fedspill.core.rng import stream
@@ -93,16 +93,22 @@ class MeasuresExposure:
         return replace(self, attacks=attacks).of_update(update, context.model, context.batch, context.training)
 
     def of_update(
-        self, update: Update, model: Model, batch: Batch, training: LocalTraining | None
+        self,
+        update: Update,
+        model: Model,
+        batch: Batch,
+        training: LocalTraining | None,
+        defence: KnownDefence | None = None,
     ) -> tuple[Exposed, ...]:
         """Of an update as it is about to be sent; one entry per attack that fits the model, the update and the number
         of examples.
 
         Args:
             training: the protocol, as far as the server knows it.
+            defence: what the server knows of what was done to the update.
         """
         end = time.monotonic() + self.seconds
-        knowledge = ServerKnowledge(model, 1, len(batch), None, training)
+        knowledge = ServerKnowledge(model, 1, len(batch), None, training, defence=defence)
         cards = self._fitting(knowledge)
         done = list[Exposed]()
         for number, (name, card) in enumerate(cards.items()):

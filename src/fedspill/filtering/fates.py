@@ -16,6 +16,8 @@ ALIKE = 1e-3
 """Relative difference of quotients up to which a tensor was scaled as a whole."""
 FEW = 256
 """Different values up to which a tensor may have been quantised."""
+CUT, QUANTISED = "values cut off at ", "quantised to "
+"""How these fates begin."""
 SURE = 6.0
 """Standard errors from which a scale differs from 1."""
 
@@ -131,10 +133,10 @@ def _kept_words(out: Tensor, pushed: Tensor, least: float) -> list[str]:
     free = ~capped
     untouched = (out[free] - pushed[free]).abs() <= ALIKE * pushed[free].abs() + least
     if bool(free.any()) and bool(untouched.all()) and bool((pushed[capped].abs() >= top * (1 - ALIKE)).all()):
-        return [f"values cut off at {top:.3g} ({float(capped.double().mean()):.0%} of what is left)"]
+        return [f"{CUT}{top:.3g} ({float(capped.double().mean()):.0%} of what is left)"]
     levels = len(out.unique())
     if levels <= FEW and levels <= max(len(pushed.unique()) / 2, 2):
-        return [f"quantised to {levels} values"]
+        return [f"{QUANTISED}{levels} values"]
     return ["altered"]
 
 

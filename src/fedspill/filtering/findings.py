@@ -11,6 +11,7 @@ from fedspill.report.filtering import Fate
 CHECK = "filters"
 CERTAIN, GRAVE, LIKELY, NOTE = 1.0, 0.9, 0.7, 0.3
 """Severities; from 0.5 on a finding is an alarm."""
+ADVICE = "Add noise that a clipping norm is matched to."
 NO_MORE = 1e-3
 """Of a declared noise, below which there is none."""
 
@@ -36,14 +37,23 @@ def _found(
 
 
 def _leaks(seen: Seen) -> Iterator[Finding]:
-    for one in seen.after:
-        if not bool(one.read.any()):
-            continue
-        count, total = int(one.read.sum()), len(one.read)
-        evidence = {"read": float(count), "examples": float(total)}
-        evidence |= {} if one.closest is None else {"closest": one.closest}
-        said = f"{one.attack} rebuilt {count} of {total} examples from what leaves ({one.criterion})."
-        yield _found("leaks", [], CERTAIN, evidence, said, "Add noise that a clipping norm is matched to.", "Examples.")
+    answers, found = seen.pushes - seen.withheld, seen.attacks
+    servers = (
+        ("leaks", CERTAIN, found.after, "what leaves"),
+        ("leaks.knowing", CERTAIN, found.knowing, "what leaves, by knowing the chain"),
+        ("leaks.averaged", LIKELY, found.averaged, f"the mean of {answers} answers to one model"),
+    )
+    told = set[str]()
+    for rule, severity, attacks, source in servers:
+        for one in attacks:
+            if one.attack in told or not bool(one.read.any()):
+                continue
+            told.add(one.attack)
+            count, total = int(one.read.sum()), len(one.read)
+            evidence = {"read": float(count), "examples": float(total)}
+            evidence |= {} if one.closest is None else {"closest": one.closest}
+            said = f"{one.attack} rebuilt {count} of {total} examples from {source} ({one.criterion})."
+            yield _found(rule, [], severity, evidence, said, ADVICE, "Examples.")
 
 
 def _heuristics(seen: Seen) -> Iterator[Finding]:

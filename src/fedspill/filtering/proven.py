@@ -1,4 +1,9 @@
-"""Epsilon of what was seen, if the chain always does it; else the reasons why there is none."""
+"""Epsilon of what was seen, if the chain always does it; else the reasons why there is none.
+
+One Gaussian release by Balle and Wang's analytic mechanism (arXiv:1805.06530); Laplace noise by the largest sum of
+absolute values that a clipping norm admits, composed as it is or by concentrated differential privacy (Bun and Steinke
+2016, arXiv:1605.02658, Propositions 1.3 and 1.4), whichever is less.
+"""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -17,7 +22,7 @@ CAUTION = 2.0
 
 
 def privacy_of(seen: Seen, law: str, rounds: int, delta: float) -> Privacy:
-    """The Gaussian mechanism, of the norm and the noise that were measured.
+    """The Gaussian or the Laplace mechanism, of the norm and the noise that were measured.
 
     A norm or a sensitivity that the configuration states is taken where what was measured agrees with it.
 
@@ -32,9 +37,22 @@ def privacy_of(seen: Seen, law: str, rounds: int, delta: float) -> Privacy:
     rest = (rounds, delta, unit, clip, noise, _claimed(seen.declared))
     if reasons or sensitivity is None:
         return Privacy(None, None, *rest, reasons or ("its sensitivity is not known",))
+    if law == "Laplace":
+        return Privacy(*_of_laplace(noise, sensitivity, sum(f.size for f in seen.sent), rounds, delta), *rest)
     # Releases of a Gaussian mechanism compose to one with less noise: sigma over the root of their number.
     one, composed = (analytic_epsilon(noise / sensitivity / count**0.5, delta) for count in (1, rounds))
     return Privacy(one, composed, *rest)
+
+
+def _of_laplace(noise: float, sensitivity: float, size: int, rounds: int, delta: float) -> tuple[float, float]:
+    """Epsilon of one release, at any delta, and of all.
+
+    Two updates that lie `sensitivity` apart differ by no more than its product with the root of the number of values
+    in the sum of absolute values; noise of scale b deviates by b times the root of 2.
+    """
+    one = sensitivity * size**0.5 / (noise / 2**0.5)
+    rho = rounds * one**2 / 2
+    return one, min(rounds * one, rho + 2 * (rho * math.log(1 / delta)) ** 0.5)
 
 
 def _sensitivity(seen: Seen) -> tuple[float | None, float | None, str]:
@@ -95,8 +113,8 @@ def _of_filter(seen: Seen, law: str) -> Iterator[str]:
         yield "a larger update gets less noise"
     if seen.bound.grows:
         yield "the noise grows with the update"
-    if law != "Gaussian":
-        yield f"the noise's law is {law or 'not told'}; only Gaussian noise is accounted for here"
+    if law not in ("Gaussian", "Laplace"):
+        yield f"the noise's law is {law or 'not told'}; only Gaussian and Laplace noise are accounted for here"
 
 
 def _of_client(seen: Seen) -> Iterator[str]:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fedspill.core.roles import Exposed
+from fedspill.filtering.attacking import Attacked
 from fedspill.filtering.chains.chain import Declared, Unit
 from fedspill.filtering.clipping import Bound
 from fedspill.filtering.odd import Odd
@@ -25,7 +25,7 @@ class Seen:
         seeded: tensors whose noise is the same in a chain that was built anew.
         alike: pairs of tensors that share their noise.
         odd: what became of odd updates.
-        after: attacks on what left.
+        attacks: on what left.
         withheld: of all pushes, how many the chain withheld.
         pushes: of the same update.
     """
@@ -40,7 +40,7 @@ class Seen:
     seeded: Sequence[str]
     alike: Sequence[tuple[str, str]]
     odd: Odd
-    after: Sequence[Exposed]
+    attacks: Attacked
     withheld: int
     pushes: int
 

@@ -8,13 +8,12 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from fedspill.auditing.exposure import MeasuresExposure
 from fedspill.core.errors import BadInput
-from fedspill.core.local_training.update import FedSGD
 from fedspill.core.model import Model
 from fedspill.core.roles import Exposed
-from fedspill.core.types import Batch, Params, Update, UpdateKind
+from fedspill.core.types import Batch, Params
 from fedspill.filtering import clipping, fates, noise, odd, probing
+from fedspill.filtering.attacking import attacked
 from fedspill.filtering.chains.chain import Chain, Declared, Offer, Refused
 from fedspill.filtering.findings import findings_of
 from fedspill.filtering.known import offer_of, whole_numbers, without
@@ -55,7 +54,8 @@ def filtered(
         delta: of the composed epsilon, in (0, 1).
         clip: the norm that the chain is meant to clip to, besides what it says itself.
         noise_std: likewise the standard deviation of its noise, in the update's unit.
-        seconds: for the attacks before, and for those after; 0 leaves them out.
+        seconds: for the attacks before, for those after, and for each kind of server that knows the chain; 0 leaves
+            them out.
 
     Raises:
         BadInput: a value out of range, or the chain refuses an ordinary update.
@@ -72,7 +72,8 @@ def filtered(
     declared = _declared(chain.declared, clip, noise_std)
     repeated, seeded, alike, law = _draws(answers, told, offer, chain.carries_weights)
     told = tuple(replace(f, became=(SAME_NOISE,)) if f.name in repeated else f for f in told)
-    before, after = _attacked(offer, answers, seconds)
+    redrawn = not (repeated or seeded)
+    found = attacked(offer, answers, told, clipped=bound.clip is not None, redrawn=redrawn, seconds=seconds)
     seen = Seen(
         declared,
         told,
@@ -84,7 +85,7 @@ def filtered(
         seeded,
         alike,
         oddities,
-        after,
+        found,
         answers.withheld,
         pushes,
     )
@@ -100,9 +101,11 @@ def filtered(
         law=law,
         odd=oddities.told,
         cosine=fates.whole_cosine(answers),
-        before=before,
-        after=after,
-        notes=(*([refusal] if refusal else []), *_notes(answers, before, seconds)),
+        before=found.before,
+        after=found.after,
+        knowing=found.knowing,
+        averaged=found.averaged,
+        notes=(*([refusal] if refusal else []), *_notes(answers, found.before, seconds)),
         seconds=time.process_time() - began,
     )
 
@@ -185,30 +188,6 @@ def _residual(answers: probing.Answers, name: str) -> torch.Tensor:
         return tiny[0][name].detach().double().flatten()
     first, second = (a[name].detach().double().flatten() for a in answers.usual[:2])
     return (first - second) / 2**0.5
-
-
-def _attacked(
-    offer: Offer, answers: probing.Answers, seconds: float
-) -> tuple[tuple[Exposed, ...], tuple[Exposed, ...]]:
-    """The same attacks on what was pushed and on what left first."""
-    if not seconds:
-        return (), ()
-    measures = MeasuresExposure(seconds=seconds)
-
-    def attacked(change: Params) -> tuple[Exposed, ...]:
-        update = Update(UpdateKind.GRADIENT, _uphill(change, offer))
-        if not update.values or not all(bool(v.isfinite().all()) for v in update.values.values()):
-            return ()
-        return measures.of_update(update, offer.model, offer.batch, FedSGD())
-
-    return attacked(offer.change), attacked(answers.usual[0]) if answers.usual else ()
-
-
-def _uphill(change: Params, offer: Offer) -> Params:
-    """The parameters' part, server minus client, as the server would take it; what has another shape is left out."""
-    params = offer.model.params
-    fits = {n: change[n] for n in params if n in change and change[n].shape == params[n].shape}
-    return {n: -v.to(params[n]) for n, v in fits.items()}
 
 
 def _late(attacks: Sequence[Exposed]) -> list[str]:

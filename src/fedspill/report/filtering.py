@@ -97,6 +97,8 @@ class Filtering:
         cosine: of the whole update with what leaves, the mean over the pushes; None if nothing leaves.
         before: attacks on the update as it was pushed.
         after: the same attacks on what left.
+        knowing: likewise, by a server that knows what the chain does; () where there is nothing to adapt to.
+        averaged: likewise, of the mean of the answers to all pushes.
         notes: what a reader must know, a sentence each.
         seconds: of processor time.
         fail_from: severity from which a finding is an alarm.
@@ -115,6 +117,8 @@ class Filtering:
     cosine: float | None = None
     before: tuple[Exposed, ...] = ()
     after: tuple[Exposed, ...] = ()
+    knowing: tuple[Exposed, ...] = ()
+    averaged: tuple[Exposed, ...] = ()
     notes: tuple[str, ...] = ()
     seconds: float = 0.0
     fail_from: float = FAIL_FROM

@@ -26,6 +26,8 @@ def as_json(done: Filtering) -> str:
         "odd": done.odd,
         "before": [_attack(one) for one in done.before],
         "after": [_attack(one) for one in done.after],
+        "knowing": [_attack(one) for one in done.knowing],
+        "averaged": [_attack(one) for one in done.averaged],
         "privacy": {**asdict(done.privacy), "text": done.privacy.text},
         "findings": [{**asdict(f), "alarm": f in done.alarms} for f in done.findings],
         "notes": done.notes,

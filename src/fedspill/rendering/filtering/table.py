@@ -46,10 +46,10 @@ def _cosine(fate: Fate) -> str:
 
 def _attacks(done: Filtering) -> Table:
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for heading in ("attack", "rebuilt before the chain", "rebuilt after it"):
+    for heading in ("attack", *(f"rebuilt {server}" for server in words.servers(done))):
         table.add_column(heading, overflow="fold")
-    for name, before, after in words.leakage(done):
-        table.add_row(Text(name), Text(before), Text(after))
+    for row in words.leakage(done):
+        table.add_row(*map(Text, row))
     return table
 
 

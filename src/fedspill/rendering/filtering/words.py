@@ -49,10 +49,18 @@ def privacy(done: Filtering) -> str:
     return f"Privacy: {done.privacy.text}{claimed}."
 
 
-def leakage(done: Filtering) -> list[tuple[str, str, str]]:
-    """A row per attack: its name, and what it rebuilt before and after."""
-    names = dict.fromkeys([*(e.attack for e in done.before), *(e.attack for e in done.after)])
-    return [(name, _read(done.before, name), _read(done.after, name)) for name in names]
+def servers(done: Filtering) -> dict[str, Sequence[Exposed]]:
+    """Who attacked what, in a column's heading."""
+    told: dict[str, Sequence[Exposed]] = {"before the chain": done.before, "after it": done.after}
+    told |= {"knowing it": done.knowing} if done.knowing else {}
+    return told | ({f"by the mean of {done.pushes} answers": done.averaged} if done.averaged else {})
+
+
+def leakage(done: Filtering) -> list[tuple[str, ...]]:
+    """A row per attack: its name, and what it rebuilt for each of `servers`."""
+    columns = servers(done).values()
+    names = dict.fromkeys(one.attack for attacks in columns for one in attacks)
+    return [(name, *(_read(attacks, name) for attacks in columns)) for name in names]
 
 
 def criterion(done: Filtering) -> str:
