@@ -9,6 +9,7 @@
 - `odd`: NaN, infinity and zeros.
 - `seen`: all that was measured.
 - `proven`: epsilon, or the reasons why there is none.
+- `attacking`: the attacks before and after, by servers that know the chain and that do not.
 - `findings`: what is broken.
-- `verdict`: all of it together, with the attacks before and after.
+- `verdict`: all of it together.
 """

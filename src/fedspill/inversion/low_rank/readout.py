@@ -13,6 +13,7 @@ from fedspill.core.model import Model
 from fedspill.core.types import Mark, Reconstruction, Update
 from fedspill.inversion.gradients import layer as layers
 from fedspill.inversion.gradients.defended.completion import completion
+from fedspill.inversion.gradients.defended.demixing import demixed
 from fedspill.inversion.gradients.firing import gated
 from fedspill.inversion.gradients.mean import mean_gradient, one_step
 from fedspill.inversion.gradients.scale import multiple_note
@@ -109,7 +110,8 @@ def read_batch(update: Update, knowledge: ServerKnowledge, sparsity: float, sear
     columns = search(at)
     read = _reconstruction(at, columns, verdicts(at, columns, knowledge, first.names.bias), knowledge)
     known = knowledge.defence
-    return _uncertain(read) if known is not None and deviation and (known.survivors or known.cut) else read
+    read = _uncertain(read) if known is not None and deviation and (known.survivors or known.cut) else read
+    return demixed(read, update, knowledge)
 
 
 COMPLETED = (
@@ -141,9 +143,15 @@ def _reconstruction(at: Layer, columns: Columns, said: Verdicts, knowledge: Serv
         label_method=None if None in labels else "derivative of each candidate",
         confidence=like.new_tensor([1.0 if v.certified else 0.5 * a for v, a in zip(said.each, agrees, strict=True)]),
         converged=sure == at.factors.rank and knowledge.num_examples in (None, sure),
-        notes=(*_notes(at, sure, sum(settled), knowledge.num_examples), *multiple_note(said.multiple)),
+        notes=(*_notes(at, sure, sum(settled), knowledge.num_examples), *_multiple(said, knowledge)),
         marks=tuple(marks),
     )
+
+
+def _multiple(said: Verdicts, knowledge: ServerKnowledge) -> tuple[str, ...]:
+    """Of mixtures none is told: their targets are no classes, by which the length would be judged."""
+    known = knowledge.defence
+    return () if known is not None and known.mixed else multiple_note(said.multiple)
 
 
 def _notes(at: Layer, sure: int, settled: int, count: int | None) -> tuple[str, ...]:
