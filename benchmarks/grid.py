@@ -88,7 +88,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def take_recorded(name: str, table: dict[str, Any], again: Sequence[str]) -> None:
-    """Has a sweep's folder hold the recorded trials, but for attackers that know of some defences.
+    """Has a sweep's folder hold the recorded trials, but for attacks under some defences.
 
     Raises:
         BadInput: the record is of another plan.
@@ -108,8 +108,7 @@ def take_recorded(name: str, table: dict[str, Any], again: Sequence[str]) -> Non
 
 
 def _is_again(row: SweepRow, again: Sequence[str]) -> bool:
-    trained, told = TRAINED in row.values, not is_plain(row)
-    return told and not trained and any(part.split("(")[0] in again for part in row.defence.split(" + "))
+    return TRAINED not in row.values and any(part.split("(")[0] in again for part in row.defence.split(" + "))
 
 
 def outcomes(rows: Iterable[SweepRow]) -> list[Outcome]:
@@ -305,7 +304,7 @@ def _repeats(rows: Sequence[SweepRow]) -> Iterator[str]:
 def own(parser: argparse.ArgumentParser) -> None:
     """Options of this benchmark."""
     parser.add_argument("--only", nargs="+", choices=PLANS, default=PLANS, help="these sweeps")
-    parser.add_argument("--again", nargs="+", default=(), help="defences whose knowing attackers alone are run anew")
+    parser.add_argument("--again", nargs="+", default=(), help="defences under which attacks alone are run anew")
     parser.add_argument("--workers", type=int, default=2)
 
 
