@@ -46,7 +46,7 @@ def filters_command(
         Literal["torch", "numpy"], typer.Option(help="What a function of your own is handed.")
     ] = "torch",
     seconds: Annotated[
-        float, typer.Option(min=0, help="For the attacks before, and for those after; 0: no attack.")
+        float, typer.Option(min=0, help="For the attacks before, and for those of each server after; 0: none.")
     ] = 40.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
