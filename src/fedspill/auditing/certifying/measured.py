@@ -33,6 +33,7 @@ class Measured:
 
 
 MEASURED: Mapping[tuple[str, Basis], Measured] = {
+    ("dager", "certificate"): Measured(10, 14, 0, None, 0),
     ("disaggregated_inversion", "certificate"): Measured(8, 16, 0, 0, 0),
     ("imprint_bins", "certificate"): Measured(28, 324, 2, 2, 1),
     ("input_to_head", "certificate"): Measured(47, 162, 42, 30, 7),
@@ -46,11 +47,14 @@ MEASURED: Mapping[tuple[str, Basis], Measured] = {
     ("robbing_linear_layer", "certificate"): Measured(106, 1269, 13, 10, 7),
     ("robbing_the_fed", "certificate"): Measured(468, 4816, 57, 21, 39),
     ("scale_mia", "certificate"): Measured(16, 221, 4, None, 2),
-    ("softmax_disaggregation", "certificate"): Measured(27, 51, 0, 0, 0),
+    ("softmax_disaggregation", "certificate"): Measured(56, 135, 0, 0, 0),
     ("spear", "certificate"): Measured(67, 297, 1, 1, 1),
     ("sub_models", "certificate"): Measured(50, 308, 0, 0, 0),
     ("trap_weights", "certificate"): Measured(245, 698, 27, 9, 11),
-    ("rgap", "objective"): Measured(112, 112, 28, 15, 28),
+    ("dlg", "objective"): Measured(15, 23, 22, 4, 14),
+    ("idlg", "objective"): Measured(7, 7, 5, 0, 5),
+    ("inverting_gradients", "objective"): Measured(23, 31, 17, 14, 9),
+    ("rgap", "objective"): Measured(119, 119, 28, 15, 28),
 }
 """By the attack's name and what its claims stand on; what is not here was not measured."""
 
