@@ -11,5 +11,6 @@ a wide factor of rank n, known up to an n x n matrix; each of its columns is tol
   the layer's own weights say are off.
 - `certificate`: which examples the network itself confirms.
 - `readout`: the examples behind the gradient.
+- `demixing`: the examples of a batch out of all its MixUp mixtures, by the soft targets that the head's gradient holds.
 - `unmixing`: Cocktail Party: separation by the statistics of the inputs alone.
 """

@@ -13,12 +13,12 @@ from fedspill.core.model import Model
 from fedspill.core.types import Mark, Reconstruction, Update
 from fedspill.inversion.gradients import layer as layers
 from fedspill.inversion.gradients.defended.completion import completion
-from fedspill.inversion.gradients.defended.demixing import demixed
 from fedspill.inversion.gradients.firing import gated
 from fedspill.inversion.gradients.mean import mean_gradient, one_step
 from fedspill.inversion.gradients.scale import multiple_note
 from fedspill.inversion.low_rank.certificate import Verdicts, verdicts
 from fedspill.inversion.low_rank.columns import Columns, Layer, layer
+from fedspill.inversion.low_rank.demixing import demixed
 from fedspill.inversion.low_rank.factors import factors
 from fedspill.inversion.network.trace import Step, first_linear, probe_inputs, trace
 

@@ -12,7 +12,7 @@ from fedspill.core.local_training.update import FedSGD, local_update
 from fedspill.core.rng import stream
 from fedspill.core.types import Batch, Reconstruction, Update
 from fedspill.defences.mixup import MixUp
-from fedspill.inversion.gradients.defended.demixing import MIXTURES, REPEATED, UNDONE, demixed
+from fedspill.inversion.low_rank.demixing import MIXTURES, REPEATED, UNDONE, demixed
 from tests.support.traps import mlp, pictures
 
 MODEL = mlp().to("cpu", torch.float64)
