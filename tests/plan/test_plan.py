@@ -103,7 +103,7 @@ def test_standard_is_what_the_server_can_and_would_run() -> None:
         return {c.name for c in choose(parse_plan({"server": server}))}
 
     honest = names({})
-    assert honest == {name for name, made in attacks().items() if made().card.in_standard}
+    assert honest == {name for name, card in attacks().items() if card.in_standard}
     assert "learned_inversion" not in honest
     assert "input_to_head" not in names({"role": "malicious parameters"})
     assert {"input_to_head", "linear_first", "identity_convolutions"} <= names({"role": "malicious architecture"})
