@@ -13,7 +13,7 @@ from fedspill.core.probing.head import last_linear
 from fedspill.core.rng import randn
 from fedspill.core.roles import Watch
 from fedspill.core.types import Reconstruction, Update
-from fedspill.inversion.gradients.defended.sent import noise_on
+from fedspill.inversion.gradients.defended.sent import as_it_was, noise_on
 from fedspill.inversion.gradients.losses import takes_probabilities
 from fedspill.inversion.gradients.scale import multiple_note
 from fedspill.inversion.kernels.products import SMALLEST
@@ -28,8 +28,8 @@ from fedspill.inversion.search.sequential import Search
 from fedspill.inversion.search.step_rules import LBFGS
 
 STRAY = 0.03
-"""The prior's weight, as a share of the update's squares, where values were left out or cut. Chosen on other pictures
-than the grid's (docs/defences.md)."""
+"""The prior's weight, as a share of the update's squares, where few values were sent as they are. Chosen on other
+pictures than the grid's (docs/defences.md)."""
 MOST = 2.0
 """Ratio of the lengths of two updates beyond which their scales do not fit."""
 UNSCALED = (
@@ -127,8 +127,8 @@ class _Expected:
 def _expected(matching: Matching, tried: Hypothesis, knowledge: ServerKnowledge) -> _Expected:
     """The negative log posterior, where the encoded inputs are standard normal, in units of the squares.
 
-    That is the squares of what does not fit, and the noise's variance times the squares of the inputs. Where values
-    were left out or cut many inputs fit, of which a little of the prior picks one.
+    That is the squares of what does not fit, and the noise's variance times the squares of the inputs. Where fewer
+    values were sent as they are than the inputs have, many inputs fit, of which a little of the prior picks one.
     """
     known, observed = knowledge.defence, matching.observed
     altered = known is not None and (known.survivors or known.cut or known.signs)
@@ -141,7 +141,8 @@ def _expected(matching: Matching, tried: Hypothesis, knowledge: ServerKnowledge)
         noise, unit = noise / (2 * max(unit, SMALLEST)), 1.0
     inputs = tried.num_examples * math.prod(matching.model.input.encoded_shape)
     by_noise = noise / max(1, sum(v.numel() for v in observed.values.values())) * inputs
-    prior = max(by_noise, STRAY * unit if altered else 0.0)
+    told = sum(int(as_it_was(observed, k, known).sum()) for k in observed.values) if altered and not known.signs else 0
+    prior = max(by_noise, STRAY * unit if altered and told < inputs else 0.0)
     return _Expected(prior, noise + prior)
 
 
