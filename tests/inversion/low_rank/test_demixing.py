@@ -12,17 +12,17 @@ from fedspill.core.local_training.update import FedSGD, local_update
 from fedspill.core.rng import stream
 from fedspill.core.types import Batch, Reconstruction, Update
 from fedspill.defences.mixup import MixUp
-from fedspill.inversion.low_rank.demixing import MIXTURES, REPEATED, UNDONE, demixed
+from fedspill.inversion.low_rank.demixing import DEPENDENT, MIXTURES, REPEATED, UNDONE, demixed
 from tests.support.traps import mlp, pictures
 
 MODEL = mlp().to("cpu", torch.float64)
 N, K = 4, 2
 
 
-def mixed(labels: list[int]) -> tuple[Batch, Tensor, Update]:
+def mixed(labels: list[int], own: float = 0.6) -> tuple[Batch, Tensor, Update]:
     """The examples, their mixtures by a circulant of known shares, and cross-entropy's gradient on soft targets."""
     batch = Batch(pictures(N).inputs.double(), torch.tensor(labels))
-    shares = 0.6 * torch.eye(N, dtype=torch.float64) + 0.4 * torch.eye(N, dtype=torch.float64).roll(1, 1)
+    shares = own * torch.eye(N, dtype=torch.float64) + (1 - own) * torch.eye(N, dtype=torch.float64).roll(1, 1)
     classes = MODEL.logits(MODEL.params, MODEL.input.encode(batch.inputs)).shape[1]
     inputs = torch.tensordot(shares, batch.inputs, 1)
     targets = shares @ torch.eye(classes, dtype=torch.float64)[batch.labels]
@@ -48,6 +48,13 @@ def test_where_classes_repeat_it_is_said() -> None:
     _, inputs, update = mixed([2, 0, 2, 1])
     got = told(update, inputs)
     assert (torch.equal(got.inputs, inputs), got.converged, got.notes) == (True, False, (REPEATED,))
+
+
+def test_mixtures_that_leave_examples_open_stay_mixtures() -> None:
+    """Halves of neighbours on a ring: every second one less every other one is 0."""
+    _, inputs, update = mixed([2, 0, 3, 1], own=0.5)
+    got = told(update, inputs)
+    assert (torch.equal(got.inputs, inputs), got.converged, got.notes) == (True, False, (DEPENDENT,))
 
 
 @pytest.mark.parametrize("wrong", ["one is off", "one is missing", "the update is another"])

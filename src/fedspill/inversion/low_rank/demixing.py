@@ -25,12 +25,18 @@ FITS = 1e-3
 """Of the head's gradient, what the soft targets may leave open."""
 NOTHING = 1e-3
 """A coefficient that is 0."""
+WORST = 1e3
+"""Condition of the coefficients beyond which the mixtures leave some of the examples open, or their rounding does."""
 BEYOND = 0.05
 """Of the valid range, by which an example that was solved for may leave it."""
 UNDONE = "The mixtures were told apart: the head's gradient holds their soft targets, and these every coefficient."
 REPEATED = (
     "The mixtures could not be told apart: several examples share a class, so that the soft targets hold their"
     " coefficients only together. Mixtures are not the examples themselves."
+)
+DEPENDENT = (
+    "The mixtures could not be told apart: some are combinations of others, so that they leave examples open. Mixtures"
+    " are not the examples themselves."
 )
 MIXTURES = "These are mixtures, and not the examples themselves: not all were read exactly, so that they stay mixed."
 
@@ -53,6 +59,8 @@ def demixed(read: Reconstruction, update: Update, knowledge: ServerKnowledge) ->
     if len(present) != n:
         return replace(read, notes=(*read.notes, REPEATED))
     shares = targets[:, present]
+    if not float(torch.linalg.cond(shares)) < WORST:
+        return replace(read, notes=(*read.notes, DEPENDENT))
     solved = torch.linalg.lstsq(shares, read.inputs.flatten(1).to(shares)).solution
     low, high = knowledge.model.input.bounds
     slack = BEYOND * (high - low)
@@ -82,6 +90,8 @@ def _soft_targets(read: Reconstruction, update: Update, knowledge: ServerKnowled
         gradient, seen, logits = _of_head(head, model, read.inputs, update, knowledge)
     except NotApplicable:
         return None
+    if seen.shape[1] < len(seen):
+        return None  # the head sees less than there are mixtures: many soft targets fit its gradient
     solution = torch.linalg.lstsq(seen.T, len(read.inputs) * gradient.T)  # seen^T (p - y) = n dW^T
     off = seen.T @ solution.solution - len(read.inputs) * gradient.T
     if float(off.norm()) > FITS * len(read.inputs) * float(gradient.norm()):

@@ -79,7 +79,8 @@ class DeepLeakage:
             Matching(knowledge.model, _divided(observed, f), h.training, knowledge.num_clients, _distance(knowledge, t))
             for h, f, t in zip(tried, factors, told, strict=True)
         ]
-        expected = [_expected(m, h, knowledge) for m, h in zip(matchings, tried, strict=True)]
+        every = zip(matchings, tried, factors, strict=True)
+        expected = [_expected(m, observed, f, h.num_examples, knowledge) for m, h, f in every]
         problems = [_problem(m, h, e.prior) for m, h, e in zip(matchings, tried, expected, strict=True)]
         # Noise alone leaves more than a run that diverged without any.
         give_up = self.give_up and (self.give_up[0], self.give_up[1] + max(e.residual for e in expected))
@@ -124,24 +125,31 @@ class _Expected:
     residual: float = 0.0
 
 
-def _expected(matching: Matching, tried: Hypothesis, knowledge: ServerKnowledge) -> _Expected:
+def _expected(
+    matching: Matching, observed: Update, factor: float, num_examples: int, knowledge: ServerKnowledge
+) -> _Expected:
     """The negative log posterior, where the encoded inputs are standard normal, in units of the squares.
 
     That is the squares of what does not fit, and the noise's variance times the squares of the inputs. Where fewer
     values were sent as they are than the inputs have, many inputs fit, of which a little of the prior picks one.
+
+    Args:
+        matching: what is minimised.
+        observed: the update as it was sent.
+        factor: by what it was divided.
     """
-    known, observed = knowledge.defence, matching.observed
+    known, values = knowledge.defence, {k: v for k, v in observed.values.items() if v.numel()}
     altered = known is not None and (known.survivors or known.cut or known.signs)
     if known is None or not (altered or known.is_noisy or known.bits):
         return _Expected()
-    noise = sum(noise_on(k, observed, knowledge, known, 1.0) ** 2 * v.numel() for k, v in observed.values.items())
-    unit = observed.norm() ** 2
+    noise = sum(noise_on(k, observed, knowledge, known, 1 / factor) ** 2 * v.numel() for k, v in values.items())
+    unit = matching.observed.norm() ** 2
     if not _is_squared(matching.distance):
         # 1 - cosine of two updates is half the square of their difference over that of their length.
         noise, unit = noise / (2 * max(unit, SMALLEST)), 1.0
-    inputs = tried.num_examples * math.prod(matching.model.input.encoded_shape)
-    by_noise = noise / max(1, sum(v.numel() for v in observed.values.values())) * inputs
-    told = sum(int(as_it_was(observed, k, known).sum()) for k in observed.values) if altered and not known.signs else 0
+    inputs = num_examples * math.prod(matching.model.input.encoded_shape)
+    by_noise = noise / max(1, sum(v.numel() for v in values.values())) * inputs
+    told = sum(int(as_it_was(observed, k, known).sum()) for k in values) if altered and not known.signs else 0
     prior = max(by_noise, STRAY * unit if altered and told < inputs else 0.0)
     return _Expected(prior, noise + prior)
 
